@@ -1,0 +1,282 @@
+"""What a run is: a frozen, hashable description that holds everything that changes its outcome, and nothing else.
+
+Configs are validated strictly: an unknown key, a wrong type or an impossible value raises `BadInput` with one line that
+names the field, what was given, what is allowed and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bench import registry
+from bench.errors import BadInput, nearest
+
+Positive = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every config: frozen, hashable, and without room for unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], where: str) -> Self:
+        """Build from plain data (as YAML or JSON gives it). `where` prefixes the field in error messages."""
+        try:
+            return cls.model_validate_json(json.dumps(data))
+        except ValidationError as error:
+            raise _one_line(cls, error, where) from None
+        except TypeError as error:  # a date in the YAML, for one
+            raise BadInput(f"{where}: {error}") from None
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that are not at their default, as plain data: what identifies this config."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> BadInput:
+    first = error.errors()[0]
+    *parents, field = [str(part) for part in first["loc"]] or [""]
+    path = ".".join(part for part in (where, *parents, field) if part)
+    if first["type"] == "extra_forbidden":
+        allowed = list(_fields_at(cls, parents))
+        guess = nearest(field, allowed)
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        return BadInput(f"{path}: unknown key; allowed: {', '.join(sorted(allowed))}{hint}")
+    message = re.sub(r"^(Value|Assertion) error, ", "", first["msg"])
+    message = message.replace("Input should", "should").replace("Field required", "is required")
+    if first["type"] == "missing" or not first["loc"]:
+        return BadInput(f"{path}: {message}")
+    return BadInput(f"{path}: {first['input']!r} given; {message}")
+
+
+def _fields_at(cls: type[BaseModel], parents: list[str]) -> Mapping[str, Any]:
+    """The fields of the config nested in `cls` under these names."""
+    for name in parents:
+        found = cls.model_fields[name].annotation
+        options = [found, *getattr(found, "__args__", ())]
+        cls = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return cls.model_fields
+
+
+CURRENCIES = ("steps", "tokens", "seconds")
+
+
+class Budget(Config):
+    """How much training a run may use, in one currency. Evaluation and checkpoints are not charged."""
+
+    steps: Positive | None = Field(None, description="optimiser steps")
+    tokens: Positive | None = Field(None, description="inputs drawn: batch size x length, each counted once")
+    seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="training seconds; not reproducible")
+
+    @model_validator(mode="after")
+    def _one_currency(self) -> Budget:
+        given = [name for name in CURRENCIES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(CURRENCIES)}; given: {', '.join(given) or 'none'}")
+        return self
+
+    @property
+    def currency(self) -> str:
+        return next(name for name in CURRENCIES if getattr(self, name) is not None)
+
+    @property
+    def amount(self) -> float:
+        return getattr(self, self.currency)
+
+
+class Optimiser(Config):
+    """AdamW with the paper's settings."""
+
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    weight_decay: NonNegative = 0.01
+    warmup: Share = Field(0.01, description="share of the phase in which the learning rate rises linearly from 0")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine falls to 0")
+    clip: Annotated[float, Field(gt=0)] | None = Field(1.0, description="gradient norm, per parameter group")
+
+
+class ModelConfig(Config):
+    """Sizes of all models of a run. The defaults are the paper's; widths that it does not state are the house's."""
+
+    backbone: str = Field("transformer", description="the RNN's updater")
+    d: Positive = Field(256, description="width of a token")
+    memory_tokens: Positive = Field(16, description="K: the memory is K tokens of width d")
+    heads: Positive = 8
+    head_width: Positive | None = Field(None, description="width of one attention head; null: d / heads")
+    feedforward: Positive = Field(4, description="hidden width of a block's feed-forward part, in multiples of d")
+    encoder_layers: Positive = 8
+    decoder_layers: Positive = Field(4, description="of the teacher's decoder and of the RNN's readout")
+    updater_layers: Positive = 8
+    updater_width: Positive | None = Field(
+        None, description="hidden width of the mlp and gru updaters; null: matches the transformer updater's parameters"
+    )
+    transformer_layers: Positive | None = Field(
+        None, description="of the causal Transformer; null: as many as updater and readout have together"
+    )
+    parameters: Positive | None = Field(
+        None, description="choose d (a multiple of heads) so that the predictor has nearly this many parameters"
+    )
+
+    @model_validator(mode="after")
+    def _head_width_fits(self) -> ModelConfig:
+        if self.head_width is None and self.d % self.heads:
+            raise ValueError(f"d ({self.d}) is not a multiple of heads ({self.heads}), and head_width is not given")
+        if self.attention_width // self.heads % 2:
+            raise ValueError(f"rotary positions need an even head width, not {self.attention_width // self.heads}")
+        return self
+
+    @property
+    def attention_width(self) -> int:
+        """Width of all heads of an attention layer together."""
+        return self.heads * (self.head_width or self.d // self.heads)
+
+
+class TrainingConfig(Config):
+    """How a run trains."""
+
+    budget: Budget
+    batch_size: Positive = 128
+    accumulate: Positive = Field(1, description="gradients that are averaged into one optimiser step")
+    optimiser: Optimiser = Optimiser()
+    stop_at: Share | None = Field(
+        None, description="end early once the valid accuracy reaches this share of the task's ceiling"
+    )
+
+
+class EvaluationConfig(Config):
+    """What is scored and how often. Sets are drawn once, on the CPU, from streams of their own."""
+
+    sequences: Positive = Field(512, description="test sequences for the trained predictor")
+    reference_sequences: Positive = Field(64, description="test sequences for reference lines such as SMT's teacher")
+    every: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="share of the budget between two evaluations")
+    lengths: tuple[Positive, ...] = Field((), description="further test lengths, scored at the end")
+    score_from: Natural = Field(0, description="positions before this one are neither trained on nor scored")
+
+
+class InitFrom(Config):
+    """Start from the weights that another run had at the end of one of its phases."""
+
+    run: str = Field(description="that run's id")
+    phase: str = Field(description="a phase that this run's method has too; it and those before it are not trained again")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of a grid. Two runs are the same when, and only when, their `identity` is."""
+
+    task: str
+    task_config: Config
+    method: str
+    method_config: Config
+    model: ModelConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "float32"
+    threads: int = 1
+    init_from: InitFrom | None = None
+
+    @staticmethod
+    def parse(data: Mapping[str, Any], where: str = "") -> Run:
+        """Build from nested plain data: `{"task": {"name": ..., knobs}, "method": {"name": ..., fields}, "model": ...}`.
+
+        Raises `BadInput` for anything unknown, of the wrong type, or missing.
+        """
+        outline = _Outline.parse(data, where)
+        task_class, task_config = _configured(registry.tasks, outline.task, where)
+        method_class, method_config = _configured(registry.methods, outline.method, where)
+        model = outline.model
+        if registry.backbones.get(model.backbone) and not getattr(method_class, "backbones", True):
+            model = model.model_copy(update={"backbone": "transformer"})  # no RNN: the backbone changes nothing
+        return Run(
+            task_class.name,
+            task_config,
+            method_class.name,
+            method_config,
+            model,
+            outline.training,
+            outline.evaluation,
+            outline.seed,
+            outline.device,
+            outline.precision,
+            outline.threads,
+            outline.init_from,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The canonical form: nested plain data without what is at its default; `Run.parse` reads it back."""
+        return {
+            "task": {"name": self.task, **self.task_config.changes()},
+            "method": {"name": self.method, **self.method_config.changes()},
+            "model": self.model.changes(),
+            "training": self.training.changes(),
+            "evaluation": self.evaluation.changes(),
+            "seed": self.seed,
+            "device": self.device,
+            "precision": self.precision,
+            "threads": self.threads,
+            "init_from": self.init_from.changes() if self.init_from else None,
+        }
+
+    def full(self) -> dict[str, Any]:
+        """As `describe`, with the defaults spelled out: what a results folder keeps."""
+        parts = {name: getattr(self, name).model_dump(mode="json") for name in ("model", "training", "evaluation")}
+        return {
+            **self.describe(),
+            **parts,
+            "task": {"name": self.task, **self.task_config.model_dump(mode="json")},
+            "method": {"name": self.method, **self.method_config.model_dump(mode="json")},
+        }
+
+    @cached_property
+    def identity(self) -> str:
+        """16 hexadecimal digits: a hash over the canonical form."""
+        canonical = json.dumps(self.describe(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @cached_property
+    def id(self) -> str:
+        """The name of the run's folder: readable first, then the identity."""
+        backbone = "" if self.model.backbone == "transformer" else f"-{self.model.backbone}"
+        return f"{self.task}-{self.method}{backbone}-s{self.seed}-{self.identity}"
+
+
+class _Outline(Config):
+    """The shape of a run before its task and method are known."""
+
+    task: dict[str, Any]
+    method: dict[str, Any]
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: Natural = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    threads: Positive = 1
+    init_from: InitFrom | None = None
+
+
+def _configured(kind: registry.Registry[Any], data: dict[str, Any], where: str) -> tuple[Any, Config]:
+    """The class that `data["name"]` says and its config from the rest of `data`."""
+    fields = dict(data)
+    name = fields.pop("name", None)
+    prefix = f"{where}.{kind.kind}" if where else kind.kind
+    if not isinstance(name, str):
+        raise BadInput(f"{prefix}.name: {name!r} given; should be a {kind.kind}'s name: {', '.join(kind.names())}")
+    cls = kind.get(name)
+    return cls, cls.Config.parse(fields, f"{prefix}({name})")

@@ -1,0 +1,224 @@
+"""Supervised Memory Training: a Transformer teacher learns what to remember, the RNN learns one-step transitions.
+
+Source: Kumar & Isola, *Pretraining Recurrent Networks without Recurrence*, arXiv 2606.06479 (2026). With memories
+m_t = E(x_<=t) of the encoder, drawn at random t, and all terms trained jointly:
+
+    L_dec  = cross-entropy of D(m_t, x_{t+1}, ...) at y_t, y_{t+1}, ...       what m_t must hold
+    L_dyn  = MSE(f(m_{t-1}, x_t), m_t), into f and the encoder                memory must be a function of the last one
+    L_unif = log mean exp(-2 |z_a - z_b|^2), z the unit-norm memory tokens    memories spread out
+
+Worked example, T = 4, context 2, future 2, at t = 2:
+
+    encoder sees x1 x2 -> m_2 and x0 x1 -> m_1;    decoder sees m_2 x3 -> y2 y3;    updater sees m_1 x2 -> m_2
+
+The pair is (m_{t-1}, m_t), decoded at m_t, so that with t in 0 .. T-1 each transition, the first from the empty context
+included, and each scored position have their turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from bench.config import Config, EvaluationConfig, ModelConfig, NonNegative, Positive, Share, TrainingConfig
+from bench.methods.base import Phase, Predict, RecurrentMethod, cross_entropy
+from bench.models.teacher import Teacher, windows
+from bench.registry import register_method
+from bench.tasks.base import IGNORED, Batch, Task
+
+
+class SMTConfig(Config):
+    """The defaults are the paper's."""
+
+    lambda_dec: NonNegative = 1.0
+    lambda_dyn: NonNegative = 0.1
+    lambda_unif: NonNegative = 0.001
+    context: Positive = Field(256, description="T_c: inputs that the encoder sees")
+    future: Positive = Field(64, description="T_f: outputs that the decoder predicts from one memory")
+    timesteps: Positive | None = Field(1, description="positions t drawn per sequence; null: all")
+    uniformity_sample: Annotated[int, Field(ge=2)] = Field(512, description="memory tokens compared in L_unif")
+    detach: bool = Field(False, description="keep L_dyn's gradient out of the encoder")
+    start: Literal["empty", "context"] = Field(
+        "empty",
+        description="first memory: E of nothing, or E of the first T_c inputs (then evaluation.score_from = context - 1)",
+    )
+    empty_share: Share | None = Field(
+        None, description="share of draws at t = 0, whose transition starts at the empty context; null: 1 / T like any t"
+    )
+
+
+class Windows(NamedTuple):
+    """What SMT sees of a batch at the positions t it drew; n of them per row, N = B n."""
+
+    before: Tensor  # (N, C) context of m_{t-1}
+    context: Tensor  # (N, C) context of m_t
+    x_t: Tensor  # (N,)
+    future: Tensor  # (N, F-1) x_{t+1} ..
+    targets: Tensor  # (N, F) y_t ..
+    has_before: Tensor  # (N,) whether m_{t-1} is defined, so that the transition counts
+
+
+def cut_windows(x: Tensor, y: Tensor, t: Tensor, context: int, future: int, first: int = 0) -> Windows:
+    """Contexts, futures and targets at positions t (B, n) of sequences x, y (B, T).
+
+    Contexts hold the last `context` inputs, right-aligned, padded in front; futures stop at the end of the sequence,
+    where targets are -1. m_t is defined for t >= first - 1: at t < first the transition into m_t does not count.
+    """
+    context, future = min(context, x.shape[1]), min(future, x.shape[1])
+    span = windows(x, t - context, context + 1, Teacher.PAD).flatten(0, 1)  # (N, C + 1): one window holds both contexts
+    ahead = windows(x, t + 1, future - 1, 0).flatten(0, 1)
+    targets = windows(y, t, future, IGNORED).flatten(0, 1)
+    return Windows(span[:, :-1], span[:, 1:], span[:, -1], ahead, targets, (t >= first).flatten())
+
+
+def dynamics_loss(predicted: Tensor, memory: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Mean squared error between memories (N, K, d); over the rows where `counts` (N,) is true."""
+    if counts is None:
+        return F.mse_loss(predicted, memory)
+    each = (predicted - memory).square().flatten(1).mean(1)
+    return (each * counts).sum() / counts.sum().clamp(min=1)
+
+
+def uniformity_loss(memory: Tensor, sample: int, noise: torch.Generator) -> Tensor:
+    """Log of the mean, over pairs of distinct memory tokens, of exp(-2 squared distance); tokens at unit norm.
+
+    memory (N, K, d); at most `sample` tokens, drawn at random, are compared. After Wang & Isola, arXiv 2005.10242.
+    """
+    tokens = F.normalize(memory.flatten(0, 1), dim=-1)
+    if len(tokens) > sample:
+        tokens = tokens[torch.randperm(len(tokens), generator=noise, device=tokens.device)[:sample]]
+    exponent = 4 * (tokens @ tokens.T) - 4  # -2 |a - b|^2 for unit vectors
+    itself = torch.eye(len(tokens), dtype=torch.bool, device=tokens.device)
+    pairs = len(tokens) * (len(tokens) - 1)
+    return exponent.masked_fill(itself, -torch.inf).flatten().logsumexp(0) - math.log(pairs)
+
+
+@register_method("smt")
+class SMT(RecurrentMethod):
+    """Teacher and updater trained jointly; the readout is the decoder's."""
+
+    Config = SMTConfig
+    config: SMTConfig
+
+    def __init__(self, config: Config, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
+        super().__init__(config, task, model, noise)
+        self.teacher = Teacher(model, task.vocab_size, task.output_size)
+
+    @classmethod
+    def refuses(cls, config: Any, evaluation: EvaluationConfig) -> str | None:
+        if config.start == "context" and evaluation.score_from < config.context - 1:
+            return (
+                f"start: context needs evaluation.score_from >= {config.context - 1} (context - 1), "
+                f"not {evaluation.score_from}: no earlier position has a memory"
+            )
+        return None
+
+    @property
+    def first(self) -> int:
+        """How many inputs the first memory has seen."""
+        return self.config.context if self.config.start == "context" else 0
+
+    def phases(self, training: TrainingConfig) -> list[Phase]:
+        return [Phase("smt", 1.0, training.optimiser, self.smt_groups(), training.batch_size)]
+
+    def smt_groups(self) -> tuple[tuple[torch.nn.Parameter, ...], ...]:
+        """Teacher and RNN, clipped separately. The readout is not trained: it takes the decoder's weights."""
+        rnn = (*self.rnn.embedding.parameters(), *self.rnn.updater.parameters())
+        return tuple(self.teacher.parameters()), rnn
+
+    def gradients(self, batch: Batch, phase: str) -> Iterator[dict[str, Tensor]]:
+        losses = self.smt_losses(batch)
+        losses["loss"].backward()
+        yield {name: loss.detach() for name, loss in losses.items()}
+
+    def draw_positions(self, batch_size: int, length: int, device: torch.device) -> Tensor:
+        """Random t (B, n), no two alike in a row; at or after the first memory."""
+        earliest = max(self.first - 1, 0)
+        several = min(self.config.timesteps or length, length - earliest)
+        keys = torch.rand(batch_size, length - earliest, generator=self.noise, device=device)
+        if self.config.empty_share is not None and earliest == 0 and several < length:
+            # Give t = 0 a share of its own: it comes first in that share of the rows, else last.
+            chosen = torch.rand(batch_size, generator=self.noise, device=device) < self.config.empty_share
+            keys[:, 0] = chosen.to(keys.dtype) * 3 - 1
+        return keys.topk(several, dim=1).indices + earliest
+
+    def smt_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """L_smt as "loss", and its three parts."""
+        config, (x, y, _) = self.config, batch
+        t = self.draw_positions(len(x), x.shape[1], x.device)
+        seen = cut_windows(x, y, t, config.context, config.future, self.first)
+        both = self.teacher.encode(torch.cat([seen.before, seen.context]))
+        before, memory = both.chunk(2)
+        dec = cross_entropy(self.teacher.decode(memory, seen.future), seen.targets)
+        from_, to = (before.detach(), memory.detach()) if config.detach else (before, memory)
+        dyn = dynamics_loss(self.rnn.update(from_, seen.x_t), to, seen.has_before if self.first else None)
+        unif = uniformity_loss(memory, config.uniformity_sample, self.noise)
+        loss = config.lambda_dec * dec + config.lambda_dyn * dyn + config.lambda_unif * unif
+        return {"loss": loss, "L_dec": dec, "L_dyn": dyn, "L_unif": unif}
+
+    @torch.no_grad()
+    def settle(self, phase: str) -> None:
+        """The readout takes the decoder's weights, and the rollout's first memory becomes the encoder's."""
+        if phase == "smt":
+            self.rnn.readout.load_state_dict(self.teacher.decoder.state_dict())
+            self.rnn.start.copy_(self.teacher.encode(torch.empty(1, 0, dtype=torch.long, device=self.rnn.start.device))[0])
+
+    # With `start: context` the first T_c inputs are only collected; the state is then a pair (memory, window).
+
+    def initial_state(self, batch_size: int) -> Any:
+        memory = super().initial_state(batch_size)
+        if not self.first:
+            return memory
+        return memory, torch.empty(batch_size, 0, dtype=torch.long, device=memory.device)
+
+    def update(self, state: Any, x_t: Tensor) -> Any:
+        if not self.first:
+            return super().update(state, x_t)
+        memory, window = state
+        if window is None:
+            return super().update(memory, x_t), None
+        window = torch.cat([window, x_t[:, None]], 1)
+        return (memory, window) if window.shape[1] < self.first else (self.teacher.encode(window), None)
+
+    def readout(self, state: Any) -> Tensor:
+        return super().readout(state[0] if self.first else state)
+
+    def rollout(self, x: Tensor) -> Tensor:
+        """The RNN on its own memories, inputs given: memories after each input (B, T, K, d).
+
+        Before the first memory of `start: context`, the empty one stands in; nothing is scored there.
+        """
+        start = self.rnn.initial_state(len(x))
+        if not self.first:
+            return self.rnn.unroll(start, x)
+        seen = min(self.first, x.shape[1])
+        waiting = start[:, None].expand(-1, seen, -1, -1)
+        if x.shape[1] < self.first:
+            return waiting
+        first = self.teacher.encode(x[:, : self.first])
+        memories = [waiting[:, 1:], first[:, None]]
+        if x.shape[1] > self.first:
+            memories.append(self.rnn.unroll(first, x[:, self.first :]))
+        return torch.cat(memories, 1)
+
+    def predict(self, x: Tensor) -> Tensor:
+        return self.rnn.read(self.rollout(x))
+
+    def predict_teacher(self, x: Tensor) -> Tensor:
+        """The teacher's own answer, every scored context encoded afresh: zero logits at columns that no task scores."""
+        logits = x.new_zeros(*x.shape, self.task.output_size, dtype=self.rnn.start.dtype)
+        columns = self.task.scored_columns(x.shape[1])
+        for column in columns:
+            context = x[:, max(0, column + 1 - self.config.context) : column + 1]
+            memory = self.teacher.encode(context)
+            logits[:, column] = self.teacher.decode(memory, context[:, :0])[:, 0].to(logits.dtype)
+        return logits
+
+    def predictors(self) -> dict[str, Predict]:
+        return {"rnn": self.predict, "teacher": self.predict_teacher}

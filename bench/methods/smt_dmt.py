@@ -1,0 +1,101 @@
+"""DAgger Memory Training after SMT: the RNN rolls out on its own memories, the frozen teacher says what they should be.
+
+Source: Kumar & Isola, arXiv 2606.06479; the idea from Ross et al., *DAgger*, arXiv 1011.0686. With rollout memories
+m^_t = f(m^_{t-1}, x_t) on given inputs and labels m_t = E(x_<=t) at every k-th position:
+
+    L = 10 MSE(f(m^_{t-1}, x_t), m_t) + 1 cross-entropy of the readout at m^_t
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bench.config import Config, NonNegative, Optimiser, Positive, Share, TrainingConfig
+from bench.methods.base import Phase, cross_entropy
+from bench.methods.smt import SMT, SMTConfig, dynamics_loss
+from bench.models.teacher import Teacher, windows
+from bench.registry import register_method
+from bench.tasks.base import Batch
+
+
+class DMTConfig(Config):
+    """The defaults are the paper's."""
+
+    share: Share = Field(0.01, description="of the budget; SMT has the rest")
+    lambda_dyn: NonNegative = 10.0
+    lambda_readout: NonNegative = 1.0
+    rollout: Positive = Field(256, description="longest rollout; a longer sequence is cut to it")
+    every: Positive = Field(16, description="k: every k-th position is labelled, from a random one below k on")
+    detach_rollout: bool = Field(True, description="no gradient from one step of the rollout to the one before")
+    detach_readout: bool = Field(True, description="the readout's loss does not reach the updater")
+    batch_size: Positive = 32
+    optimiser: Optimiser = Optimiser(lr=3e-5, schedule="cosine")
+
+
+class SMTDMTConfig(SMTConfig):
+    """SMT's fields, and DMT's under `dmt`."""
+
+    dmt: DMTConfig = DMTConfig()
+
+
+@register_method("smt+dmt")
+class SMTDMT(SMT):
+    """The two phases, "smt" and "dmt". `init_from` another run's "smt" phase trains the second alone."""
+
+    Config = SMTDMTConfig
+    config: SMTDMTConfig
+
+    def phases(self, training: TrainingConfig) -> list[Phase]:
+        dmt = self.config.dmt
+        groups = (tuple(self.rnn.parameters()),)
+        return [
+            Phase("smt", 1 - dmt.share, training.optimiser, self.smt_groups(), training.batch_size),
+            Phase("dmt", dmt.share, dmt.optimiser, groups, dmt.batch_size),
+        ]
+
+    def gradients(self, batch: Batch, phase: str) -> Iterator[dict[str, Tensor]]:
+        if phase == "smt":
+            yield from super().gradients(batch, phase)
+            return
+        losses = self.dmt_losses(batch)
+        losses["loss"].backward()
+        yield {name: loss.detach() for name, loss in losses.items()}
+
+    def dmt_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The weighted sum as "loss", and its two parts.
+
+        With detached memories: one rollout without gradients, one batched encoder call for the labels, one batched
+        update over all labelled positions.
+        """
+        dmt = self.config.dmt
+        x, y = batch.x[:, : dmt.rollout], batch.y[:, : dmt.rollout]
+        with torch.set_grad_enabled(not dmt.detach_rollout):
+            memories = self.rollout(x)  # (B, T, K, d)
+        t = self.labelled_positions(x.shape[1], x.device)  # (n,)
+        with torch.no_grad():
+            ends = t.expand(len(x), -1)
+            width = min(self.config.context, x.shape[1])
+            labels = self.teacher.encode(windows(x, ends - width + 1, width, Teacher.PAD).flatten(0, 1))
+        if dmt.detach_rollout:
+            earlier = torch.cat([self.rnn.initial_state(len(x))[:, None], memories[:, :-1]], 1)
+            predicted = self.rnn.update(earlier[:, t].flatten(0, 1), x[:, t].flatten())
+        else:
+            predicted = memories[:, t].flatten(0, 1)
+        dyn = dynamics_loss(predicted, labels)
+        columns = [column for column in self.task.scored_columns(batch.x.shape[1]) if column < x.shape[1]]
+        answered = memories[:, columns]
+        if dmt.detach_readout:
+            answered = answered.detach()
+        readout = cross_entropy(self.rnn.read(answered), y[:, columns])
+        return {"loss": dmt.lambda_dyn * dyn + dmt.lambda_readout * readout, "L_dyn": dyn, "L_readout": readout}
+
+    def labelled_positions(self, length: int, device: torch.device) -> Tensor:
+        """Every k-th position after the first memory, from a random offset below k on: (n,)."""
+        positions = length - self.first
+        every = min(self.config.dmt.every, positions)
+        offset = torch.randint(every, (1,), generator=self.noise, device=device)
+        return self.first + offset + torch.arange(positions // every, device=device) * every

@@ -1,0 +1,116 @@
+"""Pre-norm Transformer blocks with RMSNorm and rotary positions, shared by every model here.
+
+Rotary positions: Su et al., *RoFormer*, arXiv 2104.09864. RMSNorm: Zhang & Sennrich, arXiv 1910.07467.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.config import ModelConfig
+
+Cache = tuple[Tensor, Tensor]
+"""Keys and values of one block so far, each (B, heads, n, head width)."""
+
+
+def rms_normalise(x: Tensor) -> Tensor:
+    """Scale the last axis to a root mean square of 1 (0 stays 0). Memory tokens are always kept so."""
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6)
+
+
+@lru_cache(maxsize=64)
+def _angles(length: int, width: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines of the rotation at positions 0 .. length-1, each (length, 1, 1, width)."""
+    # A longer table is cut, so that a position's angles have the same bits whatever the length asked for.
+    frequency = 10_000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency  # (length, width / 2)
+    cos, sin = angle.cos(), angle.sin()
+    both = (torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
+    return tuple(table[:, None, None].to(device, dtype) for table in both)  # type: ignore[return-value]
+
+
+def _rotate(x: Tensor, start: int) -> Tensor:
+    """Rotary positions start, start + 1, ... on x (B, T, 2, heads, head width), the 2 being queries and keys."""
+    cos, sin = _angles(start + x.shape[1], x.shape[-1], x.device, x.dtype)
+    return x * cos[start:] + x.roll(x.shape[-1] // 2, -1) * sin[start:]
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward part, each on normalised input and added to it."""
+
+    def __init__(self, config: ModelConfig, depth: int) -> None:
+        super().__init__()
+        self.heads = config.heads
+        inner, hidden = config.attention_width, config.feedforward * config.d
+        self.attention_norm = nn.RMSNorm(config.d, eps=1e-6)
+        self.qkv = nn.Linear(config.d, 3 * inner, bias=False)
+        self.merge = nn.Linear(inner, config.d, bias=False)
+        self.feedforward_norm = nn.RMSNorm(config.d, eps=1e-6)
+        self.expand = nn.Linear(config.d, hidden)
+        self.contract = nn.Linear(hidden, config.d)
+        for into in (self.qkv, self.expand):
+            nn.init.normal_(into.weight, std=config.d**-0.5)
+        for out in (self.merge, self.contract):  # the residual stream keeps its scale however deep the stack
+            nn.init.normal_(out.weight, std=(2 * depth * out.in_features) ** -0.5)
+        nn.init.zeros_(self.expand.bias)
+        nn.init.zeros_(self.contract.bias)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, causal: bool = False, cache: Cache | None = None
+    ) -> tuple[Tensor, Cache]:
+        """x (B, T, d) -> the same shape, and the keys and values of all positions so far.
+
+        `mask` (B, 1, 1, T), bool, true where a position may be attended to. With a `cache` of n positions, x is the
+        next single position.
+        """
+        batch, length, _ = x.shape
+        qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
+        qk = _rotate(qkv[:, :, :2], 0 if cache is None else cache[0].shape[2])
+        q, k = qk.transpose(1, 3).unbind(2)  # (B, heads, T, head width)
+        v = qkv[:, :, 2].transpose(1, 2)
+        if cache is not None:
+            k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and cache is None)
+        x = x + self.merge(mixed.transpose(1, 2).reshape(batch, length, -1))
+        x = x + self.contract(F.gelu(self.expand(self.feedforward_norm(x))))
+        return x, (k, v)
+
+
+def stack(config: ModelConfig, depth: int) -> nn.ModuleList:
+    """`depth` blocks in a row."""
+    return nn.ModuleList(Block(config, depth) for _ in range(depth))
+
+
+def attend(blocks: nn.ModuleList, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """x (B, T, d) through the blocks; `mask` as in `Block.forward`."""
+    for block in blocks:
+        x, _ = block(x, mask, causal)
+    return x
+
+
+def embedding(symbols: int, d: int) -> nn.Embedding:
+    """An embedding whose vectors have about unit root mean square, the scale of a memory token."""
+    table = nn.Embedding(symbols, d)
+    nn.init.normal_(table.weight)
+    return table
+
+
+class Readout(nn.Module):
+    """Causal blocks, a norm and a linear map to logits: SMT's decoder without its embedding, and the RNN's readout."""
+
+    def __init__(self, config: ModelConfig, depth: int, output_size: int) -> None:
+        super().__init__()
+        self.blocks = stack(config, depth)
+        self.norm = nn.RMSNorm(config.d, eps=1e-6)
+        self.head = nn.Linear(config.d, output_size)
+        nn.init.normal_(self.head.weight, std=config.d**-0.5 / 2)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens: Tensor, first: int = -1) -> Tensor:
+        """tokens (B, T, d) -> logits (B, T - first, O) at the positions from `first` on; by default at the last."""
+        hidden = attend(self.blocks, tokens, causal=True)
+        return self.head(self.norm(hidden[:, first:]))

@@ -1,0 +1,58 @@
+"""SMT's teacher: an encoder that learns what to remember of a context, a decoder that predicts the future from it.
+
+Source: Kumar & Isola, arXiv 2606.06479. Encoder E over [context, K learned registers] -> memory; causal decoder D over
+[memory, future inputs] -> logits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bench.config import ModelConfig
+from bench.models.layers import Readout, attend, embedding, rms_normalise, stack
+
+
+def windows(sequence: Tensor, first: Tensor, width: int, fill: int) -> Tensor:
+    """Pieces of `sequence` (B, T): out[b, i, j] = sequence[b, first[b, i] + j], or `fill` beyond either end.
+
+    `first` (B, n) -> (B, n, width). Neither copies rows in Python nor waits for the device.
+    """
+    length = sequence.shape[1]
+    index = first[..., None] + torch.arange(width, device=sequence.device)  # (B, n, width)
+    inside = (index >= 0) & (index < length)
+    rows = sequence[:, None].expand(-1, first.shape[1], -1)
+    return rows.gather(2, index.clamp(0, length - 1)).masked_fill(~inside, fill)
+
+
+class Teacher(nn.Module):
+    """Encoder and decoder, each with an embedding of its own."""
+
+    PAD = -1
+    """Fills the front of a context that is shorter than its window; never attended to."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, output_size: int) -> None:
+        super().__init__()
+        self.context_embedding = embedding(vocab_size, config.d)
+        self.registers = nn.Parameter(torch.randn(config.memory_tokens, config.d))
+        self.encoder = stack(config, config.encoder_layers)
+        self.future_embedding = embedding(vocab_size, config.d)
+        self.decoder = Readout(config, config.decoder_layers, output_size)
+
+    def encode(self, contexts: Tensor) -> Tensor:
+        """E: contexts (N, C), right-aligned and padded in front with PAD -> memories (N, K, d).
+
+        Contexts end next to the registers, so a token's relative position says how long ago it was. A context of
+        padding alone (or C = 0) is the empty one.
+        """
+        batch = contexts.shape[0]
+        registers = self.registers.expand(batch, -1, -1)
+        tokens = torch.cat([self.context_embedding(contexts.clamp(min=0)), registers], 1)  # (N, C + K, d)
+        present = torch.cat([contexts != self.PAD, contexts.new_ones(batch, len(self.registers)).bool()], 1)
+        hidden = attend(self.encoder, tokens, mask=present[:, None, None])
+        return rms_normalise(hidden[:, -len(self.registers) :])
+
+    def decode(self, memory: Tensor, future: Tensor) -> Tensor:
+        """D: memory m_t (N, K, d), inputs x_{t+1} .. x_{t+F-1} (N, F-1) -> logits for y_t .. y_{t+F-1} (N, F, O)."""
+        tokens = torch.cat([memory, self.future_embedding(future)], 1)
+        return self.decoder(tokens, first=memory.shape[1] - 1)

@@ -1,0 +1,136 @@
+"""Names -> classes: the one place where tasks, methods and backbones are found.
+
+Three sources, in this order: the modules of this repository, installed plugins (entry-point groups `bench.tasks`,
+`bench.methods`, `bench.backbones`) and single files (`--plugin FILE`). A plugin that fails to import is remembered in
+`failures`, with its reason, and stops nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from bench.errors import BadInput, unknown
+
+T = TypeVar("T", bound=type)
+
+failures: dict[str, str] = {}
+"""Plugins that could not be loaded: name -> reason, in one line."""
+
+_plugin_files: list[Path] = []
+
+
+def place(cls: type) -> str:
+    """Where a class was written, as `file:line`, for messages."""
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+
+class Registry(Generic[T]):
+    """The classes of one kind by name. `names()` and `get()` load built-ins and installed plugins on first use."""
+
+    def __init__(self, kind: str, package: str, group: str) -> None:
+        self.kind = kind
+        self.package = package  # where the built-in classes are
+        self.group = group  # the entry points of installed plugins
+        self._classes: dict[str, T] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Class decorator. Raises `BadInput`, naming both places, when the name is taken."""
+
+        def add(cls: T) -> T:
+            other = self._classes.get(name)
+            if other is not None and place(other) != place(cls):
+                raise BadInput(f"{self.kind} {name!r} is registered twice: at {place(other)} and at {place(cls)}")
+            cls.name = name  # type: ignore[attr-defined]
+            self._classes[name] = cls
+            return cls
+
+        return add
+
+    def get(self, name: str) -> T:
+        """The class of that name. Raises `BadInput` with the nearest name when there is none."""
+        self._load()
+        if name not in self._classes:
+            raise unknown(self.kind, name, self.names())
+        return self._classes[name]
+
+    def names(self) -> list[str]:
+        """All registered names, in alphabetical order."""
+        self._load()
+        return sorted(self._classes)
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self.package}.{module.name}")
+        for point in entry_points(group=self.group):
+            _guarded(point.name, point.load)
+
+
+def _guarded(name: str, load: Callable[[], object]) -> None:
+    """Run a plugin's import; note its failure instead of passing it on. A plugin may raise anything."""
+    before = [dict(registry._classes) for registry in REGISTRIES]
+    try:
+        load()
+    except (Exception, SystemExit) as error:
+        for registry, classes in zip(REGISTRIES, before, strict=True):
+            registry._classes = classes
+        reason = str(error).strip().splitlines() or ["no message"]
+        failures[name] = reason[0] if isinstance(error, BadInput) else f"{type(error).__name__}: {reason[0]}"
+
+
+def load_plugin(file: str | Path) -> None:
+    """Import one plugin file. Loading it again does nothing; a failure goes to `failures` under the file's name."""
+    path = Path(file).resolve()
+    if path in _plugin_files:
+        return
+    if not path.is_file():
+        raise BadInput(f"--plugin: no file {str(file)!r}")
+    for registry in REGISTRIES:  # built-ins come first, so that a clash is the plugin's failure
+        registry._load()
+    _plugin_files.append(path)
+    module_name = f"bench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+    def load() -> None:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError("is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+
+    _guarded(str(file), load)
+
+
+def plugin_files() -> list[str]:
+    """The plugin files loaded so far; worker processes load the same."""
+    return [str(path) for path in _plugin_files]
+
+
+tasks: Registry[type] = Registry("task", "bench.tasks", "bench.tasks")
+methods: Registry[type] = Registry("method", "bench.methods", "bench.methods")
+backbones: Registry[type] = Registry("backbone", "bench.models", "bench.backbones")
+REGISTRIES = (tasks, methods, backbones)
+
+register_task = tasks.register
+register_method = methods.register
+register_backbone = backbones.register

@@ -1,0 +1,165 @@
+"""The task contract: what is drawn, what is scored, and how well one can do at all."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench import streams
+from bench.config import Config, Positive
+
+Split = Literal["train", "valid", "test"]
+IGNORED = -1
+"""The label of a position that is not scored."""
+
+
+class Batch(NamedTuple):
+    """Sequences and their labels. `y[:, t]` is to be predicted from `x[:, :t+1]`; -1 is not scored."""
+
+    x: Tensor  # (B, T) int64
+    y: Tensor  # (B, T) int64
+    start: Tensor | None = None  # (B,) bool, for streams: this lane begins anew
+
+
+class StreamState(NamedTuple):
+    """Where the lanes of a stream stand: the columns that are drawn and not yet handed out."""
+
+    x: Tensor  # (B, n) int64
+    y: Tensor  # (B, n) int64
+
+
+class TaskConfig(Config):
+    """Difficulty knobs of a task. Every task has a length; the others are its own."""
+
+    length: Positive = 32
+
+
+class Task(ABC):
+    """One task at one difficulty.
+
+    Subclasses set `Config` and `axis`, implement `vocab_size`, `output_size` and `sample`, and state `chance`,
+    `loss_floor` and `accuracy_ceiling` where they can be known. All of these hold for sequences of a given length,
+    because a model may be tested at lengths it was not trained at.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[TaskConfig]] = TaskConfig
+    axis: ClassVar[str] = "length"
+    """The knob that makes this task harder."""
+    unit: ClassVar[Literal["nats", "bits"]] = "nats"
+    """The unit in which reports show this task's loss; it is always measured in nats per scored token."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        self.config = config
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of input symbols: `x` is in [0, vocab_size)."""
+
+    @property
+    def output_size(self) -> int:
+        """Number of labels: a scored `y` is in [0, output_size)."""
+        return self.vocab_size
+
+    @abstractmethod
+    def sample(self, split: Split, batch_size: int, length: int, generator: torch.Generator) -> Batch:
+        """Draw sequences on the generator's device. Raises `BadInput` when no instance fits `length`.
+
+        The splits of a synthetic task differ by the stream that the caller's generator is at; those of a natural task
+        are different data. A task whose length follows from its knobs draws the largest instance that fits.
+        """
+
+    def stream(
+        self, split: Split, lanes: int, length: int, generator: torch.Generator, state: StreamState | None = None
+    ) -> tuple[Batch, StreamState]:
+        """The same data as continuing lanes, `length` columns at a time: the next piece and where the lanes then stand.
+
+        Pass the returned state to the next call; None begins anew. This default hands out whole sequences piece by
+        piece; the last piece of a sequence may be shorter. `start` is true at the first piece of each.
+        """
+        begins = state is None or state.x.shape[1] == 0
+        if begins:
+            x, y, _ = self.sample(split, lanes, self.config.length, generator)
+        else:
+            assert state is not None
+            x, y = state
+        start = torch.full((lanes,), begins, device=x.device)
+        return Batch(x[:, :length], y[:, :length], start), StreamState(x[:, length:], y[:, length:])
+
+    def scored_columns(self, length: int) -> range:
+        """The columns of a batch in which some label may be scored; the rest is -1 in every row."""
+        return range(length)
+
+    def chance(self, length: int) -> float:
+        """Accuracy of guessing blindly among the labels that occur."""
+        return 1 / self.output_size
+
+    def loss_floor(self, length: int) -> float | None:
+        """Bayes-optimal loss in nats per scored token; None when it is not known."""
+        return None
+
+    def accuracy_ceiling(self, length: int) -> float | None:
+        """Bayes-optimal accuracy; None when it is not known."""
+        return None
+
+    def rules(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Trivial rules, by name: each maps `x` (B, T) to a guess for every label (B, T)."""
+        return {"echo the last symbol": lambda x: x}
+
+    def shortcuts(self, length: int) -> dict[str, float]:
+        """Accuracy that trivial rules reach, measured on 2,048 fixed sequences.
+
+        The rules of the task, and two that every task has: the commonest label, and the commonest label given the
+        last symbol, both fitted on other sequences than they are scored on.
+        """
+        fit, score = self._drawn("train", length), self._drawn("test", length)
+        scored = score.y != IGNORED
+        guesses = {name: rule(score.x) for name, rule in self.rules().items()}
+        counts = self._counts(fit)  # (V, O)
+        guesses["the commonest label"] = counts.sum(0).argmax().expand_as(score.y)
+        guesses["the commonest label after this symbol"] = counts.argmax(1)[score.x]
+        return {name: (guess == score.y)[scored].double().mean().item() for name, guess in guesses.items()}
+
+    def unigram_loss(self, length: int) -> float:
+        """Loss, in nats per scored token, of the model that knows only how common each label is (add-one smoothed)."""
+        fit, score = self._drawn("train", length), self._drawn("test", length)
+        counts = self._counts(fit).sum(0) + 1  # (O,)
+        log_p = (counts / counts.sum()).log()
+        return -log_p[score.y[score.y != IGNORED]].mean().item()
+
+    def _drawn(self, split: Split, length: int) -> Batch:
+        return self.sample(split, 2048, length, streams.generator(0, "shortcuts", split))
+
+    def _counts(self, batch: Batch) -> Tensor:
+        """How often each label stands at each input symbol, as float64 (V, O)."""
+        scored = batch.y != IGNORED
+        pairs = batch.x[scored] * self.output_size + batch.y[scored]
+        table = torch.bincount(pairs, minlength=self.vocab_size * self.output_size)
+        return table.view(self.vocab_size, self.output_size).double()
+
+
+def corrupt(y: Tensor, labels: range, probability: float, generator: torch.Generator) -> Tensor:
+    """Each label becomes, with that probability, a uniformly random one of `labels` (the true one included)."""
+    if probability == 0:
+        return y
+    noise = torch.randint(labels.start, labels.stop, y.shape, generator=generator, device=y.device)
+    hit = torch.rand(y.shape, generator=generator, device=y.device) < probability
+    return torch.where(hit, noise, y)
+
+
+def corrupted_ceiling(symbols: int, probability: float) -> float:
+    """Bayes-optimal accuracy when a known label is replaced by one of `symbols` with that probability."""
+    return 1 - probability + probability / symbols
+
+
+def corrupted_floor(symbols: int, probability: float) -> float:
+    """Entropy, in nats, of a known label that is replaced by one of `symbols` with that probability."""
+    other = probability / symbols
+    right = 1 - probability + other
+    return -sum(n * p * math.log(p) for n, p in ((1, right), (symbols - 1, other)) if p > 0)
