@@ -138,6 +138,12 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return total / (y != IGNORED).sum().clamp(min=1)
 
 
+def scored_slice(task: Task, length: int) -> slice:
+    """The scored columns as a slice: a view, where a list of columns would be copied to the device at every step."""
+    columns = task.scored_columns(length)
+    return slice(columns.start, columns.stop, columns.step)
+
+
 def impossible(run: Run) -> str | None:
     """Why this run cannot be trained, from what its method, task and backbone declare; None when it can."""
     method, task = registry.methods.get(run.method), registry.tasks.get(run.task)

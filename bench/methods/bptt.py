@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from bench.methods.base import RecurrentMethod, cross_entropy
+from bench.methods.base import RecurrentMethod, cross_entropy, scored_slice
 from bench.registry import register_method
 from bench.tasks.base import Batch
 
@@ -20,7 +20,7 @@ class BPTT(RecurrentMethod):
 
     def gradients(self, batch: Batch, phase: str) -> Iterator[dict[str, Tensor]]:
         x, y, _ = batch
-        columns = self.task.scored_columns(self.task.config.length)
+        columns = scored_slice(self.task, x.shape[1])
         memories = self.rnn.unroll(self.rnn.initial_state(len(x)), x)  # (B, T, K, d)
         loss = cross_entropy(self.rnn.read(memories[:, columns]), y[:, columns])
         loss.backward()

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.config import Config, NonNegative, Optimiser, Positive, Share, TrainingConfig
-from bench.methods.base import Phase, cross_entropy
+from bench.methods.base import Phase, cross_entropy, scored_slice
 from bench.methods.smt import SMT, SMTConfig, dynamics_loss
 from bench.models.teacher import Teacher, windows
 from bench.registry import register_method
@@ -80,16 +80,19 @@ class SMTDMT(SMT):
             ends = t.expand(len(x), -1)
             width = min(self.config.context, x.shape[1])
             labels = self.teacher.encode(windows(x, ends - width + 1, width, Teacher.PAD).flatten(0, 1))
+        earlier = torch.cat([self.rnn.initial_state(len(x))[:, None], memories[:, :-1]], 1)
         if dmt.detach_rollout:
-            earlier = torch.cat([self.rnn.initial_state(len(x))[:, None], memories[:, :-1]], 1)
             predicted = self.rnn.update(earlier[:, t].flatten(0, 1), x[:, t].flatten())
         else:
             predicted = memories[:, t].flatten(0, 1)
         dyn = dynamics_loss(predicted, labels)
-        columns = [column for column in self.task.scored_columns(batch.x.shape[1]) if column < x.shape[1]]
+        columns = scored_slice(self.task, batch.x.shape[1])
         answered = memories[:, columns]
         if dmt.detach_readout:
             answered = answered.detach()
+        elif dmt.detach_rollout:  # through the last update only, done once more with gradients
+            step = self.rnn.update(earlier[:, columns].flatten(0, 1), x[:, columns].flatten())
+            answered = step.unflatten(0, answered.shape[:2])
         readout = cross_entropy(self.rnn.read(answered), y[:, columns])
         return {"loss": dmt.lambda_dyn * dyn + dmt.lambda_readout * readout, "L_dyn": dyn, "L_readout": readout}
 

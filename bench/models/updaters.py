@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.config import ModelConfig
-from bench.models.layers import attend, rms_normalise, stack
+from bench.models.layers import activation, attend, rms_normalise, stack
 from bench.registry import register_backbone
 
 
@@ -77,7 +76,7 @@ class MLPUpdater(Updater):
     def forward(self, memory: Tensor, token: Tensor) -> Tensor:
         flat = memory.flatten(1)
         for expand, contract in self.blocks:  # type: ignore[misc]
-            flat = flat + contract(F.gelu(expand(torch.cat([rms_normalise(flat), token], 1))))
+            flat = flat + contract(activation(expand(torch.cat([rms_normalise(flat), token], 1))))
         return flat.view_as(memory)
 
 

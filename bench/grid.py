@@ -1,0 +1,356 @@
+"""Grids: YAML files that say which runs to make.
+
+    about: one line for `list grids`
+    base:                            # fields of a run, nested or dotted
+      model: {d: 32, heads: 4}
+      training.batch_size: 64
+    axes:                            # every combination
+      task: [retrieval, stack]       # a name stands for {name: ...}
+      method: [smt+dmt, bptt]
+      seed: [0, 1, 2]
+      case: [{task.length: 16, model.d: 32}, {task.length: 32, model.d: 64}]      # several fields at once
+    ladders:                         # one at a time: the base cell, and this one field changed
+      model.memory_tokens: [2, 8]
+    overrides:                       # for the cells that match; axes and ladders win over them
+      - where: {task: stack, method: bptt}
+        set: {training.optimiser.lr: 1e-3}
+    parts:                           # further grids that share the above; each has its own axes
+      - axes: {...}
+
+A cell may start from another cell's finished phase: `init_from: {method: smt, phase: smt}` is the one cell of the grid
+that has this task, model and seed, and that method. `device` and `precision` are `auto` where not given: a GPU with
+bfloat16 autocast if there is one, else the CPU in float32. Cells that come out equal are one cell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from bench import registry
+from bench.config import Config, InitFrom, ModelConfig, Run
+from bench.errors import BadInput, nearest, unknown
+from bench.models.updaters import count_parameters
+from bench.training import build_method, build_task
+
+SECTIONS = ("task", "method", "model", "training", "evaluation")
+FIELDS = (*SECTIONS, "seed", "device", "precision", "threads", "init_from")
+SHIPPED = files("bench") / "grids"
+
+Fields = dict[str, Any]
+"""Fields of a run as nested plain data; partial while a grid is expanded."""
+
+
+class GridFile(Config):
+    """The keys of a grid file; see the module's text."""
+
+    about: str = ""
+    base: dict[str, Any] = {}
+    axes: dict[str, list[Any]] = {}
+    ladders: dict[str, list[Any]] = {}
+    overrides: list[Override] = []
+    parts: list[Part] = []
+
+
+class Override(Config):
+    """Fields for the cells that match."""
+
+    where: dict[str, Any]
+    set: dict[str, Any]
+
+
+class Part(Config):
+    """A grid within a grid."""
+
+    base: dict[str, Any] = {}
+    axes: dict[str, list[Any]] = {}
+    ladders: dict[str, list[Any]] = {}
+    overrides: list[Override] = []
+
+
+GridFile.model_rebuild()
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A named list of runs, no two alike."""
+
+    name: str
+    about: str
+    runs: tuple[Run, ...]
+
+
+# Reading.
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe; reads 1e-3 as a number, as YAML 1.2 does; refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Plain data from YAML. Raises `BadInput` with the line at fault."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = (error.problem or "is not YAML").replace("\t", "\\t")
+        if "'\\t'" in problem:
+            problem = "a tab cannot indent YAML; use spaces"
+        raise BadInput(f"{where}{line}: {problem}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise BadInput(f"{where}: is not YAML: {str(error).splitlines()[0]}") from None
+
+
+def grid_names() -> dict[str, str]:
+    """The shipped grids: name -> what it is for."""
+    found = sorted((file for file in SHIPPED.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return {file.name[:-5]: parse_yaml(file.read_text(), file.name).get("about", "").strip() for file in found}
+
+
+def load_grid(name: str, sets: Sequence[str] = ()) -> Grid:
+    """A shipped grid, by name, or a YAML file, with `--set` overrides "KEY=VALUE" applied."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "is not text"
+            raise BadInput(f"grid {name!r}: {reason}; shipped grids: {', '.join(grid_names())}") from None
+        return make_grid(path.stem, parse_yaml(text, path.name), sets)
+    shipped = SHIPPED / f"{name}.yaml"
+    if not shipped.is_file():
+        raise unknown("grid (a shipped name or a YAML file)", name, grid_names())
+    return make_grid(name, parse_yaml(shipped.read_text(), f"{name}.yaml"), sets)
+
+
+def make_grid(name: str, data: Any, sets: Sequence[str] = ()) -> Grid:
+    """Expand what a grid file holds into runs."""
+    where = f"grid {name}"
+    if not isinstance(data, Mapping):
+        raise BadInput(f"{where}: should hold keys such as base and axes, not {type(data).__name__}")
+    grid = GridFile.parse(data, where)
+    given = [parse_set(one) for one in sets]
+    cells = list(_cells(grid, dict(given), where))
+    _require_some_use(cells, given)
+    selectors = [_take_selector(cell) for cell in cells]
+    runs = [_resolve(cell, where) for cell in cells]
+    runs = [_link(run, selector, runs, where) if selector else run for run, selector in zip(runs, selectors, strict=True)]
+    if not runs:
+        raise BadInput(f"{where}: has no cells; give axes with at least one value each")
+    return Grid(name, grid.about.strip(), tuple({run.identity: run for run in runs}.values()))
+
+
+# Fields: nested data, addressed by dotted keys.
+
+
+def parse_set(text: str) -> tuple[str, Any]:
+    """`--set KEY=VALUE`: the key, checked, and the value, read as YAML. A list makes the key an axis."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise BadInput(f"--set {text!r}: should be KEY=VALUE, for example training.optimiser.lr=1e-3")
+    _check_key(key.strip(), f"--set {text}")
+    return key.strip(), parse_yaml(value, f"--set {text}")
+
+
+def _check_key(key: str, where: str) -> None:
+    first = key.partition(".")[0]
+    if first not in FIELDS:
+        raise unknown(f"{where}: field", first, FIELDS)
+
+
+def _nested(data: Mapping[str, Any], where: str) -> Fields:
+    """Dotted keys unfolded, names of tasks and methods as `{"name": ...}`, the fields' first parts checked."""
+    fields: Fields = {}
+    for key, value in data.items():
+        _check_key(key, where)
+        first, *rest = key.split(".")
+        if first in ("task", "method") and not rest and not isinstance(value, Mapping):
+            value = {"name": value}
+        for part in reversed((first, *rest)):
+            value = {part: value}
+        fields = _merged(fields, value)
+    return fields
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """Mappings merged key by key, anything else replaced by what is above; a budget is replaced whole."""
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    merged = dict(below)
+    for key, value in above.items():
+        merged[key] = _merged(merged[key], value) if key in merged and key != "budget" else value
+    return merged
+
+
+def _at(fields: Fields, key: str) -> Any:
+    """The value at a dotted key; `task` and `method` mean their names. None when it is not there."""
+    value: Any = fields
+    for part in (f"{key}.name" if key in ("task", "method") else key).split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+# Expansion.
+
+
+def _cells(grid: GridFile, sets: Mapping[str, Any], where: str) -> Iterator[Fields]:
+    """Every cell as nested fields, in the file's order."""
+    for part in grid.parts or [Part()]:
+        axes = {**grid.axes, **part.axes}
+        ladders = {**grid.ladders, **part.ladders}
+        fixed = {}
+        for key, value in sets.items():
+            if isinstance(value, list):
+                ladders.pop(key, None)
+                axes[key] = value
+            else:
+                axes.pop(key, None)
+                ladders.pop(key, None)
+                fixed[key] = value
+        base = _merged(_nested(grid.base, where), _nested(part.base, where))
+        overrides = [*grid.overrides, *part.overrides]
+        products = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        rungs = [{}, *({key: value} for key, values in ladders.items() for value in values)]
+        for rung, product in itertools.product(rungs, products):
+            yield _cell(base, {**product, **rung}, overrides, fixed, where)
+
+
+def _cell(base: Fields, chosen: Fields, overrides: Sequence[Override], fixed: Fields, where: str) -> Fields:
+    """One cell: base, then overrides that match, then its place on the axes, then what the command line fixed."""
+    place: Fields = {}
+    for key, value in chosen.items():
+        if key == "case":
+            if not isinstance(value, Mapping):
+                raise BadInput(f"{where}: axis case: {value!r} given; should be a mapping of fields")
+            place = _merged(place, _nested(value, where))
+        else:
+            place = _merged(place, _nested({key: value}, where))
+    place = _merged(place, _applicable(fixed, _merged(base, place), where))
+    matched = _merged(base, place)
+    for override in overrides:
+        if all(_matches(_at(matched, key), wanted) for key, wanted in override.where.items()):
+            base = _merged(base, _nested(override.set, where))
+    return _merged(base, place)
+
+
+def _matches(value: Any, wanted: Any) -> bool:
+    return value in wanted if isinstance(wanted, list) else value == wanted
+
+
+def _applicable(fixed: Fields, cell: Fields, where: str) -> Fields:
+    """The fixed fields; those of tasks and methods only where this cell's task or method has them."""
+    names = _merged(cell, _nested({key: value for key, value in fixed.items() if key in ("task", "method")}, where))
+    kept = {key: value for key, value in fixed.items() if _has_field(names, key)}
+    return _nested(kept, where)
+
+
+def _has_field(cell: Fields, key: str) -> bool:
+    first, *rest = key.split(".")
+    kind = {"task": registry.tasks, "method": registry.methods}.get(first)
+    if kind is None or not rest or rest == ["name"]:
+        return True
+    return rest[0] in kind.get(str(_at(cell, first))).Config.model_fields
+
+
+def _require_some_use(cells: Sequence[Fields], given: Sequence[tuple[str, Any]]) -> None:
+    """A `--set` of a task's or method's field that no cell has is an error, not dropped."""
+    for key, _ in given:
+        if not any(_has_field(cell, key) for cell in cells):
+            first, _, field = key.partition(".")
+            kind = registry.tasks if first == "task" else registry.methods
+            names = {str(_at(cell, first)) for cell in cells}
+            allowed = sorted({name for one in names for name in kind.get(one).Config.model_fields})
+            raise unknown(f"--set {key}: no {first} of this grid has the field", field, allowed)
+
+
+def _take_selector(cell: Fields) -> Fields | None:
+    """Remove and return an `init_from` that names another cell by its fields instead of by its id."""
+    init_from = cell.get("init_from")
+    if not isinstance(init_from, Mapping) or "run" in init_from:
+        return None
+    del cell["init_from"]
+    return dict(init_from)
+
+
+def _resolve(cell: Fields, where: str) -> Run:
+    """The run, for this machine: device and precision chosen, width found where a parameter count is asked for."""
+    available = torch.cuda.is_available()
+    device = cell.get("device", "auto")
+    device = ("cuda" if available else "cpu") if device == "auto" else device
+    if device == "cuda" and not available:
+        raise BadInput(f"{where}: device: cuda given; this machine has no GPU that torch can use; should be cpu or auto")
+    precision = cell.get("precision", "auto")
+    gains = device == "cuda" and torch.cuda.is_bf16_supported()
+    precision = ("bfloat16" if gains else "float32") if precision == "auto" else precision
+    missing = [name for name in ("task", "method", "training") if name not in cell]
+    if missing:
+        raise BadInput(f"{where}: {missing[0]} is required: in base, in an axis or with --set")
+    run = Run.parse({**cell, "device": device, "precision": precision}, where)
+    return _with_parameters(run, run.model.parameters, where) if run.model.parameters else run
+
+
+def _with_parameters(run: Run, target: int, where: str) -> Run:
+    """The run at the width d, a multiple of twice the heads, whose predictor is nearest to `target` parameters."""
+    task = build_task(run)
+    unit = 2 * run.model.heads
+
+    def at(multiple: int) -> Run:
+        fields = {**run.model.changes(), "d": multiple * unit, "parameters": None}
+        return dataclasses.replace(run, model=ModelConfig.parse(fields, f"{where}.model"))
+
+    def count(multiple: int) -> int:
+        method = build_method(at(multiple), task, device="meta")
+        return sum(count_parameters(module) for module in method.predictor_modules())
+
+    above = 1
+    while count(above) < target:
+        above *= 2
+    below = above // 2
+    while above - below > 1:
+        middle = (above + below) // 2
+        below, above = (middle, above) if count(middle) < target else (below, middle)
+    candidates = [multiple for multiple in (below, above) if multiple]
+    return at(min(candidates, key=lambda multiple: abs(count(multiple) - target)))
+
+
+def _link(run: Run, selector: Fields, runs: Sequence[Run], where: str) -> Run:
+    """The run with `init_from` pointing at the one other cell that the selector describes."""
+    conditions = {key: value for key, value in selector.items() if key != "phase"}
+    if "phase" not in selector or not conditions:
+        raise BadInput(f"{where}: init_from: should say the phase and the other cell's fields, such as its method")
+    same = [
+        other
+        for other in runs
+        if other is not run
+        and (other.task, other.task_config, other.model, other.seed) == (run.task, run.task_config, run.model, run.seed)
+        and all(_matches(_at(other.full(), key), wanted) for key, wanted in conditions.items())
+    ]
+    unique = {other.identity: other for other in same}
+    if len(unique) != 1:
+        described = ", ".join(f"{key} {value}" for key, value in conditions.items())
+        guess = nearest(str(conditions.get("method", "")), {other.method for other in runs})
+        hint = f"; did you mean {guess!r}?" if guess and guess != conditions.get("method") else ""
+        raise BadInput(f"{where}: init_from: {len(unique)} cells have {described} and this task, model and seed; one must{hint}")
+    (source,) = unique
+    return dataclasses.replace(run, init_from=InitFrom(run=unique[source].id, phase=str(selector["phase"])))

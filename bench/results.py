@@ -1,0 +1,192 @@
+"""Results folders: every file written beside its name and renamed; one tidy frame over many runs.
+
+    results/<grid>/<run id>/
+        run.json          the full config, its canonical form, identity, schema version
+        status.json       state, reason, progress; rewritten about once a second while the cell trains
+        curve.json        one record per evaluation
+        result.json       final scores, costs, facts about the task, provenance; there when the cell is done
+        weights-<phase>.pt, checkpoint.pt (while it is needed), log.txt
+
+A reader needs these files and nothing of the code that wrote them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pandas as pd
+import torch
+
+from bench.config import Run
+from bench.errors import BadInput
+
+SCHEMA = 1
+FINAL = ("done", "diverged", "skipped")
+"""States that a rerun of the grid leaves as they are; `failed`, `oom` and `stopped` cells are taken up again."""
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all: into a temporary neighbour, flushed to disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON, atomically. Floats keep every digit; NaN and infinities are written as null."""
+    text = json.dumps(_finite(value), indent=1, allow_nan=False)
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and (value != value or abs(value) == float("inf")) else value
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file, or None when it is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def save_tensors(path: Path, tree: Any) -> None:
+    """A tree of tensors and plain values, atomically."""
+    write_atomically(path, lambda file: torch.save(tree, file))
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
+    """Read what `save_tensors` wrote; nothing in the file is executed."""
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+class Folder:
+    """The folder of one run."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def describe(self, run: Run) -> None:
+        """Write run.json, unless it is there."""
+        if not (self / "run.json").exists():
+            record = {"schema": SCHEMA, "id": run.id, "identity": run.identity}
+            write_json(self / "run.json", {**record, "run": run.describe(), "full": run.full()})
+
+    def run(self) -> Run:
+        """The run that run.json describes."""
+        record = read_json(self / "run.json")
+        if record is None:
+            raise BadInput(f"{self.path}: is not a run's folder (no readable run.json)")
+        return Run.parse(record["run"])
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The last status written; `{"state": "pending"}` when there is none."""
+        return read_json(self / "status.json") or {"state": "pending"}
+
+    def set_status(self, state: str, **facts: Any) -> None:
+        write_json(self / "status.json", {"state": state, **facts})
+
+    def weights(self, phase: str) -> Path:
+        return self / f"weights-{phase}.pt"
+
+    def clear(self) -> None:
+        """Forget what was computed, not what was asked for; for `--force`."""
+        if self.path.is_dir():
+            for file in self.path.iterdir():
+                if file.name != "run.json":
+                    file.unlink()
+
+
+def run_folders(path: Path | str) -> Iterator[Folder]:
+    """All run folders at or below a path, in order of their names."""
+    root = Path(path)
+    if not root.is_dir():
+        raise BadInput(f"no results folder {str(root)!r}")
+    for file in sorted(root.rglob("run.json")):
+        yield Folder(file.parent)
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain data as dotted columns; lists become text, so that every cell of the frame is a scalar."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = json.dumps(value) if isinstance(value, list) else value
+    return flat
+
+
+def _identity_columns(folder: Folder, record: dict[str, Any]) -> dict[str, Any]:
+    """What the rows of one run share: names first, then its whole config as dotted columns."""
+    flat = _flat(record["full"])
+    named = {"task": flat.pop("task.name"), "method": flat.pop("method.name"), "backbone": flat.get("model.backbone")}
+    return {"grid": folder.path.parent.name, "id": record["id"], **named, **flat}
+
+
+def load_results(path: Path | str) -> pd.DataFrame:
+    """One row per run, scored predictor and test length below `path`; a run without scores has one row.
+
+    Columns: grid, id, task, method, backbone, seed, state, reason; predictor, reference (a reference line such as SMT's
+    teacher), length, accuracy, loss (nats per scored token), valid_accuracy; chance, loss_floor, accuracy_ceiling,
+    shortcut (the best trivial rule's accuracy), shortcut_rule, unigram_loss; steps, tokens, training_seconds,
+    evaluation_seconds, parameters, predictor_parameters; then the whole config as dotted columns. Raises `BadInput`
+    when there is no such folder.
+    """
+    rows = []
+    for folder in run_folders(path):
+        record = read_json(folder / "run.json")
+        if record is None:
+            continue
+        status, result = folder.status, read_json(folder / "result.json") or {}
+        shared = _identity_columns(folder, record)
+        shared |= {"state": status["state"], "reason": status.get("reason"), **result.get("costs", {})}
+        if status["state"] != "done":
+            shared |= {name: status.get(name) for name in ("steps", "tokens", "training_seconds")}
+        scores = result.get("scores") if status["state"] == "done" else None
+        rows += [shared | score for score in scores or [{}]]
+    frame = pd.DataFrame(rows)
+    first = ["grid", "id", "task", "method", "backbone", "seed", "state", "reason", "predictor", "reference", "length"]
+    for column in (*first, "accuracy", "loss"):
+        if column not in frame:
+            frame[column] = None
+    return frame[first + [column for column in frame if column not in first]]
+
+
+def load_curves(path: Path | str) -> pd.DataFrame:
+    """One row per evaluation and scored predictor during training, for every run below `path`.
+
+    Columns: grid, id, task, method, backbone, seed, phase, steps, tokens, training_seconds, train_loss, predictor,
+    reference, accuracy, loss, then the whole config as dotted columns.
+    """
+    rows = []
+    for folder in run_folders(path):
+        record = read_json(folder / "run.json")
+        if record is None:
+            continue
+        shared = _identity_columns(folder, record)
+        for point in read_json(folder / "curve.json") or []:
+            scores = point.pop("scores")
+            rows += [shared | point | score for score in scores]
+    return pd.DataFrame(rows)

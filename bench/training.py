@@ -1,0 +1,482 @@
+"""The one training loop: budget, optimiser, schedule, evaluation, checkpoint, exact resume.
+
+A run that was stopped, at any moment and in any way, and is continued gives the same numbers, bit for bit on one CPU
+thread, as one that was not: everything that the next step depends on is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import provenance, registry, streams
+from bench.config import Run
+from bench.errors import BadInput, unknown
+from bench.methods.base import Method, Phase, Predict
+from bench.models.updaters import count_parameters
+from bench.results import Folder, load_tensors, read_json, save_tensors, write_json
+from bench.tasks.base import IGNORED, Batch, Split, StreamState, Task
+
+CHECK_EVERY = 50
+"""Steps between two looks at whether the loss is finite; each look waits for the device."""
+EVALUATION_CHUNK = 256
+"""Sequences evaluated at a time, to bound memory."""
+
+
+class Diverged(ArithmeticError):
+    """The loss is not finite."""
+
+
+class Stopped(Exception):
+    """Asked to stop; a checkpoint was written."""
+
+
+@dataclass
+class Options:
+    """How to train a cell, as far as it does not change the outcome."""
+
+    checkpoint_seconds: float = 20.0
+    report_seconds: float = 1.0
+    should_stop: Callable[[], bool] = lambda: False
+    on_progress: Callable[[dict[str, Any]], None] = lambda facts: None
+    on_scalars: Callable[[int, dict[str, float]], None] = lambda step, scalars: None
+
+
+@dataclass
+class Counters:
+    """Where a run stands; part of the checkpoint."""
+
+    phase: int = 0
+    steps: int = 0
+    tokens: int = 0
+    pending: int = 0  # gradients accumulated since the last step
+    training_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    evaluations: int = 0
+    finished: bool = False
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of scalars since the last evaluation
+    summed: int = 0
+
+    def costs(self) -> dict[str, float]:
+        return {
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "training_seconds": self.training_seconds,
+            "evaluation_seconds": self.evaluation_seconds,
+        }
+
+
+def build_task(run: Run) -> Task:
+    """The run's task."""
+    return registry.tasks.get(run.task)(run.task_config)
+
+
+def build_method(run: Run, task: Task, device: torch.device | str | None = None) -> Method:
+    """The run's method with its initial weights, which depend on the seed and not on the device."""
+    device = run.device if device is None else device
+    noise = streams.generator(run.seed, "method", device="cpu" if str(device) == "meta" else device)
+    with streams.global_stream(run.seed, "init"), torch.device("meta" if str(device) == "meta" else "cpu"):
+        method = registry.methods.get(run.method)(run.method_config, task, run.model, noise)
+    return method.to(device, torch.float64 if run.precision == "float64" else torch.float32)
+
+
+def learning_rate(phase: Phase, progress: float) -> float:
+    """The learning rate at that share (0 to 1) of the phase: linear warm-up, then constant or a cosine to zero."""
+    settings = phase.optimiser
+    rise = min(1.0, progress / settings.warmup) if settings.warmup else 1.0
+    fall = 1.0
+    if settings.schedule == "cosine" and progress > settings.warmup:
+        done = (progress - settings.warmup) / max(1e-9, 1 - settings.warmup)
+        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return settings.lr * rise * fall
+
+
+def evaluation_set(run: Run, task: Task, split: Split, length: int) -> Batch:
+    """Fixed sequences, drawn on the CPU so that scores do not depend on the device."""
+    drawn = task.sample(split, run.evaluation.sequences, length, streams.generator(run.seed, "evaluation", split, length))
+    x, y = drawn.x, drawn.y.clone()
+    y[:, : run.evaluation.score_from] = IGNORED
+    return Batch(x.to(run.device), y.to(run.device))
+
+
+@torch.no_grad()
+def score(predict: Predict, batch: Batch) -> dict[str, float]:
+    """Accuracy and loss (nats per scored token) of a predictor on a batch."""
+    right = loss = count = torch.zeros((), dtype=torch.float64, device=batch.x.device)
+    for x, y in zip(batch.x.split(EVALUATION_CHUNK), batch.y.split(EVALUATION_CHUNK), strict=True):
+        scored = y != IGNORED
+        logits, labels = predict(x)[scored].double(), y[scored]
+        right = right + (logits.argmax(-1) == labels).sum()
+        loss = loss + torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        count = count + scored.sum()
+    return {"accuracy": (right / count).item(), "loss": (loss / count).item()}
+
+
+def _autocast(run: Run) -> AbstractContextManager[Any]:
+    if run.precision != "bfloat16":
+        return nullcontext()
+    return torch.autocast(run.device, dtype=torch.bfloat16)
+
+
+class Trainer:
+    """Trains one run in its folder. `train` returns the result record; it may be called again after a stop."""
+
+    def __init__(self, run: Run, folder: Folder, options: Options | None = None) -> None:
+        torch.set_num_threads(run.threads)
+        self.run = run
+        self.folder = folder
+        self.options = options or Options()
+        self.task = build_task(run)
+        self.method = build_method(run, self.task)
+        self.phases = self.method.phases(run.training)
+        self.digest = provenance.code_digest(
+            type(self.task), type(self.method), registry.backbones.get(run.model.backbone), type(self)
+        )
+        self.data = streams.generator(run.seed, "data", device=run.device)
+        self.lanes: StreamState | None = None
+        self.counters = Counters()
+        self.curve: list[dict[str, Any]] = []
+        self.skipped = self._phases_brought()
+        self.optimiser: torch.optim.AdamW | None = None
+        self._clock: float | None = None
+        self._sets: dict[tuple[Split, int], Batch] = {}
+
+    # The budget.
+
+    def used(self) -> float:
+        """Spent so far, in the budget's currency."""
+        counters, currency = self.counters, self.run.training.budget.currency
+        if currency == "seconds":
+            return counters.training_seconds + (time.perf_counter() - self._clock if self._clock else 0.0)
+        return getattr(counters, currency)
+
+    def phase_ends(self) -> list[float]:
+        """How much is spent at the end of each phase; those that `init_from` brought have no share."""
+        shares = [0.0 if i < self.skipped else phase.share for i, phase in enumerate(self.phases)]
+        total = sum(shares)
+        return [self.run.training.budget.amount * sum(shares[: i + 1]) / total for i in range(len(shares))]
+
+    # The loop.
+
+    def train(self) -> dict[str, Any]:
+        """Train from the checkpoint, if there is one, to the end of the budget, and write result.json.
+
+        Raises `Stopped` when `options.should_stop()` says so, `Diverged` when the loss is not finite.
+        """
+        self._resume() or self._begin()
+        last_checkpoint = last_report = time.monotonic()
+        while not self.counters.finished:
+            for _ in self._steps():
+                now = time.monotonic()
+                if self.counters.steps % CHECK_EVERY == 0:
+                    self._check_finite()
+                if now - last_report > self.options.report_seconds:
+                    last_report = now
+                    self._report()
+                if self._due():
+                    self._evaluate()
+            # Only here, between two batches, is the state whole.
+            if self.options.should_stop():
+                self._checkpoint()
+                raise Stopped
+            if time.monotonic() - last_checkpoint > self.options.checkpoint_seconds:
+                self._checkpoint()
+                last_checkpoint = time.monotonic()
+        return self._finish()
+
+    def _begin(self) -> None:
+        if self.source:
+            weights = self.source.weights(self.run.init_from.phase)  # type: ignore[union-attr]
+            if not weights.is_file():
+                raise BadInput(f"init_from.run: {self.source.path} has no {weights.name}: that phase is not finished")
+            self.method.load_state_dict(load_tensors(weights, self.run.device))
+        self._enter_phase(self.skipped)
+        self._evaluate()
+
+    @property
+    def source(self) -> Folder | None:
+        """The folder of the run that `init_from` names, beside this one."""
+        return Folder(self.folder.path.parent / self.run.init_from.run) if self.run.init_from else None
+
+    def _phases_brought(self) -> int:
+        """How many phases `init_from` brings finished."""
+        if not self.run.init_from:
+            return 0
+        names = [phase.name for phase in self.phases][:-1]
+        if self.run.init_from.phase not in names:
+            raise unknown("init_from.phase", self.run.init_from.phase, names)
+        return names.index(self.run.init_from.phase) + 1
+
+    def _inherited(self) -> dict[str, float] | None:
+        """What the phases that `init_from` brought had cost, from the source's curve."""
+        if not self.run.init_from or not self.source:
+            return None
+        points = [one for one in read_json(self.source / "curve.json") or [] if one["phase"] == self.run.init_from.phase]
+        return {name: points[-1][name] for name in ("steps", "tokens", "training_seconds")} if points else None
+
+    def _enter_phase(self, index: int) -> None:
+        phase = self.phases[index]
+        self.counters.phase = index
+        self.method.requires_grad_(False)
+        for parameter in (parameter for group in phase.groups for parameter in group):
+            parameter.requires_grad_(True)
+        self.optimiser = torch.optim.AdamW(
+            [{"params": list(group)} for group in phase.groups],
+            lr=phase.optimiser.lr,
+            betas=phase.optimiser.betas,
+            weight_decay=phase.optimiser.weight_decay,
+            fused=True,
+        )
+
+    def _steps(self) -> Iterator[None]:
+        """One batch's gradients, a step at each; then on to the next phase where this one is spent."""
+        if self._clock is None:
+            self._clock = time.perf_counter()
+        phase = self.phases[self.counters.phase]
+        batch = self._draw(phase)
+        gradients = self.method.gradients(batch, phase.name)
+        while True:
+            with _autocast(self.run):
+                scalars = next(gradients, None)
+            if scalars is None:
+                break
+            self._step(phase, scalars)
+            yield
+        if self.counters.finished or self.used() >= self.phase_ends()[self.counters.phase]:
+            self._leave_phase(phase)
+
+    def _draw(self, phase: Phase) -> Batch:
+        length = self.run.task_config.length  # type: ignore[attr-defined]
+        if self.method.data == "streams":
+            batch, self.lanes = self.task.stream("train", phase.batch_size, length, self.data, self.lanes)
+        else:
+            batch = self.task.sample("train", phase.batch_size, length, self.data)
+        self.counters.tokens += batch.x.numel()
+        if self.run.evaluation.score_from:
+            batch.y[:, : self.run.evaluation.score_from] = IGNORED
+        return batch
+
+    def _step(self, phase: Phase, scalars: dict[str, Tensor]) -> None:
+        counters, every = self.counters, self.run.training.accumulate
+        for name, value in scalars.items():
+            counters.sums[name] = counters.sums[name] + value if name in counters.sums else value.clone()
+        counters.summed += 1
+        counters.pending += 1
+        if counters.pending < every:
+            return
+        counters.pending = 0
+        assert self.optimiser is not None
+        ends = self.phase_ends()
+        start = ends[counters.phase - 1] if counters.phase else 0.0
+        ahead = 1 if self.run.training.budget.currency == "steps" else 0
+        progress = (self.used() + ahead - start) / (ends[counters.phase] - start)
+        for settings, group in zip(self.optimiser.param_groups, phase.groups, strict=True):
+            settings["lr"] = learning_rate(phase, progress)
+            if every > 1:
+                torch._foreach_div_([one.grad for one in group if one.grad is not None], every)
+            if phase.optimiser.clip is not None:
+                torch.nn.utils.clip_grad_norm_(group, phase.optimiser.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        counters.steps += 1
+
+    def _leave_phase(self, phase: Phase) -> None:
+        self.method.settle(phase.name)
+        if not self._evaluated():
+            self._evaluate()
+        with self._paused():
+            save_tensors(self.folder.weights(phase.name), self.method.state_dict())
+        if self.counters.phase + 1 < len(self.phases) and not self.counters.finished:
+            self._enter_phase(self.counters.phase + 1)
+            self._checkpoint()
+        else:
+            self.counters.finished = True
+
+    # Evaluation.
+
+    def _due(self) -> bool:
+        amount, every = self.run.training.budget.amount, self.run.evaluation.every
+        return self.used() >= amount * every * self.counters.evaluations and not self._evaluated()
+
+    def _evaluated(self) -> bool:
+        return bool(self.curve) and self.curve[-1]["steps"] == self.counters.steps
+
+    def _set(self, split: Split, length: int) -> Batch:
+        if (split, length) not in self._sets:
+            self._sets[split, length] = evaluation_set(self.run, self.task, split, length)
+        return self._sets[split, length]
+
+    def _scores(self, split: Split, length: int) -> list[dict[str, Any]]:
+        """Scores of every predictor; reference lines on fewer sequences. No gradients, no effect on training."""
+        batch, scores = self._set(split, length), []
+        few = Batch(*(part[: self.run.evaluation.reference_sequences] for part in batch[:2]))
+        self.method.eval()
+        with _autocast(self.run):
+            for i, (name, predict) in enumerate(self.method.predictors().items()):
+                scores.append({"predictor": name, "reference": i > 0, **score(predict, few if i else batch)})
+        self.method.train()
+        return scores
+
+    def _evaluate(self) -> None:
+        """Add a point to the curve; end early on the valid split where the grid asks for it."""
+        self._check_finite()
+        phase, counters = self.phases[self.counters.phase], self.counters
+        length = self.run.task_config.length  # type: ignore[attr-defined]
+        with self._paused():
+            began = time.perf_counter()
+            self.method.settle(phase.name)
+            means = {f"train_{name}": (value / counters.summed).item() for name, value in counters.sums.items()}
+            counters.sums, counters.summed = {}, 0
+            scores = self._scores("test", length)
+            counters.evaluations = int(self.used() / (self.run.training.budget.amount * self.run.evaluation.every)) + 1
+            self.curve.append({"phase": phase.name, **counters.costs(), **means, "scores": scores})
+            accuracies = {f"{one['predictor']}_accuracy": one["accuracy"] for one in scores}
+            self.options.on_scalars(counters.steps, means | accuracies)
+            if self.run.training.stop_at is not None and counters.steps:
+                reached = score(self.method.predict, self._set("valid", length))["accuracy"]
+                counters.finished = reached >= self.run.training.stop_at * (self.task.accuracy_ceiling(length) or 1.0)
+            counters.evaluation_seconds += time.perf_counter() - began
+            write_json(self.folder / "curve.json", self.curve)
+            self._report()
+
+    # Clock, reports, checks.
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """What happens inside is not charged as training."""
+        running = self._clock is not None
+        if self._clock is not None:
+            if self.run.device == "cuda":
+                torch.cuda.synchronize()
+            self.counters.training_seconds += time.perf_counter() - self._clock
+            self._clock = None
+        yield
+        self._clock = time.perf_counter() if running else None
+
+    def _check_finite(self) -> None:
+        for name, value in self.counters.sums.items():
+            if not torch.isfinite(value):
+                raise Diverged(f"{name} is not finite near step {self.counters.steps}")
+
+    def _report(self) -> None:
+        counters, last = self.counters, self.curve[-1] if self.curve else None
+        loss = (counters.sums["loss"] / counters.summed).item() if counters.summed else None
+        if loss is None and last:
+            loss = last.get("train_loss")
+        self.options.on_progress(
+            {
+                "phase": self.phases[counters.phase].name,
+                "progress": min(1.0, self.used() / self.run.training.budget.amount),
+                **counters.costs(),
+                "training_seconds": counters.training_seconds + (time.perf_counter() - self._clock if self._clock else 0),
+                "loss": loss,
+                "accuracy": last["scores"][0]["accuracy"] if last else None,
+            }
+        )
+
+    # Checkpoints.
+
+    def _checkpoint(self) -> None:
+        assert self.optimiser is not None
+        with self._paused():
+            state = {
+                "identity": self.run.identity,
+                "digest": self.digest,
+                "counters": vars(self.counters),
+                "curve": self.curve,
+                "method": self.method.state_dict(),
+                "gradients": {name: p.grad for name, p in self.method.named_parameters() if p.grad is not None},
+                "carry": self.method.carry,
+                "optimiser": self.optimiser.state_dict(),
+                "data": self.data.get_state(),
+                "noise": self.method.noise.get_state(),
+                "lanes": None if self.lanes is None else tuple(self.lanes),
+            }
+            save_tensors(self.folder / "checkpoint.pt", state)
+
+    def _resume(self) -> bool:
+        """Take up the checkpoint. One that other code wrote cannot be continued exactly: then begin anew."""
+        file = self.folder / "checkpoint.pt"
+        if not file.is_file():
+            return False
+        saved = load_tensors(file, "cpu")
+        if (saved["identity"], saved["digest"]) != (self.run.identity, self.digest):
+            print("checkpoint.pt was written by other code; beginning anew", flush=True)
+            return False
+        self.counters = Counters(**saved["counters"])
+        self.counters.sums = {name: value.to(self.run.device) for name, value in self.counters.sums.items()}
+        self.curve = saved["curve"]
+        self.method.load_state_dict(saved["method"])
+        self._enter_phase(self.counters.phase)
+        assert self.optimiser is not None
+        self.optimiser.load_state_dict(saved["optimiser"])
+        for name, parameter in self.method.named_parameters():
+            gradient = saved["gradients"].get(name)
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+        self.method.carry = _to_device(saved["carry"], self.run.device)
+        self.data.set_state(saved["data"])
+        self.method.noise.set_state(saved["noise"])
+        self.lanes = _to_device(saved["lanes"], self.run.device)
+        return True
+
+    # The end.
+
+    def _finish(self) -> dict[str, Any]:
+        began = time.perf_counter()
+        trained = self.run.task_config.length  # type: ignore[attr-defined]
+        scores = []
+        for length in dict.fromkeys((trained, *self.run.evaluation.lengths)):
+            valid = self._scores("valid", length)
+            for one, held in zip(self._scores("test", length), valid, strict=True):
+                held_out = {"valid_accuracy": held["accuracy"], "valid_loss": held["loss"]}
+                scores.append({"length": length, **one, **held_out, **task_facts(self.task, length)})
+        self.counters.evaluation_seconds += time.perf_counter() - began
+        predictor = sum(count_parameters(module) for module in self.method.predictor_modules())
+        result = {
+            "scores": scores,
+            "costs": {
+                **self.counters.costs(),
+                "parameters": count_parameters(self.method),
+                "predictor_parameters": predictor,
+            },
+            "inherited": self._inherited(),
+            "digest": self.digest,
+            "provenance": provenance.describe(self.run),
+        }
+        write_json(self.folder / "result.json", result)
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        return result
+
+
+def task_facts(task: Task, length: int) -> dict[str, Any]:
+    """What accuracy and loss of this task are to be judged against."""
+    shortcuts = task.shortcuts(length)
+    rule = max(shortcuts, key=lambda name: shortcuts[name])
+    return {
+        "chance": task.chance(length),
+        "loss_floor": task.loss_floor(length),
+        "accuracy_ceiling": task.accuracy_ceiling(length),
+        "shortcut": shortcuts[rule],
+        "shortcut_rule": rule,
+        "unigram_loss": task.unigram_loss(length),
+        "unit": task.unit,
+    }
+
+
+def _to_device(tree: Any, device: str) -> Any:
+    if isinstance(tree, Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {key: _to_device(value, device) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_to_device(value, device) for value in tree)
+    return tree
+
+
