@@ -220,7 +220,7 @@ class Run:
 
     def describe(self) -> dict[str, Any]:
         """The canonical form: nested plain data without what is at its default; `Run.parse` reads it back."""
-        return {
+        described = {
             "task": {"name": self.task, **self.task_config.changes()},
             "method": {"name": self.method, **self.method_config.changes()},
             "model": self.model.changes(),
@@ -230,8 +230,8 @@ class Run:
             "device": self.device,
             "precision": self.precision,
             "threads": self.threads,
-            "init_from": self.init_from.changes() if self.init_from else None,
         }
+        return described | ({"init_from": self.init_from.changes()} if self.init_from else {})
 
     def full(self) -> dict[str, Any]:
         """As `describe`, with the defaults spelled out: what a results folder keeps."""

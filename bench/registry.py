@@ -63,7 +63,8 @@ class Registry(Generic[T]):
         """The class of that name. Raises `BadInput` with the nearest name when there is none."""
         self._load()
         if name not in self._classes:
-            raise unknown(self.kind, name, self.names())
+            failed = "".join(f"; plugin {plugin} could not be loaded: {why}" for plugin, why in failures.items())
+            raise BadInput(f"{unknown(self.kind, name, self.names())}{failed}")
         return self._classes[name]
 
     def names(self) -> list[str]:

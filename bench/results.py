@@ -114,7 +114,7 @@ class Folder:
         """Forget what was computed, not what was asked for; for `--force`."""
         if self.path.is_dir():
             for file in self.path.iterdir():
-                if file.name != "run.json":
+                if file.name not in ("run.json", ".lock"):
                     file.unlink()
 
 

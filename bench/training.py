@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -87,6 +88,18 @@ def build_method(run: Run, task: Task, device: torch.device | str | None = None)
     return method.to(device, torch.float64 if run.precision == "float64" else torch.float32)
 
 
+def run_digest(run: Run) -> str:
+    """A digest of the sources that compute this run: its task, method and backbone, and this loop."""
+    return _digest(
+        registry.tasks.get(run.task), registry.methods.get(run.method), registry.backbones.get(run.model.backbone)
+    )
+
+
+@cache
+def _digest(*classes: type) -> str:
+    return provenance.code_digest(*classes, Trainer)
+
+
 def learning_rate(phase: Phase, progress: float) -> float:
     """The learning rate at that share (0 to 1) of the phase: linear warm-up, then constant or a cosine to zero."""
     settings = phase.optimiser
@@ -136,9 +149,7 @@ class Trainer:
         self.task = build_task(run)
         self.method = build_method(run, self.task)
         self.phases = self.method.phases(run.training)
-        self.digest = provenance.code_digest(
-            type(self.task), type(self.method), registry.backbones.get(run.model.backbone), type(self)
-        )
+        self.digest = run_digest(run)
         self.data = streams.generator(run.seed, "data", device=run.device)
         self.lanes: StreamState | None = None
         self.counters = Counters()

@@ -57,6 +57,14 @@ class Task(ABC):
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
 
+    @classmethod
+    def missing(cls) -> str | None:
+        """Why this task cannot run on this machine, in one line; None when it can.
+
+        A natural task whose data is not here says which commands would bring it; building it then raises `BadInput`.
+        """
+        return None
+
     @property
     @abstractmethod
     def vocab_size(self) -> int:

@@ -1,0 +1,70 @@
+"""A benchmark of the ways to train recurrent networks: which learns more with the same budget, and what it costs.
+
+    frame = bench.run("quick", set=["training.budget.tokens=200_000"])
+    frame = bench.load_results("results/quick")
+
+Both return a tidy pandas frame with one row per run, scored predictor and test length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_results", "run"]
+
+
+def run(
+    grid: str | Path | Mapping[str, Any],
+    *,
+    results: str | Path = "results",
+    set: Sequence[str] = (),
+    name: str = "grid",
+    launcher: Literal["local", "inline"] = "local",
+    workers: int | None = None,
+    retry: int = 1,
+    force: bool = False,
+    stale: bool = False,
+    plugins: Sequence[str | Path] = (),
+    tensorboard: bool = False,
+    quiet: bool = True,
+) -> pd.DataFrame:
+    """Run what is not done of a grid, and return `load_results` of its folder.
+
+    `grid` is the name of a shipped grid, a YAML file, or what such a file would hold (then `name` names its folder).
+    `set` holds KEY=VALUE overrides. `launcher` "local" runs worker processes, "inline" this one. Raises `BadInput` (a
+    `ValueError`) with one line when something given cannot be used, and `KeyboardInterrupt` after a clean stop. Cells
+    that fail do not raise: see the columns `state` and `reason`.
+    """
+    from bench import registry
+    from bench.grid import load_grid, make_grid
+    from bench.launch import LaunchOptions, run_cells
+
+    for file in plugins:
+        registry.load_plugin(file)
+    loaded = make_grid(name, grid, set) if isinstance(grid, Mapping) else load_grid(str(grid), set)
+    folder = Path(results) / loaded.name
+    options = LaunchOptions(
+        launcher=launcher,
+        workers=workers,
+        retry=retry,
+        force=force,
+        stale=stale,
+        tensorboard=tensorboard,
+        quiet=quiet,
+    )
+    if run_cells(loaded.runs, folder, options).interrupted:
+        raise KeyboardInterrupt
+    return load_results(folder)
+
+
+def load_results(path: str | Path) -> pd.DataFrame:
+    """One row per run, scored predictor and test length below `path`; the columns are told in `bench.results`."""
+    from bench import results
+
+    return results.load_results(path)

@@ -1,0 +1,513 @@
+"""The command line.
+
+Exit codes: 0 done; 1 some cell failed; 2 bad input, with one line on stderr and no traceback; 130 after Ctrl-C. What is
+heavy to import is imported where it is used, so that `--help` and most mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+from rich.console import Console
+from rich.table import Table
+
+from bench import __version__
+from bench.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    from bench.config import Run
+    from bench.grid import Grid
+    from bench.launch.plan import Cell
+
+# typer brings its own copy of click or uses the installed one, by version; its public BadParameter knows which.
+UsageError = typer.BadParameter.__mro__[1]
+
+KINDS = ("tasks", "methods", "backbones", "grids")
+LAUNCHERS = ("local", "inline")
+
+
+class Group(typer.core.TyperGroup):
+    """A group of commands that answers a wrong name in one line, and no name with its help."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that `args` begins with. Raises `BadInput` when there is none of that name."""
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise unknown(f"{_command(ctx)}command".removeprefix("run_bench.py: "), args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=Group,
+    invoke_without_command=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 some cell failed, 2 bad input, 130 stopped by Ctrl-C.",
+)
+data_app = typer.Typer(cls=Group, invoke_without_command=True)
+app.add_typer(data_app, name="data")
+
+GridName = Annotated[str, typer.Argument(metavar="GRID", help="A shipped grid's name (see `list grids`) or a YAML file.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field of every cell, e.g. training.optimiser.lr=1e-3."),
+]
+Results = Annotated[
+    str, typer.Option("--results", metavar="DIR", help="Where results are kept; a grid's own are in DIR/<grid name>.")
+]
+Plugins = Annotated[
+    list[str] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers tasks or methods.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
+
+
+@app.callback()
+def _main(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Train recurrent networks in many ways on many tasks, side by side.
+
+    Begin with `run quick`; `list grids` shows what else is there.
+    """
+    if version:
+        print(f"recurbench {__version__}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str | None, typer.Argument(metavar="[tasks|methods|backbones|grids]", help="All when omitted.")] = None,
+    as_json: AsJson = False,
+    plugin: Plugins = None,
+) -> None:
+    """Show the tasks, methods, backbones and grids that there are, and plugins that could not be loaded."""
+    if kind is not None and kind not in KINDS:
+        raise unknown("list", kind, KINDS)
+    _load(plugin)
+    from bench import registry
+
+    wanted = KINDS if kind is None else (kind,)
+    listing: dict[str, Any] = {name: _listing(name) for name in wanted}
+    failures = dict(registry.failures)
+    if as_json:
+        print(json.dumps({**listing, "failures": failures}, indent=1))
+        return
+    console = _console()
+    for name, entries in listing.items():
+        columns = list(dict.fromkeys(key for entry in entries for key in entry))
+        _print_table(console, name, columns, [[_cell(entry.get(key)) for key in columns] for entry in entries])
+    _warn_of_failures()
+
+
+def _listing(kind: str) -> list[dict[str, Any]]:
+    from bench import registry
+    from bench.grid import grid_names
+
+    if kind == "grids":
+        return [{"name": name, "about": about} for name, about in grid_names().items()]
+    found: registry.Registry[Any] = getattr(registry, kind)
+    entries = []
+    for name in found.names():
+        cls = found.get(name)
+        entry: dict[str, Any] = {"name": name, "about": _about(cls)}
+        if kind == "tasks":
+            entry |= {"axis": cls.axis, "missing": cls.missing()}
+        if kind == "methods":
+            entry |= {"backbones": list(cls.backbones), "targets": list(cls.targets), "data": cls.data}
+        entries.append({**entry, "place": registry.place(cls)})
+    return entries
+
+
+def _about(cls: type) -> str:
+    """What a class is, in a line: its own docstring's first, or its file's, which has one idea."""
+    own = cls.__dict__.get("__doc__") or sys.modules[cls.__module__].__doc__ or ""
+    return next(iter(own.strip().splitlines()), "")
+
+
+@app.command()
+def run(
+    grid: GridName,
+    sets: Sets = None,
+    launcher: Annotated[
+        str, typer.Option(metavar="local|inline", help="Worker processes on this machine, or this process (to debug).")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Cells at a time.", show_default="one per core or GPU")
+    ] = None,
+    results: Results = "results",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and what would be done; do nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Forget what is done and run every cell anew.")] = False,
+    stale: Annotated[bool, typer.Option("--stale", help="Run anew what was done by code that has changed since.")] = False,
+    retry: Annotated[int, typer.Option(min=0, help="How often to go on with a cell whose worker died.")] = 1,
+    plugin: Plugins = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events beside results.")] = False,
+) -> None:
+    """Run the cells of a grid; what is done is skipped, what was stopped goes on.
+
+    Ends with a table of all cells. Ctrl-C stops cleanly; the same command goes on from there.
+    """
+    if launcher not in LAUNCHERS:
+        raise unknown("run: --launcher", launcher, LAUNCHERS)
+    _load(plugin)
+    loaded = _grid(grid, sets)
+    folder = Path(results) / loaded.name
+    from bench.launch import LaunchOptions, run_cells
+
+    options = LaunchOptions(
+        launcher=launcher,  # type: ignore[arg-type] (checked above)
+        workers=workers,
+        retry=retry,
+        force=force,
+        stale=stale,
+        tensorboard=tensorboard,
+    )
+    _warn_of_failures()
+    if dry_run:
+        from bench.launch.plan import plan
+
+        _print_plan(loaded, plan(loaded.runs, folder, options))
+        return
+    outcome = run_cells(loaded.runs, folder, options)
+    if outcome.interrupted:
+        print(f"stopped; go on with: {_same_command()}")
+        raise typer.Exit(outcome.exit_code)
+    if any(end.state == "done" for end in outcome.ends.values()):
+        from bench import report as reports
+
+        reports.print_summary(reports.summary(folder), _console())
+    _tell_of_stale(outcome.stale)
+    print(f"results are in {folder}; for tables and figures: {_program()} report {shlex.quote(str(folder))}")
+    raise typer.Exit(outcome.exit_code)
+
+
+def _tell_of_stale(stale: Sequence[str]) -> None:
+    if stale:
+        print(f"{len(stale)} kept that other code computed than is here now; --stale runs them anew:")
+        for name in stale:
+            print(f"  {name}")
+
+
+def _same_command() -> str:
+    """The command that goes on after a stop. Without --force: what that was to forget is forgotten by then."""
+    return shlex.join([*_program().split(), *(word for word in _arguments if word != "--force")])
+
+
+def _print_plan(grid: Grid, cells: Sequence[Cell]) -> None:
+    rows = []
+    for cell in cells:
+        run, decision = cell.run, cell.decision
+        budget = run.training.budget
+        rows.append(
+            [
+                run.id,
+                run.task,
+                run.method,
+                run.model.backbone if _uses_backbone(run) else "-",
+                _predictor_parameters(run),
+                f"{budget.amount:,g} {budget.currency}",
+                f"{run.device}/{run.precision}",
+                _verdict(cell),
+            ]
+        )
+    columns = ["cell", "task", "method", "backbone", "parameters", "budget", "device", "what happens"]
+    _print_table(_console(), f"{grid.name}: {grid.about}" if grid.about else grid.name, columns, rows)
+    counts = Counter(cell.decision.action for cell in cells)
+    told = {"run": "would run", "keep": "are kept", "skip": "would be skipped"}
+    print(f"{len(cells)} cells: {', '.join(f'{counts[name]} {text}' for name, text in told.items() if counts[name])}")
+
+
+def _verdict(cell: Cell) -> str:
+    decision = cell.decision
+    if decision.action == "skip":
+        return f"is skipped: {decision.reason}"
+    if decision.action == "keep":
+        reason = f": {decision.reason}" if decision.reason else ""
+        return "is stale, kept (--stale reruns it)" if decision.stale else f"is {decision.state}{reason}"
+    if decision.fresh:
+        return "runs anew"
+    return "runs" if decision.state == "pending" else f"runs on (was {decision.state})"
+
+
+def _uses_backbone(run: Run) -> bool:
+    from bench import registry
+
+    return bool(registry.methods.get(run.method).backbones)
+
+
+def _predictor_parameters(run: Run) -> str:
+    """How many numbers the predictor trains; a dash when it cannot be built here."""
+    from bench.models.updaters import count_parameters
+    from bench.training import build_method, build_task
+
+    try:
+        method = build_method(run, build_task(run), device="meta")
+        return f"{sum(count_parameters(module) for module in method.predictor_modules()):,}"
+    except Exception:  # (data that is not here, a plugin's fault: the verdict or the run itself says more)
+        return "-"
+
+
+@app.command()
+def status(
+    grid: GridName,
+    sets: Sets = None,
+    results: Results = "results",
+    as_json: AsJson = False,
+    plugin: Plugins = None,
+) -> None:
+    """Show the cells of a grid by state, with their last progress; also while it runs."""
+    _load(plugin)
+    rows = _statuses(grid, sets, Path(results))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    columns = ["cell", "state", "phase", "progress", "loss", "accuracy", "reason"]
+    order = ["running", "failed", "oom", "diverged", "stopped", "pending", "skipped", "done"]
+    rows.sort(key=lambda row: order.index(row["state"]) if row["state"] in order else -1)
+    shown = []
+    for row in rows:
+        progress = "" if row["progress"] is None else f"{row['progress']:.0%}"
+        numbers = ["" if row[name] is None else f"{row[name]:.3f}" for name in ("loss", "accuracy")]
+        shown.append([row["id"], row["state"], row["phase"] or "", progress, *numbers, row["reason"] or ""])
+    _print_table(_console(), grid, columns, shown)
+    counts = Counter(row["state"] for row in rows)
+    print(f"{len(rows)} cells: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}")
+    _warn_of_failures()
+
+
+def _statuses(grid: str, sets: Sequence[str] | None, results: Path) -> list[dict[str, Any]]:
+    """One record per cell of the grid, and per other folder beside them (from another --set)."""
+    from bench.launch.plan import seen_state
+    from bench.results import Folder, run_folders
+
+    name = Path(grid).stem if Path(grid).suffix in (".yaml", ".yml") else grid
+    try:
+        loaded = _grid(grid, sets)
+    except BadInput:
+        if sets or not (results / name).is_dir():
+            raise
+        folders = {}  # a grid from Python, or whose plugin is not given: what is there can still be told
+    else:
+        name = loaded.name
+        folders = {one.id: Folder(results / name / one.id) for one in loaded.runs}
+    if (results / name).is_dir():
+        folders |= {folder.path.name: folder for folder in run_folders(results / name)}
+    rows = []
+    for identifier, folder in folders.items():
+        told = folder.status
+        state, reason = seen_state(told, platform.node(), _alive)
+        keys = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy", "attempt", "updated")
+        rows.append({"id": identifier, "state": state, "reason": reason, **{key: told.get(key) for key in keys}})
+    return rows
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True
+
+
+@app.command()
+def report(
+    results: Annotated[str, typer.Argument(metavar="RESULTS", help="A results folder: a grid's, or one above.")],
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Where to write.", show_default="RESULTS/report")] = None,
+) -> None:
+    """Write the summary as CSV and Markdown, and a figure per task, from a results folder."""
+    from bench import report as reports
+
+    folder = Path(results)
+    reports.print_summary(reports.summary(folder), _console())
+    for file in reports.write(folder, Path(out) if out else folder / "report"):
+        print(file)
+
+
+@data_app.callback()
+def _data(ctx: typer.Context) -> None:
+    """Data sets of the natural tasks: what is here, and how to bring the rest."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+@data_app.command("list")
+def data_list(as_json: AsJson = False, plugin: Plugins = None) -> None:
+    """Show each data set: source, size, licence, whether it is here."""
+    _load(plugin)
+    from bench.tasks import data
+
+    entries = data.catalogue()
+    if as_json:
+        print(json.dumps([entry._asdict() if hasattr(entry, "_asdict") else vars(entry) for entry in entries], indent=1))
+        return
+    rows = [[one.name, one.source, one.size, one.licence, one.here or f"no: {one.hint}"] for one in entries]
+    _print_table(_console(), "data sets", ["name", "source", "size", "licence", "here"], rows)
+
+
+DataName = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name; see `data list`.")]
+
+
+@data_app.command("fetch")
+def data_fetch(name: DataName, plugin: Plugins = None) -> None:
+    """Download, verify and prepare a data set. Can be interrupted and repeated."""
+    _load(plugin)
+    from bench.tasks import data
+
+    with _progress() as progress:
+        entry = data.fetch(name, progress)
+    print(f"{name} is in {entry.here}")
+
+
+@data_app.command("import")
+def data_import(
+    name: DataName,
+    source: Annotated[str, typer.Option("--from", metavar="PATH", help="Your files: a file or a folder.")],
+    plugin: Plugins = None,
+) -> None:
+    """Check and prepare a data set from files that you have."""
+    _load(plugin)
+    from bench.tasks import data
+
+    with _progress() as progress:
+        entry = data.import_(name, source, progress)
+    print(f"{name} is in {entry.here}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar in a terminal; elsewhere a line for each piece of work that begins."""
+    if sys.stdout.isatty():
+        from rich.progress import Progress
+
+        with Progress(console=_console(), transient=True) as bars:
+            task = bars.add_task("")
+            yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total or None)
+        return
+    begun: list[str] = []
+
+    def say(what: str, done: int, total: int) -> None:
+        if what not in begun:
+            begun.append(what)
+            print(what, flush=True)
+
+    yield say
+
+
+# What the commands share.
+
+
+def _load(plugins: Sequence[str] | None) -> None:
+    from bench import registry
+
+    for file in plugins or ():
+        registry.load_plugin(file)
+
+
+def _grid(name: str, sets: Sequence[str] | None) -> Grid:
+    from bench.grid import load_grid
+
+    return load_grid(name, sets or ())
+
+
+def _warn_of_failures() -> None:
+    from bench import registry
+
+    for name, reason in registry.failures.items():
+        print(f"warning: plugin {name} could not be loaded: {reason}", file=sys.stderr)
+
+
+def _console() -> Console:
+    """The terminal as it is; elsewhere wide enough that no line is cut."""
+    return Console() if sys.stdout.isatty() else Console(width=250, color_system=None)
+
+
+def _print_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    console.print(table)
+    console.print()
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+
+
+# The door.
+
+_arguments: list[str] = []
+
+
+def _program() -> str:
+    """How this program was called."""
+    name = Path(sys.argv[0]).name
+    return f"python {name}" if name.endswith(".py") else name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    _arguments[:] = sys.argv[1:] if argv is None else argv
+    try:
+        code = typer.main.get_command(app).main(list(_arguments), prog_name="run_bench.py", standalone_mode=False)
+        sys.stdout.flush()
+    except BadInput as error:
+        return _complain(str(error))
+    except UsageError as error:
+        return _complain(_usage(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}")
+    return code if isinstance(code, int) else 0
+
+
+def script() -> None:
+    """The console script `bench`."""
+    sys.exit(main())
+
+
+def _complain(message: str) -> int:
+    print("error:", " ".join(message.splitlines()), file=sys.stderr)
+    return 2
+
+
+def _command(ctx: Any) -> str:
+    """The command that a context is in, as a prefix of messages."""
+    path = ctx.command_path.split()[1:] if ctx is not None else []
+    return f"{' '.join(path)}: " if path else ""
+
+
+def _usage(error: Any) -> str:
+    """A usage error of typer in one line, with what is allowed and the nearest of it."""
+    prefix = _command(error.ctx)
+    param = getattr(error, "param", None)
+    name = "" if param is None else param.metavar if param.param_type_name == "argument" else max(param.opts, key=len)
+    kind = type(error).__name__
+    if kind == "NoSuchOption":
+        options = [option for one in error.ctx.command.params for option in one.opts if option.startswith("--")]
+        return str(unknown(f"{prefix}option", error.option_name, [*options, "--help"]))
+    if kind == "MissingParameter":
+        return f"{prefix}{name} is missing: {param.help}"
+    if param is not None:
+        return f"{prefix}{name}: {error.message}"
+    return f"{prefix}{error.format_message()}"

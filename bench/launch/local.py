@@ -1,0 +1,354 @@
+"""The launchers of this machine: `local`, a bounded pool of worker processes, and `inline`, this process.
+
+A worker's death, however it comes, costs one attempt of the one cell it had: the cell goes on from its checkpoint in
+another worker. Ctrl-C lets the workers write checkpoints; a second one kills them. When the launcher itself is killed
+its workers see their stdin end, and stop at their next step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import filelock
+import torch
+
+from bench import registry
+from bench.config import Run
+from bench.errors import BadInput
+from bench.launch.cell import End, open_log, run_cell
+from bench.launch.plan import ENDED_WELL, Board, Cell, LaunchOptions, plan, prepare
+from bench.launch.progress import View, view_for
+
+TICK = 0.3  # seconds between two looks at the workers: often enough for the eye
+GRACE = 60.0  # seconds that workers have for their checkpoints after Ctrl-C
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the cells of a launch ended: state and reason by id, those kept from earlier launches included."""
+
+    ends: dict[str, End]
+    stale: tuple[str, ...]
+    interrupted: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every cell is done or skipped, 1 when one is not, 130 after Ctrl-C."""
+        if self.interrupted:
+            return 130
+        return 0 if all(end.state in ENDED_WELL for end in self.ends.values()) else 1
+
+
+def run_cells(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> Outcome:
+    """Run what is not done of these runs, in the grid's folder `results/<grid>`.
+
+    Raises `BadInput` when the folder cannot be written or another launcher is at it, before anything is changed.
+    """
+    _check(runs, options)
+    interrupts = Interrupts(patience=1 if options.launcher == "inline" else None)
+    with _grid_lock(folder), interrupts:
+        cells = plan(runs, folder, options)
+        prepare(cells)
+        board = Board(cells, options.retry)
+        with view_for(board, options.quiet) as view:
+            view.ended(board.fall())
+            if options.launcher == "inline":
+                _run_inline(board, view, options, interrupts)
+            else:
+                Pool(board, view, options, interrupts).run()
+    stale = tuple(cell.id for cell in cells if cell.decision.stale and cell.decision.action == "keep")
+    return Outcome({cell.id: board.ends.get(cell.id, End("pending")) for cell in cells}, stale, interrupts.count > 0)
+
+
+def _check(runs: Sequence[Run], options: LaunchOptions) -> None:
+    if options.tensorboard and find_spec("tensorboard") is None:
+        raise BadInput("--tensorboard: the package tensorboard is missing; pip install 'recurbench[tensorboard]'")
+    if options.launcher == "local":
+        for run in runs:
+            for kind, name in ((registry.tasks, run.task), (registry.methods, run.method)):
+                if kind.get(name).__module__ == "__main__":
+                    raise BadInput(
+                        f"{kind.kind} {name!r} is defined in __main__, where worker processes cannot find it; put it "
+                        "into a file of its own and give that as a plugin, or use the launcher 'inline'"
+                    )
+
+
+@contextmanager
+def _grid_lock(folder: Path) -> Iterator[None]:
+    """One launcher at a time; the operating system lets go of the lock when its holder dies."""
+    file = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(file)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        with suppress(OSError):
+            if holder := file.read_text().strip():
+                raise BadInput(f"{folder}: another launcher is at it (process {holder})") from None
+        raise BadInput(f"{folder}: another launcher is at it") from None
+    except OSError as error:
+        raise BadInput(f"--results: cannot write to {folder}: {error.strerror}") from None
+    try:
+        with suppress(OSError):  # only for the message above
+            file.write_text(f"{os.getpid()}\n")
+        yield
+    finally:
+        lock.release()
+
+
+class Interrupts:
+    """Counts Ctrl-C (and SIGTERM) instead of raising, so that none comes at a bad moment. Only in the main thread.
+
+    With `patience`, those after that many do raise `KeyboardInterrupt`.
+    """
+
+    def __init__(self, patience: int | None = None) -> None:
+        self.count = 0
+        self.patience = patience
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if self.patience is not None and self.count > self.patience:
+            raise KeyboardInterrupt
+
+
+# Inline.
+
+
+def _run_inline(board: Board, view: View, options: LaunchOptions, interrupts: Interrupts) -> None:
+    """The cells one after another in this process."""
+    while not interrupts.count and (cell := board.take()):
+        end = run_cell(
+            cell.folder,
+            should_stop=lambda: interrupts.count > 0,
+            listen=partial(_show, view, cell.id),
+            **options.cell(),
+        )
+        view.ended(board.end(cell, end))
+
+
+def _show(view: View, name: str, status: Mapping[str, Any]) -> None:
+    view.tick({name: status})
+
+
+# Processes.
+
+
+@dataclass
+class Slot:
+    """A place for one worker: the device it has, and the worker and its cell while there are any."""
+
+    device: str
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    cell: Cell | None = None
+    heard: bytes = b""
+
+
+def slots_for(runs: Sequence[Run], workers: int | None) -> list[Slot]:
+    """One slot per core for CPU runs (fewer where a run takes several threads), one per GPU for GPU runs."""
+    slots = []
+    threads = max((run.threads for run in runs), default=1)
+    environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    devices = {run.device for run in runs}
+    if "cpu" in devices:
+        count = workers or max(1, cores() // threads)
+        slots += [Slot("cpu", environment) for _ in range(min(count, len(runs)))]
+    if "cuda" in devices:
+        names = gpus()
+        count = workers or len(names)
+        visible = [names[i % len(names)] for i in range(min(count, len(runs)))]
+        slots += [Slot("cuda", {**environment, "CUDA_VISIBLE_DEVICES": name}) for name in visible]
+    return slots
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+@dataclass
+class Pool:
+    """The worker processes of one launch."""
+
+    board: Board
+    view: View
+    options: LaunchOptions
+    interrupts: Interrupts
+    slots: list[Slot] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.slots = slots_for([cell.run for cell in self.board.waiting], self.options.workers)
+        self.selector = selectors.DefaultSelector()
+        self.stopping = False
+
+    def run(self) -> None:
+        """Until every cell has ended, or Ctrl-C."""
+        try:
+            while (self.board.waiting or self.board.running) and not self.interrupts.count:
+                for slot in self.slots:
+                    self._fill(slot)
+                self._listen()
+            if self.interrupts.count:
+                self._stop()
+        finally:
+            for slot in self.slots:
+                if slot.process is not None and slot.process.stdin is not None:
+                    with suppress(OSError):
+                        slot.process.stdin.close()  # all of them first, then wait for each
+            for slot in self.slots:
+                self._retire(slot)
+            self.selector.close()
+
+    def _fill(self, slot: Slot) -> None:
+        """Give a cell to a slot that has none, if one can start."""
+        if slot.cell is not None or (cell := self.board.take([slot.device])) is None:
+            return
+        slot.cell = cell
+        request = {
+            "folder": str(cell.folder.path.resolve()),
+            "attempt": self.board.attempts[cell.id],
+            "options": self.options.cell(),
+        }
+        if slot.process is None:
+            self._start(slot, cell)
+        assert slot.process is not None and slot.process.stdin is not None
+        with suppress(BrokenPipeError):  # it is dead: that is noticed where its answers are read
+            slot.process.stdin.write((json.dumps(request) + "\n").encode())
+            slot.process.stdin.flush()
+
+    def _start(self, slot: Slot, cell: Cell) -> None:
+        """Start the slot's worker; what goes wrong before its first cell can be read in that cell's log."""
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        with open_log(cell.folder) as log:
+            slot.process = subprocess.Popen(
+                [sys.executable, "-m", "bench.launch.worker", *registry.plugin_files()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, **slot.environment, "PYTHONPATH": os.pathsep.join(paths)},
+                start_new_session=True,  # the terminal's Ctrl-C is for the launcher only
+            )
+        assert slot.process.stdout is not None
+        os.set_blocking(slot.process.stdout.fileno(), False)
+        self.selector.register(slot.process.stdout, selectors.EVENT_READ, slot)
+
+    def _listen(self) -> None:
+        """Wait a moment for answers; take them, and the news of deaths."""
+        ready = [key.data for key, _ in self.selector.select(TICK)]
+        for slot in self.slots:
+            # A process that a plugin forked may hold the pipe of a dead worker open: so ask for the worker itself.
+            dead = slot.process is not None and slot.process.poll() is not None
+            if slot in ready or dead:
+                self._hear(slot, dead)
+        self.view.tick({cell.id: cell.folder.status for cell in self.board.running.values()})
+
+    def _hear(self, slot: Slot, dead: bool) -> None:
+        assert slot.process is not None and slot.process.stdout is not None
+        try:
+            while piece := os.read(slot.process.stdout.fileno(), 1 << 16):
+                slot.heard += piece
+            dead = True  # the end of its pipe
+        except BlockingIOError:
+            pass
+        while b"\n" in slot.heard and slot.cell is not None:
+            answer, _, slot.heard = slot.heard.partition(b"\n")
+            cell, slot.cell = slot.cell, None
+            end = End(**json.loads(answer))
+            self.view.ended(self.board.end(cell, end))
+            if end.state in ("failed", "oom"):  # may have left the process, or its GPU, in a bad state
+                self._retire(slot)
+                return
+        if dead:
+            self._bury(slot)
+
+    def _bury(self, slot: Slot) -> None:
+        """A worker is gone: its cell, if it had one, has lost an attempt."""
+        process = self._retire(slot)
+        if slot.cell is None or process is None:
+            return
+        if self.stopping:  # before it could listen to the request, or at it
+            self._end_stopped(slot, "its worker ended before it could write a checkpoint; the one before it stays")
+            return
+        cell, slot.cell = slot.cell, None
+        code = process.returncode
+        how = f"worker killed by signal {-code}" if code < 0 else f"worker exited with code {code}, see log.txt"
+        self.view.ended(self.board.lost(cell, how))
+
+    def _retire(self, slot: Slot) -> subprocess.Popen[bytes] | None:
+        """Let the slot's process end: it does at the end of its stdin."""
+        process, slot.process, slot.heard = slot.process, None, b""
+        if process is None:
+            return None
+        assert process.stdin is not None and process.stdout is not None
+        self.selector.unregister(process.stdout)
+        process.stdout.close()
+        with suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        return process
+
+    def _stop(self) -> None:
+        """After Ctrl-C: the workers write their checkpoints and end; a second one, or too long a wait, kills them."""
+        self.view.say("stopping: cells write their checkpoints; Ctrl-C again kills them")
+        self.stopping = True
+        for slot in self.slots:
+            if slot.process is not None:
+                slot.process.terminate()
+        deadline = time.monotonic() + GRACE
+        while self.board.running and self.interrupts.count < 2 and time.monotonic() < deadline:
+            self._listen()
+        for slot in self.slots:
+            if slot.process is not None and slot.cell is not None:
+                slot.process.kill()
+                slot.process.wait()
+                self._end_stopped(slot, "killed before it could write a checkpoint; the one before it stays")
+
+    def _end_stopped(self, slot: Slot, reason: str) -> None:
+        cell, slot.cell = slot.cell, None
+        assert cell is not None
+        with suppress(OSError):
+            cell.folder.set_status(**{**cell.folder.status, "state": "stopped", "reason": reason})
+        self.view.ended(self.board.end(cell, End("stopped", reason)))

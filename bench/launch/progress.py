@@ -1,0 +1,184 @@
+"""What the user sees while a grid runs: live bars in a terminal, plain lines elsewhere, nothing when that is asked."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from bench.launch.plan import Board, Cell, progress_of
+from bench.results import read_json
+
+LINE_SECONDS = 15.0
+"""Between two plain lines about cells that are still running."""
+
+Statuses = Mapping[str, Mapping[str, Any]]
+"""The last status of each running cell, by its id."""
+
+
+def view_for(board: Board, quiet: bool) -> View:
+    """The view that suits where the output goes."""
+    if quiet:
+        return View(board)
+    return Bars(board) if sys.stdout.isatty() else Lines(board)
+
+
+class View:
+    """Shows nothing; the others say more."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+    def tick(self, live: Statuses) -> None:
+        """Time has passed, and this is how the running cells stand."""
+
+    def ended(self, cells: Sequence[Cell]) -> None:
+        """These cells have ended."""
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+
+
+class Lines(View):
+    """One line at each cell's end, one every now and then while cells run, and a last one."""
+
+    def __enter__(self) -> Self:
+        self.last = time.monotonic()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if raised[0] is None:
+            self.say(closing_line(self.board))
+
+    def tick(self, live: Statuses) -> None:
+        """A line when the last one was long ago."""
+        if time.monotonic() - self.last < LINE_SECONDS:
+            return
+        self.last = time.monotonic()
+        told = "; ".join(cell_text(cell, live.get(name, {})) for name, cell in self.board.running.items())
+        self.say(f"{counted(self.board)}, {left_text(self.board.seconds_left(live))}: {told or 'starting'}")
+
+    def ended(self, cells: Sequence[Cell]) -> None:
+        """A line for each."""
+        for cell in cells:
+            self.last = time.monotonic()
+            self.say(f"{counted(self.board)}: {end_text(self.board, cell)}")
+
+    def say(self, text: str) -> None:
+        """The line itself."""
+        print(text, flush=True)
+
+
+class Bars(View):
+    """An overall bar, and a row for each running cell; lines for what needs the user's eye stay above them."""
+
+    def __enter__(self) -> Self:
+        self.console = Console()
+        self.live = Live(self._picture({}), console=self.console, refresh_per_second=4)
+        self.live.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.live.update(self._picture({}))
+        self.live.stop()
+        if raised[0] is None:
+            self.say(closing_line(self.board))
+
+    def tick(self, live: Statuses) -> None:
+        """Draw anew."""
+        self.live.update(self._picture(live))
+
+    def ended(self, cells: Sequence[Cell]) -> None:
+        """A line for each that is not done."""
+        for cell in cells:
+            if self.board.ends[cell.id].state != "done":
+                self.say(end_text(self.board, cell))
+
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        self.console.print(Text(text), soft_wrap=True)
+
+    def _picture(self, live: Statuses) -> Group:
+        board = self.board
+        total = Table.grid(padding=(0, 1))
+        total.add_row(
+            counted(board),
+            ProgressBar(len(board.cells), len(board.ends), width=40),
+            left_text(board.seconds_left(live)) if board.waiting or board.running else "",
+        )
+        if not board.running:
+            return Group(total)
+        rows = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for name in ("running", "phase"):
+            rows.add_column(name, no_wrap=True)
+        rows.add_column("", no_wrap=True)
+        for name in ("done", "loss", "accuracy"):
+            rows.add_column(name, justify="right", no_wrap=True)
+        for name, cell in board.running.items():
+            status = live.get(name, {})
+            done = progress_of(status)
+            bar = ProgressBar(1, done, width=20)
+            loss, accuracy = (number(status.get(key)) for key in ("loss", "accuracy"))
+            rows.add_row(Text(cell.label), status.get("phase") or "", bar, f"{done:.0%}", loss, accuracy)
+        return Group(total, rows)
+
+
+def counted(board: Board) -> str:
+    """How many cells have ended, of how many."""
+    return f"{len(board.ends)} of {len(board.cells)} cells"
+
+
+def cell_text(cell: Cell, status: Mapping[str, Any]) -> str:
+    """A running cell in a few words."""
+    facts = [f"{progress_of(status):.0%}"]
+    facts += [f"{key} {number(status[key])}" for key in ("loss", "accuracy") if status.get(key) is not None]
+    return " ".join(filter(None, [cell.label, status.get("phase"), ", ".join(facts)]))
+
+
+def end_text(board: Board, cell: Cell) -> str:
+    """How a cell ended."""
+    end = board.ends[cell.id]
+    if end.state != "done":
+        return f"{cell.label} {end.state}" + (f": {end.reason}" if end.reason else "")
+    result = read_json(cell.folder / "result.json") or {}
+    scores, costs = result.get("scores") or [{}], result.get("costs", {})
+    facts = [f"{key} {number(scores[0].get(key))}" for key in ("accuracy", "loss")]
+    return f"{cell.label} done: {', '.join(facts)}, {costs.get('training_seconds', 0):.1f} s of training"
+
+
+def closing_line(board: Board) -> str:
+    """How the cells of a launch ended, counted; with what was not done in it told apart."""
+    kept = sum(cell.decision.action == "keep" for cell in board.cells)
+    states = Counter(board.states().values())
+    told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return f"{len(board.cells)} cells: {told}" + (f" ({kept} kept from before)" if kept else "")
+
+
+def number(value: float | None) -> str:
+    """A loss or an accuracy to three digits after the point; a dash when there is none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def left_text(seconds: float | None) -> str:
+    """Time left, as roughly as it is known."""
+    if seconds is None:
+        return "time left unknown"
+    if seconds < 60:
+        return f"about {seconds:.0f} s left"
+    if seconds < 3600:
+        return f"about {seconds / 60:.0f} min left"
+    return f"about {seconds / 3600:.1f} h left"

@@ -1,0 +1,27 @@
+"""The surface that a task imports: the contract, the decorator, and label corruption."""
+
+from bench.registry import register_task
+from bench.tasks.base import (
+    IGNORED,
+    Batch,
+    Split,
+    StreamState,
+    Task,
+    TaskConfig,
+    corrupt,
+    corrupted_ceiling,
+    corrupted_floor,
+)
+
+__all__ = [
+    "IGNORED",
+    "Batch",
+    "Split",
+    "StreamState",
+    "Task",
+    "TaskConfig",
+    "corrupt",
+    "corrupted_ceiling",
+    "corrupted_floor",
+    "register_task",
+]

@@ -1,0 +1,378 @@
+"""Data sets on disk: what there is, how it comes, where it lies.
+
+A natural task names its `Dataset`; this file downloads it (`fetch`) or takes the user's files (`import_`), has them
+checked and prepared, and opens the result. Everything lies under `$BENCH_DATA` (otherwise the platform's cache folder):
+
+    NAME/prepared.json          what is here: sources with their sha256, counts, settings, and the folder of the arrays
+    NAME/arrays-XXXX/*.npy      one array per split (and what belongs to it), opened memory-mapped
+    NAME/recorded-hashes.json   size and sha256 of downloads that have no published hash, held to from then on
+    NAME/downloads/             finished files of a fetch that was interrupted
+    NAME/lock                   one process at a time changes this folder
+
+Arrays count as here once `prepared.json`, replaced in one rename, names their folder: a reader sees the old data or the
+new, whole. What a killed process left behind is named by nothing and swept away by the next fetch or import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import registry
+from bench.errors import BadInput, unknown
+
+Progress = Callable[[str, int, int], None]
+"""Called as `progress(what, done, total)` while work goes on; a total of 0 is not known. `done` may start again."""
+
+Prepare = Callable[[Path, Path, Progress], dict[str, Any]]
+"""`prepare(source, into, progress)`: check the user's `source`, write `into/SPLIT.npy`, and return `sources`, `counts`
+and `settings` for `prepared.json`. Raises `BadInput` with one line for anything wrong with the source."""
+
+CHUNK = 1 << 20  # bytes read or downloaded at a time: large enough to be fast, small enough for smooth progress
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """The progress of someone who does not want to see it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A public file. Without a published sha256 the first download's is recorded."""
+
+    url: str
+    sha256: str | None = None
+
+    @property
+    def file(self) -> str:
+        """The name under which it is downloaded."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is known about a data set, and how the user's files become token arrays."""
+
+    origin: str  # who made it; for `data list`
+    size: str
+    licence: str
+    accepts: str  # what `data import` takes
+    sources: tuple[Source, ...] = ()  # none: it cannot be fetched
+    prepare: Prepare | None = None  # None: it comes with a library and is always here
+    ask: str = ""  # where to get it when it cannot be fetched
+    version: int = 1  # raised when the prepared form changes
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # of one that comes with a library
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of `data list`."""
+
+    name: str
+    source: str
+    urls: tuple[str, ...]
+    size: str
+    licence: str
+    here: str | None  # where the arrays lie, or "bundled"; None when the data would have to be brought
+    counts: Mapping[str, Mapping[str, int]]  # split -> what is counted -> how many
+    hint: str  # what to do when it is not here, in one line; otherwise empty
+
+
+def cache() -> Path:
+    """The folder that holds all data sets."""
+    if given := os.environ.get("BENCH_DATA"):
+        return Path(given).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("recurbench"))
+
+
+def datasets() -> dict[str, Dataset]:
+    """The data sets of all registered tasks, by the task's name."""
+    found = {name: getattr(registry.tasks.get(name), "dataset", None) for name in registry.tasks.names()}
+    return {name: dataset for name, dataset in found.items() if dataset is not None}
+
+
+def catalogue() -> list[Entry]:
+    """Every data set: source, size, licence, and whether it is here."""
+    return [_entry(name, dataset) for name, dataset in datasets().items()]
+
+
+def missing(name: str, dataset: Dataset) -> str | None:
+    """Why the data cannot be used and which commands bring it, in one line; None when it is here."""
+    if dataset.prepare is None:
+        return None
+    about = _about(name)
+    if about is not None and about.get("version") == dataset.version and _folder(name, about).is_dir():
+        return None
+    state = "is not here" if about is None else "was prepared by another version or is damaged"
+    by_hand = f"`python run_bench.py data import {name} --from PATH`"
+    if dataset.sources:
+        return f"{name}: its data {state}; bring it with `python run_bench.py data fetch {name}` or {by_hand}"
+    return f"{name}: its data {state}; {dataset.ask}, then bring it with {by_hand} (PATH: {dataset.accepts})"
+
+
+def arrays(name: str, dataset: Dataset) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The prepared arrays, memory-mapped (private copies on write), and the contents of `prepared.json`.
+
+    Raises `BadInput` when the data is not here or is damaged.
+    """
+    if reason := missing(name, dataset):
+        raise BadInput(reason)
+    about = _about(name)
+    assert about is not None
+    opened = {}
+    for key, shape in about["arrays"].items():
+        path = _folder(name, about) / f"{key}.npy"
+        try:
+            opened[key] = np.load(path, mmap_mode="c")
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{name}: {path} is damaged ({line(error)}); fetch or import {name} again") from None
+        if list(opened[key].shape) != shape:
+            raise BadInput(
+                f"{name}: {path} is damaged (its size is not the recorded one); fetch or import {name} again"
+            )
+    return opened, about
+
+
+def fetch(name: str, progress: Progress = quiet, sources: tuple[Source, ...] | None = None) -> Entry:
+    """Download, verify and prepare a data set; does nothing when it is here already. Safe to interrupt and repeat.
+
+    A repeated fetch keeps the files that were finished and starts the others again. `sources` stands in for the public
+    files. Raises `BadInput` when there is no public file, when a download fails, and when a file is not the right one.
+    """
+    dataset = _known(name)
+    if sources is None:
+        sources = dataset.sources
+    if dataset.prepare is None:
+        raise BadInput(f"data fetch {name}: {name} is bundled ({dataset.origin}); there is nothing to fetch")
+    if not sources:
+        raise BadInput(
+            f"data fetch {name}: there is no public file to download; {dataset.ask}, then run "
+            f"`python run_bench.py data import {name} --from PATH` (PATH: {dataset.accepts})"
+        )
+    with _working(f"data fetch {name}", name, progress) as home:
+        if missing(name, dataset) is not None:
+            downloads, records = home / "downloads", home / "recorded-hashes.json"
+            recorded = json.loads(records.read_text()) if records.exists() else {}
+            for source in sources:
+                _download(source, recorded.get(source.url, {}).get("sha256"), downloads, progress)
+            try:
+                _prepare(name, dataset, downloads, home, [source.url for source in sources], progress)
+            except BadInput:  # not what it should be, an error page for one: neither kept nor recorded
+                shutil.rmtree(downloads)
+                raise
+            new = [source for source in sources if source.sha256 is None and source.url not in recorded]
+            recorded |= {source.url: fingerprint_of_file(downloads / source.file) for source in new}
+            if new:
+                _write_json(records, recorded)
+            shutil.rmtree(downloads)
+    return _entry(name, dataset)
+
+
+def import_(name: str, path: str | Path, progress: Progress = quiet) -> Entry:
+    """Check and prepare the user's own files; they take the place of what was here.
+
+    Raises `BadInput`, and leaves the prepared data as it was, when anything is wrong with them.
+    """
+    dataset = _known(name)
+    if dataset.prepare is None:
+        raise BadInput(f"data import {name}: {name} is bundled ({dataset.origin}); there is nothing to import")
+    source = Path(path).expanduser().absolute()
+    if not source.exists():
+        raise BadInput(f"data import {name}: no file or folder {str(path)!r}; should be {dataset.accepts}")
+    with _working(f"data import {name}", name, progress) as home:
+        _prepare(name, dataset, source, home, [], progress)
+    return _entry(name, dataset)
+
+
+def fingerprint_of_file(path: Path) -> dict[str, Any]:
+    """Name, size in bytes and sha256 of a file, for `prepared.json`."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _known(name: str) -> Dataset:
+    known = datasets()
+    if name not in known:
+        raise unknown("data set", name, known)
+    return known[name]
+
+
+def _entry(name: str, dataset: Dataset) -> Entry:
+    hint = missing(name, dataset)
+    about = _about(name) if dataset.prepare is not None and hint is None else None
+    here = str(_folder(name, about)) if about else None if hint else "bundled"
+    urls = tuple(source.url for source in dataset.sources)
+    counts = about["counts"] if about else dataset.counts
+    return Entry(name, dataset.origin, urls, dataset.size, dataset.licence, here, counts, hint or "")
+
+
+def _about(name: str) -> dict[str, Any] | None:
+    """The contents of `prepared.json`; None when nothing was prepared."""
+    path = cache() / name / "prepared.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # no permission, for one: says nothing about what is here
+        raise BadInput(f"{name}: cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        return {"folder": "", "arrays": {}}  # `missing` calls it damaged
+
+
+def _folder(name: str, about: Mapping[str, Any]) -> Path:
+    return cache() / name / about["folder"]
+
+
+@contextmanager
+def _working(command: str, name: str, progress: Progress) -> Iterator[Path]:
+    """The data set's folder, while no other process changes it. Errors that a user can act on become one line."""
+    import filelock
+
+    home = cache() / name
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(home / "lock")
+        try:
+            held = lock.acquire(timeout=0)
+        except filelock.Timeout:
+            progress(f"waiting for another process that prepares {name}", 0, 0)
+            held = lock.acquire()
+        with held:
+            _sweep(home)
+            try:
+                yield home
+            finally:
+                _sweep(home)
+    except BadInput as error:
+        raise BadInput(f"{command}: {error}") from None
+    except (OSError, json.JSONDecodeError) as error:  # no space left, no permission, a record edited by hand
+        raise BadInput(f"{command}: {line(error)}") from None
+
+
+def _sweep(home: Path) -> None:
+    """Remove what no `prepared.json` names: arrays replaced or never finished, temporary files of killed processes."""
+    about = _about(home.name)
+    kept = about["folder"] if about else None
+    for path in home.glob("arrays-*"):
+        if path.name != kept:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in (*home.glob("*.writing"), *home.glob("downloads/tmp*")):
+        path.unlink(missing_ok=True)
+    if (home / "downloads").is_dir() and not any((home / "downloads").iterdir()):
+        (home / "downloads").rmdir()
+
+
+def _prepare(name: str, dataset: Dataset, source: Path, home: Path, urls: list[str], progress: Progress) -> None:
+    """Write the arrays into a folder of their own, then let `prepared.json` name it."""
+    assert dataset.prepare is not None
+    folder = Path(tempfile.mkdtemp(prefix="arrays-", dir=home))
+    folder.chmod(0o755)  # mkdtemp's 0700 would lock out the others who share a cache
+    told = dataset.prepare(source, folder, progress)
+    shapes, digest = {}, hashlib.sha256()
+    for path in sorted(folder.glob("*.npy")):
+        array = np.load(path, mmap_mode="r")
+        shapes[path.stem] = list(array.shape)
+        digest.update(f"{path.stem} {array.dtype} {array.shape}\n".encode())
+        with path.open("rb") as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+            os.fsync(stream.fileno())
+    _fsync_folder(folder)
+    about = {
+        "dataset": name,
+        "version": dataset.version,
+        "prepared_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "urls": urls,
+        **told,
+        "arrays": shapes,
+        "fingerprint": digest.hexdigest(),
+        "folder": folder.name,
+    }
+    _write_json(home / "prepared.json", about)
+
+
+def _download(source: Source, recorded: str | None, downloads: Path, progress: Progress) -> None:
+    """Bring one file into `downloads`, unless it lies there already; it appears under its name only when verified."""
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    known = source.sha256 or recorded
+    bar = _Bar(f"downloading {source.file}", progress)
+    # "identity": the length the server announces is then that of the file, so that a cut can be told from an end.
+    http = pooch.HTTPDownloader(bar, CHUNK, headers={"Accept-Encoding": "identity"})
+
+    def get(url: str, output: str, _: object) -> None:
+        http(url, output, None)
+        got = Path(output).stat().st_size
+        if bar.total and got != bar.total:
+            raise BadInput(f"{url}: the transfer ended after {got:,} of {bar.total:,} bytes; run the command again")
+        if known and (digest := pooch.file_hash(output)) != known:
+            origin = "published" if source.sha256 else "recorded at the first fetch, in recorded-hashes.json"
+            raise BadInput(f"{url}: not the expected file: its sha256 is {digest}, not {known} ({origin})")
+
+    try:
+        pooch.retrieve(source.url, f"sha256:{known}" if known else None, source.file, downloads, downloader=get)
+    except requests.HTTPError as error:
+        answer = error.response
+        said = line(error) if answer is None else f"{answer.status_code} {answer.reason}"
+        raise BadInput(f"{source.url}: the server says {said}") from None
+    except requests.RequestException as error:
+        raise BadInput(f"{source.url}: the transfer broke off ({line(error)}); run the command again") from None
+
+
+class _Bar:
+    """What pooch takes for a progress bar: passes on how many bytes are done."""
+
+    def __init__(self, what: str, progress: Progress) -> None:
+        self.what, self.progress = what, progress
+        self.done = self.total = 0
+
+    def update(self, n: int) -> None:
+        self.done = min(self.done + n, self.total) if self.total else self.done + n
+        self.progress(self.what, self.done, self.total)
+
+    def reset(self) -> None:
+        self.done = 0
+
+    def close(self) -> None:
+        pass
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Written beside, made durable, renamed."""
+    beside = path.with_name(f"{path.name}.writing")
+    with beside.open("w") as stream:
+        json.dump(content, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(path)
+    _fsync_folder(path.parent)
+
+
+def _fsync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind when it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,164 @@
+"""modular-arithmetic: find a hidden rule from examples, in context, and apply it.
+
+    the hidden rule y = (3 x + 1) mod 8:
+    x = 2 7 5 0 2 7  ->  y = 7 . 0 . 7 .
+
+Every sequence has a rule y = (w x + b) mod V of its own; the inputs are x_1 y_1 x_2 y_2 ..., and every x is scored with
+its y. The first answers cannot be known, so judge against the ceiling. Source: the paper, arXiv 2606.06479 (its
+in-context-learning task).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from bench.config import Natural
+from bench.errors import BadInput
+from bench.registry import register_task
+from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig
+
+Range = tuple[Natural, Natural]
+
+
+class ModularArithmeticConfig(TaskConfig):
+    """Knobs of modular-arithmetic; length / 2 is the number of examples."""
+
+    length: Annotated[int, Field(ge=2)] = Field(32, description="two inputs an example; an odd length is cut")
+    modulus: Annotated[int, Field(ge=2)] = Field(8, description="V: symbols are 0..V - 1")
+    w: Range | None = Field(None, description="first and last factor of the rules; null: all residues")
+    b: Range | None = Field(None, description="first and last offset of the rules; null: all residues")
+
+    @model_validator(mode="after")
+    def _ranges_are_residues(self) -> ModularArithmeticConfig:
+        for name, (first, last) in (("w", self.factors), ("b", self.offsets)):
+            if not first <= last < self.modulus:
+                raise ValueError(f"{name}: [{first}, {last}] given; should be [first, last] within 0..{self.modulus - 1}")
+        return self
+
+    @property
+    def factors(self) -> Range:
+        return self.w or (0, self.modulus - 1)
+
+    @property
+    def offsets(self) -> Range:
+        return self.b or (0, self.modulus - 1)
+
+
+@register_task("modular-arithmetic")
+class ModularArithmetic(Task):
+    """A rule of modular arithmetic, learned from the sequence itself."""
+
+    Config = ModularArithmeticConfig
+    config: ModularArithmeticConfig
+    axis = "modulus"
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.modulus
+
+    def _examples(self, length: int) -> int:
+        if length < 2:
+            raise BadInput(f"{self.name}: length {length} given; should be at least 2")
+        return length // 2
+
+    def sample(self, split: Split, batch_size: int, length: int, generator: torch.Generator) -> Batch:
+        n, device = self._examples(length), generator.device
+        w, b = (
+            torch.randint(first, last + 1, (batch_size, 1), generator=generator, device=device)
+            for first, last in (self.config.factors, self.config.offsets)
+        )
+        inputs = torch.randint(self.config.modulus, (batch_size, n), generator=generator, device=device)
+        outputs = (w * inputs + b) % self.config.modulus
+        x = torch.stack([inputs, outputs], 2).flatten(1)  # (B, 2 n)
+        y = torch.stack([outputs, torch.full_like(outputs, IGNORED)], 2).flatten(1)
+        return Batch(x, y)
+
+    def scored_columns(self, length: int) -> range:
+        return range(0, length // 2 * 2, 2)
+
+    def chance(self, length: int) -> float:
+        rules = _rules(self.config.modulus, self.config.factors, self.config.offsets)
+        return 1 / len(np.unique(rules))
+
+    def loss_floor(self, length: int) -> float:
+        return self._bayes(length)[0]
+
+    def accuracy_ceiling(self, length: int) -> float:
+        return self._bayes(length)[1]
+
+    def _bayes(self, length: int) -> tuple[float, float]:
+        """Loss and accuracy of the Bayes-optimal predictor, averaged over the scored positions."""
+        n, modulus = self._examples(length), self.config.modulus
+        after = bayes_after(modulus, self.config.factors, self.config.offsets)
+        loss, accuracy = after[0]  # g = 0: nothing seen yet
+        for seen in range(1, n):
+            for g, share in gcd_shares(modulus, seen).items():
+                loss += share * after[g][0]
+                accuracy += share * after[g][1]
+        return loss / n, accuracy / n
+
+    def rules(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        return {"echo the last symbol": lambda x: x, "the last answer again": lambda x: x.roll(1, 1)}
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def gcd_shares(modulus: int, seen: int) -> dict[int, float]:
+    """How likely gcd(V, x_2 - x_1, .., x_seen - x_1) is each divisor of V, for independent uniform x."""
+    shares: dict[int, float] = {}
+    for d in reversed(_divisors(modulus)):  # all differences are multiples of d, less those of a multiple of d
+        shares[d] = d ** -(seen - 1.0) - sum(share for g, share in shares.items() if g % d == 0)
+    return shares
+
+
+def _rules(modulus: int, factors: Range, offsets: Range) -> np.ndarray:
+    """What every rule answers to every x: (number of w, number of b, V)."""
+    w, b = (np.arange(first, last + 1) for first, last in (factors, offsets))
+    return (w[:, None, None] * np.arange(modulus) + b[:, None]) % modulus
+
+
+@lru_cache
+def bayes_after(modulus: int, factors: Range, offsets: Range) -> dict[int, tuple[float, float]]:
+    """Expected loss (nats) and accuracy of the Bayes-optimal next answer, by what the examples so far have in common.
+
+    Examples (x_i, y_i) agree with exactly the rules that share y_1 and w mod V / g, where g = gcd(V, all x_i - x_1). The
+    next answer, at x, would tell w mod h V / g, where h = g / gcd(g, x - x_1). So the rules with one (w mod V / g, y_1)
+    are those that are still possible, and those of them with one w mod h V / g give one answer: count both. Key 0 is for
+    no examples at all: then the answer itself is counted.
+    """
+    factor, offset = (np.arange(first, last + 1) for first, last in (factors, offsets))
+    # the first x shifts y_1 only, which changes no count while all offsets are possible
+    firsts = range(modulus) if len(offset) < modulus else range(1)
+    answers = _rules(modulus, factors, offsets).reshape(-1, modulus)
+    blank = np.stack([np.bincount(answers[:, x], minlength=modulus) for x in range(modulus)], 1)  # (answer, x)
+    result = {0: _expected(blank)}
+    for g in _divisors(modulus):
+        known = modulus // g
+        total = np.zeros(2)
+        for h in _divisors(g):
+            share = sum(math.gcd(h, i) == 1 for i in range(1, h + 1)) / g  # phi(h) of the g residues of x - x_1
+            told = factor % (known * h) * modulus  # w mod h V / g leads the index, y_1 follows
+            for x in firsts:
+                index = told[:, None] + (factor[:, None] * x + offset) % modulus
+                counts = np.bincount(index.ravel(), minlength=known * h * modulus)
+                total += share / len(firsts) * np.array(_expected(counts.reshape(h, known * modulus)))
+        result[g] = (float(total[0]), float(total[1]))
+    return result
+
+
+def _expected(counts: np.ndarray) -> tuple[float, float]:
+    """Loss and accuracy of guessing the row from the column, for counts of (row, column)."""
+    column = counts.sum(0)
+    some = counts > 0
+    nats = (counts * np.log(np.where(some, column / np.maximum(counts, 1), 1))).sum()
+    return float(nats / column.sum()), float(counts.max(0).sum() / column.sum())

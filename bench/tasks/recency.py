@@ -1,0 +1,95 @@
+"""recency: which of the past symbols will be asked for? Later ones more likely.
+
+    x = 3 1 0 2 2 4  ->  y = . . . . . 2      (4 with weight 1, 2 with 0.9 + 0.81, 0 with 0.73, ..)
+
+The label of the last position is the symbol k steps back, k drawn with weight decay ** k, over the sequence as it is. With
+`primacy` the k steps count from the start. A good predictor knows how often, and how lately, every symbol came; nobody
+can know the label, so judge against the ceiling. From the paper's reference code (arXiv 2606.06479).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bench import streams
+from bench.config import Share
+from bench.registry import register_task
+from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig
+
+STANDARD_ERROR = 5e-4  # of floor and ceiling; takes at most a few seconds, once for every length
+CHUNK = 2**13  # sequences; 64 MB at length 1,000
+
+
+class RecencyConfig(TaskConfig):
+    """Knobs of recency."""
+
+    symbols: Annotated[int, Field(ge=2)] = Field(8, description="symbols, 0..symbols - 1")
+    decay: Share = Field(0.9, description="weight of a position relative to its neighbour nearer to the favoured end")
+    primacy: bool = Field(False, description="favour the start of the sequence instead of its end")
+
+
+@register_task("recency")
+class Recency(Task):
+    """A past symbol, most likely a late one (or an early one)."""
+
+    Config = RecencyConfig
+    config: RecencyConfig
+    axis = "decay"
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.symbols
+
+    def sample(self, split: Split, batch_size: int, length: int, generator: torch.Generator) -> Batch:
+        device = generator.device
+        x = torch.randint(self.config.symbols, (batch_size, length), generator=generator, device=device)
+        below = weights(length, self.config.decay, device).cumsum(0)
+        u = torch.rand((batch_size, 1), generator=generator, device=device, dtype=torch.float64)
+        k = torch.searchsorted(below, u, right=True).clamp(max=length - 1)  # the clamp is for rounding
+        y = torch.full_like(x, IGNORED)
+        y[:, -1:] = x.gather(1, k if self.config.primacy else length - 1 - k)
+        return Batch(x, y)
+
+    def scored_columns(self, length: int) -> range:
+        return range(length - 1, length)
+
+    def loss_floor(self, length: int) -> float:
+        return bayes(length, self.config.symbols, self.config.decay)[0]
+
+    def accuracy_ceiling(self, length: int) -> float:
+        return bayes(length, self.config.symbols, self.config.decay)[1]
+
+    def rules(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        return {**super().rules(), "the first symbol": lambda x: x[:, :1].expand_as(x)}
+
+
+def weights(length: int, decay: float, device: torch.device | str = "cpu") -> Tensor:
+    """How likely k steps from the favoured end are, (T,) float64."""
+    weight = decay ** torch.arange(length, dtype=torch.float64, device=device)
+    return weight / weight.sum()
+
+
+@lru_cache
+def bayes(length: int, symbols: int, decay: float) -> tuple[float, float]:
+    """Loss (nats) and accuracy of the Bayes-optimal predictor, which gives each symbol the weight of its positions.
+
+    There is no closed form: the means over random sequences of a fixed stream, as many as bring both standard errors
+    under `STANDARD_ERROR`. Start and end are alike. Weights that together are below 1e-9 are left out.
+    """
+    weight = weights(length, decay)
+    weight = weight[: int((1 - weight.cumsum(0) > 1e-9).sum()) + 1].float()
+    generator = streams.generator(0, "recency", length, symbols)
+    scores = torch.empty(0, 2, dtype=torch.float64)
+    while len(scores) < 2 * CHUNK or (scores.std(0) / len(scores) ** 0.5).max() > STANDARD_ERROR:
+        x = torch.randint(symbols, (CHUNK, len(weight)), generator=generator)
+        p = torch.zeros(CHUNK, symbols).scatter_add_(1, x, weight.expand(CHUNK, -1)).double()
+        new = torch.stack([torch.special.entr(p).sum(1), p.max(1).values], 1)
+        scores = torch.cat([scores, new])
+    loss, accuracy = scores.mean(0).tolist()
+    return loss, accuracy

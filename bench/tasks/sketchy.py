@@ -1,0 +1,217 @@
+"""sketchy: drawings as 32 x 32 patches of 2 x 2 black or white pixels, each patch to be predicted from those before it.
+
+A patch is a symbol of 16: its pixels, top left, top right, bottom left, bottom right, are the bits 8, 4, 2 and 1, set
+where there is ink. Patches come in raster order, 1,024 to a drawing:
+
+    # .      . .
+    # #  11  . #  1   -> tokens 11 1 ..; x = 11 1 .. -> y = 1 ..
+
+A pixel of the 64 x 64 drawing is ink from a darkness (255 - grey level) of `ink_threshold`. Lines are about two pixels
+wide at 256 x 256: thresholds of 32 to 64 keep them (7.7 % to 6.3 % ink), 128 breaks them. Splits are by photograph, so
+that all drawings of one photograph are on one side. Source: Sangkloy, Burnell, Ham, Hays, ACM Trans. Graph. 35(4),
+2016; as a sequence task in Kumar & Isola, arXiv 2606.06479.
+
+Prepared form: the four grey levels of each patch, so that the threshold stays a knob; windows are binarised as they are
+drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bench.config import Positive
+from bench.errors import BadInput
+from bench.registry import register_task
+from bench.tasks import data
+from bench.tasks.base import Split
+from bench.tasks.windows import SPLITS, ImageConfig, WindowTask
+
+SIDE = 64
+PATCHES = (SIDE // 2) ** 2
+NAME = re.compile(r"(?P<photo>.+)-\d+")  # n02691156_10151-1: the first drawing of the photograph n02691156_10151
+SITE = "http://sketchy.eye.gatech.edu/"
+AT_ONCE = 256  # images read before they are written
+
+
+def prepare(source: Path, into: Path, progress: data.Progress) -> dict[str, Any]:
+    """From a folder of PNG files or an .npz to the grey levels of each split's patches, (drawings x 1024, 4)."""
+    names, read, files = _folder(source) if source.is_dir() else _npz(source)
+    members = _split(names)
+    counts, done, light = {}, 0, 0
+    for split, drawings in members.items():
+        out = np.lib.format.open_memmap(into / f"{split}.npy", "w+", np.uint8, (len(drawings) * PATCHES, 4))
+        for first in range(0, len(drawings), AT_ONCE):
+            progress("preparing sketchy", done, len(names))
+            grey = np.stack([read(i) for i in drawings[first : first + AT_ONCE]])  # (n, 64, 64)
+            out[first * PATCHES : (first + len(grey)) * PATCHES] = patches(grey)
+            light += int((grey >= 128).sum())
+            done += len(grey)
+        out.flush()
+        counts[split] = {"tokens": len(out), "drawings": len(drawings), "photographs": _photographs(names, drawings)}
+    if light < len(names) * SIDE * SIDE / 2:
+        raise BadInput(f"{source.name} is mostly dark; should be black ink on white paper")
+    return {
+        "sources": files(),
+        "counts": counts,
+        "settings": {"side": SIDE, "splits": "by a hash of the photograph's name: 10 % test, 5 % valid"},
+    }
+
+
+def patches(grey: np.ndarray) -> np.ndarray:
+    """The grey levels of each 2 x 2 patch in raster order: (n, 64, 64) -> (n * 1024, 4)."""
+    half = SIDE // 2
+    return grey.reshape(-1, half, 2, half, 2).swapaxes(2, 3).reshape(-1, 4)
+
+
+def shrink(image: np.ndarray) -> np.ndarray:
+    """The mean of each block, rounded: (s, s) -> (64, 64)."""
+    block = image.shape[0] // SIDE
+    return np.rint(image.reshape(SIDE, block, SIDE, block).mean((1, 3))).astype(np.uint8)
+
+
+def _fits(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[0] == shape[1] and shape[0] > 0 and shape[0] % SIDE == 0
+
+
+def _split(names: list[str]) -> dict[Split, list[int]]:
+    """Which drawings are in which split. Depends on names alone: a drawing's side is the same in every subset."""
+    members: dict[Split, list[int]] = {split: [] for split in SPLITS}
+    for i, name in enumerate(names):
+        found = NAME.fullmatch(name)
+        if found is None:
+            raise BadInput(f"{name!r} does not say which photograph was drawn; should be like n02691156_10151-1")
+        draw = _hash(f"photograph {found['photo']}") / 2**64
+        members["test" if draw < 0.10 else "valid" if draw < 0.15 else "train"].append(i)
+    for split, drawings in members.items():
+        if not drawings:
+            raise BadInput(
+                f"{len(names)} drawings are of too few photographs for a {split} split; some hundreds suffice"
+            )
+        drawings.sort(key=lambda i: (_hash(f"drawing {names[i]}"), names[i]))  # not by class: windows cross drawings
+    return members
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _photographs(names: list[str], drawings: Iterable[int]) -> int:
+    return len({names[i].rpartition("-")[0] for i in drawings})
+
+
+Read = Callable[[int], np.ndarray]
+"""The i-th drawing, 64 x 64 grey levels."""
+Files = Callable[[], list[dict[str, Any]]]
+"""What was read, for `prepared.json`."""
+
+
+def _npz(path: Path) -> tuple[list[str], Read, Files]:
+    """Drawings from an archive with `images` (n, s, s) uint8 and `names` (n,)."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if lacking := {"images", "names"} - set(archive.files):
+                raise BadInput(f"{path.name} has no array {' and no array '.join(sorted(lacking))!r}")
+            images, names = archive["images"], archive["names"]
+    except BadInput:
+        raise
+    except (ValueError, EOFError, OSError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadInput(f"{path.name} is not an .npz archive, or is truncated or damaged: {data.line(error)}") from None
+    if images.dtype != np.uint8 or images.ndim != 3 or not _fits(images.shape[1:]):
+        given = f"{images.dtype} {images.shape}"
+        raise BadInput(f"{path.name}: images are {given}; should be uint8 (drawings, s, s), s a multiple of {SIDE}")
+    if names.shape != images.shape[:1]:
+        raise BadInput(f"{path.name}: {images.shape[0]} images but names of shape {names.shape}")
+    stems = [str(name) for name in names]
+    _distinct(stems)
+    return stems, lambda i: shrink(images[i]), lambda: [data.fingerprint_of_file(path)]
+
+
+def _folder(folder: Path) -> tuple[list[str], Read, Files]:
+    """Drawings from PNG files at any depth."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png")
+    if not paths:
+        raise BadInput(f"{folder} has no .png file at any depth")
+    stems = [path.stem for path in paths]
+    _distinct(stems)
+    digests: dict[str, str] = {}
+
+    def read(i: int) -> np.ndarray:
+        raw = paths[i].read_bytes()
+        digests[stems[i]] = hashlib.sha256(raw).hexdigest()
+        return shrink(_png(paths[i]))
+
+    def files() -> list[dict[str, Any]]:
+        listing = "".join(f"{digests[stem]}  {stem}\n" for stem in sorted(digests))
+        total = sum(path.stat().st_size for path in paths)
+        whole = hashlib.sha256(listing.encode()).hexdigest()  # of the list of hashes: a line for each drawing
+        return [{"file": f"{len(paths)} PNG files", "bytes": total, "sha256": whole}]
+
+    return stems, read, files
+
+
+def _distinct(stems: list[str]) -> None:
+    name, times = Counter(stems).most_common(1)[0] if stems else ("", 1)
+    if times > 1:
+        raise BadInput(f"{name!r} is there {times} times; give one version of the drawings, such as one tx_... folder")
+
+
+def _png(path: Path) -> np.ndarray:
+    """The grey levels of an image file, (s, s)."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.mode not in ("1", "L", "P", "RGB"):
+                raise BadInput(f"{path.name} is of mode {image.mode}; should be grey or RGB without transparency")
+            grey = np.asarray(image.convert("L"))
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, zlib.error) as error:
+        raise BadInput(f"{path.name} is not a PNG image, or is truncated or damaged: {data.line(error)}") from None
+    if not _fits(grey.shape):
+        raise BadInput(
+            f"{path.name} has {grey.shape[1]}x{grey.shape[0]} pixels; should be square, a multiple of {SIDE}"
+        )
+    return grey
+
+
+class SketchyConfig(ImageConfig):
+    """Knobs of sketchy: a drawing at a time by default."""
+
+    length: Positive = PATCHES - 1
+    ink_threshold: Annotated[int, Field(gt=0, le=255)] = 48
+    """A pixel is ink from this darkness on. 32 to 64 keep the lines whole; 48 is the middle."""
+
+
+@register_task("sketchy")
+class Sketchy(WindowTask):
+    """Patches of binarised drawings."""
+
+    Config = SketchyConfig
+    config: SketchyConfig
+    vocab_size = 16
+    image_tokens = PATCHES
+    dataset = data.Dataset(
+        origin="Sketchy database (Sangkloy, Burnell, Ham, Hays)",
+        size="75,471 drawings, 309 MB prepared",
+        licence="no licence statement found: for research, to be cited",
+        accepts="a folder of PNG drawings, or an .npz with arrays images and names",
+        prepare=prepare,
+        ask=f"ask for the drawings at {SITE}",
+    )
+
+    def look_up(self, columns: tuple[Tensor, ...], index: Tensor) -> Tensor:
+        """The patches at `index` (B, W) as symbols, binarised now."""
+        ink = columns[0][index] <= 255 - self.config.ink_threshold  # (B, W, 4)
+        bits = torch.tensor([8, 4, 2, 1], dtype=torch.uint8, device=ink.device)
+        return (ink * bits).sum(-1)

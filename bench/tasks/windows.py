@@ -1,0 +1,122 @@
+"""Natural tasks: windows of a long token array, every next token to be predicted.
+
+    tokens = 5 1 4 1 5 9 2, a window of length 4 from the second token:  x = 1 4 1 5 -> y = 4 1 5 9
+
+The arrays are prepared once (see `data`) and memory-mapped, so that memory holds only what is drawn. A split that is
+small enough is copied to the accelerator; of a larger one the windows are gathered on the CPU and sent over.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.errors import BadInput
+from bench.tasks import data
+from bench.tasks.base import Batch, Split, Task, TaskConfig
+
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+LARGEST_ON_DEVICE = 512 * 2**20  # bytes; holds each of mnist and sketchy (278 MB), not tinystories (1.9 GB)
+
+
+class ImageConfig(TaskConfig):
+    """Knobs of the tasks whose tokens are images one after another."""
+
+    start: Literal["image", "anywhere"] = "image"
+    """Where windows begin. Either way a window that is longer than what is left of its image runs into the next."""
+
+
+class LaneState(NamedTuple):
+    """Where the lanes of a stream stand."""
+
+    position: Tensor  # (B,) int64, the index of the next token
+
+
+class WindowTask(Task):
+    """Next-token prediction. Subclasses say where the tokens come from: `dataset`, and `look_up` if they are packed."""
+
+    unit = "bits"
+    dataset: ClassVar[data.Dataset]
+    image_tokens: ClassVar[int] = 1
+    """Tokens of one image, for tasks with an `ImageConfig`."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config)
+        arrays, self.about = self.load()
+        self._columns = {split: tuple(map(torch.from_numpy, self.split_arrays(arrays, split))) for split in SPLITS}
+        self._placed: dict[tuple[Split, torch.device], tuple[Tensor, ...]] = {}
+        anywhere = getattr(config, "start", "anywhere") == "anywhere"
+        self._stride = 1 if anywhere else self.image_tokens
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Which commands bring the data, when it is not here."""
+        return data.missing(cls.name, cls.dataset)
+
+    def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All arrays by name, and what is known about them. Raises `BadInput` when they are not here."""
+        return data.arrays(self.name, self.dataset)
+
+    def split_arrays(self, arrays: dict[str, np.ndarray], split: Split) -> tuple[np.ndarray, ...]:
+        """The arrays that `look_up` needs for a split."""
+        return (arrays[split],)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the prepared data: runs on different data must not be taken for the same."""
+        return self.about["fingerprint"]
+
+    def tokens(self, split: Split) -> int:
+        """How many tokens the split has."""
+        return self._columns[split][0].shape[0]
+
+    def look_up(self, columns: tuple[Tensor, ...], index: Tensor) -> Tensor:
+        """The tokens at `index` (B, W), where the columns are: int64 (B, W)."""
+        return columns[0][index].long()
+
+    def sample(self, split: Split, batch_size: int, length: int, generator: torch.Generator) -> Batch:
+        """Windows from random places. Raises `BadInput` when the split is shorter than a window."""
+        starts = (self._held(split, length) - length - 1) // self._stride + 1
+        first = torch.randint(starts, (batch_size,), generator=generator, device=generator.device) * self._stride
+        return self._windows(split, first, length)
+
+    def stream(  # type: ignore[override]  # the state is the lanes' positions: nothing needs to be drawn ahead
+        self, split: Split, lanes: int, length: int, generator: torch.Generator, state: LaneState | None = None
+    ) -> tuple[Batch, LaneState]:
+        """Lanes that read on from a random place each; after the last token comes the first. Only None begins anew."""
+        total = self._held(split, length)
+        begins = state is None
+        if state is None:
+            images = total // self._stride
+            first = torch.randint(images, (lanes,), generator=generator, device=generator.device) * self._stride
+            state = LaneState(first)
+        batch = self._windows(split, state.position, length)
+        start = torch.full((lanes,), begins, device=state.position.device)
+        return batch._replace(start=start), LaneState((state.position + length) % total)
+
+    def _held(self, split: Split, length: int) -> int:
+        total = self.tokens(split)
+        if length >= total:
+            raise BadInput(
+                f"{self.name}: length {length} given; the {split} split has {total} tokens, so at most {total - 1}"
+            )
+        return total
+
+    def _windows(self, split: Split, first: Tensor, length: int) -> Batch:
+        """The windows that begin at `first` (B,), on its device."""
+        columns = self._on(split, first.device)
+        index = first.to(columns[0].device)[:, None] + torch.arange(length + 1, device=columns[0].device)  # (B, T + 1)
+        window = self.look_up(columns, index % self.tokens(split)).to(first.device)
+        return Batch(window[:, :-1].contiguous(), window[:, 1:].contiguous())
+
+    def _on(self, split: Split, device: torch.device) -> tuple[Tensor, ...]:
+        """The split's arrays on the device, or on the CPU if they are too large for that."""
+        columns = self._columns[split]
+        if device.type == "cpu" or sum(column.nbytes for column in columns) > LARGEST_ON_DEVICE:
+            return columns
+        if (split, device) not in self._placed:
+            self._placed[split, device] = tuple(column.to(device) for column in columns)
+        return self._placed[split, device]

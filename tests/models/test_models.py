@@ -1,0 +1,163 @@
+"""The networks keep what METHODS of the paper say of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench import registry
+from bench.config import ModelConfig
+from bench.models import RNN, CausalTransformer, Teacher, rms_normalise, windows
+from bench.models.layers import Block, _angles
+from bench.models.updaters import count_parameters
+
+SIZES = ModelConfig(d=16, memory_tokens=3, heads=2, encoder_layers=2, decoder_layers=2, updater_layers=2)
+BACKBONES = ["transformer", "mlp", "gru"]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def test_the_causal_transformer_predicts_in_parallel_what_it_streams_with_its_cache():
+    model = CausalTransformer(SIZES, 7, 5).double()
+    x = torch.randint(0, 7, (4, 11))
+    state, streamed = model.initial_state(4), []
+    for x_t in x.unbind(1):
+        state, hidden = model.step(state, x_t)
+        streamed.append(model.read(hidden))
+    torch.testing.assert_close(torch.stack(streamed, 1), model(x), rtol=1e-10, atol=1e-10)
+    assert state[0][0].shape == (4, 2, 11, 8)  # the cache holds every position
+
+
+def test_the_causal_transformer_does_not_see_the_future():
+    model = CausalTransformer(SIZES, 7, 5).double()
+    x = torch.randint(0, 7, (4, 11))
+    other = x.clone()
+    other[:, 6:] = (other[:, 6:] + 1) % 7
+    before, after = model(x)[:, :6], model(other)[:, :6]
+    torch.testing.assert_close(before, after, rtol=0, atol=1e-12)
+    assert not torch.allclose(model(x)[:, 6:], model(other)[:, 6:])
+
+
+def test_a_block_equals_attention_written_out():
+    """Pre-norm attention with rotary positions and a feed-forward part, computed element by element."""
+    block, x = Block(SIZES, 1).double(), torch.randn(2, 5, 16).double()
+    out, _ = block(x)
+
+    def norm(v, weight):
+        return v / (v.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
+
+    def rotate(v, position):  # v (8,): pairs (i, i + 4) turn by position * 10000^(-2i/8)
+        turned = torch.empty_like(v)
+        for i in range(4):
+            angle = torch.tensor(position * 10_000.0 ** (-2 * i / 8)).double()
+            turned[i] = v[i] * angle.cos() - v[i + 4] * angle.sin()
+            turned[i + 4] = v[i + 4] * angle.cos() + v[i] * angle.sin()
+        return turned
+
+    qkv = norm(x, block.attention_norm.weight) @ block.qkv.weight.T
+    mixed = torch.zeros(2, 5, 16).double()
+    for b in range(2):
+        for head in range(2):
+            part = slice(head * 8, head * 8 + 8)
+            q, k, v = qkv[b, :, :16][:, part], qkv[b, :, 16:32][:, part], qkv[b, :, 32:][:, part]
+            q = torch.stack([rotate(q[t], t) for t in range(5)])
+            k = torch.stack([rotate(k[t], t) for t in range(5)])
+            mixed[b, :, part] = (q @ k.T / 8**0.5).softmax(-1) @ v
+    y = x + mixed @ block.merge.weight.T
+    hidden = norm(y, block.feedforward_norm.weight) @ block.expand.weight.T + block.expand.bias
+    y = y + hidden.clamp(min=0).square() @ block.contract.weight.T + block.contract.bias
+    torch.testing.assert_close(out, y, rtol=1e-6, atol=1e-6)  # the table of angles is rounded from float64
+
+
+def test_positions_have_the_same_angles_whatever_the_length_asked_for():
+    short, long = (_angles(n, 8, torch.device("cpu"), torch.float32) for n in (4, 40))
+    assert all(torch.equal(a, b[:4]) for a, b in zip(short, long, strict=True))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_updater_keeps_the_memory_shape_and_the_rnn_normalises_its_tokens(backbone):
+    rnn = RNN(SIZES.model_copy(update={"backbone": backbone}), 7, 5)
+    memory = rnn.update(rnn.initial_state(4), torch.randint(0, 7, (4,)))
+    assert memory.shape == (4, 3, 16)
+    torch.testing.assert_close(memory.square().mean(-1), torch.ones(4, 3), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_unrolling_equals_a_loop_of_updates(backbone):
+    rnn = RNN(SIZES.model_copy(update={"backbone": backbone}), 7, 5).double()
+    x, memory, memories = torch.randint(0, 7, (4, 6)), rnn.initial_state(4), []
+    for x_t in x.unbind(1):
+        memory = rnn.update(memory, x_t)
+        memories.append(memory)
+    torch.testing.assert_close(rnn.unroll(rnn.initial_state(4), x), torch.stack(memories, 1))
+
+
+def test_a_gru_updater_is_the_gru_recurrence():
+    config = SIZES.model_copy(update={"backbone": "gru", "updater_width": 5})
+    updater = registry.backbones.get("gru")(config).double()
+    memory, token = torch.randn(2, 3, 16).double(), torch.randn(2, 16).double()
+    (down, up), (down_c, up_c) = updater.maps
+    m = memory.flatten(1)
+    gates = ((torch.cat([m, token], 1) @ down.weight.T) @ up.weight.T + up.bias).sigmoid()
+    z, r = gates[:, :48], gates[:, 48:]
+    candidate = ((torch.cat([r * m, token], 1) @ down_c.weight.T) @ up_c.weight.T + up_c.bias).tanh()
+    torch.testing.assert_close(updater(memory, token), (z * m + (1 - z) * candidate).view(2, 3, 16))
+
+
+@pytest.mark.parametrize("sizes", [SIZES, ModelConfig()], ids=["tiny", "paper"])
+@pytest.mark.parametrize("backbone", ["mlp", "gru"])
+def test_the_other_updaters_match_the_transformers_parameter_count(backbone, sizes):
+    with torch.device("meta"):
+        target = count_parameters(registry.backbones.get("transformer")(sizes))
+        count = count_parameters(registry.backbones.get(backbone)(sizes))
+    assert abs(count / target - 1) < 0.05
+
+
+def test_paper_sizes_make_the_transformer_baseline_as_large_as_the_rnn():
+    with torch.device("meta"):
+        rnn, transformer = RNN(ModelConfig(), 256, 256), CausalTransformer(ModelConfig(), 256, 256)
+    assert count_parameters(rnn) == count_parameters(transformer)
+
+
+def test_a_context_is_the_same_whatever_padding_stands_before_it():
+    teacher = Teacher(SIZES, 7, 5).double()
+    context = torch.randint(0, 7, (3, 4))
+    padded = torch.cat([torch.full((3, 6), Teacher.PAD), context], 1)
+    torch.testing.assert_close(teacher.encode(padded), teacher.encode(context), rtol=1e-10, atol=1e-10)
+    empty, only_padding = torch.empty(1, 0, dtype=torch.long), torch.full((1, 6), Teacher.PAD)
+    torch.testing.assert_close(teacher.encode(only_padding), teacher.encode(empty), rtol=1e-10, atol=1e-10)
+
+
+def test_the_encoder_normalises_each_memory_token():
+    memory = Teacher(SIZES, 7, 5).encode(torch.randint(0, 7, (3, 4)))
+    torch.testing.assert_close(memory.square().mean(-1), torch.ones(3, 3), rtol=1e-3, atol=1e-3)
+
+
+def test_with_the_decoders_weights_the_readout_gives_the_decoders_first_logits():
+    teacher, rnn = Teacher(SIZES, 7, 5).double(), RNN(SIZES, 7, 5).double()
+    rnn.readout.load_state_dict(teacher.decoder.state_dict())
+    memory, future = rms_normalise(torch.randn(4, 3, 16).double()), torch.randint(0, 7, (4, 6))
+    torch.testing.assert_close(rnn.read(memory), teacher.decode(memory, future)[:, 0], rtol=1e-10, atol=1e-10)
+
+
+def test_the_decoder_is_causal_in_its_future():
+    teacher = Teacher(SIZES, 7, 5).double()
+    memory, future = torch.randn(4, 3, 16).double(), torch.randint(0, 7, (4, 6))
+    other = future.clone()
+    other[:, 3:] = (other[:, 3:] + 1) % 7  # x_{t+4} and later: y_t .. y_{t+3} must not notice
+    logits, changed = teacher.decode(memory, future), teacher.decode(memory, other)
+    torch.testing.assert_close(logits[:, :4], changed[:, :4], rtol=0, atol=1e-12)
+    assert not torch.allclose(logits[:, 4:], changed[:, 4:])
+
+
+def test_windows_cut_what_a_loop_cuts():
+    sequence = torch.arange(20).view(2, 10)
+    first = torch.tensor([[-3, 0, 8], [9, 4, -1]])
+    expected = [
+        [[int(sequence[b, f + j]) if 0 <= f + j < 10 else -7 for j in range(4)] for f in row]
+        for b, row in enumerate(first.tolist())
+    ]
+    assert windows(sequence, first, 4, -7).tolist() == expected

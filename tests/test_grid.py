@@ -1,0 +1,149 @@
+"""Grids: axes, ladders, overrides, `--set`, links between cells; and what is said of bad ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.errors import BadInput
+from bench.grid import grid_names, load_grid, make_grid
+from bench.models.updaters import count_parameters
+from bench.training import build_method, build_task
+from tests.helpers import TINY
+
+BASE = {"task.length": 16, "model": TINY, "training": {"budget": {"steps": 5}}, "device": "cpu"}
+
+
+def grid(sets=(), **keys):
+    return make_grid("g", {"base": {**BASE, **keys.pop("base", {})}, **keys}, sets)
+
+
+def test_axes_are_multiplied_in_the_files_order():
+    runs = grid(axes={"task": ["retrieval", "stack"], "method": ["bptt"], "seed": [0, 1]}).runs
+    assert [(run.task, run.seed) for run in runs] == [("retrieval", 0), ("retrieval", 1), ("stack", 0), ("stack", 1)]
+
+
+def test_ladders_change_one_field_at_a_time():
+    base = {"task": "stack", "method": "bptt"}
+    runs = grid(base=base, ladders={"model.memory_tokens": [2, 4], "task.depth": [3]}).runs
+    assert [(run.model.memory_tokens, run.task_config.depth) for run in runs] == [(2, 8), (4, 8), (2, 3)]
+
+
+def test_cells_that_come_out_equal_are_one():
+    runs = grid(axes={"task": ["stack"], "method": ["transformer"], "model.backbone": ["transformer", "mlp"]}).runs
+    assert len(runs) == 1
+
+
+def test_overrides_reach_the_cells_that_match_and_axes_win_over_them():
+    overrides = [
+        {"where": {"task": "stack"}, "set": {"task.depth": 3, "training.batch_size": 7}},
+        {"where": {"method": ["bptt", "smt"], "seed": 1}, "set": {"training.batch_size": 9}},
+    ]
+    runs = grid(axes={"task": ["stack"], "method": ["bptt"], "seed": [0, 1], "task.depth": [5]}, overrides=overrides).runs
+    assert [run.task_config.depth for run in runs] == [5, 5]
+    assert [run.training.batch_size for run in runs] == [7, 9]
+
+
+def test_parts_share_what_stands_above_them():
+    parts = [{"axes": {"task": ["stack"], "task.depth": [2, 3]}}, {"axes": {"task": ["parity"]}, "base": {"seed": 5}}]
+    runs = grid(base={"method": "bptt"}, parts=parts).runs
+    assert [(run.task, run.seed) for run in runs] == [("stack", 0), ("stack", 0), ("parity", 5)]
+
+
+def test_a_case_sets_several_fields_at_once():
+    cases = [{"task.length": 8, "model.d": 8}, {"task.length": 12, "model.d": 16}]
+    runs = grid(base={"task": "stack", "method": "bptt"}, axes={"case": cases}).runs
+    assert [(run.task_config.length, run.model.d) for run in runs] == [(8, 8), (12, 16)]
+
+
+def test_set_overrides_a_field_replaces_an_axis_and_wins_over_everything():
+    axes = {"task": ["retrieval", "stack"], "method": ["bptt"], "seed": [0, 1]}
+    overrides = [{"where": {"task": "stack"}, "set": {"training.batch_size": 9}}]
+    assert len(grid(["seed=4"], axes=axes).runs) == 2
+    assert len(grid(["seed=[4,5,6]"], axes=axes).runs) == 6
+    assert {run.task for run in grid(["task=parity"], axes=axes).runs} == {"parity"}
+    assert {run.training.batch_size for run in grid(["training.batch_size=3"], axes=axes, overrides=overrides).runs} == {3}
+    assert {run.training.optimiser.lr for run in grid(["training.optimiser.lr=1e-4"], axes=axes).runs} == {1e-4}
+    assert {run.training.budget.tokens for run in grid(["training.budget={tokens: 64}"], axes=axes).runs} == {64}
+
+
+def test_set_of_a_tasks_knob_reaches_the_tasks_that_have_it_and_must_reach_one():
+    axes = {"task": ["retrieval", "stack"], "method": ["bptt"]}
+    by_task = {run.task: run.task_config for run in grid(["task.depth=3"], axes=axes).runs}
+    assert by_task["stack"].depth == 3
+    with pytest.raises(BadInput, match="--set task.deph: no task of this grid has the field: 'deph' .*'depth'"):
+        grid(["task.deph=3"], axes=axes)
+
+
+def test_a_cell_can_start_from_another_cells_phase():
+    init = {"where": {"method": "smt+dmt"}, "set": {"init_from": {"method": "smt", "phase": "smt"}}}
+    axes = {"task": ["stack"], "method": ["smt", "smt+dmt"], "seed": [0, 1]}
+    runs = grid(axes=axes, overrides=[init]).runs
+    sources = {run.seed: run for run in runs if run.method == "smt"}
+    for run in runs:
+        if run.method == "smt+dmt":
+            assert (run.init_from.run, run.init_from.phase) == (sources[run.seed].id, "smt")
+    with pytest.raises(BadInput, match="init_from: 0 cells have method smt"):
+        grid(["method=smt+dmt"], axes=axes, overrides=[init])
+
+
+@pytest.mark.parametrize("method", ["bptt", "transformer"])
+def test_methods_can_be_matched_by_the_parameters_of_their_predictor(method):
+    (run,) = grid(base={"task": "stack", "method": method, "model.parameters": 20_000}).runs
+    predictor = build_method(run, build_task(run), "meta").predictor_modules()
+    count = sum(map(count_parameters, predictor))
+    assert abs(count / 20_000 - 1) < 0.25 and run.model.d % (2 * run.model.heads) == 0
+    assert run.model.parameters is None  # the run says what came out
+
+
+def test_device_and_precision_are_chosen_for_the_machine():
+    (run,) = make_grid("g", {"base": {**BASE, "task": "stack", "method": "bptt", "device": "auto"}}).runs
+    assert run.device == ("cuda" if torch.cuda.is_available() else "cpu")
+    if run.device == "cpu":
+        assert run.precision == "float32"
+        with pytest.raises(BadInput, match="device: cuda given; this machine has no GPU"):
+            grid(["device=cuda"], base={"task": "stack", "method": "bptt"})
+
+
+@pytest.mark.parametrize("name", sorted(grid_names()))
+def test_every_shipped_grid_expands(name):
+    grid = load_grid(name)
+    assert grid.about and grid.runs
+    assert len({run.identity for run in grid.runs}) == len(grid.runs)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("axis: {task: [stack]}", "grid bad.axis: unknown key; allowed: .*did you mean 'axes'"),
+        ("axes: {task: stack}", "grid bad.axes.task: 'stack' given; should be a valid"),
+        ("base: {tsk: stack}", "field: 'tsk' is unknown; .*did you mean 'task'"),
+        ("base:\n\ttask: stack", "bad.yaml, line 2: a tab cannot indent YAML; use spaces"),
+        ("base: {task: stack, task: parity}", "line 1: key 'task' is given twice"),
+        ("base: [", "bad.yaml, line 1: "),
+        ("- 1", "should hold keys such as base and axes, not list"),
+        ("base: {task: stack}", "method is required"),
+        ("base: {task: stack, method: bptt, training.budget.steps: -1}", "budget.steps: -1 given; should be greater than 0"),
+        ("base: {task: stack, method: bptt}\naxes: {seed: []}", "has no cells"),
+        ("base: {task: stack, method: bptt}\naxes: {case: [3]}", "axis case: 3 given; should be a mapping"),
+    ],
+)
+def test_a_bad_grid_gets_one_helpful_line(tmp_path, text, message):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(BadInput, match=message) as caught:
+        load_grid(str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_grid_that_is_not_there_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(BadInput, match="'quik' is unknown; .*did you mean 'quick'"):
+        load_grid("quik")
+    with pytest.raises(BadInput, match="No such file"):
+        load_grid(str(tmp_path / "absent.yaml"))
+
+
+@pytest.mark.parametrize("text", ["seed", "sed=1", "=1", "seed=[1"])
+def test_a_bad_set_gets_one_line(text):
+    with pytest.raises(BadInput, match="--set"):
+        grid([text], base={"task": "stack", "method": "bptt"})

@@ -1,0 +1,132 @@
+"""Names, plugins and their failures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from bench import registry
+from bench.errors import BadInput
+from bench.registry import Registry, load_plugin
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    """Plugins loaded in a test leave the registries as they were."""
+    registry.tasks.names(), registry.methods.names(), registry.backbones.names()
+    for one in registry.REGISTRIES:
+        monkeypatch.setattr(one, "_classes", dict(one._classes))
+    monkeypatch.setattr(registry, "failures", {})
+    monkeypatch.setattr(registry, "_plugin_files", [])
+
+
+def plugin(folder: Path, text: str) -> Path:
+    file = folder / "plugin.py"
+    file.write_text(textwrap.dedent(text))
+    return file
+
+
+def test_every_task_and_method_of_the_harness_is_found():
+    synthetic = {"retrieval", "string-copy", "stack", "keys-values", "modular-arithmetic", "parity", "recency"}
+    assert synthetic | {"tinystories", "mnist", "sketchy", "digits"} <= set(registry.tasks.names())
+    assert {"bptt", "smt", "smt+dmt", "transformer"} <= set(registry.methods.names())
+    assert {"transformer", "mlp", "gru"} <= set(registry.backbones.names())
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(BadInput, match="'retreival' is unknown; allowed: .*did you mean 'retrieval'"):
+        registry.tasks.get("retreival")
+
+
+def test_a_plugin_file_adds_a_method(clean, tmp_path):
+    file = plugin(
+        tmp_path,
+        """
+        from bench.methods import register_method
+        from bench.methods.bptt import BPTT
+
+        @register_method("mine")
+        class Mine(BPTT):
+            pass
+        """,
+    )
+    load_plugin(file)
+    load_plugin(file)  # a second time does nothing
+    assert registry.methods.get("mine").name == "mine"
+    assert registry.plugin_files() == [str(file)]
+    assert not registry.failures
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("def f(:", "SyntaxError: invalid syntax"),
+        ("raise SystemExit('enough')", "SystemExit: enough"),
+    ],
+)
+def test_a_plugin_that_fails_to_import_is_reported_and_stops_nothing(clean, tmp_path, text, reason):
+    file = plugin(tmp_path, text)
+    load_plugin(file)
+    assert registry.failures[str(file)].startswith(reason)
+    assert "bptt" in registry.methods.names()
+
+
+def test_a_name_registered_twice_names_both_places_and_the_first_stays(clean, tmp_path):
+    first = registry.methods.get("bptt")
+    file = plugin(
+        tmp_path,
+        """
+        from bench.methods import register_method
+        from bench.methods.bptt import BPTT
+
+        @register_method("half-done")
+        class Half(BPTT):
+            pass
+
+        @register_method("bptt")
+        class Other(BPTT):
+            pass
+        """,
+    )
+    load_plugin(file)
+    reason = registry.failures[str(file)]
+    assert "method 'bptt' is registered twice" in reason
+    assert "bptt.py:" in reason and f"{file}:" in reason
+    assert registry.methods.get("bptt") is first
+    assert "half-done" not in registry.methods.names()  # a plugin that failed leaves nothing behind
+
+
+def test_a_missing_plugin_file_is_bad_input(clean, tmp_path):
+    with pytest.raises(BadInput, match="--plugin: no file"):
+        load_plugin(tmp_path / "absent.py")
+
+
+def test_installed_plugins_are_found_by_their_entry_points(tmp_path):
+    """A package on the path with entry points, one of which cannot be imported: the other works."""
+    (tmp_path / "good_plugin.py").write_text(
+        "from bench.methods import register_method\nfrom bench.methods.bptt import BPTT\n"
+        "@register_method('good')\nclass Good(BPTT):\n    pass\n"
+    )
+    info = tmp_path / "plugins-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugins\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[bench.methods]\ngood = good_plugin\nbad = absent_plugin\n")
+    script = "from bench import registry; print('good' in registry.methods.names(), registry.failures)"
+    path = f"{tmp_path}:{Path(__file__).parents[1]}"
+    done = subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True {'bad': \"ModuleNotFoundError: No module named 'absent_plugin'\"}"
+
+
+def test_registering_a_class_again_from_the_same_place_is_no_clash():
+    names = Registry("task", "bench.tasks", "bench.tasks")
+
+    class One:
+        pass
+
+    assert names.register("one")(One) is One
+    assert names.register("one")(One) is One

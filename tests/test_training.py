@@ -1,0 +1,270 @@
+"""The training loop: budgets, phases, schedules, evaluation, early end, and resuming to the same bits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from bench import streams
+from bench.config import Optimiser, TrainingConfig
+from bench.errors import BadInput
+from bench.methods.base import Phase
+from bench.results import Folder, load_tensors, read_json
+from bench.tasks.base import IGNORED
+from bench.training import Diverged, Options, Stopped, Trainer, build_method, build_task, evaluation_set, learning_rate, score
+from tests.helpers import folder_of, tiny_run
+
+DMT = {"name": "smt+dmt", "dmt": {"share": 0.5, "every": 3, "batch_size": 8}}
+
+
+def trained(run, root, **options) -> Folder:
+    folder = folder_of(run, root)
+    Trainer(run, folder, Options(**options)).train()
+    return folder
+
+
+def outcome(folder: Folder) -> tuple:
+    """Everything of a cell but its timings."""
+
+    def timeless(value):
+        if isinstance(value, dict):
+            return {key: timeless(item) for key, item in value.items() if not key.endswith("_seconds")}
+        return [timeless(item) for item in value] if isinstance(value, list) else value
+
+    result = read_json(folder / "result.json")
+    files = sorted(file.name for file in folder.path.glob("weights-*.pt"))
+    weights = {name: {k: v.numpy().tobytes() for k, v in load_tensors(folder / name).items()} for name in files}
+    return timeless(read_json(folder / "curve.json")), timeless(result["scores"]), timeless(result["costs"]), weights
+
+
+class Interrupt:
+    """Asks to stop at the n-th look."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+CELLS = {
+    "bptt": {"method": "bptt"},
+    "transformer": {"method": "transformer"},
+    "smt+dmt": {"method": DMT},
+    "gru": {"method": DMT, "model": {"backbone": "gru", "d": 8, "heads": 2, "memory_tokens": 2}},
+    "accumulated": {"method": "smt", "training": {"batch_size": 8, "accumulate": 3, "budget": {"tokens": 1400}}},
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_equal_configs_give_equal_bits(tmp_path, name):
+    run = tiny_run(**CELLS[name])
+    assert outcome(trained(run, tmp_path / "a")) == outcome(trained(run, tmp_path / "b"))
+    torch.manual_seed(99)  # the global generator plays no part
+    assert outcome(trained(run, tmp_path / "c")) == outcome(Folder(tmp_path / "a" / run.id))
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("after", [1, 4, 6, 7, 11])
+def test_a_stopped_and_continued_run_equals_one_that_was_not(tmp_path, name, after):
+    run = tiny_run(**CELLS[name])
+    whole = trained(run, tmp_path / "whole")
+    folder = folder_of(run, tmp_path / "pieces")
+    with pytest.raises(Stopped):
+        Trainer(run, folder, Options(should_stop=Interrupt(after))).train()
+    assert (folder / "checkpoint.pt").is_file() and not (folder / "result.json").exists()
+    Trainer(run, folder).train()
+    assert outcome(folder) == outcome(whole)
+    assert not (folder / "checkpoint.pt").exists()
+
+
+def test_a_checkpoint_at_every_step_changes_nothing(tmp_path):
+    run = tiny_run(DMT)
+    often = trained(run, tmp_path / "often", checkpoint_seconds=0.0, report_seconds=0.0)
+    assert outcome(often) == outcome(trained(run, tmp_path / "never"))
+
+
+def test_a_checkpoint_of_other_code_is_not_continued(tmp_path, capsys):
+    run = tiny_run()
+    folder = folder_of(run, tmp_path)
+    with pytest.raises(Stopped):
+        Trainer(run, folder, Options(should_stop=Interrupt(3))).train()
+    trainer = Trainer(run, folder)
+    trainer.digest = "another"
+    trainer.train()
+    assert "beginning anew" in capsys.readouterr().out
+
+
+def test_phases_share_the_budget_and_keep_their_weights(tmp_path):
+    run = tiny_run({"name": "smt+dmt", "dmt": {"share": 0.25, "every": 3, "batch_size": 4}})
+    folder = trained(run, tmp_path)
+    curve = read_json(folder / "curve.json")
+    assert [point["steps"] for point in curve if point["phase"] == "smt"][-1] == 9
+    assert curve[-1] | {"phase": "dmt", "steps": 12, "tokens": 12 * (9 * 8 + 3 * 4)} == curve[-1]
+    smt, dmt = (load_tensors(folder.weights(phase)) for phase in ("smt", "dmt"))
+    frozen = [name for name in smt if name.startswith("teacher")]
+    assert frozen and all(torch.equal(smt[name], dmt[name]) for name in frozen)
+    assert any(not torch.equal(smt[name], dmt[name]) for name in smt if name.startswith("rnn"))
+
+
+@pytest.mark.parametrize(("budget", "steps"), [({"steps": 7}, 7), ({"tokens": 8 * 12 * 5}, 5), ({"tokens": 8 * 12 * 5 + 1}, 6)])
+def test_a_budget_ends_the_run_when_it_is_spent(tmp_path, budget, steps):
+    folder = trained(tiny_run(training={"batch_size": 8, "budget": budget}), tmp_path)
+    assert read_json(folder / "result.json")["costs"]["steps"] == steps
+
+
+def test_a_budget_in_seconds_counts_training_alone(tmp_path):
+    run = tiny_run(training={"batch_size": 8, "budget": {"seconds": 0.3}}, evaluation={"sequences": 512, "every": 0.2})
+    costs = read_json(trained(run, tmp_path) / "result.json")["costs"]
+    assert 0.3 <= costs["training_seconds"] < 0.6
+    assert costs["evaluation_seconds"] > 0
+
+
+def test_the_curve_has_a_point_at_the_start_at_the_cadence_and_at_the_end(tmp_path):
+    run = tiny_run(evaluation={"sequences": 8, "every": 0.25})
+    steps = [point["steps"] for point in read_json(trained(run, tmp_path) / "curve.json")]
+    assert steps == [0, 3, 6, 9, 12]
+
+
+def test_a_run_can_start_from_a_finished_phase_of_another(tmp_path):
+    smt = tiny_run("smt")
+    source = trained(smt, tmp_path)
+    run = tiny_run(DMT, init_from={"run": smt.id, "phase": "smt"})
+    folder = trained(run, tmp_path)
+    assert {point["phase"] for point in read_json(folder / "curve.json")} == {"dmt"}
+    result = read_json(folder / "result.json")
+    assert result["costs"]["steps"] == 12  # its own budget goes to its own phase
+    assert result["inherited"]["steps"] == 12
+    first = read_json(folder / "curve.json")[0]["scores"]
+    assert first[1] == read_json(source / "curve.json")[-1]["scores"][1]  # the same teacher
+    with pytest.raises(BadInput, match="that phase is not finished"):
+        other = tiny_run(DMT, init_from={"run": "absent", "phase": "smt"})
+        Trainer(other, folder_of(other, tmp_path)).train()
+    with pytest.raises(BadInput, match="init_from.phase: 'stm' is unknown; allowed: smt"):
+        other = tiny_run(DMT, init_from={"run": smt.id, "phase": "stm"})
+        Trainer(other, folder_of(other, tmp_path))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    run = tiny_run(training={"batch_size": 8, "budget": {"steps": 200}, "optimiser": {"lr": 1e30, "clip": None, "warmup": 0.0}})
+    with pytest.raises(Diverged, match="loss is not finite"):
+        trained(run, tmp_path)
+
+
+def test_an_early_end_is_decided_on_the_valid_split(tmp_path, monkeypatch):
+    run = tiny_run(training={"batch_size": 8, "budget": {"steps": 12}, "stop_at": 0.0})
+    asked = []
+    original = Trainer._set
+    monkeypatch.setattr(Trainer, "_set", lambda self, split, length: asked.append(split) or original(self, split, length))
+    folder = trained(run, tmp_path)
+    assert read_json(folder / "result.json")["costs"]["steps"] == 6  # at the first evaluation after the start
+    assert "valid" in asked
+    assert folder.weights("train").is_file()
+
+
+def test_scores_are_accuracy_and_nats_over_scored_positions_only():
+    from bench.tasks.base import Batch
+
+    x = torch.zeros(2, 3, dtype=torch.long)
+    y = torch.tensor([[0, IGNORED, 1], [IGNORED, 2, 2]])
+    p = torch.tensor([0.5, 0.2, 0.3]).double()
+    found = score(lambda x: p.log().expand(*x.shape, 3), Batch(x, y))
+    assert found["accuracy"] == 0.25
+    assert found["loss"] == pytest.approx(-(math.log(0.5) + math.log(0.2) + 2 * math.log(0.3)) / 4)
+
+
+def test_score_from_hides_earlier_positions_from_training_and_scoring(tmp_path):
+    run = tiny_run(task={"name": "parity", "length": 12}, evaluation={"score_from": 5, "sequences": 16})
+    held = evaluation_set(run, build_task(run), "test", 12)
+    assert (held.y[:, :5] == IGNORED).all() and (held.y[:, 5:] != IGNORED).all()
+    drawn = Trainer(run, folder_of(run, tmp_path))._draw(Phase("train", 1.0, Optimiser(), (), 8))
+    assert (drawn.y[:, :5] == IGNORED).all() and (drawn.y[:, 5:] != IGNORED).all()
+
+
+def test_evaluation_sets_are_fixed_and_differ_between_splits_and_seeds():
+    def drawn(split, **fields):
+        run = tiny_run(**fields)
+        return evaluation_set(run, build_task(run), split, 12).x
+
+    assert torch.equal(drawn("test"), drawn("test"))
+    assert not torch.equal(drawn("test"), drawn("valid"))
+    assert not torch.equal(drawn("test"), drawn("test", seed=1))
+    assert torch.equal(drawn("test"), drawn("test", method="transformer"))  # every method has the same exam
+
+
+def test_streams_of_a_seed_are_unrelated():
+    drawn = [torch.rand(64, generator=streams.generator(0, *names)) for names in (("data",), ("init",), ("data", 1))]
+    for i, a in enumerate(drawn):
+        assert torch.equal(a, torch.rand(64, generator=streams.generator(0, *(("data",), ("init",), ("data", 1))[i])))
+        for b in drawn[:i]:
+            assert not torch.equal(a, b)
+
+
+def test_warm_up_rises_and_cosine_falls():
+    phase = Phase("p", 1.0, Optimiser(lr=2.0, warmup=0.1, schedule="cosine"), (), 1)
+    assert learning_rate(phase, 0.05) == pytest.approx(1.0)
+    assert learning_rate(phase, 0.1) == pytest.approx(2.0)
+    assert learning_rate(phase, 0.55) == pytest.approx(1.0)
+    assert learning_rate(phase, 1.0) == pytest.approx(0.0)
+    constant = Phase("p", 1.0, Optimiser(lr=2.0, warmup=0.0), (), 1)
+    assert learning_rate(constant, 0.0) == learning_rate(constant, 1.0) == 2.0
+
+
+def test_accumulated_gradients_are_the_mean_over_their_batches(tmp_path):
+    run = tiny_run(training={"batch_size": 8, "accumulate": 2, "budget": {"steps": 1}, "optimiser": {"clip": None}})
+    trainer = Trainer(run, folder_of(run, tmp_path))
+    trainer._begin()
+    phase, seen = trainer.phases[0], []
+    data = streams.generator(run.seed, "data")
+    for _ in range(2):
+        trainer.method.zero_grad()
+        list(trainer.method.gradients(trainer.task.sample("train", 8, 12, data), "train"))
+        seen.append([p.grad.clone() for group in phase.groups for p in group if p.grad is not None])
+    trainer.method.zero_grad()
+    stepped = []
+    trainer.optimiser.step = lambda: stepped.append([p.grad.clone() for g in phase.groups for p in g if p.grad is not None])
+    for _ in range(2):
+        list(trainer._steps())
+    for mean, one, two in zip(stepped[0], *seen, strict=True):
+        torch.testing.assert_close(mean, (one + two) / 2)
+
+
+def test_clipping_is_per_group(tmp_path):
+    run = tiny_run("smt", training={"batch_size": 8, "budget": {"steps": 1}, "optimiser": {"clip": 1e-3}})
+    trainer = Trainer(run, folder_of(run, tmp_path))
+    trainer._begin()
+    norms = []
+    groups = trainer.phases[0].groups
+
+    def norm(group):
+        return torch.stack([p.grad.norm() for p in group if p.grad is not None]).norm().item()
+
+    trainer.optimiser.step = lambda: norms.extend(map(norm, groups))
+    list(trainer._steps())
+    assert norms == [pytest.approx(1e-3, rel=1e-3)] * 2
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    def weights(**fields):
+        run = tiny_run("smt+dmt", **fields)
+        return next(build_method(run, build_task(run)).rnn.parameters())
+
+    assert torch.equal(weights(), weights(evaluation={"sequences": 8}))
+    assert not torch.equal(weights(), weights(seed=1))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: run on one as they are, they then take part")
+@pytest.mark.parametrize("method", ["bptt", "transformer", DMT])
+def test_a_gpu_trains_in_bfloat16_with_tasks_sampled_there(tmp_path, method):
+    run = tiny_run(method, device="cuda", precision="bfloat16")
+    result = read_json(trained(run, tmp_path) / "result.json")
+    assert all(math.isfinite(one["loss"]) for one in result["scores"])
+
+
+def test_training_settings_default_to_the_papers():
+    training = TrainingConfig.parse({"budget": {"steps": 1}}, "")
+    assert (training.batch_size, training.optimiser.lr, training.optimiser.betas) == (128, 3e-4, (0.9, 0.95))
+    assert (training.optimiser.weight_decay, training.optimiser.warmup, training.optimiser.clip) == (0.01, 0.01, 1.0)
