@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 import typer.core
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bench.launch.plan import Cell
 
 # typer brings its own copy of click or uses the installed one, by version; its public BadParameter knows which.
-UsageError = typer.BadParameter.__mro__[1]
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 KINDS = ("tasks", "methods", "backbones", "grids")
 LAUNCHERS = ("local", "inline")
@@ -43,7 +43,7 @@ class Group(typer.core.TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that `args` begins with. Raises `BadInput` when there is none of that name."""
         if args and not args[0].startswith("-") and args[0] not in self.commands:
-            raise unknown(f"{_command(ctx)}command".removeprefix("run_bench.py: "), args[0], self.commands)
+            raise unknown(f"{_command(ctx)}command", args[0], self.commands)
         return super().resolve_command(ctx, args)
 
 
@@ -57,7 +57,9 @@ app = typer.Typer(
 data_app = typer.Typer(cls=Group, invoke_without_command=True)
 app.add_typer(data_app, name="data")
 
-GridName = Annotated[str, typer.Argument(metavar="GRID", help="A shipped grid's name (see `list grids`) or a YAML file.")]
+GridName = Annotated[
+    str, typer.Argument(metavar="GRID", help="A shipped grid's name (see `list grids`) or a YAML file.")
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field of every cell, e.g. training.optimiser.lr=1e-3."),
@@ -89,7 +91,9 @@ def _main(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Argument(metavar="[tasks|methods|backbones|grids]", help="All when omitted.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[tasks|methods|backbones|grids]", help="All when omitted.")
+    ] = None,
     as_json: AsJson = False,
     plugin: Plugins = None,
 ) -> None:
@@ -107,7 +111,7 @@ def list_(
         return
     console = _console()
     for name, entries in listing.items():
-        columns = list(dict.fromkeys(key for entry in entries for key in entry))
+        columns = [key for key in dict.fromkeys(key for entry in entries for key in entry) if key != "place"]
         _print_table(console, name, columns, [[_cell(entry.get(key)) for key in columns] for entry in entries])
     _warn_of_failures()
 
@@ -148,12 +152,18 @@ def run(
         int | None, typer.Option(min=1, help="Cells at a time.", show_default="one per core or GPU")
     ] = None,
     results: Results = "results",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and what would be done; do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the cells and what would be done; do nothing.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Forget what is done and run every cell anew.")] = False,
-    stale: Annotated[bool, typer.Option("--stale", help="Run anew what was done by code that has changed since.")] = False,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="Run anew what was done by code that has changed since.")
+    ] = False,
     retry: Annotated[int, typer.Option(min=0, help="How often to go on with a cell whose worker died.")] = 1,
     plugin: Plugins = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events beside results.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write TensorBoard events beside results.")
+    ] = False,
 ) -> None:
     """Run the cells of a grid; what is done is skipped, what was stopped goes on.
 
@@ -167,7 +177,7 @@ def run(
     from bench.launch import LaunchOptions, run_cells
 
     options = LaunchOptions(
-        launcher=launcher,  # type: ignore[arg-type] (checked above)
+        launcher=cast(Literal["local", "inline"], launcher),
         workers=workers,
         retry=retry,
         force=force,
@@ -208,7 +218,7 @@ def _same_command() -> str:
 def _print_plan(grid: Grid, cells: Sequence[Cell]) -> None:
     rows = []
     for cell in cells:
-        run, decision = cell.run, cell.decision
+        run = cell.run
         budget = run.training.budget
         rows.append(
             [
@@ -224,7 +234,7 @@ def _print_plan(grid: Grid, cells: Sequence[Cell]) -> None:
         )
     columns = ["cell", "task", "method", "backbone", "parameters", "budget", "device", "what happens"]
     _print_table(_console(), f"{grid.name}: {grid.about}" if grid.about else grid.name, columns, rows)
-    counts = Counter(cell.decision.action for cell in cells)
+    counts = Counter[str](cell.decision.action for cell in cells)
     told = {"run": "would run", "keep": "are kept", "skip": "would be skipped"}
     print(f"{len(cells)} cells: {', '.join(f'{counts[name]} {text}' for name, text in told.items() if counts[name])}")
 
@@ -326,7 +336,9 @@ def _alive(pid: int) -> bool:
 @app.command()
 def report(
     results: Annotated[str, typer.Argument(metavar="RESULTS", help="A results folder: a grid's, or one above.")],
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="Where to write.", show_default="RESULTS/report")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where to write.", show_default="RESULTS/report")
+    ] = None,
 ) -> None:
     """Write the summary as CSV and Markdown, and a figure per task, from a results folder."""
     from bench import report as reports
@@ -352,9 +364,11 @@ def data_list(as_json: AsJson = False, plugin: Plugins = None) -> None:
 
     entries = data.catalogue()
     if as_json:
-        print(json.dumps([entry._asdict() if hasattr(entry, "_asdict") else vars(entry) for entry in entries], indent=1))
+        print(
+            json.dumps([entry._asdict() if hasattr(entry, "_asdict") else vars(entry) for entry in entries], indent=1)
+        )
         return
-    rows = [[one.name, one.source, one.size, one.licence, one.here or f"no: {one.hint}"] for one in entries]
+    rows = [[one.name, one.source, one.size, one.licence, one.here or one.hint] for one in entries]
     _print_table(_console(), "data sets", ["name", "source", "size", "licence", "here"], rows)
 
 
@@ -500,7 +514,7 @@ def _command(ctx: Any) -> str:
 def _usage(error: Any) -> str:
     """A usage error of typer in one line, with what is allowed and the nearest of it."""
     prefix = _command(error.ctx)
-    param = getattr(error, "param", None)
+    param: Any = getattr(error, "param", None)
     name = "" if param is None else param.metavar if param.param_type_name == "argument" else max(param.opts, key=len)
     kind = type(error).__name__
     if kind == "NoSuchOption":
@@ -508,6 +522,16 @@ def _usage(error: Any) -> str:
         return str(unknown(f"{prefix}option", error.option_name, [*options, "--help"]))
     if kind == "MissingParameter":
         return f"{prefix}{name} is missing: {param.help}"
+    if kind == "BadOptionUsage":
+        return f"{prefix}{error.option_name} needs a value"
     if param is not None:
-        return f"{prefix}{name}: {error.message}"
+        return f"{prefix}{name}: {_given(name)}{error.message.replace('Input should', 'should')}"
     return f"{prefix}{error.format_message()}"
+
+
+def _given(option: str) -> str:
+    """The word that the command line gives for an option."""
+    for word, after in zip(_arguments, [*_arguments[1:], ""], strict=True):
+        if word == option or word.startswith(f"{option}="):
+            return f"{after if word == option else word.partition('=')[2]!r} given; "
+    return ""

@@ -171,7 +171,9 @@ class InitFrom(Config):
     """Start from the weights that another run had at the end of one of its phases."""
 
     run: str = Field(description="that run's id")
-    phase: str = Field(description="a phase that this run's method has too; it and those before it are not trained again")
+    phase: str = Field(
+        description="a phase that this run's method has too; it and those before it are not trained again"
+    )
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class Run:
 
     @staticmethod
     def parse(data: Mapping[str, Any], where: str = "") -> Run:
-        """Build from nested plain data: `{"task": {"name": ..., knobs}, "method": {"name": ..., fields}, "model": ...}`.
+        """Build from nested data: `{"task": {"name": ..., knobs}, "method": {"name": ..., fields}, "model": ...}`.
 
         Raises `BadInput` for anything unknown, of the wrong type, or missing.
         """

@@ -95,14 +95,14 @@ class _Loader(yaml.SafeLoader):
     """Safe; reads 1e-3 as a number, as YAML 1.2 does; refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
 
@@ -110,7 +110,7 @@ _Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
 def parse_yaml(text: str, where: str) -> Any:
     """Plain data from YAML. Raises `BadInput` with the line at fault."""
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, _Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f", line {mark.line + 1}" if mark else ""
@@ -155,7 +155,9 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = ()) -> Grid:
     _require_some_use(cells, given)
     selectors = [_take_selector(cell) for cell in cells]
     runs = [_resolve(cell, where) for cell in cells]
-    runs = [_link(run, selector, runs, where) if selector else run for run, selector in zip(runs, selectors, strict=True)]
+    runs = [
+        _link(run, selector, runs, where) if selector else run for run, selector in zip(runs, selectors, strict=True)
+    ]
     if not runs:
         raise BadInput(f"{where}: has no cells; give axes with at least one value each")
     return Grid(name, grid.about.strip(), tuple({run.identity: run for run in runs}.values()))
@@ -181,15 +183,25 @@ def _check_key(key: str, where: str) -> None:
 
 def _nested(data: Mapping[str, Any], where: str) -> Fields:
     """Dotted keys unfolded, names of tasks and methods as `{"name": ...}`, the fields' first parts checked."""
+    for key in data:
+        _check_key(str(key), where)
+    named = {
+        key: {"name": value} if key in ("task", "method") and not isinstance(value, Mapping) else value
+        for key, value in data.items()
+    }
+    return _unfolded(named)
+
+
+def _unfolded(value: Any) -> Any:
+    """Every dotted key, at any depth, as nested mappings."""
+    if not isinstance(value, Mapping):
+        return value
     fields: Fields = {}
-    for key, value in data.items():
-        _check_key(key, where)
-        first, *rest = key.split(".")
-        if first in ("task", "method") and not rest and not isinstance(value, Mapping):
-            value = {"name": value}
-        for part in reversed((first, *rest)):
-            value = {part: value}
-        fields = _merged(fields, value)
+    for key, inner in value.items():
+        unfolded = _unfolded(inner)
+        for part in reversed(str(key).split(".")):
+            unfolded = {part: unfolded}
+        fields = _merged(fields, unfolded)
     return fields
 
 
@@ -299,7 +311,9 @@ def _resolve(cell: Fields, where: str) -> Run:
     device = cell.get("device", "auto")
     device = ("cuda" if available else "cpu") if device == "auto" else device
     if device == "cuda" and not available:
-        raise BadInput(f"{where}: device: cuda given; this machine has no GPU that torch can use; should be cpu or auto")
+        raise BadInput(
+            f"{where}: device: cuda given; this machine has no GPU that torch can use; should be cpu or auto"
+        )
     precision = cell.get("precision", "auto")
     gains = device == "cuda" and torch.cuda.is_bf16_supported()
     precision = ("bfloat16" if gains else "float32") if precision == "auto" else precision
@@ -351,6 +365,8 @@ def _link(run: Run, selector: Fields, runs: Sequence[Run], where: str) -> Run:
         described = ", ".join(f"{key} {value}" for key, value in conditions.items())
         guess = nearest(str(conditions.get("method", "")), {other.method for other in runs})
         hint = f"; did you mean {guess!r}?" if guess and guess != conditions.get("method") else ""
-        raise BadInput(f"{where}: init_from: {len(unique)} cells have {described} and this task, model and seed; one must{hint}")
+        raise BadInput(
+            f"{where}: init_from: {len(unique)} cells have {described} and this task, model and seed; one must{hint}"
+        )
     (source,) = unique
     return dataclasses.replace(run, init_from=InitFrom(run=unique[source].id, phase=str(selector["phase"])))

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from bench.errors import BadInput, unknown
 
@@ -127,10 +127,10 @@ def plugin_files() -> list[str]:
     return [str(path) for path in _plugin_files]
 
 
-tasks: Registry[type] = Registry("task", "bench.tasks", "bench.tasks")
-methods: Registry[type] = Registry("method", "bench.methods", "bench.methods")
-backbones: Registry[type] = Registry("backbone", "bench.models", "bench.backbones")
-REGISTRIES = (tasks, methods, backbones)
+tasks: Registry[Any] = Registry("task", "bench.tasks", "bench.tasks")
+methods: Registry[Any] = Registry("method", "bench.methods", "bench.methods")
+backbones: Registry[Any] = Registry("backbone", "bench.models", "bench.backbones")
+REGISTRIES: tuple[Registry[Any], ...] = (tasks, methods, backbones)
 
 register_task = tasks.register
 register_method = methods.register

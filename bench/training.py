@@ -113,7 +113,9 @@ def learning_rate(phase: Phase, progress: float) -> float:
 
 def evaluation_set(run: Run, task: Task, split: Split, length: int) -> Batch:
     """Fixed sequences, drawn on the CPU so that scores do not depend on the device."""
-    drawn = task.sample(split, run.evaluation.sequences, length, streams.generator(run.seed, "evaluation", split, length))
+    drawn = task.sample(
+        split, run.evaluation.sequences, length, streams.generator(run.seed, "evaluation", split, length)
+    )
     x, y = drawn.x, drawn.y.clone()
     y[:, : run.evaluation.score_from] = IGNORED
     return Batch(x.to(run.device), y.to(run.device))
@@ -181,7 +183,8 @@ class Trainer:
 
         Raises `Stopped` when `options.should_stop()` says so, `Diverged` when the loss is not finite.
         """
-        self._resume() or self._begin()
+        if not self._resume():
+            self._begin()
         last_checkpoint = last_report = time.monotonic()
         while not self.counters.finished:
             for _ in self._steps():
@@ -229,7 +232,9 @@ class Trainer:
         """What the phases that `init_from` brought had cost, from the source's curve."""
         if not self.run.init_from or not self.source:
             return None
-        points = [one for one in read_json(self.source / "curve.json") or [] if one["phase"] == self.run.init_from.phase]
+        points = [
+            one for one in read_json(self.source / "curve.json") or [] if one["phase"] == self.run.init_from.phase
+        ]
         return {name: points[-1][name] for name in ("steps", "tokens", "training_seconds")} if points else None
 
     def _enter_phase(self, index: int) -> None:
@@ -386,7 +391,8 @@ class Trainer:
                 "phase": self.phases[counters.phase].name,
                 "progress": min(1.0, self.used() / self.run.training.budget.amount),
                 **counters.costs(),
-                "training_seconds": counters.training_seconds + (time.perf_counter() - self._clock if self._clock else 0),
+                "training_seconds": counters.training_seconds
+                + (time.perf_counter() - self._clock if self._clock else 0),
                 "loss": loss,
                 "accuracy": last["scores"][0]["accuracy"] if last else None,
             }
@@ -489,5 +495,3 @@ def _to_device(tree: Any, device: str) -> Any:
     if isinstance(tree, list | tuple):
         return type(tree)(_to_device(value, device) for value in tree)
     return tree
-
-

@@ -39,7 +39,9 @@ def test_overrides_reach_the_cells_that_match_and_axes_win_over_them():
         {"where": {"task": "stack"}, "set": {"task.depth": 3, "training.batch_size": 7}},
         {"where": {"method": ["bptt", "smt"], "seed": 1}, "set": {"training.batch_size": 9}},
     ]
-    runs = grid(axes={"task": ["stack"], "method": ["bptt"], "seed": [0, 1], "task.depth": [5]}, overrides=overrides).runs
+    runs = grid(
+        axes={"task": ["stack"], "method": ["bptt"], "seed": [0, 1], "task.depth": [5]}, overrides=overrides
+    ).runs
     assert [run.task_config.depth for run in runs] == [5, 5]
     assert [run.training.batch_size for run in runs] == [7, 9]
 
@@ -62,7 +64,9 @@ def test_set_overrides_a_field_replaces_an_axis_and_wins_over_everything():
     assert len(grid(["seed=4"], axes=axes).runs) == 2
     assert len(grid(["seed=[4,5,6]"], axes=axes).runs) == 6
     assert {run.task for run in grid(["task=parity"], axes=axes).runs} == {"parity"}
-    assert {run.training.batch_size for run in grid(["training.batch_size=3"], axes=axes, overrides=overrides).runs} == {3}
+    assert {
+        run.training.batch_size for run in grid(["training.batch_size=3"], axes=axes, overrides=overrides).runs
+    } == {3}
     assert {run.training.optimiser.lr for run in grid(["training.optimiser.lr=1e-4"], axes=axes).runs} == {1e-4}
     assert {run.training.budget.tokens for run in grid(["training.budget={tokens: 64}"], axes=axes).runs} == {64}
 
@@ -123,7 +127,10 @@ def test_every_shipped_grid_expands(name):
         ("base: [", "bad.yaml, line 1: "),
         ("- 1", "should hold keys such as base and axes, not list"),
         ("base: {task: stack}", "method is required"),
-        ("base: {task: stack, method: bptt, training.budget.steps: -1}", "budget.steps: -1 given; should be greater than 0"),
+        (
+            "base: {task: stack, method: bptt, training.budget.steps: -1}",
+            "budget.steps: -1 given; should be greater than 0",
+        ),
         ("base: {task: stack, method: bptt}\naxes: {seed: []}", "has no cells"),
         ("base: {task: stack, method: bptt}\naxes: {case: [3]}", "axis case: 3 given; should be a mapping"),
     ],

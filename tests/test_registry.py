@@ -118,7 +118,9 @@ def test_installed_plugins_are_found_by_their_entry_points(tmp_path):
     (info / "entry_points.txt").write_text("[bench.methods]\ngood = good_plugin\nbad = absent_plugin\n")
     script = "from bench import registry; print('good' in registry.methods.names(), registry.failures)"
     path = f"{tmp_path}:{Path(__file__).parents[1]}"
-    done = subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "True {'bad': \"ModuleNotFoundError: No module named 'absent_plugin'\"}"
 
 

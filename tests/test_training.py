@@ -13,7 +13,17 @@ from bench.errors import BadInput
 from bench.methods.base import Phase
 from bench.results import Folder, load_tensors, read_json
 from bench.tasks.base import IGNORED
-from bench.training import Diverged, Options, Stopped, Trainer, build_method, build_task, evaluation_set, learning_rate, score
+from bench.training import (
+    Diverged,
+    Options,
+    Stopped,
+    Trainer,
+    build_method,
+    build_task,
+    evaluation_set,
+    learning_rate,
+    score,
+)
 from tests.helpers import folder_of, tiny_run
 
 DMT = {"name": "smt+dmt", "dmt": {"share": 0.5, "every": 3, "batch_size": 8}}
@@ -110,7 +120,9 @@ def test_phases_share_the_budget_and_keep_their_weights(tmp_path):
     assert any(not torch.equal(smt[name], dmt[name]) for name in smt if name.startswith("rnn"))
 
 
-@pytest.mark.parametrize(("budget", "steps"), [({"steps": 7}, 7), ({"tokens": 8 * 12 * 5}, 5), ({"tokens": 8 * 12 * 5 + 1}, 6)])
+@pytest.mark.parametrize(
+    ("budget", "steps"), [({"steps": 7}, 7), ({"tokens": 8 * 12 * 5}, 5), ({"tokens": 8 * 12 * 5 + 1}, 6)]
+)
 def test_a_budget_ends_the_run_when_it_is_spent(tmp_path, budget, steps):
     folder = trained(tiny_run(training={"batch_size": 8, "budget": budget}), tmp_path)
     assert read_json(folder / "result.json")["costs"]["steps"] == steps
@@ -149,7 +161,9 @@ def test_a_run_can_start_from_a_finished_phase_of_another(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-    run = tiny_run(training={"batch_size": 8, "budget": {"steps": 200}, "optimiser": {"lr": 1e30, "clip": None, "warmup": 0.0}})
+    run = tiny_run(
+        training={"batch_size": 8, "budget": {"steps": 200}, "optimiser": {"lr": 1e30, "clip": None, "warmup": 0.0}}
+    )
     with pytest.raises(Diverged, match="loss is not finite"):
         trained(run, tmp_path)
 
@@ -158,7 +172,9 @@ def test_an_early_end_is_decided_on_the_valid_split(tmp_path, monkeypatch):
     run = tiny_run(training={"batch_size": 8, "budget": {"steps": 12}, "stop_at": 0.0})
     asked = []
     original = Trainer._set
-    monkeypatch.setattr(Trainer, "_set", lambda self, split, length: asked.append(split) or original(self, split, length))
+    monkeypatch.setattr(
+        Trainer, "_set", lambda self, split, length: asked.append(split) or original(self, split, length)
+    )
     folder = trained(run, tmp_path)
     assert read_json(folder / "result.json")["costs"]["steps"] == 6  # at the first evaluation after the start
     assert "valid" in asked
@@ -225,7 +241,9 @@ def test_accumulated_gradients_are_the_mean_over_their_batches(tmp_path):
         seen.append([p.grad.clone() for group in phase.groups for p in group if p.grad is not None])
     trainer.method.zero_grad()
     stepped = []
-    trainer.optimiser.step = lambda: stepped.append([p.grad.clone() for g in phase.groups for p in g if p.grad is not None])
+    trainer.optimiser.step = lambda: stepped.append(
+        [p.grad.clone() for g in phase.groups for p in g if p.grad is not None]
+    )
     for _ in range(2):
         list(trainer._steps())
     for mean, one, two in zip(stepped[0], *seen, strict=True):

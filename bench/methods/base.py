@@ -34,6 +34,10 @@ class Phase:
     batch_size: int
 
 
+class MethodConfig(Config):
+    """Fields of a method; each method has its own."""
+
+
 class Method(nn.Module, ABC):
     """One way to train a predictor.
 
@@ -42,7 +46,7 @@ class Method(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    Config: ClassVar[type[Config]] = Config
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
     backbones: ClassVar[tuple[str, ...]] = ANY
     """Updaters it can train; `("*",)`: any; `()`: it uses none, and the model's backbone changes nothing."""
     data: ClassVar[Literal["sequences", "streams"]] = "sequences"
@@ -51,7 +55,7 @@ class Method(nn.Module, ABC):
     carry: Any = None
     """What must survive from one batch to the next: a tree of tensors, checkpointed by the trainer."""
 
-    def __init__(self, config: Config, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
+    def __init__(self, config: MethodConfig, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
         super().__init__()
         self.config = config
         self.task = task
@@ -109,7 +113,7 @@ class Method(nn.Module, ABC):
 class RecurrentMethod(Method):
     """A method whose predictor is `self.rnn`."""
 
-    def __init__(self, config: Config, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
+    def __init__(self, config: MethodConfig, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
         super().__init__(config, task, model, noise)
         self.rnn = RNN(model, task.vocab_size, task.output_size)
 

@@ -26,14 +26,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from bench.config import Config, EvaluationConfig, ModelConfig, NonNegative, Positive, Share, TrainingConfig
-from bench.methods.base import Phase, Predict, RecurrentMethod, cross_entropy
+from bench.config import EvaluationConfig, ModelConfig, NonNegative, Positive, Share, TrainingConfig
+from bench.methods.base import MethodConfig, Phase, Predict, RecurrentMethod, cross_entropy
 from bench.models.teacher import Teacher, windows
 from bench.registry import register_method
 from bench.tasks.base import IGNORED, Batch, Task
 
 
-class SMTConfig(Config):
+class SMTConfig(MethodConfig):
     """The defaults are the paper's."""
 
     lambda_dec: NonNegative = 1.0
@@ -46,10 +46,11 @@ class SMTConfig(Config):
     detach: bool = Field(False, description="keep L_dyn's gradient out of the encoder")
     start: Literal["empty", "context"] = Field(
         "empty",
-        description="first memory: E of nothing, or E of the first T_c inputs (then evaluation.score_from = context - 1)",
+        description="first memory: E of nothing, or of the first T_c inputs (with evaluation.score_from = context - 1)",
     )
     empty_share: Share | None = Field(
-        None, description="share of draws at t = 0, whose transition starts at the empty context; null: 1 / T like any t"
+        None,
+        description="share of draws at t = 0, whose transition starts at the empty context; null: 1 / T like any t",
     )
 
 
@@ -106,7 +107,7 @@ class SMT(RecurrentMethod):
     Config = SMTConfig
     config: SMTConfig
 
-    def __init__(self, config: Config, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
+    def __init__(self, config: MethodConfig, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
         super().__init__(config, task, model, noise)
         self.teacher = Teacher(model, task.vocab_size, task.output_size)
 
@@ -167,7 +168,9 @@ class SMT(RecurrentMethod):
         """The readout takes the decoder's weights, and the rollout's first memory becomes the encoder's."""
         if phase == "smt":
             self.rnn.readout.load_state_dict(self.teacher.decoder.state_dict())
-            self.rnn.start.copy_(self.teacher.encode(torch.empty(1, 0, dtype=torch.long, device=self.rnn.start.device))[0])
+            self.rnn.start.copy_(
+                self.teacher.encode(torch.empty(1, 0, dtype=torch.long, device=self.rnn.start.device))[0]
+            )
 
     # With `start: context` the first T_c inputs are only collected; the state is then a pair (memory, window).
 

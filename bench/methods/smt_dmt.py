@@ -28,7 +28,7 @@ class DMTConfig(Config):
     share: Share = Field(0.01, description="of the budget; SMT has the rest")
     lambda_dyn: NonNegative = 10.0
     lambda_readout: NonNegative = 1.0
-    rollout: Positive = Field(256, description="longest rollout; a longer sequence is cut to it")
+    rollout: Positive = Field(256, description="most steps of the RNN on its own memories; a longer sequence is cut")
     every: Positive = Field(16, description="k: every k-th position is labelled, from a random one below k on")
     detach_rollout: bool = Field(True, description="no gradient from one step of the rollout to the one before")
     detach_readout: bool = Field(True, description="the readout's loss does not reach the updater")
@@ -72,7 +72,8 @@ class SMTDMT(SMT):
         update over all labelled positions.
         """
         dmt = self.config.dmt
-        x, y = batch.x[:, : dmt.rollout], batch.y[:, : dmt.rollout]
+        end = self.first + dmt.rollout
+        x, y = batch.x[:, :end], batch.y[:, :end]
         with torch.set_grad_enabled(not dmt.detach_rollout):
             memories = self.rollout(x)  # (B, T, K, d)
         t = self.labelled_positions(x.shape[1], x.device)  # (n,)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from bench.config import Config, ModelConfig
-from bench.methods.base import Method, cross_entropy
+from bench.config import ModelConfig
+from bench.methods.base import Method, MethodConfig, cross_entropy
 from bench.models.layers import Cache
 from bench.models.transformer import CausalTransformer
 from bench.registry import register_method
@@ -21,7 +21,7 @@ class Transformer(Method):
 
     backbones = ()
 
-    def __init__(self, config: Config, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
+    def __init__(self, config: MethodConfig, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
         super().__init__(config, task, model, noise)
         self.network = CausalTransformer(model, task.vocab_size, task.output_size)
 

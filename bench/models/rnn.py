@@ -1,6 +1,6 @@
 """The RNN: a memory of K normalised tokens, an updater f that takes in one input, a readout g.
 
-    m_t = f(m_{t-1}, x_t),    p(y_t | x_<=t) = softmax(g(m_t))
+m_t = f(m_{t-1}, x_t),    p(y_t | x_<=t) = softmax(g(m_t))
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ class CausalTransformer(nn.Module):
 
     def __init__(self, config: ModelConfig, vocab_size: int, output_size: int) -> None:
         super().__init__()
+        self.config = config
         depth = config.transformer_layers or config.updater_layers + config.decoder_layers
         self.embedding = embedding(vocab_size, config.d)
         self.body = Readout(config, depth, output_size)
@@ -23,9 +24,8 @@ class CausalTransformer(nn.Module):
 
     def initial_state(self, batch_size: int) -> list[Cache]:
         """An empty cache, one (keys, values) per block."""
-        block = self.body.blocks[0]
-        width = block.merge.in_features // block.heads  # type: ignore[union-attr, operator]
-        empty = self.embedding.weight.new_empty(batch_size, block.heads, 0, width)  # type: ignore[arg-type]
+        heads, width = self.config.heads, self.config.attention_width // self.config.heads
+        empty = self.embedding.weight.new_empty(batch_size, heads, 0, width)
         return [(empty, empty) for _ in self.body.blocks]
 
     def step(self, state: list[Cache], x_t: Tensor) -> tuple[list[Cache], Tensor]:

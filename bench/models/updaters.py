@@ -7,6 +7,7 @@ parameters as the transformer updater of the same config has.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,11 @@ def matched_width(config: ModelConfig, build: Callable[[int], nn.Module]) -> int
     return max(1, round((target - 2 * one + two) / (two - one)))
 
 
+def pairs(modules: nn.ModuleList) -> list[tuple[Any, Any]]:
+    """A list of pairs of modules, as pairs (for the type checker, which sees modules only)."""
+    return [tuple(pair) for pair in modules]  # type: ignore[arg-type, misc]
+
+
 @register_backbone("mlp")
 class MLPUpdater(Updater):
     """Residual blocks over the flattened memory, each of which sees the input token."""
@@ -67,7 +73,7 @@ class MLPUpdater(Updater):
             )
 
         self.blocks = blocks(matched_width(config, blocks))
-        for expand, contract in self.blocks:  # type: ignore[misc]
+        for expand, contract in pairs(self.blocks):
             nn.init.normal_(expand.weight, std=expand.in_features**-0.5)
             nn.init.normal_(contract.weight, std=(depth * contract.in_features) ** -0.5)
             nn.init.zeros_(expand.bias)
@@ -75,7 +81,7 @@ class MLPUpdater(Updater):
 
     def forward(self, memory: Tensor, token: Tensor) -> Tensor:
         flat = memory.flatten(1)
-        for expand, contract in self.blocks:  # type: ignore[misc]
+        for expand, contract in pairs(self.blocks):
             flat = flat + contract(activation(expand(torch.cat([rms_normalise(flat), token], 1))))
         return flat.view_as(memory)
 
@@ -99,7 +105,7 @@ class GRUUpdater(Updater):
             return nn.ModuleList([low_rank(2 * size), low_rank(size)])
 
         self.maps = maps(matched_width(config, maps))
-        for down, up in self.maps:  # type: ignore[misc]
+        for down, up in pairs(self.maps):
             nn.init.normal_(down.weight, std=down.in_features**-0.5)
             nn.init.normal_(up.weight, std=up.in_features**-0.5)
             nn.init.zeros_(up.bias)

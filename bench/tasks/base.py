@@ -170,4 +170,4 @@ def corrupted_floor(symbols: int, probability: float) -> float:
     """Entropy, in nats, of a known label that is replaced by one of `symbols` with that probability."""
     other = probability / symbols
     right = 1 - probability + other
-    return -sum(n * p * math.log(p) for n, p in ((1, right), (symbols - 1, other)) if p > 0)
+    return sum(-n * p * math.log(p) for n, p in ((1, right), (symbols - 1, other)) if p > 0)

@@ -3,10 +3,10 @@
     keys of 2 symbols from 0..3, values of 2 symbols from 4..7:
     x = 1 3 6 4 2 0 5 5 1 3 6  ->  y = . . . . . . . . . 6 4
 
-The pairs come first, then one of the keys again, then its value, teacher-forced: the value's first symbol is asked for at
-the last symbol of the query. The keys of a sequence are distinct (in the paper's reference code they may repeat, which
-makes the answer ambiguous). With n pairs of spans L there are 2 n L + 2 L - 1 inputs. Source: the paper, arXiv 2606.06479
-(its associative-recall task).
+The pairs come first, then one of the keys again, then its value, teacher-forced: the value's first symbol is asked for
+at the last symbol of the query. The keys of a sequence are distinct (in the paper's reference code they may repeat,
+which makes the answer ambiguous). With n pairs of span L there are 2 n L + 2 L - 1 inputs. Source: the paper, arXiv
+2606.06479 (its associative-recall task).
 """
 
 from __future__ import annotations
@@ -114,12 +114,13 @@ class KeysValues(Task):
 def distinct(options: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Rows of different numbers below `options`: (B, n), every ordered choice of n equally likely."""
     rows, n = shape
-    if options <= max(SMALL_KEY_SPACE, n * n):
+    if options <= max(SMALL_KEY_SPACE, 2 * n):
         return torch.rand((rows, options), generator=generator, device=generator.device).topk(n).indices
     drawn = torch.randint(options, shape, generator=generator, device=generator.device)
-    while True:  # with more than n * n options, more than half of the rows are right at once
-        ordered = drawn.sort(1).values
-        repeats = (ordered[:, 1:] == ordered[:, :-1]).any(1, keepdim=True)  # (B, 1)
+    while True:  # draw repeats again; no number is treated unlike another, so all choices stay equally likely
+        ordered, order = drawn.sort(dim=1, stable=True)
+        repeats = torch.zeros_like(drawn, dtype=torch.bool)
+        repeats.scatter_(1, order[:, 1:], ordered[:, 1:] == ordered[:, :-1])
         if not repeats.any():
             return drawn
         again = torch.randint(options, shape, generator=generator, device=generator.device)

@@ -40,7 +40,8 @@ class ModularArithmeticConfig(TaskConfig):
     def _ranges_are_residues(self) -> ModularArithmeticConfig:
         for name, (first, last) in (("w", self.factors), ("b", self.offsets)):
             if not first <= last < self.modulus:
-                raise ValueError(f"{name}: [{first}, {last}] given; should be [first, last] within 0..{self.modulus - 1}")
+                limit = self.modulus - 1
+                raise ValueError(f"{name}: [{first}, {last}] given; should be [first, last] within 0..{limit}")
         return self
 
     @property
@@ -85,8 +86,8 @@ class ModularArithmetic(Task):
         return range(0, length // 2 * 2, 2)
 
     def chance(self, length: int) -> float:
-        rules = _rules(self.config.modulus, self.config.factors, self.config.offsets)
-        return 1 / len(np.unique(rules))
+        counts = _blank(self.config.modulus, self.config.factors, self.config.offsets)
+        return 1 / int(counts.any(1).sum())
 
     def loss_floor(self, length: int) -> float:
         return self._bayes(length)[0]
@@ -121,27 +122,36 @@ def gcd_shares(modulus: int, seen: int) -> dict[int, float]:
     return shares
 
 
-def _rules(modulus: int, factors: Range, offsets: Range) -> np.ndarray:
-    """What every rule answers to every x: (number of w, number of b, V)."""
+def _firsts(modulus: int, offsets: Range) -> range:
+    """The first inputs to look at: they shift y_1 only, which changes no count while all offsets are possible."""
+    return range(1) if offsets == (0, modulus - 1) else range(modulus)
+
+
+def _answers(modulus: int, factors: Range, offsets: Range, x: int) -> np.ndarray:
+    """What every rule answers to x: (number of w, number of b)."""
     w, b = (np.arange(first, last + 1) for first, last in (factors, offsets))
-    return (w[:, None, None] * np.arange(modulus) + b[:, None]) % modulus
+    return (w[:, None] * x + b) % modulus
+
+
+@lru_cache
+def _blank(modulus: int, factors: Range, offsets: Range) -> np.ndarray:
+    """How many rules give each answer to each first input: (V, first inputs)."""
+    answers = [_answers(modulus, factors, offsets, x).ravel() for x in _firsts(modulus, offsets)]
+    return np.stack([np.bincount(answer, minlength=modulus) for answer in answers], 1)
 
 
 @lru_cache
 def bayes_after(modulus: int, factors: Range, offsets: Range) -> dict[int, tuple[float, float]]:
     """Expected loss (nats) and accuracy of the Bayes-optimal next answer, by what the examples so far have in common.
 
-    Examples (x_i, y_i) agree with exactly the rules that share y_1 and w mod V / g, where g = gcd(V, all x_i - x_1). The
-    next answer, at x, would tell w mod h V / g, where h = g / gcd(g, x - x_1). So the rules with one (w mod V / g, y_1)
-    are those that are still possible, and those of them with one w mod h V / g give one answer: count both. Key 0 is for
-    no examples at all: then the answer itself is counted.
+    Examples (x_i, y_i) agree with exactly the rules that share y_1 and w mod V / g, where g = gcd(V, all x_i - x_1).
+    The next answer, at x, would tell w mod h V / g, where h = g / gcd(g, x - x_1). So the rules with one (w mod V / g,
+    y_1) are those that are still possible, and those of them with one w mod h V / g give one answer: count both. Key 0
+    is for no examples at all: then the answer itself is counted. Takes a second or two at V = 256.
     """
-    factor, offset = (np.arange(first, last + 1) for first, last in (factors, offsets))
-    # the first x shifts y_1 only, which changes no count while all offsets are possible
-    firsts = range(modulus) if len(offset) < modulus else range(1)
-    answers = _rules(modulus, factors, offsets).reshape(-1, modulus)
-    blank = np.stack([np.bincount(answers[:, x], minlength=modulus) for x in range(modulus)], 1)  # (answer, x)
-    result = {0: _expected(blank)}
+    factor = np.arange(factors[0], factors[1] + 1)
+    firsts = _firsts(modulus, offsets)
+    result = {0: _expected(_blank(modulus, factors, offsets))}
     for g in _divisors(modulus):
         known = modulus // g
         total = np.zeros(2)
@@ -149,7 +159,7 @@ def bayes_after(modulus: int, factors: Range, offsets: Range) -> dict[int, tuple
             share = sum(math.gcd(h, i) == 1 for i in range(1, h + 1)) / g  # phi(h) of the g residues of x - x_1
             told = factor % (known * h) * modulus  # w mod h V / g leads the index, y_1 follows
             for x in firsts:
-                index = told[:, None] + (factor[:, None] * x + offset) % modulus
+                index = told[:, None] + _answers(modulus, factors, offsets, x)
                 counts = np.bincount(index.ravel(), minlength=known * h * modulus)
                 total += share / len(firsts) * np.array(_expected(counts.reshape(h, known * modulus)))
         result[g] = (float(total[0]), float(total[1]))

@@ -1,9 +1,9 @@
-"""parity: is the number of ones so far odd?
+"""parity: whether the number of ones so far is odd.
 
     x = 1 0 1 1 0 1  ->  y = 1 1 0 1 1 0
 
-One bit of state that every one flips: the smallest task that cannot be solved by looking at a part of the sequence. From
-the paper's reference code (arXiv 2606.06479); long a standard test of recurrent networks.
+One bit of state that every one flips: the smallest task that cannot be solved by looking at a part of the sequence.
+From the paper's reference code (arXiv 2606.06479); long a standard test of recurrent networks.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ class Stack(Task):
         symbols = torch.randint(1, self.config.symbols + 1, shape, generator=generator, device=device)
         x = torch.where(pushes, symbols, 0)
 
-        # Of the events at one place of the stack, every second is a pop, and it takes what the push before it put there:
-        # order the events by place, then by time, and every pop finds its symbol one step earlier.
+        # Every second event at one place of the stack is a pop, and takes what the push before it put there: with the
+        # events in order of place, then of time, every pop finds its symbol one step earlier.
         place = torch.maximum(before, after)
         order = (place * length + torch.arange(length, device=device)).argsort(1)
         popped = torch.empty_like(x).scatter_(1, order, x.gather(1, order).roll(1, 1))

@@ -25,7 +25,7 @@ class StringCopyConfig(TaskConfig):
 
     length: Annotated[int, Field(ge=2)] = Field(32, description="of string, delimiter and answer; an odd one is cut")
     symbols: Annotated[int, Field(ge=2)] = Field(8, description="symbols of the string, 1..symbols; 0 is the delimiter")
-    corruption: Share = Field(0.0, description="probability that a label is a uniformly random symbol; inputs stay true")
+    corruption: Share = Field(0.0, description="probability that a label is a uniformly random symbol instead")
     reverse: bool = Field(True, description="give the string back from its end")
 
 

@@ -18,7 +18,9 @@ T, B, SYMBOLS = 6, 3, 4
 
 
 def method_of(name: str, **config: Any):
-    run = tiny_run({"name": name, **config}, {"name": "retrieval", "length": T, "symbols": SYMBOLS}, precision="float64")
+    run = tiny_run(
+        {"name": name, **config}, {"name": "retrieval", "length": T, "symbols": SYMBOLS}, precision="float64"
+    )
     return build_method(run, build_task(run))
 
 
@@ -61,7 +63,9 @@ def expect(method, found, loss):
     assert nonzero <= set(found)
     for name, gradient in found.items():
         wanted = expected.get(name, torch.zeros_like(gradient))
-        torch.testing.assert_close(gradient, wanted, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            gradient, wanted, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def mean_nll(terms: list[tuple[torch.Tensor, int]]) -> torch.Tensor:
@@ -88,7 +92,9 @@ def test_bptt_is_the_gradient_through_every_step_of_every_sequence(batch):
 def test_bptts_loss_falls_along_its_gradient_as_finite_differences_say(batch):
     method = method_of("bptt")
     found, _ = trained_gradients(method, batch, "train")
-    direction = {name: torch.randn(g.shape, generator=torch.Generator().manual_seed(5)).double() for name, g in found.items()}
+    direction = {
+        name: torch.randn(g.shape, generator=torch.Generator().manual_seed(5)).double() for name, g in found.items()
+    }
     parameters, step = dict(method.named_parameters()), 1e-6
 
     def loss_at(distance: float) -> float:
@@ -148,7 +154,9 @@ def smt_by_hand(method, batch, context, future, detach=False):
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize(("context", "future"), [(256, 64), (3, 2), (1, 1)])
 def test_smts_losses_and_gradient_equal_those_of_single_contexts(dense, context, future, detach):
-    method = method_of("smt", context=context, future=future, timesteps=None, detach=detach, lambda_dyn=0.7, lambda_unif=0.3)
+    method = method_of(
+        "smt", context=context, future=future, timesteps=None, detach=detach, lambda_dyn=0.7, lambda_unif=0.3
+    )
     found, scalars = trained_gradients(method, dense, "smt")
     dec, dyn, unif, loss = smt_by_hand(method, dense, context, future, detach)
     for name, value in (("L_dec", dec), ("L_dyn", dyn), ("L_unif", unif), ("loss", loss)):
@@ -238,7 +246,10 @@ def test_a_memory_from_a_context_start_is_scored_only_where_it_is_defined(dense)
     assert set(method.draw_positions(64, T, torch.device("cpu")).flatten().tolist()) == {2, 3, 4, 5}
     dyn = method.smt_losses(dense)["L_dyn"]
     by_hand = [
-        (method.rnn.update(method.teacher.encode(dense.x[:, t - 3 : t]), dense.x[:, t]) - method.teacher.encode(dense.x[:, t - 2 : t + 1]))
+        (
+            method.rnn.update(method.teacher.encode(dense.x[:, t - 3 : t]), dense.x[:, t])
+            - method.teacher.encode(dense.x[:, t - 2 : t + 1])
+        )
         for t in (3, 4, 5)
     ]
     torch.testing.assert_close(dyn, torch.stack(by_hand).square().mean())

@@ -1,0 +1,239 @@
+"""The command line: what it shows, what it writes, and one helpful line for every mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import bench
+from bench import cli, registry
+from bench.methods.bptt import BPTT
+from tests.helpers import TINY
+
+GRID: dict[str, Any] = {
+    "about": "two small cells",
+    "base": {
+        "task": {"name": "retrieval", "length": 12},
+        "model": TINY,
+        "training": {"batch_size": 8, "budget": {"steps": 6}},
+        "evaluation": {"sequences": 32, "reference_sequences": 8, "every": 0.5},
+        "device": "cpu",
+    },
+    "axes": {"method": ["bptt", "transformer"]},
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to be in, with a grid file and no data sets."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(registry, "failures", {})
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(GRID))
+    return tmp_path
+
+
+def changed(**fields: Any) -> str:
+    """The grid with dotted fields of its base replaced, as YAML."""
+    return yaml.safe_dump({**GRID, "base": {**GRID["base"], **fields}})
+
+
+BAD_GRIDS = {
+    "unknown key": (changed(**{"model.memory_token": 3}), "did you mean 'memory_tokens'?"),
+    "unknown key at the top": (yaml.safe_dump({**GRID, "axis": {}}), "did you mean 'axes'?"),
+    "unknown section": (changed(modle={"d": 8}), "did you mean 'model'?"),
+    "unknown knob": (changed(**{"task.symbol": 3}), "symbol"),
+    "wrong type": (changed(seed="one"), "'one' given"),
+    "unknown task": (changed(task="retreival"), "did you mean 'retrieval'?"),
+    "unknown method": (yaml.safe_dump({**GRID, "axes": {"method": ["bptt", "smt+dtm"]}}), "did you mean 'smt+dmt'?"),
+    "unknown backbone": (changed(**{"model.backbone": "grru"}), "did you mean 'gru'?"),
+    "negative budget": (changed(training={"budget": {"steps": -5}}), "-5 given; should be greater than 0"),
+    "two budgets": (changed(training={"budget": {"steps": 5, "tokens": 9}}), "exactly one of"),
+    "a tab": ("base:\n\ttask: retrieval\n", "tab"),
+    "not a mapping": ("- 1\n- 2\n", "list"),
+    "not text": ("\x00\x01", "YAML"),
+    "nothing": ("", "axes"),
+}
+
+BAD_COMMANDS = {
+    "unknown command": ("rum small.yaml", "did you mean 'run'?"),
+    "unknown option": ("run small.yaml --forse", "did you mean '--force'?"),
+    "unknown short option": ("run small.yaml -q", "--workers"),
+    "missing grid": ("run", "GRID is missing: A shipped grid's name"),
+    "missing file": ("run nowhere.yaml", "No such file"),
+    "unknown grid": ("run qick", "did you mean 'quick'?"),
+    "one argument too many": ("run small.yaml other.yaml", "other.yaml"),
+    "no number": ("run small.yaml --workers two", "'two' given; should be a valid integer"),
+    "too few workers": ("run small.yaml --workers=0", "'0' given; should be greater than or equal to 1"),
+    "negative retry": ("run small.yaml --retry -1", "'-1' given"),
+    "option without its value": ("run small.yaml --set", "--set needs a value"),
+    "unknown launcher": ("run small.yaml --launcher locale", "did you mean 'local'?"),
+    "set without a value": ("run small.yaml --set seed", "KEY=VALUE"),
+    "set of an unknown field": ("run small.yaml --set trainig.batch_size=2", "did you mean 'training'?"),
+    "set of an unknown key": ("run small.yaml --set training.batchsize=2", "did you mean 'batch_size'?"),
+    "set of a bad value": ("run small.yaml --set training.batch_size=many", "'many' given"),
+    "impossible pair": ("run small.yaml --set method=smt --set method.start=context", "evaluation.score_from >= "),
+    "data that is not here": ("run small.yaml --set task=mnist", "data fetch mnist"),
+    "missing plugin": ("run small.yaml --plugin nowhere.py", "no file 'nowhere.py'"),
+    "results that cannot be": ("run small.yaml --results small.yaml", "cannot write to small.yaml/small"),
+    "dry run of an unknown grid": ("run qick --dry-run", "did you mean 'quick'?"),
+    "unknown kind": ("list task", "did you mean 'tasks'?"),
+    "status of nothing": ("status qick", "did you mean 'quick'?"),
+    "report of nothing": ("report nowhere", "no results folder 'nowhere'"),
+    "report without a folder": ("report", "RESULTS is missing"),
+    "unknown data command": ("data fech mnist", "did you mean 'fetch'?"),
+    "unknown data set": ("data fetch mnits", "did you mean 'mnist'?"),
+    "import of nothing": ("data import mnist --from nowhere", "'nowhere'"),
+    "import from nowhere": ("data import mnist", "--from is missing"),
+}
+
+
+def assert_one_line(capsys: pytest.CaptureFixture[str], code: int, expected: str, folder: Path) -> None:
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert len(err.splitlines()) == 1, err
+    assert err.startswith("error: ")
+    assert expected in err
+    assert out == ""
+    assert not (folder / "results").exists()
+
+
+@pytest.mark.parametrize("name", BAD_GRIDS)
+@pytest.mark.parametrize("command", ["run", "run --dry-run"])
+def test_a_bad_grid_ends_in_one_helpful_line(
+    name: str, command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, expected = BAD_GRIDS[name]
+    (folder / "bad.yaml").write_text(text)
+    assert_one_line(capsys, cli.main([*command.split(), "bad.yaml"]), expected, folder)
+
+
+@pytest.mark.parametrize("name", BAD_COMMANDS)
+def test_a_bad_command_ends_in_one_helpful_line(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command, expected = BAD_COMMANDS[name]
+    assert_one_line(capsys, cli.main(command.split()), expected, folder)
+
+
+@pytest.mark.parametrize("command", ["", "--help", "run --help", "data", "data import --help", "-h"])
+def test_help_is_not_an_error(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command.split()) == 0
+    out, err = capsys.readouterr()
+    assert "Usage: run_bench.py" in out
+    assert err == ""
+
+
+def test_every_option_has_a_help_text() -> None:
+    import typer
+
+    commands = [typer.main.get_command(cli.app)]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        assert command.help
+        assert all(param.help for param in command.params), command.name
+    assert len(commands) == 9
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"recurbench {bench.__version__}\n"
+
+
+def test_list_shows_what_there_is_and_plugins_that_failed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "broken.py").write_text("import no_such_package")
+    assert cli.main(["list", "--json", "--plugin", "broken.py"]) == 0
+    listing = json.loads(capsys.readouterr().out)
+    assert {"retrieval", "digits"} <= {entry["name"] for entry in listing["tasks"]}
+    assert {"bptt", "smt", "smt+dmt", "transformer"} <= {entry["name"] for entry in listing["methods"]}
+    assert "ci" in {entry["name"] for entry in listing["grids"]}
+    assert all(entry["about"] for kind in ("tasks", "methods", "backbones", "grids") for entry in listing[kind])
+    assert listing["failures"] == {"broken.py": "ModuleNotFoundError: No module named 'no_such_package'"}
+
+    assert cli.main(["list", "backbones"]) == 0
+    out, err = capsys.readouterr()
+    assert all(name in out for name in ("transformer", "mlp", "gru"))
+    assert (
+        err == "warning: plugin broken.py could not be loaded: ModuleNotFoundError: No module named 'no_such_package'\n"
+    )
+    registry._plugin_files.clear()
+
+
+def test_data_list_is_there_for_people_and_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "list", "--json"]) == 0
+    entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert entries["digits"]["here"]
+    assert not entries["mnist"]["here"]
+    assert cli.main(["data", "list"]) == 0
+    assert "data fetch mnist" in capsys.readouterr().out
+
+
+def test_dry_run_tells_what_would_happen_and_writes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BPTT, "targets", ("dense",))
+    before = sorted(folder.rglob("*"))
+    assert cli.main(["run", "small.yaml", "--dry-run", "--set", "model.backbone=[transformer, gru]"]) == 0
+    assert sorted(folder.rglob("*")) == before
+    out = capsys.readouterr().out.splitlines()
+    (transformer,) = (line.split() for line in out if line.startswith("retrieval-transformer"))
+    assert transformer[1:4] == ["retrieval", "transformer", "-"]
+    assert int(transformer[4].replace(",", "")) > 500
+    assert transformer[5:] == ["6", "steps", "cpu/float32", "runs"]
+    bptt = [line for line in out if line.startswith("retrieval-bptt")]
+    assert len(bptt) == 2
+    assert all("is skipped: bptt learns from dense targets only" in line for line in bptt)
+    assert out[-1] == "3 cells: 1 would run, 2 would be skipped"
+
+
+def test_run_and_status_and_report_from_end_to_end(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["status", "small.yaml"]) == 0
+    assert "2 cells: 2 pending" in capsys.readouterr().out
+
+    assert cli.main(["run", "small.yaml", "--launcher", "inline"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "2 of 2 cells: retrieval-transformer-s0-" in out
+    assert "2 cells: 2 done" in out
+    assert "results are in results/small" in out
+
+    frame = bench.run(GRID, name="python", launcher="inline")
+    columns = ["id", "state", "predictor", "accuracy", "loss", "valid_accuracy", "steps", "tokens"]
+    assert frame[columns].equals(bench.load_results("results/small")[columns])
+    assert len(frame) == 2
+
+    assert cli.main(["run", "small.yaml", "--dry-run"]) == 0
+    assert "2 cells: 2 are kept" in capsys.readouterr().out
+
+    (one,) = Path("results/small").glob("retrieval-bptt-*/status.json")
+    one.write_text(json.dumps({"state": "stopped", "reason": None, "progress": 0.5, "loss": 1.25}))
+    assert cli.main(["status", "small.yaml", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["state"], row["progress"]) for row in rows] == [("stopped", 0.5), ("done", 1.0)]
+    assert cli.main(["status", "python"]) == 0, "a grid that has no file is told from its folder"
+    assert "2 done" in capsys.readouterr().out
+
+    assert cli.main(["report", "results/small", "--out", "page"]) == 0
+    assert any(Path("page").iterdir())
+
+
+def test_a_cell_that_fails_makes_the_exit_code_1(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(BPTT, "gradients", fail)
+    assert cli.main(["run", "small.yaml", "--launcher", "inline"]) == 1
+    states = {row["method"]: (row["state"], row["reason"]) for _, row in bench.load_results("results").iterrows()}
+    assert states["bptt"] == ("failed", "ZeroDivisionError: by zero")
+    assert states["transformer"][0] == "done"
+
+
+def test_an_unknown_name_recalls_the_plugin_that_failed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "mine.py").write_text("raise RuntimeError('not today')")
+    assert cli.main(["run", "small.yaml", "--set", "task=mine", "--plugin", "mine.py"]) == 2
+    assert "plugin mine.py could not be loaded: RuntimeError: not today" in capsys.readouterr().err
+    registry._plugin_files.clear()
