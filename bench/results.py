@@ -138,34 +138,63 @@ def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _identity_columns(folder: Folder, record: dict[str, Any]) -> dict[str, Any]:
-    """What the rows of one run share: names first, then its whole config as dotted columns."""
-    flat = _flat(record["full"])
-    named = {"task": flat.pop("task.name"), "method": flat.pop("method.name"), "backbone": flat.get("model.backbone")}
-    return {"grid": folder.path.parent.name, "id": record["id"], **named, **flat}
+def _identity_columns(folder: Folder) -> dict[str, Any] | None:
+    """What the rows of one run share: names first, then its whole config as dotted columns. None: run.json is damaged."""
+    place = {"grid": folder.path.resolve().parent.name, "id": folder.path.name}
+    try:
+        flat = _flat(read_json(folder / "run.json")["full"])
+        names = {"task": flat.pop("task.name"), "method": flat.pop("method.name"), "backbone": flat.get("model.backbone")}
+    except (KeyError, TypeError, AttributeError):
+        return None
+    return {**place, **names, **flat}
+
+
+def _state(folder: Folder, status: Any, result: Any) -> dict[str, Any]:
+    """State and reason as the report tells them: `damaged` is a cell whose files cannot be read."""
+    if status is None and not (folder / "status.json").exists():
+        return {"state": "pending" if result is None else "done", "reason": None}
+    if not isinstance(status, dict) or not isinstance(status.get("state"), str):
+        return {"state": "damaged", "reason": "status.json cannot be read"}
+    if status["state"] == "done" and not _whole(result):
+        return {"state": "damaged", "reason": "result.json is missing or cannot be read"}
+    return {"state": status["state"], "reason": status.get("reason")}
+
+
+def _whole(result: Any) -> bool:
+    """Whether result.json has the form that the trainer gives it."""
+    if not isinstance(result, dict) or not isinstance(result.get("costs"), dict):
+        return False
+    scores = result.get("scores")
+    return isinstance(scores, list) and all(isinstance(one, dict) and "predictor" in one for one in scores)
 
 
 def load_results(path: Path | str) -> pd.DataFrame:
     """One row per run, scored predictor and test length below `path`; a run without scores has one row.
 
     Columns: grid, id, task, method, backbone, seed, state, reason; predictor, reference (a reference line such as SMT's
-    teacher), length, accuracy, loss (nats per scored token), valid_accuracy; chance, loss_floor, accuracy_ceiling,
-    shortcut (the best trivial rule's accuracy), shortcut_rule, unigram_loss; steps, tokens, training_seconds,
-    evaluation_seconds, parameters, predictor_parameters; then the whole config as dotted columns. Raises `BadInput`
-    when there is no such folder.
+    teacher), length, accuracy, loss (nats per scored token), valid_accuracy, valid_loss; chance, loss_floor,
+    accuracy_ceiling, shortcut (the best trivial rule's accuracy), shortcut_rule, unigram_loss, unit; steps, tokens,
+    training_seconds, evaluation_seconds, parameters, predictor_parameters; progress (0 to 1) of a cell that is not done;
+    then the whole config, `inherited` (what the phases that `init_from` brought had cost) and `provenance` as dotted
+    columns. A folder whose files cannot be read has the state `damaged` and a reason. Raises `BadInput` when there is
+    no such folder.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for folder in run_folders(path):
-        record = read_json(folder / "run.json")
-        if record is None:
+        shared = _identity_columns(folder)
+        if shared is None:
+            place = {"grid": folder.path.resolve().parent.name, "id": folder.path.name}
+            rows.append({**place, "state": "damaged", "reason": "run.json cannot be read"})
             continue
-        status, result = folder.status, read_json(folder / "result.json") or {}
-        shared = _identity_columns(folder, record)
-        shared |= {"state": status["state"], "reason": status.get("reason"), **result.get("costs", {})}
-        if status["state"] != "done":
-            shared |= {name: status.get(name) for name in ("steps", "tokens", "training_seconds")}
-        scores = result.get("scores") if status["state"] == "done" else None
-        rows += [shared | score for score in scores or [{}]]
+        status, result = read_json(folder / "status.json"), read_json(folder / "result.json")
+        shared |= _state(folder, status, result)
+        if shared["state"] != "done":
+            told = status if isinstance(status, dict) else {}
+            rows.append(shared | {name: told.get(name) for name in ("steps", "tokens", "training_seconds", "progress")})
+            continue
+        shared |= result["costs"]
+        shared |= _flat({name: result.get(name) or {} for name in ("inherited", "provenance")})
+        rows += [shared | score for score in result["scores"] or [{}]]
     frame = pd.DataFrame(rows)
     first = ["grid", "id", "task", "method", "backbone", "seed", "state", "reason", "predictor", "reference", "length"]
     for column in (*first, "accuracy", "loss"):
@@ -177,16 +206,23 @@ def load_results(path: Path | str) -> pd.DataFrame:
 def load_curves(path: Path | str) -> pd.DataFrame:
     """One row per evaluation and scored predictor during training, for every run below `path`.
 
-    Columns: grid, id, task, method, backbone, seed, phase, steps, tokens, training_seconds, train_loss, predictor,
-    reference, accuracy, loss, then the whole config as dotted columns.
+    Columns: grid, id, task, method, backbone, seed, then the whole config as dotted columns; phase, steps, tokens,
+    training_seconds, train_loss, predictor, reference, accuracy, loss. A run whose files are missing or cannot be read
+    has no rows.
     """
-    rows = []
+    runs: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for folder in run_folders(path):
-        record = read_json(folder / "run.json")
-        if record is None:
+        shared, curve = _identity_columns(folder), read_json(folder / "curve.json")
+        if shared is None or not isinstance(curve, list):
             continue
-        shared = _identity_columns(folder, record)
-        for point in read_json(folder / "curve.json") or []:
-            scores = point.pop("scores")
-            rows += [shared | point | score for score in scores]
-    return pd.DataFrame(rows)
+        for point in curve:
+            scores = point.pop("scores", None) if isinstance(point, dict) else None
+            if isinstance(scores, list):
+                rows += [{"run": len(runs), **point, **score} for score in scores if isinstance(score, dict)]
+        runs.append(shared)
+    if not rows:
+        return pd.DataFrame()
+    points = pd.DataFrame(rows)
+    shares = pd.DataFrame(runs).iloc[points.pop("run")].reset_index(drop=True)  # once per run, not once per row
+    return pd.concat([shares, points], axis=1)

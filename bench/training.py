@@ -89,10 +89,12 @@ def build_method(run: Run, task: Task, device: torch.device | str | None = None)
 
 
 def run_digest(run: Run) -> str:
-    """A digest of the sources that compute this run: its task, method and backbone, and this loop."""
-    return _digest(
-        registry.tasks.get(run.task), registry.methods.get(run.method), registry.backbones.get(run.model.backbone)
-    )
+    """A digest of what computes this run: the sources of its task, method, backbone and this loop, and its data."""
+    task = registry.tasks.get(run.task)
+    code = _digest(task, registry.methods.get(run.method), registry.backbones.get(run.model.backbone))
+    if isinstance(task.fingerprint, property) and not task.missing():
+        return f"{code}-{build_task(run).fingerprint}"
+    return code
 
 
 @cache

@@ -31,7 +31,7 @@ from bench import registry
 from bench.config import Run
 from bench.errors import BadInput
 from bench.launch.cell import End, open_log, run_cell
-from bench.launch.plan import ENDED_WELL, Board, Cell, LaunchOptions, plan, prepare
+from bench.launch.plan import ENDED_WELL, Board, Cell, LaunchOptions, plan, prepare, refused
 from bench.launch.progress import View, view_for
 
 TICK = 0.3  # seconds between two looks at the workers: often enough for the eye
@@ -60,7 +60,7 @@ def run_cells(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> Outc
 
     Raises `BadInput` when the folder cannot be written or another launcher is at it, before anything is changed.
     """
-    _check(runs, options)
+    _check(runs, folder, options)
     interrupts = Interrupts(patience=1 if options.launcher == "inline" else None)
     with _grid_lock(folder), interrupts:
         cells = plan(runs, folder, options)
@@ -76,7 +76,7 @@ def run_cells(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> Outc
     return Outcome({cell.id: board.ends.get(cell.id, End("pending")) for cell in cells}, stale, interrupts.count > 0)
 
 
-def _check(runs: Sequence[Run], options: LaunchOptions) -> None:
+def _check(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> None:
     if options.tensorboard and find_spec("tensorboard") is None:
         raise BadInput("--tensorboard: the package tensorboard is missing; pip install 'recurbench[tensorboard]'")
     if options.launcher == "local":
@@ -87,6 +87,10 @@ def _check(runs: Sequence[Run], options: LaunchOptions) -> None:
                         f"{kind.kind} {name!r} is defined in __main__, where worker processes cannot find it; put it "
                         "into a file of its own and give that as a plugin, or use the launcher 'inline'"
                     )
+    if all(map(refused, runs)):
+        cells = plan(runs, folder, options)
+        if all(cell.decision.action == "skip" for cell in cells):
+            raise BadInput(f"grid {folder.name}: no cell of it can run: {cells[0].decision.reason}")
 
 
 @contextmanager
@@ -161,7 +165,7 @@ def _show(view: View, name: str, status: Mapping[str, Any]) -> None:
 # Processes.
 
 
-@dataclass
+@dataclass(eq=False)
 class Slot:
     """A place for one worker: the device it has, and the worker and its cell while there are any."""
 

@@ -71,21 +71,21 @@ class Cell:
 
 
 def decide(
-    status: Mapping[str, Any], made_by: str | None, digest: str, refused: str | None, options: LaunchOptions
+    status: Mapping[str, Any], made_by: str | None, digest: str, refusal: str | None, options: LaunchOptions
 ) -> Decision:
     """What happens to a cell with this status.
 
-    `made_by` is the digest of the code that computed what is there, `digest` that of the code now; `refused` says why
+    `made_by` is the digest of the code that computed what is there, `digest` that of the code now; `refusal` says why
     the cell cannot run at all.
     """
     state, reason = status["state"], status.get("reason")
     ended = made_by is not None and state in ("done", "diverged")
     stale = ended and made_by != digest
     rerun = options.force or (stale and options.stale)
-    if ended and (refused or not rerun):
+    if ended and (refusal or not rerun):
         return Decision("keep", state, reason, stale=stale)
-    if refused:
-        return Decision("skip", "skipped", refused)
+    if refusal:
+        return Decision("skip", "skipped", refusal)
     if ended or options.force:
         return Decision("run", "pending", fresh=True)
     return Decision("run", state if state in ("failed", "oom", "stopped") else "pending")
@@ -98,7 +98,8 @@ def _made_by(folder: Folder, status: Mapping[str, Any]) -> str | None:
     return (read_json(folder / "result.json") or {}).get("digest")
 
 
-def _refused(run: Run) -> str | None:
+def refused(run: Run) -> str | None:
+    """Why this run cannot be trained, from what its parts declare; None when it can."""
     try:
         return impossible(run)
     except Exception:  # (a plugin that raises here raises again when its cell runs, and is heard there)
@@ -113,8 +114,8 @@ def plan(runs: Iterable[Run], folder: Path, options: LaunchOptions) -> list[Cell
         status = at.status
         made_by = _made_by(at, status) if status["state"] in ("done", "diverged") else None
         kept = made_by is not None and not options.force and not options.stale
-        refused = None if kept else _refused(run)
-        cells.append(Cell(run, at, decide(status, made_by, run_digest(run), refused, options)))
+        reason = None if kept else refused(run)
+        cells.append(Cell(run, at, decide(status, made_by, run_digest(run), reason, options)))
     return cells
 
 

@@ -54,6 +54,9 @@ class Task(ABC):
     unit: ClassVar[Literal["nats", "bits"]] = "nats"
     """The unit in which reports show this task's loss; it is always measured in nats per scored token."""
 
+    fingerprint: str | None = None
+    """A hash of the data behind a natural task, as a property: a result is stale when its data has changed."""
+
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
 

@@ -65,7 +65,7 @@ class WindowTask(Task):
         return (arrays[split],)
 
     @property
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> str:  # type: ignore[override]
         """A hash of the prepared data: runs on different data must not be taken for the same."""
         return self.about["fingerprint"]
 

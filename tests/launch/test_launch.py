@@ -1,0 +1,415 @@
+"""What a launch promises: nothing that is done is lost, nothing that goes wrong in one cell touches another."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+import torch
+import yaml
+
+from bench import registry
+from bench.config import InitFrom
+from bench.errors import BadInput
+from bench.grid import make_grid
+from bench.launch import End, LaunchOptions, Outcome, run_cells
+from bench.launch.cell import out_of_memory, run_cell
+from bench.launch.local import slots_for
+from bench.launch.plan import Board, Cell, Decision, decide, seen_state
+from bench.results import Folder, load_tensors, read_json, write_json
+from tests.helpers import TINY, tiny_run
+
+ROOT = Path(__file__).parents[2]
+MISBEHAVES = Path(__file__).with_name("plugin_misbehaves.py")
+
+# About two seconds a cell, so that there is something to interrupt.
+SLOW = {
+    "base": {
+        "task": {"name": "retrieval", "length": 16},
+        "model": TINY,
+        "training": {"batch_size": 8, "budget": {"steps": 300}},
+        "evaluation": {"sequences": 32, "reference_sequences": 8, "every": 0.25},
+        "device": "cpu",
+    },
+    "axes": {"method": ["smt+dmt", "bptt"]},
+    "overrides": [{"where": {"method": "smt+dmt"}, "set": {"training.budget": {"steps": 600}}}],
+}
+
+
+def tiny_grid(**axes: list[Any]) -> dict[str, Any]:
+    """Cells that take a tenth of a second."""
+    base = {**SLOW["base"], "training": {"batch_size": 8, "budget": {"steps": 6}}}
+    return {"base": base, "axes": {"method": ["bptt"], **axes}}
+
+
+def launch(grid: dict[str, Any], folder: Path, **options: Any) -> Outcome:
+    return run_cells(make_grid("grid", grid).runs, folder, LaunchOptions(**{"quiet": True, "workers": 1, **options}))
+
+
+def numbers(folder: Path) -> dict[str, Any]:
+    """All that a cell computed, apart from seconds: curve, scores, costs, and the weights, exactly."""
+    costs = ("training_seconds", "evaluation_seconds")
+    result, curve = read_json(folder / "result.json"), read_json(folder / "curve.json")
+    weights = {
+        file.name: {name: value.numpy().tobytes() for name, value in load_tensors(file).items()}
+        for file in folder.glob("weights-*.pt")
+    }
+    return {
+        "scores": result["scores"],
+        "costs": {name: value for name, value in result["costs"].items() if name not in costs},
+        "curve": [{name: value for name, value in point.items() if name not in costs} for point in curve],
+        "weights": weights,
+    }
+
+
+def all_numbers(folder: Path) -> dict[str, Any]:
+    return {run.name: numbers(run) for run in sorted(folder.iterdir()) if run.is_dir()}
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+    return found
+
+
+def newly_running(folder: Path, cell: str, known: list[int]) -> tuple[int, Path] | None:
+    """Process and folder of a cell that runs, if it runs in none of these processes."""
+    for found in folder.glob(cell):
+        status = Folder(found).status
+        if status["state"] == "running" and status["pid"] not in known:
+            return status["pid"], found
+    return None
+
+
+def points(folder: Path) -> int:
+    """How many points the cell's curve has so far."""
+    return len(read_json(folder / "curve.json") or [])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The slow cells, run in this process with nothing in their way."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "grid"
+    assert launch(SLOW, folder, launcher="inline").exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def plugin() -> Iterator[None]:
+    """The misbehaving plugin, loaded for one test."""
+    before = [(kind, dict(kind._classes)) for kind in registry.REGISTRIES]
+    registry.load_plugin(MISBEHAVES)
+    yield
+    for kind, classes in before:
+        kind._classes = classes
+    registry._plugin_files.clear()
+
+
+def test_workers_that_are_killed_at_several_moments_cost_attempts_and_change_no_number(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    folder, outcomes = tmp_path / "grid", []
+    killed: list[int] = []
+
+    def run() -> None:
+        outcomes.append(launch(SLOW, folder, retry=9, checkpoint_seconds=0.1))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    for cell in ("retrieval-smt+dmt-*", "retrieval-bptt-*"):
+        # At once; at a checkpoint; past the middle, which for smt+dmt is at its first evaluation in the second phase.
+        for reached in (lambda at: True, lambda at: (at / "checkpoint.pt").exists(), lambda at: points(at) > 2):
+            pid, at = wait_for(lambda cell=cell: newly_running(folder, cell, killed))
+            wait_for(lambda at=at, reached=reached: reached(at))
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+    thread.join()
+    assert outcomes[0].exit_code == 0
+    statuses = [Folder(path).status for path in folder.iterdir() if path.is_dir()]
+    assert [status["attempt"] for status in statuses] == [4, 4]
+    assert all_numbers(folder) == all_numbers(undisturbed)
+    assert not list(folder.glob("*/.*.json*")), "temporary files are left"
+
+
+def test_a_stopped_and_a_killed_launcher_lose_nothing(undisturbed: Path, tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(SLOW))
+    folder = tmp_path / "results" / "grid"
+    command = [sys.executable, str(ROOT / "run_bench.py"), "run", "grid.yaml", "--workers", "1"]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def progress(method: str) -> Callable[[], bool]:
+        def seen() -> bool:
+            statuses = [Folder(path).status for path in folder.glob(f"retrieval-{method}-*")]
+            return any(one["state"] == "running" and one.get("progress", 0) > 0.2 for one in statuses)
+
+        return seen
+
+    # Ctrl-C, in the first cell.
+    launcher = start()
+    wait_for(progress("smt+dmt"))
+    launcher.send_signal(signal.SIGINT)
+    out, err = launcher.communicate(timeout=30)
+    assert (launcher.returncode, err) == (130, "")
+    assert "run_bench.py run grid.yaml --workers 1" in out.splitlines()[-1], "it says how to go on"
+    (stopped,) = (Folder(path) for path in folder.glob("retrieval-smt+dmt-*"))
+    assert stopped.status["state"] == "stopped"
+    assert (stopped / "checkpoint.pt").is_file()
+
+    # kill -9 of the launcher, in the second: its worker notices, and stops with a checkpoint too.
+    launcher = start()
+    wait_for(progress("bptt"))
+    launcher.kill()
+    launcher.communicate()
+    assert numbers(stopped.path) == numbers(undisturbed / stopped.path.name)
+    (orphan,) = (Folder(path) for path in folder.glob("retrieval-bptt-*"))
+    wait_for(lambda: orphan.status["state"] == "stopped")
+    assert (orphan / "checkpoint.pt").is_file()
+
+    assert launch(SLOW, folder, launcher="inline").exit_code == 0
+    assert all_numbers(folder) == all_numbers(undisturbed)
+
+
+def test_what_is_done_is_skipped_stale_cells_are_named_and_force_runs_all_anew(tmp_path: Path) -> None:
+    grid, folder = tiny_grid(seed=[0, 1]), tmp_path / "grid"
+
+    def made() -> list[int]:
+        return [file.stat().st_mtime_ns for file in sorted(folder.glob("*/weights-train.pt"))]
+
+    launch(grid, folder, launcher="inline")
+    first, expected = made(), all_numbers(folder)
+
+    assert launch(grid, folder, launcher="inline").exit_code == 0
+    assert made() == first, "the second launch trains nothing"
+
+    old = sorted(folder.glob("*/result.json"))[1]
+    write_json(old, {**read_json(old), "digest": "0" * 16})
+    outcome = launch(grid, folder, launcher="inline")
+    assert (outcome.stale, made()) == ((old.parent.name,), first), "stale cells are named and kept"
+
+    outcome = launch(grid, folder, launcher="inline", stale=True)
+    assert outcome.stale == ()
+    assert [new == before for new, before in zip(made(), first)] == [True, False]
+
+    launch(grid, folder, launcher="inline", force=True)
+    assert made()[0] != first[0]
+    assert all_numbers(folder) == expected
+
+
+def test_a_cell_that_goes_wrong_ends_alone_with_its_reason(plugin: None, tmp_path: Path) -> None:
+    grid = tiny_grid(method=["talkative", "nan-loss", "hungry", "suicidal", "dense-only", "bptt"])
+    grid["parts"] = [{"axes": {}}, {"axes": {"task": ["raises", "exits"], "method": ["bptt"]}}]
+    outcome = launch(grid, tmp_path / "grid")
+    ends = {tuple(name.split("-s0-")[0].split("-", 1)): end for name, end in outcome.ends.items()}
+    reasons = {name: end.reason or "" for name, end in ends.items()}
+    assert {name: end.state for name, end in ends.items()} == {
+        ("retrieval", "talkative"): "done",
+        ("retrieval", "nan-loss"): "diverged",
+        ("retrieval", "hungry"): "oom",
+        ("retrieval", "suicidal"): "failed",
+        ("retrieval", "dense-only"): "skipped",
+        ("retrieval", "bptt"): "done",
+        ("raises", "bptt"): "failed",
+        ("exits", "bptt"): "failed",
+    }
+    assert outcome.exit_code == 1
+    assert reasons["raises", "bptt"] == "LookupError: no such book"
+    assert reasons["exits", "bptt"] == "SystemExit: goodbye"
+    assert reasons["retrieval", "suicidal"] == "worker killed by signal 9 (attempt 2 of 2)"
+    assert "not finite" in reasons["retrieval", "nan-loss"]
+    assert "memory" in reasons["retrieval", "hungry"]
+    assert "dense targets only" in reasons["retrieval", "dense-only"]
+    for name, end in outcome.ends.items():
+        status = Folder(tmp_path / "grid" / name).status
+        assert (status["state"], status["reason"]) == end, "the folder tells what the launcher was told"
+
+    def log_of(cell: str) -> str:
+        return next((tmp_path / "grid").glob(f"{cell}-*/log.txt")).read_text()
+
+    assert "Traceback" in log_of("raises-bptt")
+    assert 'raise LookupError("no such book' in log_of("raises-bptt")
+    for said in ("said by the plugin", '{"state": "done"}', "written by the plugin", "shouted by the plugin"):
+        assert said in log_of("retrieval-talkative")
+    assert "plugin" not in log_of("retrieval-bptt")
+
+
+def test_a_cell_waits_for_the_one_it_starts_from(tmp_path: Path) -> None:
+    grid = tiny_grid(method=["smt+dmt", "smt"])  # the source comes second
+    grid["overrides"] = [{"where": {"method": "smt+dmt"}, "set": {"init_from": {"method": "smt", "phase": "smt"}}}]
+    outcome = launch(grid, tmp_path / "grid", launcher="inline")
+    assert outcome.exit_code == 0
+    (dmt,) = (tmp_path / "grid").glob("retrieval-smt+dmt-*")
+    (smt,) = (tmp_path / "grid").glob("retrieval-smt-*")
+    started = {folder: Folder(folder).status["started"] for folder in (smt, dmt)}
+    assert started[smt] < started[dmt]
+
+
+def board_of(*links: str | None) -> Board:
+    """Cells that start from one another: each names its source by place, or None."""
+    cells: list[Cell] = []
+    for i, link in enumerate(links):
+        source = None if link is None else InitFrom(run=cells[int(link)].id, phase="smt")
+        method = "smt" if source is None else "smt+dmt"
+        fields = {} if source is None else {"init_from": source.model_dump()}
+        run = tiny_run(method, seed=i, **fields)
+        cells.append(Cell(run, Folder(f"/nowhere/{run.id}"), Decision("run", "pending")))
+    return Board(cells)
+
+
+def test_cells_whose_source_is_not_done_fail_with_that_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Folder, "set_status", lambda *_, **__: None)
+    board = board_of(None, "0", "1", None)
+    first = board.take()
+    assert first is not None
+    assert (first.run.seed, board.take().run.seed, board.take()) == (0, 3, None), "the others wait"  # type: ignore[union-attr]
+    ended = board.end(first, End("oom"))
+    assert [cell.run.seed for cell in ended] == [0, 1, 2]
+    assert board.ends[ended[1].id] == End("failed", f"starts from {first.id}, which is oom")
+    assert board.ends[ended[2].id].state == "failed"
+
+
+def test_a_lost_worker_costs_one_attempt_of_its_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Folder, "set_status", lambda *_, **__: None)
+    board = board_of(None, None)
+    first = board.take()
+    assert first is not None
+    assert board.lost(first, "worker killed by signal 9") == []
+    assert board.take() is first, "it is first in line"
+    assert board.lost(first, "worker killed by signal 9") == [first]
+    assert board.ends[first.id] == End("failed", "worker killed by signal 9 (attempt 2 of 2)")
+
+
+NOTHING = LaunchOptions()
+FORCE, STALE = LaunchOptions(force=True), LaunchOptions(stale=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "made_by", "refusal", "options", "expected"),
+    [
+        ("pending", None, None, NOTHING, "run"),
+        ("done", "now", None, NOTHING, "keep"),
+        ("done", "now", None, STALE, "keep"),
+        ("done", "now", None, FORCE, "run fresh"),
+        ("done", "before", None, NOTHING, "keep stale"),
+        ("done", "before", None, STALE, "run fresh"),
+        ("done", None, None, NOTHING, "run"),  # its result is gone
+        ("diverged", "now", None, NOTHING, "keep"),
+        ("diverged", "now", None, FORCE, "run fresh"),
+        ("failed", None, None, NOTHING, "run"),
+        ("oom", None, None, NOTHING, "run"),
+        ("stopped", None, None, NOTHING, "run"),
+        ("running", None, None, NOTHING, "run"),  # its launcher died
+        ("skipped", None, None, NOTHING, "run"),  # what it lacked is here now
+        ("pending", None, "no data", NOTHING, "skip"),
+        ("pending", None, "no data", FORCE, "skip"),
+        ("done", "now", "no data", FORCE, "keep"),  # what cannot be made again is not thrown away
+    ],
+)
+def test_what_is_decided(
+    state: str, made_by: str | None, refusal: str | None, options: LaunchOptions, expected: str
+) -> None:
+    decision = decide({"state": state}, made_by, "now", refusal, options)
+    words = [decision.action, *(["fresh"] if decision.fresh else []), *(["stale"] if decision.stale else [])]
+    assert " ".join(words) == expected
+
+
+def test_a_running_cell_whose_process_is_gone_is_seen_as_stopped() -> None:
+    status = {"state": "running", "host": "here", "pid": 7}
+    assert seen_state(status, "here", lambda pid: True)[0] == "running"
+    assert seen_state(status, "here", lambda pid: False)[0] == "stopped"
+    assert seen_state(status, "elsewhere", lambda pid: False)[0] == "running", "another host's processes are unknown"
+
+
+def test_a_second_launcher_of_the_same_grid_is_told_who_the_first_is(tmp_path: Path) -> None:
+    with filelock.FileLock(tmp_path / ".lock"):
+        (tmp_path / ".lock").write_text("4711")
+        with pytest.raises(BadInput, match="another launcher .*4711"):
+            launch(tiny_grid(), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_cell_that_was_killed_between_its_result_and_its_last_word_is_done(tmp_path: Path) -> None:
+    launch(tiny_grid(), tmp_path, launcher="inline")
+    (folder,) = (Folder(path) for path in tmp_path.iterdir() if path.is_dir())
+    before = (folder / "result.json").stat().st_mtime_ns
+    folder.set_status("running", pid=1, host="elsewhere")
+    assert launch(tiny_grid(), tmp_path, launcher="inline").exit_code == 0
+    assert (folder / "result.json").stat().st_mtime_ns == before
+    assert folder.status["state"] == "done"
+
+
+def test_a_disk_that_fills_up_ends_the_cell_with_that_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_run()
+    folder = Folder(tmp_path / run.id)
+    folder.describe(run)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bench.results.write_atomically", full)
+    assert run_cell(folder) == End("failed", "OSError: [Errno 28] No space left on device")
+
+
+def test_tensorboard_events_are_written_when_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    launch(tiny_grid(), tmp_path, launcher="inline", tensorboard=True)
+    assert list(tmp_path.glob("*/events.out.tfevents.*"))
+
+
+def test_tensorboard_that_is_missing_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.launch.local.find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"recurbench\[tensorboard\]"):
+        launch(tiny_grid(), tmp_path / "grid", tensorboard=True)
+    assert not (tmp_path / "grid").exists()
+
+
+def test_memory_that_ran_out_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50)
+    assert out_of_memory(caught.value)
+    assert out_of_memory(MemoryError())
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_workers_are_one_per_core_divided_by_threads_and_one_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.launch.local.cores", lambda: 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert len(slots_for([tiny_run(seed=i) for i in range(9)], None)) == 4
+    assert len(slots_for([tiny_run(seed=i, threads=2) for i in range(9)], None)) == 2
+    assert len(slots_for([tiny_run()], None)) == 1, "no more than cells"
+    assert len(slots_for([tiny_run(seed=i) for i in range(9)], 7)) == 7
+    slots = slots_for([tiny_run(seed=i, device="cuda") for i in range(9)], None)
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["3", "5"]
+
+
+def test_a_script_without_a_main_guard_runs_a_grid_and_gets_what_the_command_line_gets(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(tiny_grid()))
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import bench\n"
+        "assert 'torch' not in sys.modules, 'importing bench is light'\n"
+        f"frame = bench.run('grid.yaml', set=['seed=3'], results='from-script')\n"
+        "print(frame[['id', 'state', 'accuracy', 'loss']].to_json(orient='records', double_precision=15))\n"
+    )
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    (row,) = json.loads(done.stdout)
+    launch({**tiny_grid(), "axes": {"method": ["bptt"], "seed": [3]}}, tmp_path / "grid", launcher="inline")
+    (other,) = all_numbers(tmp_path / "grid").items()
+    assert row["state"] == "done"
+    assert row["id"] == other[0]
+    assert row["loss"] == pytest.approx(other[1]["scores"][0]["loss"], abs=1e-14)  # JSON with 15 digits
