@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,15 +34,15 @@ FINAL = ("done", "diverged", "skipped")
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file whole or not at all: into a temporary neighbour, flushed to disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")  # with the permissions of the user's umask
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -138,12 +139,25 @@ def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _identity_columns(folder: Folder) -> dict[str, Any] | None:
-    """What the rows of one run share: names first, then its whole config as dotted columns. None: run.json is damaged."""
-    place = {"grid": folder.path.resolve().parent.name, "id": folder.path.name}
+def _placed(path: Path | str) -> Iterator[tuple[Folder, dict[str, Any]]]:
+    """All run folders with their grid, which is the folder above, and id; grids of one name are told by their paths."""
+    root = Path(path).resolve()
+    folders = [(folder, folder.path.resolve().parent) for folder in run_folders(path)]
+    names = Counter(grid.name for grid in {grid for _, grid in folders})
+    for folder, grid in folders:
+        name = grid.name if names[grid.name] == 1 else grid.relative_to(root).as_posix()
+        yield folder, {"grid": name, "id": folder.path.name}
+
+
+def _identity_columns(folder: Folder, place: dict[str, Any]) -> dict[str, Any] | None:
+    """What the rows of one run share: names, then its whole config as dotted columns. None: run.json is damaged."""
     try:
         flat = _flat(read_json(folder / "run.json")["full"])
-        names = {"task": flat.pop("task.name"), "method": flat.pop("method.name"), "backbone": flat.get("model.backbone")}
+        names = {
+            "task": flat.pop("task.name"),
+            "method": flat.pop("method.name"),
+            "backbone": flat.get("model.backbone"),
+        }
     except (KeyError, TypeError, AttributeError):
         return None
     return {**place, **names, **flat}
@@ -174,16 +188,15 @@ def load_results(path: Path | str) -> pd.DataFrame:
     Columns: grid, id, task, method, backbone, seed, state, reason; predictor, reference (a reference line such as SMT's
     teacher), length, accuracy, loss (nats per scored token), valid_accuracy, valid_loss; chance, loss_floor,
     accuracy_ceiling, shortcut (the best trivial rule's accuracy), shortcut_rule, unigram_loss, unit; steps, tokens,
-    training_seconds, evaluation_seconds, parameters, predictor_parameters; progress (0 to 1) of a cell that is not done;
-    then the whole config, `inherited` (what the phases that `init_from` brought had cost) and `provenance` as dotted
-    columns. A folder whose files cannot be read has the state `damaged` and a reason. Raises `BadInput` when there is
-    no such folder.
+    training_seconds, evaluation_seconds, parameters, predictor_parameters; progress (0 to 1) of a cell that is not
+    done; then the whole config, `inherited` (what the phases that `init_from` brought had cost) and `provenance` as
+    dotted columns. A folder whose files cannot be read has the state `damaged` and a reason. Raises `BadInput` when
+    there is no such folder.
     """
     rows: list[dict[str, Any]] = []
-    for folder in run_folders(path):
-        shared = _identity_columns(folder)
+    for folder, place in _placed(path):
+        shared = _identity_columns(folder, place)
         if shared is None:
-            place = {"grid": folder.path.resolve().parent.name, "id": folder.path.name}
             rows.append({**place, "state": "damaged", "reason": "run.json cannot be read"})
             continue
         status, result = read_json(folder / "status.json"), read_json(folder / "result.json")
@@ -212,8 +225,8 @@ def load_curves(path: Path | str) -> pd.DataFrame:
     """
     runs: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    for folder in run_folders(path):
-        shared, curve = _identity_columns(folder), read_json(folder / "curve.json")
+    for folder, place in _placed(path):
+        shared, curve = _identity_columns(folder, place), read_json(folder / "curve.json")
         if shared is None or not isinstance(curve, list):
             continue
         for point in curve:

@@ -195,7 +195,8 @@ class Trainer:
                     self._check_finite()
                 if now - last_report > self.options.report_seconds:
                     last_report = now
-                    self._report()
+                    with self._paused():
+                        self._report()
                 if self._due():
                     self._evaluate()
             # Only here, between two batches, is the state whole.

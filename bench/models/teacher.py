@@ -25,6 +25,14 @@ def windows(sequence: Tensor, first: Tensor, width: int, fill: int) -> Tensor:
     return rows.gather(2, index.clamp(0, length - 1)).masked_fill(~inside, fill)
 
 
+CHUNK = 64
+"""Contexts encoded at a time on a CPU, the shortest first and each chunk only as wide as its longest.
+
+Half of the padding is never computed and the activations stay in the cache: forward and backward over 256 contexts of 0
+to 32 inputs took two thirds of the time. A GPU gets all in one piece; there the widths would have to be waited for.
+"""
+
+
 class Teacher(nn.Module):
     """Encoder and decoder, each with an embedding of its own."""
 
@@ -45,6 +53,14 @@ class Teacher(nn.Module):
         Contexts end next to the registers, so a token's relative position says how long ago it was. A context of
         padding alone (or C = 0) is the empty one.
         """
+        if contexts.device.type != "cpu" or len(contexts) <= CHUNK:
+            return self._encode(contexts)
+        lengths = (contexts != self.PAD).sum(1)
+        order, width = lengths.argsort(stable=True), contexts.shape[1]
+        chunks = (contexts[rows, width - int(lengths[rows[-1]]) :] for rows in order.split(CHUNK))
+        return torch.cat([self._encode(chunk) for chunk in chunks])[order.argsort()]
+
+    def _encode(self, contexts: Tensor) -> Tensor:
         batch = contexts.shape[0]
         registers = self.registers.expand(batch, -1, -1)
         tokens = torch.cat([self.context_embedding(contexts.clamp(min=0)), registers], 1)  # (N, C + K, d)

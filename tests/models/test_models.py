@@ -131,6 +131,16 @@ def test_a_context_is_the_same_whatever_padding_stands_before_it():
     torch.testing.assert_close(teacher.encode(only_padding), teacher.encode(empty), rtol=1e-10, atol=1e-10)
 
 
+def test_contexts_encoded_in_chunks_come_back_in_their_order(monkeypatch):
+    teacher = Teacher(SIZES, 7, 5).double()
+    contexts = torch.randint(0, 7, (50, 9))
+    lengths = torch.randint(0, 10, (50, 1))
+    contexts = contexts.where(torch.arange(9) >= 9 - lengths, Teacher.PAD)
+    whole = teacher._encode(contexts)
+    monkeypatch.setattr("bench.models.teacher.CHUNK", 8)
+    torch.testing.assert_close(teacher.encode(contexts), whole, rtol=1e-10, atol=1e-10)
+
+
 def test_the_encoder_normalises_each_memory_token():
     memory = Teacher(SIZES, 7, 5).encode(torch.randint(0, 7, (3, 4)))
     torch.testing.assert_close(memory.square().mean(-1), torch.ones(3, 3), rtol=1e-3, atol=1e-3)

@@ -1,0 +1,430 @@
+"""The first report: its numbers to the digit, every cell's state, its figures, and folders that are not whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import rcParams
+from rich.console import Console
+
+from bench import report
+from bench.config import Run
+from bench.errors import BadInput
+from bench.report import style
+from bench.report.figures import draw
+from bench.report.tables import escape, load
+from bench.results import Folder, load_curves, load_results, write_json
+from bench.training import Trainer
+from tests.helpers import folder_of, tiny_run
+
+FACTS = {
+    "chance": 0.125,
+    "loss_floor": 0.1,
+    "accuracy_ceiling": 0.8,
+    "shortcut": 0.2,
+    "shortcut_rule": "the commonest label",
+    "unigram_loss": 2.0,
+    "unit": "nats",
+}
+PROVENANCE = {"commit": "abc123", "dirty": True, "packages": {"torch": "2.9"}, "processor": "A CPU", "host": "secret"}
+
+
+def score(accuracy: float, loss: float, predictor: str = "rnn", length: int = 12, **facts: Any) -> dict[str, Any]:
+    named = {"length": length, "predictor": predictor, "reference": predictor != "rnn"}
+    return {**named, "accuracy": accuracy, "loss": loss, **FACTS, **facts}
+
+
+def fake(
+    root: Path, run: Run, scores: list[dict[str, Any]], tokens: int = 1000, points: int = 3, **result: Any
+) -> Folder:
+    """A finished cell with these scores, and a curve that rises to them; of two phases for SMT+DMT."""
+    folder = folder_of(run, root)
+    costs = {"steps": tokens / 10, "tokens": tokens, "training_seconds": 2.5, "predictor_parameters": 6543}
+    write_json(folder / "result.json", {"scores": scores, "costs": costs, "provenance": PROVENANCE, **result})
+    folder.set_status("done")
+    names = ("predictor", "reference", "accuracy", "loss")
+    curve = [
+        {
+            "phase": run.method if part < 1 else run.method.split("+")[-1],
+            "steps": int(part * 100),
+            "tokens": int(part * tokens),
+            "scores": [{**{name: one[name] for name in names}, "accuracy": one["accuracy"] * part} for one in scores],
+        }
+        for part in np.linspace(0, 1, points).tolist()
+    ]
+    write_json(folder / "curve.json", curve)
+    return folder
+
+
+def seeds(root: Path, accuracies: list[float], method: str = "bptt", **fields: Any) -> list[Folder]:
+    runs = [tiny_run(method, seed=seed, **fields) for seed in range(len(accuracies))]
+    return [fake(root, run, [score(accuracy, 1.1)]) for run, accuracy in zip(runs, accuracies)]
+
+
+def only(frame: pd.DataFrame, **wanted: Any) -> dict[str, Any]:
+    for name, value in wanted.items():
+        frame = frame[frame[name] == value]
+    (row,) = frame.to_dict("records")
+    return row
+
+
+def printed(frame: pd.DataFrame, width: int = 110) -> str:
+    console = Console(width=width, color_system=None, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    report.print_summary(frame, console)
+    return console.export_text()
+
+
+# The numbers.
+
+
+def test_the_table_holds_means_and_what_they_are_judged_against(tmp_path: Path) -> None:
+    for seed, (accuracy, loss) in enumerate([(0.5, 1.0), (0.6, 1.1), (0.7, 1.5)]):
+        fake(tmp_path / "g", tiny_run(seed=seed), [score(accuracy, loss)], tokens=1000 + seed)
+    row = only(report.summary(tmp_path))
+    assert row["grid"] == "g" and row["task"] == "retrieval" and row["method"] == "bptt" and row["setting"] == ""
+    assert row["seeds"] == 3 and row["status"] == "3 done" and row["reason"] == ""
+    expected = {
+        "accuracy": 0.6,
+        "accuracy_se": 0.1 / math.sqrt(3),
+        "chance": 0.125,
+        "shortcut": 0.2,
+        "accuracy_ceiling": 0.8,
+        "share_of_ceiling": 0.75,
+        "loss": 1.2,
+        "loss_above_floor": 1.1,
+        "unigram_loss": 2.0,
+        "tokens": 1001,
+        "training_seconds": 2.5,
+        "predictor_parameters": 6543,
+    }
+    assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-12)
+    assert row["shortcut_rule"] == "the commonest label"
+    # All 27 resamples of three seeds: 1/27 have mean 0.5, 3/27 have 0.5333; so the 2.5 % point is the lowest mean.
+    assert row["accuracy_low"] == pytest.approx(0.5) and row["accuracy_high"] == pytest.approx(0.7)
+
+
+def test_spread_needs_seeds(tmp_path: Path) -> None:
+    seeds(tmp_path / "one", [0.5])
+    seeds(tmp_path / "two", [0.5, 0.7])
+    frame = report.summary(tmp_path)
+    one, two = only(frame, grid="one"), only(frame, grid="two")
+    assert math.isnan(one["accuracy_se"]) and math.isnan(one["accuracy_low"])
+    assert two["accuracy_se"] == pytest.approx(0.1) and math.isnan(two["accuracy_low"])
+
+
+def test_the_csv_keeps_every_digit(tmp_path: Path) -> None:
+    fake(tmp_path / "g", tiny_run(), [score(1 / 3, 0.1 + 0.2)])
+    report.write(tmp_path / "g", tmp_path / "out")
+    row = only(pd.read_csv(tmp_path / "out" / "summary.csv", float_precision="round_trip"))
+    assert (row["accuracy"], row["loss"]) == (1 / 3, 0.1 + 0.2)
+
+
+def test_losses_of_natural_tasks_are_in_bits_beside_the_unigram_model(tmp_path: Path) -> None:
+    natural = {"loss_floor": None, "accuracy_ceiling": None, "unit": "bits", "unigram_loss": 3 * math.log(2)}
+    fake(tmp_path, tiny_run(), [score(0.4, 2 * math.log(2), **natural)])
+    frame = report.summary(tmp_path)
+    row = only(frame)
+    assert (row["loss"], row["unigram_loss"], row["unit"]) == pytest.approx((2.0, 3.0, "bits"))
+    assert math.isnan(row["loss_above_floor"]) and math.isnan(row["share_of_ceiling"])
+    text = printed(frame)
+    assert "loss in bits" in text and "unigram" in text and "loss +" not in text
+    assert text.splitlines()[2].split()[5:8] == ["-", "2.000", "3.000"]
+
+
+def test_a_reference_line_has_its_own_row_and_no_parameters(tmp_path: Path) -> None:
+    fake(tmp_path, tiny_run("smt"), [score(0.6, 1.0), score(0.8, 0.5, "teacher")])
+    frame = report.summary(tmp_path)
+    assert frame["predictor"].tolist() == ["rnn", "teacher"] and frame["reference"].tolist() == [False, True]
+    assert frame["accuracy"].tolist() == [0.6, 0.8]
+    assert math.isnan(frame["predictor_parameters"][1])
+    lines = printed(frame).splitlines()
+    assert any(line.startswith("smt teacher * ") and "0.800" in line for line in lines)
+    assert "*: a reference line" in " ".join(lines)
+
+
+def test_further_test_lengths_have_rows(tmp_path: Path) -> None:
+    fake(tmp_path, tiny_run(), [score(0.7, 1.0), score(0.4, 1.5, length=24)])
+    frame = report.summary(tmp_path)
+    assert frame[["length", "accuracy"]].to_numpy().tolist() == [[12, 0.7], [24, 0.4]]
+    assert "tested at" in printed(frame)
+
+
+def test_settings_that_differ_are_told_and_seeds_are_not(tmp_path: Path) -> None:
+    for length in (16, 8):
+        seeds(tmp_path, [0.5, 0.6], task={"name": "retrieval", "length": length})
+    frame = report.summary(tmp_path)
+    assert frame["setting"].tolist() == ["length 8", "length 16"], "by size, not by spelling"
+    assert frame["task.length"].tolist() == [8, 16] and frame["seeds"].tolist() == [2, 2]
+
+
+def test_a_budget_that_follows_from_the_task_is_no_setting_of_its_own(tmp_path: Path) -> None:
+    for length in (8, 16):
+        training = {"budget": {"tokens": 100 * length}}
+        seeds(tmp_path / "paired", [0.5], task={"name": "retrieval", "length": length}, training=training)
+        seeds(tmp_path / "alone", [0.5], training=training)
+    frame = report.summary(tmp_path)
+    assert frame[frame["grid"] == "paired"]["setting"].tolist() == ["length 8", "length 16"]
+    assert frame[frame["grid"] == "alone"]["setting"].tolist() == ["tokens 800", "tokens 1600"]
+
+
+def test_cells_that_start_from_another_seeds_source_are_one_group_and_pay_for_it(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        source = tiny_run("smt", seed=seed)
+        fake(tmp_path, source, [score(0.5, 1.0)])
+        run = tiny_run("smt+dmt", seed=seed, init_from={"run": source.id, "phase": "smt"})
+        fake(tmp_path, run, [score(0.5, 1.0)], 400, inherited={"tokens": 1000, "training_seconds": 7.0})
+    row = only(report.summary(tmp_path), method="smt+dmt")
+    assert (row["seeds"], row["setting"], row["tokens"], row["training_seconds"]) == (2, "", 1400, 9.5)
+    ((_, _, figure),) = draw(load(tmp_path), load_curves(tmp_path))
+    ends = [line.get_xdata()[-1] for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 3]
+    assert max(ends) == 1400, "its curve begins where the source's ended"
+
+
+# States.
+
+
+def test_no_cell_is_dropped(tmp_path: Path) -> None:
+    done, second, third = seeds(tmp_path, [0.5, 0.6, 0.7])
+    second.set_status("diverged", reason="loss is not finite near step 50", tokens=500)
+    third.set_status("failed", reason="ValueError: no")
+    folder_of(tiny_run("smt"), tmp_path)
+    folder_of(tiny_run("transformer"), tmp_path).set_status("skipped", reason="learns from dense targets only")
+    folder_of(tiny_run("smt+dmt"), tmp_path).set_status("running", progress=0.25)
+    frame = report.summary(tmp_path)
+    told = {row["method"]: (row["status"], row["reason"], row["seeds"]) for row in frame.to_dict("records")}
+    reasons = "diverged: loss is not finite near step 50 (seed 1); failed: ValueError: no (seed 2)"
+    assert told == {
+        "smt+dmt": ("running", "running: 25% of its budget used", 0),
+        "smt": ("pending", "", 0),
+        "bptt": ("1 done, 1 diverged, 1 failed", reasons, 1),
+        "transformer": ("skipped", "skipped: learns from dense targets only", 0),
+    }
+    assert only(frame, method="bptt")["accuracy"] == 0.5, "only what is done is scored"
+    text = " ".join(printed(frame, 200).split())
+    assert all(status in text and reason in text for status, reason, _ in told.values())
+    report.write(tmp_path, tmp_path / "out")
+    markdown = (tmp_path / "out" / "summary.md").read_text()
+    assert all(reason in markdown for _, reason, _ in told.values())
+    assert "6 cells: " in markdown and "1 skipped" in markdown
+    assert done.path.is_dir()
+
+
+@pytest.mark.parametrize("junk", ["", "{", "[]", "null", "7", '"x"', '{"scores": 3}', '[{"scores": [{}]}, 4]', "\xff"])
+@pytest.mark.parametrize("name", ["run.json", "status.json", "curve.json", "result.json"])
+def test_damaged_files_are_told_not_raised(tmp_path: Path, name: str, junk: str) -> None:
+    broken, whole = seeds(tmp_path / "g", [0.5, 0.7])
+    (broken / name).write_bytes(junk.encode("latin-1"))
+    frame = report.summary(tmp_path / "g")
+    if name == "curve.json":
+        assert only(frame)["accuracy"] == pytest.approx(0.6)
+    else:
+        row = only(frame, seeds=1)
+        assert row["accuracy"] == 0.7
+        assert "damaged" in " ".join(frame["status"]) and f"{name} " in " ".join(frame["reason"])
+    files = report.write(tmp_path / "g", tmp_path / "out")
+    assert all(file.stat().st_size for file in files)
+    assert printed(frame)
+    assert len(load_curves(tmp_path / "g")) >= 3
+
+
+def test_a_folder_where_nothing_can_be_read_still_makes_a_table(tmp_path: Path) -> None:
+    (folder,) = seeds(tmp_path / "g", [0.5])
+    (folder / "run.json").write_text("{")
+    files = report.write(tmp_path / "g", tmp_path / "out")
+    assert [file.name for file in files] == ["summary.csv", "summary.md"]
+    text = (tmp_path / "out" / "summary.md").read_text()
+    assert "run.json cannot be read" in text and "No figure" in text
+
+
+def test_numbers_that_are_none_are_gaps(tmp_path: Path) -> None:
+    fake(tmp_path, tiny_run(), [score(math.nan, math.inf)])  # written as null
+    row = only(report.summary(tmp_path))
+    assert math.isnan(row["accuracy"]) and math.isnan(row["loss"]) and row["status"] == "done"
+    report.write(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("call", [report.summary, lambda path: report.write(path, path / "out")])
+def test_an_empty_folder_is_one_line(tmp_path: Path, call: Any) -> None:
+    with pytest.raises(BadInput, match=r"^no runs in .*run\.json.*$"):
+        call(tmp_path)
+    with pytest.raises(BadInput, match="no results folder"):
+        call(tmp_path / "nowhere")
+
+
+def test_grids_of_one_name_are_not_mixed(tmp_path: Path) -> None:
+    for place, accuracy in (("mine", 0.5), ("theirs", 0.7)):
+        seeds(tmp_path / place / "quick", [accuracy])
+    frame = report.summary(tmp_path)
+    assert dict(zip(frame["grid"], frame["accuracy"])) == {"mine/quick": 0.5, "theirs/quick": 0.7}
+    assert set(load_curves(tmp_path)["grid"]) == {"mine/quick", "theirs/quick"}
+
+
+# Text.
+
+
+def rename(folder: Folder, task: str, method: str) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    record["full"]["task"]["name"], record["full"]["method"]["name"] = task, method
+    write_json(folder / "run.json", record)
+
+
+def test_names_do_no_harm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task, method = "../<script>alert(1)</script>|$x_{$", "_a|[red]b*\x1b[2J"
+    (folder,) = seeds(tmp_path / "g", [0.5])
+    rename(folder, task, method)
+    files = report.write(tmp_path / "g", tmp_path / "out")
+    assert {file.parent for file in files} == {tmp_path / "out"} and all(file.is_file() for file in files)
+    text = (tmp_path / "out" / "summary.md").read_text()
+    assert "<script" not in text and "\x1b" not in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| \\_a"))
+    assert "\\_a\\|\\[red\\]b\\*" in row
+    heads = next(line for line in text.splitlines() if line.startswith("| method"))
+    assert row.replace("\\|", "").count("|") == heads.count("|")
+    shown = printed(report.summary(tmp_path / "g"))
+    assert "_a|[red]b*" in shown and "\x1b" not in shown
+
+
+def test_escape() -> None:
+    assert escape("a|b<c>&*_`\\\n") == "a\\|b&lt;c&gt;&amp;\\*\\_\\`\\\\ "
+
+
+def test_the_printed_table_is_aligned_and_fits(tmp_path: Path) -> None:
+    for method in ("bptt", "transformer", "smt+dmt"):
+        seeds(tmp_path, [0.5, 0.6, 0.7], method)
+        seeds(tmp_path, [0.5, 0.6, 0.7], method, task="stack")
+    text = printed(report.summary(tmp_path), 100)
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert max(len(line) for line in lines) <= 100
+    heads = [line for line in lines if line.startswith("method")]
+    assert len(heads) == 2 and heads[0] == heads[1]
+    rows = [line for line in lines if line.startswith(("bptt", "transformer", "smt+dmt"))]
+    assert len(rows) == 6 and len({line.index("0.800") for line in rows}) == 1
+    assert all(row.split()[1:] == rows[0].split()[1:] for row in rows)
+    assert rows[0].split()[1:] == ["0.600", "±0.058", "0.125", "0.200", "0.800", "0.750", "1.000", "1k", "2.5", "6.54k", "3", "done"]
+    assert [row.split()[0] for row in rows[:3]] == ["smt+dmt", "bptt", "transformer"]
+
+
+def test_the_markdown_says_what_ran_and_where(tmp_path: Path) -> None:
+    seeds(tmp_path / "g", [0.5, 0.6])
+    report.write(tmp_path / "g", tmp_path / "out")
+    text = (tmp_path / "out" / "summary.md").read_text()
+    assert text.startswith("# Results of g\n\n2 cells: 2 done.\n")
+    assert "seed 0, 1" in text and "length 12" in text and "budget.steps 12" in text
+    assert "| bptt | 0.550 ±0.050 |" in text and "no intervals" in text
+    assert "commit abc123 with changes, torch 2.9, processor A CPU (2 cells)" in text
+    assert "secret" not in text, "a host's name is nobody's business"
+    assert "![Accuracy against training tokens, retrieval](retrieval.png)" in text
+
+
+# Figures.
+
+
+def colours(figure: Any) -> dict[str, tuple[str, str]]:
+    (legend,) = figure.legends
+    return {
+        text.get_text().strip(): (handle.get_color(), handle.get_marker())
+        for text, handle in zip(legend.get_texts(), legend.legend_handles)
+    }
+
+
+def test_figures_are_written_and_leave_the_users_settings_alone(tmp_path: Path) -> None:
+    seeds(tmp_path / "g", [0.5, 0.6])
+    seeds(tmp_path / "g", [0.5], task="stack")
+    before = dict(rcParams)
+    files = report.write(tmp_path / "g", tmp_path / "out")
+    names = ["summary.csv", "summary.md", "retrieval.png", "retrieval.pdf", "stack.png", "stack.pdf"]
+    assert [file.name for file in files] == names
+    assert (tmp_path / "out" / "stack.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "stack.pdf").read_bytes().startswith(b"%PDF")
+    assert all(file.stat().st_size > 5000 for file in files[2:])
+    assert dict(rcParams) == before
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(names), "nothing else is left there"
+
+
+def test_lines_are_means_over_finished_seeds(tmp_path: Path) -> None:
+    *_, third = seeds(tmp_path, [0.4, 0.6, 0.9])
+    third.set_status("diverged", reason="not finite")
+    fake(tmp_path, tiny_run("smt+dmt"), [score(0.6, 1.0), score(0.8, 0.5, "teacher")])
+    ((key, name, figure),) = draw(load(tmp_path), load_curves(tmp_path))
+    assert key == (tmp_path.name, "retrieval") and name == "retrieval"
+    (panel,) = figure.axes
+    bptt = [line for line in panel.get_lines() if line.get_color() == style.HOUSE["bptt"].color]
+    mean = next(line for line in bptt if line.get_marker() == style.HOUSE["bptt"].marker)
+    np.testing.assert_allclose(mean.get_xydata(), [[0, 0], [500, 0.25], [1000, 0.5]])
+    assert sorted(line.get_ydata()[-1] for line in bptt if line.get_marker() == "None") == [0.4, 0.6, 0.9]
+    assert [line.get_ydata()[-1] for line in bptt if line.get_marker() == "x"] == [0.9]
+    words = [text.get_text() for text in panel.texts]
+    assert words == ["phase dmt →", "chance 0.125", "shortcut 0.2", "ceiling 0.8"]
+    dashed = [line for line in panel.get_lines() if line.get_linestyle() == "--" and line.get_ydata()[-1] == 0.8]
+    assert any(line.get_color() == style.HOUSE["smt+dmt"].color for line in dashed)
+    assert set(colours(figure)) == {"smt+dmt", "bptt", "smt+dmt teacher (reference)", "single seeds", "not finished"}
+
+
+def test_a_method_looks_the_same_in_every_figure(tmp_path: Path) -> None:
+    for task in ("retrieval", "stack"):
+        for method in ("bptt", "smt", "transformer"):
+            (folder,) = seeds(tmp_path / task, [0.5], method, task=task)
+            if method == "smt":
+                rename(folder, task, "plugged-in")
+        seeds(tmp_path / task, [0.5], "smt+dmt", task=task) if task == "stack" else None
+    looks = [colours(figure) for _, _, figure in draw(load(tmp_path), load_curves(tmp_path))]
+    assert len(looks) == 2
+    shared = set(looks[0]) & set(looks[1])
+    assert shared == {"bptt", "plugged-in", "transformer"}
+    assert all(looks[0][name] == looks[1][name] for name in shared)
+    assert len(set(looks[1].values())) == 4
+
+
+def test_styles_of_unknown_methods_are_stable_and_apart() -> None:
+    many = style.styles([f"plugin-{i}" for i in range(12)] + ["bptt"])
+    assert len(set(many.values())) == 13
+    assert many["bptt"] == style.HOUSE["bptt"]
+    assert not {look.color for name, look in many.items() if name != "bptt"} & {s.color for s in style.HOUSE.values()}
+    alone = style.styles(["plugin-0"])
+    assert alone == style.styles(["plugin-0", "bptt", "smt"]) and alone["plugin-0"] == many["plugin-0"]
+
+
+def test_a_sweep_has_a_panel_for_each_setting(tmp_path: Path) -> None:
+    for length in (8, 16):
+        seeds(tmp_path, [0.5], task={"name": "retrieval", "length": length})
+    seeds(tmp_path, [0.7], "transformer", task={"name": "retrieval", "length": 8})
+    ((_, _, figure),) = draw(load(tmp_path), load_curves(tmp_path))
+    assert [panel.get_title(loc="left") for panel in figure.axes] == ["length 8", "length 16"]
+
+
+# The real thing.
+
+
+def test_a_real_run_is_reported_as_the_trainer_wrote_it(tmp_path: Path) -> None:
+    run = tiny_run({"name": "smt+dmt", "dmt": {"share": 0.5, "every": 3, "batch_size": 8}})
+    folder = folder_of(run, tmp_path / "g")
+    result = Trainer(run, folder).train()
+    folder.set_status("done")
+    frame = report.summary(tmp_path / "g")
+    assert frame["predictor"].tolist() == ["rnn", "teacher"]
+    for row, wanted in zip(frame.to_dict("records"), result["scores"]):
+        for name in ("accuracy", "chance", "shortcut", "accuracy_ceiling", "loss", "shortcut_rule", "length"):
+            assert row[name] == wanted[name]
+        assert row["loss_above_floor"] == pytest.approx(wanted["loss"] - wanted["loss_floor"])
+        assert row["tokens"] == result["costs"]["tokens"]
+    assert frame["predictor_parameters"][0] == result["costs"]["predictor_parameters"]
+    files = report.write(tmp_path / "g", tmp_path / "out")
+    assert [file.name for file in files] == ["summary.csv", "summary.md", "retrieval.png", "retrieval.pdf"]
+    assert f"commit {result['provenance']['commit']}" in files[1].read_text()
+    curves = load_curves(tmp_path / "g")
+    assert set(curves["phase"]) == {"smt", "dmt"} and curves["tokens"].max() == result["costs"]["tokens"]
+    assert load_results(tmp_path / "g")["accuracy"].tolist() == [one["accuracy"] for one in result["scores"]]
+
+
+def test_the_report_needs_neither_tasks_nor_methods() -> None:
+    code = "import sys, bench.report; print([m for m in sys.modules if m.startswith(('bench.tasks', 'bench.methods'))])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
