@@ -417,7 +417,7 @@ class Trainer:
                 "optimiser": self.optimiser.state_dict(),
                 "data": self.data.get_state(),
                 "noise": self.method.noise.get_state(),
-                "lanes": None if self.lanes is None else tuple(self.lanes),
+                "lanes": self.lanes,
             }
             save_tensors(self.folder / "checkpoint.pt", state)
 

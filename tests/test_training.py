@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from bench import streams
+from bench import registry, streams
 from bench.config import Optimiser, TrainingConfig
 from bench.errors import BadInput
-from bench.methods.base import Phase
+from bench.methods.base import Phase, RecurrentMethod, cross_entropy
 from bench.results import Folder, load_tensors, read_json
 from bench.tasks.base import IGNORED
 from bench.training import (
@@ -89,6 +89,37 @@ def test_a_stopped_and_continued_run_equals_one_that_was_not(tmp_path, name, aft
     Trainer(run, folder).train()
     assert outcome(folder) == outcome(whole)
     assert not (folder / "checkpoint.pt").exists()
+
+
+def test_a_method_that_learns_online_from_a_stream_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    """Several steps a batch, a memory carried from one piece of a sequence to the next."""
+    monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
+
+    @registry.register_method("online")
+    class Online(RecurrentMethod):
+        data = "streams"
+
+        def gradients(self, batch, phase):
+            fresh = self.rnn.initial_state(len(batch.x))
+            memory = fresh if self.carry is None else torch.where(batch.start[:, None, None], fresh, self.carry)
+            for x_t, y_t in zip(batch.x.unbind(1), batch.y.unbind(1), strict=True):
+                memory = self.rnn.update(memory.detach(), x_t)
+                loss = cross_entropy(self.rnn.read(memory), y_t) + 0 * torch.rand((), generator=self.noise)
+                loss.backward()
+                yield {"loss": loss.detach()}
+            self.carry = memory.detach()
+
+    run = tiny_run(
+        "online", {"name": "parity", "length": 12}, training={"batch_size": 4, "budget": {"tokens": 4 * 12 * 9}}
+    )
+    whole = trained(run, tmp_path / "whole")
+    assert read_json(whole / "result.json")["costs"]["steps"] == 12 * 9
+    folder = folder_of(run, tmp_path / "pieces")
+    for after in (2, 3, 1):
+        with pytest.raises(Stopped):
+            Trainer(run, folder, Options(should_stop=Interrupt(after))).train()
+    Trainer(run, folder).train()
+    assert outcome(folder) == outcome(whole)
 
 
 def test_a_checkpoint_at_every_step_changes_nothing(tmp_path):

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -70,11 +70,16 @@ def settings(results: pd.DataFrame) -> dict[tuple[str, str], Setting]:
         part = config.iloc[rows]
         varying = [name for name in columns if len(set(part[name])) > 1]
         telling = [name for name in varying if not name.startswith("training.budget.")]
-        if len(part[telling].drop_duplicates()) == len(part[varying].drop_duplicates()):
+        if _different(part[telling]) == _different(part[varying]):
             varying = telling  # a budget that follows from the rest; the table has it as tokens, steps and seconds
         for row in rows:
             found[keys[row]] = tuple((name, _plain(records[row][name])) for name in varying)
     return found
+
+
+def _different(part: pd.DataFrame) -> int:
+    """How many different rows there are; none where there are no columns."""
+    return len(set(part.itertuples(index=False, name=None)))
 
 
 def _names(frame: pd.DataFrame) -> list[str]:
@@ -112,9 +117,8 @@ def _order(key: tuple[str, str, str, Setting]) -> tuple[Any, ...]:
 
 
 def label(setting: Setting, names: Mapping[str, str]) -> str:
-    """A setting in words: `length 64, gru`."""
-    words = [str(value) if name == "model.backbone" else f"{names[name]} {_number(value)}" for name, value in setting]
-    return ", ".join(words)
+    """A setting in words: `length 64, backbone gru`."""
+    return ", ".join(f"{names[name]} {_number(value)}" for name, value in setting)
 
 
 def short_names(all_settings: Iterable[Setting]) -> dict[str, str]:
@@ -162,7 +166,7 @@ def _scores(cells: pd.DataFrame) -> list[dict[str, Any]]:
     """A record per scored predictor and test length of one group; one without scores when none of it is done."""
     done = cells[cells["state"] == "done"]
     if done.empty:
-        return [{"predictor": None, "reference": False, "seeds": 0, **_means(cells, False)}]
+        return [{"predictor": None, "reference": False, "length": float("nan"), "seeds": 0, **_means(cells, False)}]
     scored = done.groupby(["predictor", "reference", "length"], sort=False, dropna=False)
     return [
         {
@@ -345,25 +349,37 @@ def _heading(key: tuple[str, str], frame: pd.DataFrame) -> str:
     return _clean(task if len(set(frame["grid"])) == 1 else f"{grid}: {task}")
 
 
-_LEAST = {"method": 24, "setting": 16, "status": 8}
+_LEAST = {"method": 24, "setting": 11, "status": 6}
 """Widths of columns of words, below which they do not shrink where room is short."""
+_FIRST_TO_GO = ("params", "share", "seconds", "tokens", "chance")
+"""Columns that are left out, in this order, where room is still short."""
 
 
 def print_summary(frame: pd.DataFrame, console: Console) -> None:
-    """Print the table, a part for each task, aligned with one another; fits 110 columns unless names are long."""
+    """Print the table, a part for each task, aligned with one another.
+
+    It needs about 100 columns; in fewer, columns are left out, and the last line names them.
+    """
     parts = [(key, part, _columns(part), part.to_dict("records")) for key, part in _parts(frame)]
     widths: dict[str, int] = {}
     for _, _, columns, rows in parts:
         for column in columns:
             widest = max(len(column.head), *(len(column.text(row)) for row in rows))
             widths[column.head] = max(widths.get(column.head, 0), widest)
+    least = {head: min(width, _LEAST.get(head, width)) for head, width in widths.items()}
+    gone: list[str] = []
+    for head in _FIRST_TO_GO:
+        kept = [[one.head for one in columns if one.head not in gone] for _, _, columns, _ in parts]
+        if max(sum(least[one] + 1 for one in heads) for heads in kept) > console.width:
+            gone.append(head)
     gap = 2 if sum(widths.values()) + 2 * len(widths) <= console.width else 1
     for key, part, columns, rows in parts:
         console.print(Text.assemble((_heading(key, frame), "bold"), (f"  {_about(part)}", "dim")))
+        columns = [column for column in columns if column.head not in gone]
         table = Table(box=None, padding=(0, gap, 0, 0), header_style="bold", pad_edge=False)
         for column in columns:
-            width = min(widths[column.head], _LEAST.get(column.head, 99))
-            table.add_column(column.head, justify="right" if column.right else "left", min_width=width, overflow="fold")
+            justify: Literal["left", "right"] = "right" if column.right else "left"
+            table.add_column(column.head, justify=justify, min_width=least[column.head], overflow="fold")
         for row in rows:
             tint = "dim" if row["reference"] else "" if "done" in row["status"] else "yellow"
             table.add_row(*(Text(column.text(row)) for column in columns), style=tint)
@@ -371,7 +387,8 @@ def print_summary(frame: pd.DataFrame, console: Console) -> None:
         for reason in _reasons(part):
             console.print(Text(reason, "yellow"))
         console.print()
-    console.print(Text(_legend(frame), "dim"))
+    left_out = f"; left out in this narrow window: {', '.join(gone)}" if gone else ""
+    console.print(Text(_legend(frame) + left_out, "dim"))
 
 
 # Markdown.

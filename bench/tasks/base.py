@@ -26,11 +26,8 @@ class Batch(NamedTuple):
     start: Tensor | None = None  # (B,) bool, for streams: this lane begins anew
 
 
-class StreamState(NamedTuple):
-    """Where the lanes of a stream stand: the columns that are drawn and not yet handed out."""
-
-    x: Tensor  # (B, n) int64
-    y: Tensor  # (B, n) int64
+StreamState = tuple[Tensor, ...]
+"""Where the lanes of a stream stand: all that the next piece depends on, in tensors that a checkpoint can hold."""
 
 
 class TaskConfig(Config):
@@ -92,16 +89,16 @@ class Task(ABC):
         """The same data as continuing lanes, `length` columns at a time: the next piece and where the lanes then stand.
 
         Pass the returned state to the next call; None begins anew. This default hands out whole sequences piece by
-        piece; the last piece of a sequence may be shorter. `start` is true at the first piece of each.
+        piece, and keeps the columns that are drawn and not yet handed out; the last piece of a sequence may be shorter.
+        `start` is true at the first piece of each. `scored_columns` speaks of whole sequences, not of pieces.
         """
-        begins = state is None or state.x.shape[1] == 0
-        if begins:
+        begins = state is None or state[0].shape[1] == 0
+        if state is None or begins:
             x, y, _ = self.sample(split, lanes, self.config.length, generator)
         else:
-            assert state is not None
             x, y = state
         start = torch.full((lanes,), begins, device=x.device)
-        return Batch(x[:, :length], y[:, :length], start), StreamState(x[:, length:], y[:, length:])
+        return Batch(x[:, :length], y[:, :length], start), (x[:, length:], y[:, length:])
 
     def scored_columns(self, length: int) -> range:
         """The columns of a batch in which some label may be scored; the rest is -1 in every row."""

@@ -8,7 +8,7 @@ small enough is copied to the accelerator; of a larger one the windows are gathe
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.errors import BadInput
 from bench.tasks import data
-from bench.tasks.base import Batch, Split, Task, TaskConfig
+from bench.tasks.base import Batch, Split, StreamState, Task, TaskConfig
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 LARGEST_ON_DEVICE = 512 * 2**20  # bytes; holds each of mnist and sketchy (278 MB), not tinystories (1.9 GB)
@@ -27,12 +27,6 @@ class ImageConfig(TaskConfig):
 
     start: Literal["image", "anywhere"] = "image"
     """Where windows begin. Either way a window that is longer than what is left of its image runs into the next."""
-
-
-class LaneState(NamedTuple):
-    """Where the lanes of a stream stand."""
-
-    position: Tensor  # (B,) int64, the index of the next token
 
 
 class WindowTask(Task):
@@ -83,19 +77,23 @@ class WindowTask(Task):
         first = torch.randint(starts, (batch_size,), generator=generator, device=generator.device) * self._stride
         return self._windows(split, first, length)
 
-    def stream(  # type: ignore[override]  # the state is the lanes' positions: nothing needs to be drawn ahead
-        self, split: Split, lanes: int, length: int, generator: torch.Generator, state: LaneState | None = None
-    ) -> tuple[Batch, LaneState]:
-        """Lanes that read on from a random place each; after the last token comes the first. Only None begins anew."""
+    def stream(
+        self, split: Split, lanes: int, length: int, generator: torch.Generator, state: StreamState | None = None
+    ) -> tuple[Batch, StreamState]:
+        """Lanes that read on from a random place each; after the last token comes the first. Only None begins anew.
+
+        The state is the lanes' positions alone: nothing needs to be drawn ahead.
+        """
         total = self._held(split, length)
         begins = state is None
         if state is None:
             images = total // self._stride
             first = torch.randint(images, (lanes,), generator=generator, device=generator.device) * self._stride
-            state = LaneState(first)
-        batch = self._windows(split, state.position, length)
-        start = torch.full((lanes,), begins, device=state.position.device)
-        return batch._replace(start=start), LaneState((state.position + length) % total)
+            state = (first,)
+        (position,) = state
+        batch = self._windows(split, position, length)
+        start = torch.full((lanes,), begins, device=position.device)
+        return batch._replace(start=start), ((position + length) % total,)
 
     def _held(self, split: Split, length: int) -> int:
         total = self.tokens(split)

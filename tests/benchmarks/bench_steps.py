@@ -1,6 +1,6 @@
 """Time of one training step of each method and phase, and of a rollout. Compare rows of one run with one another.
 
-    python -m pytest tests/benchmarks/bench_steps.py
+python -m pytest tests/benchmarks/bench_steps.py
 """
 
 from __future__ import annotations
