@@ -330,11 +330,11 @@ def _reasons(part: pd.DataFrame) -> list[str]:
     return [_clean(f"{', '.join(who)}: {reason}") for reason, who in told.items()]
 
 
-def _legend(frame: pd.DataFrame) -> str:
+def _legend(frame: pd.DataFrame, gone: Sequence[str] = ()) -> str:
     words = ["accuracy: on the test set at the end of training"]
     if frame["seeds"].max() > 1:
         words[0] += ", mean over seeds ± standard error"
-    words.append("share: accuracy / ceiling")
+    words += [] if "share" in gone else ["share: accuracy / ceiling"]
     if frame["loss_above_floor"].notna().any():
         words.append("loss +: loss above the Bayes-optimal one")
     if frame["loss_floor"].isna().any() and frame["unigram_loss"].notna().any():
@@ -388,7 +388,7 @@ def print_summary(frame: pd.DataFrame, console: Console) -> None:
             console.print(Text(reason, "yellow"))
         console.print()
     left_out = f"; left out in this narrow window: {', '.join(gone)}" if gone else ""
-    console.print(Text(_legend(frame) + left_out, "dim"))
+    console.print(Text(_legend(frame, gone) + left_out, "dim"))
 
 
 # Markdown.
