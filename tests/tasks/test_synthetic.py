@@ -179,7 +179,7 @@ def test_a_generator_goes_on_from_batch_to_batch(name):
 def test_stream_pieces_make_up_whole_sequences(name):
     task = build(name)
     generator, state, pieces = streams.generator(0, "test"), None, []
-    while len(pieces) < 2 or state.x.shape[1]:
+    while len(pieces) < 2 or state[0].shape[1]:
         piece, state = task.stream("train", 5, 10, generator, state)
         pieces.append(piece)
         assert piece.start is not None and piece.start.tolist() == [len(pieces) == 1] * 5
