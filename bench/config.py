@@ -202,6 +202,12 @@ class Run:
         outline = _Outline.parse(data, where)
         task_class, task_config = _configured(registry.tasks, outline.task, where)
         method_class, method_config = _configured(registry.methods, outline.method, where)
+        length, hidden = task_config.length, outline.evaluation.score_from  # type: ignore[attr-defined]
+        if hidden >= length:
+            prefix = f"{where}." if where else ""
+            raise BadInput(
+                f"{prefix}evaluation.score_from: {hidden} given; should be below the task's length, {length}"
+            )
         model = outline.model
         if registry.backbones.get(model.backbone) and not getattr(method_class, "backbones", True):
             model = model.model_copy(update={"backbone": "transformer"})  # no RNN: the backbone changes nothing

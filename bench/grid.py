@@ -152,14 +152,14 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = ()) -> Grid:
     grid = GridFile.parse(data, where)
     given = [parse_set(one) for one in sets]
     cells = list(_cells(grid, dict(given), where))
+    if not cells:
+        raise BadInput(f"{where}: has no cells; give axes with at least one value each")
     _require_some_use(cells, given)
     selectors = [_take_selector(cell) for cell in cells]
     runs = [_resolve(cell, where) for cell in cells]
     runs = [
         _link(run, selector, runs, where) if selector else run for run, selector in zip(runs, selectors, strict=True)
     ]
-    if not runs:
-        raise BadInput(f"{where}: has no cells; give axes with at least one value each")
     return Grid(name, grid.about.strip(), tuple({run.identity: run for run in runs}.values()))
 
 

@@ -73,6 +73,7 @@ def test_the_backbone_is_no_part_of_a_method_that_uses_none():
         ({"training": {}}, "training.budget: is required"),
         ({"training": {"budget": {"steps": 5}, "optimiser": {"schedule": "linear"}}}, "'constant' or 'cosine'"),
         ({"precision": "fp8"}, "precision: 'fp8' given; should be 'float32', 'bfloat16' or 'float64'"),
+        ({"evaluation": {"score_from": 12}}, "evaluation.score_from: 12 given; should be below the task's length, 12"),
         ({"sede": 1}, "sede: unknown key; .*did you mean 'seed'"),
     ],
 )

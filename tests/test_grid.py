@@ -150,6 +150,11 @@ def test_a_grid_that_is_not_there_is_answered_with_the_nearest(tmp_path):
         load_grid(str(tmp_path / "absent.yaml"))
 
 
+def test_a_set_that_leaves_no_cells_says_so():
+    with pytest.raises(BadInput, match="has no cells"):
+        grid(["seed=[]"], base={"task": "stack", "method": "bptt"})
+
+
 @pytest.mark.parametrize("text", ["seed", "sed=1", "=1", "seed=[1"])
 def test_a_bad_set_gets_one_line(text):
     with pytest.raises(BadInput, match="--set"):
