@@ -22,6 +22,7 @@ from bench.errors import BadInput, nearest
 Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 C = TypeVar("C", bound="Config")
@@ -39,7 +40,7 @@ class Config(BaseModel):
             return cls.model_validate_json(json.dumps(data))
         except ValidationError as error:
             raise _one_line(cls, error, where) from None
-        except TypeError as error:  # a date in the YAML, for one
+        except (TypeError, ValueError) as error:  # a date in the YAML, an anchor within itself
             raise BadInput(f"{where}: {error}") from None
 
     def changes(self) -> dict[str, Any]:
@@ -102,7 +103,7 @@ class Optimiser(Config):
     """AdamW with the paper's settings."""
 
     lr: Annotated[float, Field(gt=0)] = 3e-4
-    betas: tuple[Share, Share] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: NonNegative = 0.01
     warmup: Share = Field(0.01, description="share of the phase in which the learning rate rises linearly from 0")
     schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine falls to 0")
@@ -127,7 +128,7 @@ class ModelConfig(Config):
     transformer_layers: Positive | None = Field(
         None, description="of the causal Transformer; null: as many as updater and readout have together"
     )
-    parameters: Positive | None = Field(
+    parameters: Annotated[int, Field(gt=0, le=10**12)] | None = Field(
         None, description="choose d (a multiple of heads) so that the predictor has nearly this many parameters"
     )
 
@@ -203,6 +204,9 @@ class Run:
         task_class, task_config = _configured(registry.tasks, outline.task, where)
         method_class, method_config = _configured(registry.methods, outline.method, where)
         length, hidden = task_config.length, outline.evaluation.score_from  # type: ignore[attr-defined]
+        short = [one for one in outline.evaluation.lengths if one <= hidden]
+        if short:
+            raise BadInput(f"evaluation.lengths: {short[0]} given; should be above score_from, {hidden}")
         if hidden >= length:
             prefix = f"{where}." if where else ""
             raise BadInput(

@@ -131,7 +131,7 @@ def grid_names() -> dict[str, str]:
 def load_grid(name: str, sets: Sequence[str] = ()) -> Grid:
     """A shipped grid, by name, or a YAML file, with `--set` overrides "KEY=VALUE" applied."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if path.suffix in (".yaml", ".yml") or "/" in name:
         try:
             text = path.read_text()
         except (OSError, UnicodeDecodeError) as error:
@@ -242,6 +242,8 @@ def _cells(grid: GridFile, sets: Mapping[str, Any], where: str) -> Iterator[Fiel
                 fixed[key] = value
         base = _merged(_nested(grid.base, where), _nested(part.base, where))
         overrides = [*grid.overrides, *part.overrides]
+        for override in overrides:
+            _check_where(override.where, where)
         products = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         rungs = [{}, *({key: value} for key, values in ladders.items() for value in values)]
         for rung, product in itertools.product(rungs, products):
@@ -264,6 +266,15 @@ def _cell(base: Fields, chosen: Fields, overrides: Sequence[Override], fixed: Fi
         if all(_matches(_at(matched, key), wanted) for key, wanted in override.where.items()):
             base = _merged(base, _nested(override.set, where))
     return _merged(base, place)
+
+
+def _check_where(conditions: Mapping[str, Any], where: str) -> None:
+    """A condition on a field, task or method that there is not would never match: say so."""
+    for key, wanted in conditions.items():
+        _check_key(key, f"{where}.overrides.where")
+        kind = {"task": registry.tasks, "method": registry.methods}.get(key.removesuffix(".name"))
+        for name in (wanted if isinstance(wanted, list) else [wanted]) if kind else []:
+            kind.get(str(name))  # type: ignore[union-attr]
 
 
 def _matches(value: Any, wanted: Any) -> bool:
@@ -315,7 +326,7 @@ def _resolve(cell: Fields, where: str) -> Run:
             f"{where}: device: cuda given; this machine has no GPU that torch can use; should be cpu or auto"
         )
     precision = cell.get("precision", "auto")
-    gains = device == "cuda" and torch.cuda.is_bf16_supported()
+    gains = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     precision = ("bfloat16" if gains else "float32") if precision == "auto" else precision
     missing = [name for name in ("task", "method", "training") if name not in cell]
     if missing:

@@ -313,6 +313,8 @@ class Trainer:
         with self._paused():
             save_tensors(self.folder.weights(phase.name), self.method.state_dict())
         if self.counters.phase + 1 < len(self.phases) and not self.counters.finished:
+            self.method.zero_grad()  # what was accumulated for a step that this phase no longer takes
+            self.counters.pending = 0
             self._enter_phase(self.counters.phase + 1)
             self._checkpoint()
         else:

@@ -74,6 +74,11 @@ def test_the_backbone_is_no_part_of_a_method_that_uses_none():
         ({"training": {"budget": {"steps": 5}, "optimiser": {"schedule": "linear"}}}, "'constant' or 'cosine'"),
         ({"precision": "fp8"}, "precision: 'fp8' given; should be 'float32', 'bfloat16' or 'float64'"),
         ({"evaluation": {"score_from": 12}}, "evaluation.score_from: 12 given; should be below the task's length, 12"),
+        (
+            {"evaluation": {"lengths": [3], "score_from": 4}},
+            "evaluation.lengths: 3 given; should be above score_from, 4",
+        ),
+        ({"method": {"name": "smt+dmt", "dmt": {"share": 1.0}}}, "dmt.share: 1.0 given; should be less than 1"),
         ({"sede": 1}, "sede: unknown key; .*did you mean 'seed'"),
     ],
 )

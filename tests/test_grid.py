@@ -132,6 +132,9 @@ def test_every_shipped_grid_expands(name):
             "budget.steps: -1 given; should be greater than 0",
         ),
         ("base: {task: stack, method: bptt}\naxes: {seed: []}", "has no cells"),
+        ("base: {task: stack}\noverrides: [{where: {task: stak}, set: {seed: 1}}]", "'stak' is unknown; .*'stack'"),
+        ("base: {task: stack}\noverrides: [{where: {metod: bptt}, set: {seed: 1}}]", "'metod' is unknown; .*'method'"),
+        ("base: &a {task: *a}", "Circular reference"),
         ("base: {task: stack, method: bptt}\naxes: {case: [3]}", "axis case: 3 given; should be a mapping"),
     ],
 )

@@ -24,7 +24,7 @@ from bench.training import (
     learning_rate,
     score,
 )
-from tests.helpers import folder_of, tiny_run
+from tests.helpers import TINY, folder_of, tiny_run
 
 DMT = {"name": "smt+dmt", "dmt": {"share": 0.5, "every": 3, "batch_size": 8}}
 
@@ -303,6 +303,24 @@ def test_initial_weights_depend_on_the_seed_alone():
 
     assert torch.equal(weights(), weights(evaluation={"sequences": 8}))
     assert not torch.equal(weights(), weights(seed=1))
+
+
+@pytest.mark.parametrize("backbone", ["transformer", "mlp", "gru"])
+@pytest.mark.parametrize("method", ["bptt", "transformer", DMT])
+def test_every_method_and_backbone_trains_under_bfloat16_autocast(tmp_path, method, backbone):
+    run = tiny_run(method, precision="bfloat16", model={**TINY, "backbone": backbone})
+    result = read_json(trained(run, tmp_path) / "result.json")
+    assert all(math.isfinite(one["loss"]) for one in result["scores"])
+
+
+def test_gradients_accumulated_in_one_phase_do_not_reach_the_next(tmp_path):
+    run = tiny_run(DMT, training={"batch_size": 8, "accumulate": 4, "budget": {"tokens": 8 * 12 * 12}})
+    trainer = Trainer(run, folder_of(run, tmp_path))
+    trainer._begin()
+    while trainer.counters.phase == 0:
+        list(trainer._steps())
+    assert trainer.counters.pending == 0
+    assert all(parameter.grad is None for parameter in trainer.method.parameters())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: run on one as they are, they then take part")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import registry
-from bench.config import Config, EvaluationConfig, ModelConfig, Optimiser, Run, TrainingConfig
+from bench.config import Config, ModelConfig, Optimiser, Run, TrainingConfig
 from bench.models.rnn import RNN
 from bench.tasks.base import IGNORED, Batch, Task
 
@@ -63,8 +63,8 @@ class Method(nn.Module, ABC):
         self.noise = noise
 
     @classmethod
-    def refuses(cls, config: Any, evaluation: EvaluationConfig) -> str | None:
-        """Why this config cannot be trained with these evaluation settings, or None. For checks between the two."""
+    def refuses(cls, run: Run) -> str | None:
+        """Why this run of the method cannot be trained, or None. For checks between the parts of a run."""
         return None
 
     def phases(self, training: TrainingConfig) -> list[Phase]:
@@ -162,4 +162,4 @@ def impossible(run: Run) -> str | None:
     kind = "dense" if columns == range(length) else "sparse"
     if kind not in method.targets:
         return f"{run.method} learns from {' and '.join(method.targets)} targets only; {run.task} is {kind}"
-    return method.refuses(run.method_config, run.evaluation)
+    return method.refuses(run)

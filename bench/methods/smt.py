@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from bench.config import EvaluationConfig, ModelConfig, NonNegative, Positive, Share, TrainingConfig
+from bench.config import ModelConfig, NonNegative, Positive, Run, Share, TrainingConfig
 from bench.methods.base import MethodConfig, Phase, Predict, RecurrentMethod, cross_entropy
 from bench.models.teacher import Teacher, windows
 from bench.registry import register_method
@@ -91,10 +91,14 @@ def uniformity_loss(memory: Tensor, sample: int, noise: torch.Generator) -> Tens
 
     memory (N, K, d); at most `sample` tokens, drawn at random, are compared. After Wang & Isola, arXiv 2005.10242.
     """
-    tokens = F.normalize(memory.flatten(0, 1), dim=-1)
+    tokens = memory.flatten(0, 1)
     if len(tokens) > sample:
         tokens = tokens[torch.randperm(len(tokens), generator=noise, device=tokens.device)[:sample]]
-    exponent = 4 * (tokens @ tokens.T) - 4  # -2 |a - b|^2 for unit vectors
+    if len(tokens) < 2:
+        return 0 * tokens.sum()
+    with torch.autocast(tokens.device.type, enabled=False):  # bfloat16 cannot tell tokens apart that are close
+        tokens = F.normalize(tokens.float() if tokens.dtype == torch.bfloat16 else tokens, dim=-1)
+        exponent = 4 * (tokens @ tokens.T) - 4  # -2 |a - b|^2 for unit vectors
     itself = torch.eye(len(tokens), dtype=torch.bool, device=tokens.device)
     pairs = len(tokens) * (len(tokens) - 1)
     return exponent.masked_fill(itself, -torch.inf).flatten().logsumexp(0) - math.log(pairs)
@@ -112,11 +116,16 @@ class SMT(RecurrentMethod):
         self.teacher = Teacher(model, task.vocab_size, task.output_size)
 
     @classmethod
-    def refuses(cls, config: Any, evaluation: EvaluationConfig) -> str | None:
-        if config.start == "context" and evaluation.score_from < config.context - 1:
+    def refuses(cls, run: Run) -> str | None:
+        config: Any = run.method_config
+        if config.start == "empty":
+            return None
+        if run.task_config.length <= config.context:  # type: ignore[attr-defined]
+            return f"start: context needs sequences longer than the context, {config.context}"
+        if run.evaluation.score_from < config.context - 1:
             return (
                 f"start: context needs evaluation.score_from >= {config.context - 1} (context - 1), "
-                f"not {evaluation.score_from}: no earlier position has a memory"
+                f"not {run.evaluation.score_from}: no earlier position has a memory"
             )
         return None
 

@@ -9,12 +9,14 @@ m^_t = f(m^_{t-1}, x_t) on given inputs and labels m_t = E(x_<=t) at every k-th 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.config import Config, NonNegative, Optimiser, Positive, Share, TrainingConfig
+from bench import registry
+from bench.config import Config, NonNegative, Optimiser, Positive, Run, TrainingConfig
 from bench.methods.base import Phase, cross_entropy, scored_slice
 from bench.methods.smt import SMT, SMTConfig, dynamics_loss
 from bench.models.teacher import Teacher, windows
@@ -25,7 +27,7 @@ from bench.tasks.base import Batch
 class DMTConfig(Config):
     """The defaults are the paper's."""
 
-    share: Share = Field(0.01, description="of the budget; SMT has the rest")
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(0.01, description="of the budget; SMT has the rest")
     lambda_dyn: NonNegative = 10.0
     lambda_readout: NonNegative = 1.0
     rollout: Positive = Field(256, description="most steps of the RNN on its own memories; a longer sequence is cut")
@@ -48,6 +50,16 @@ class SMTDMT(SMT):
 
     Config = SMTDMTConfig
     config: SMTDMTConfig
+
+    @classmethod
+    def refuses(cls, run: Run) -> str | None:
+        config: Any = run.method_config
+        length = run.task_config.length  # type: ignore[attr-defined]
+        scored = registry.tasks.get(run.task)(run.task_config).scored_columns(length)
+        reach = config.dmt.rollout + (config.context if config.start == "context" else 0)
+        if scored.start >= reach:
+            return f"dmt.rollout ({config.dmt.rollout}) ends before the first scored position, {scored.start}"
+        return super().refuses(run)
 
     def phases(self, training: TrainingConfig) -> list[Phase]:
         dmt = self.config.dmt

@@ -12,6 +12,9 @@ from bench import registry
 from bench.config import ModelConfig
 from bench.models.layers import Readout, embedding, rms_normalise
 
+MOST_ROWS = 16_384
+"""Memories read at a time: CUDA's attention kernels refuse batches of 65,536 rows and more."""
+
 
 class RNN(nn.Module):
     """The recurrent predictor that every recurrent method trains. Memory: (B, K, d)."""
@@ -48,5 +51,6 @@ class RNN(nn.Module):
 
     def read(self, memory: Tensor) -> Tensor:
         """g: memory (..., K, d) -> logits (..., O)."""
-        logits = self.readout(memory.flatten(0, -3))[:, -1]
+        pieces = memory.flatten(0, -3).split(MOST_ROWS)
+        logits = torch.cat([self.readout(piece)[:, -1] for piece in pieces])
         return logits.unflatten(0, memory.shape[:-2])

@@ -115,4 +115,4 @@ class GRUUpdater(Updater):
         to_gates, to_candidate = self.maps
         keep, reset = to_gates(torch.cat([flat, token], 1)).sigmoid().chunk(2, 1)
         candidate = to_candidate(torch.cat([reset * flat, token], 1)).tanh()
-        return torch.lerp(candidate, flat, keep).view_as(memory)
+        return (candidate + keep * (flat - candidate)).view_as(memory)
