@@ -76,7 +76,10 @@ BAD_COMMANDS = {
     "set of an unknown field": ("run small.yaml --set trainig.batch_size=2", "did you mean 'training'?"),
     "set of an unknown key": ("run small.yaml --set training.batchsize=2", "did you mean 'batch_size'?"),
     "set of a bad value": ("run small.yaml --set training.batch_size=many", "'many' given"),
-    "impossible pair": ("run small.yaml --set method=smt --set method.start=context", "sequences longer than the context, 256"),
+    "impossible pair": (
+        "run small.yaml --set method=smt --set method.start=context",
+        "sequences longer than the context, 256",
+    ),
     "data that is not here": ("run small.yaml --set task=mnist", "data fetch mnist"),
     "missing plugin": ("run small.yaml --plugin nowhere.py", "no file 'nowhere.py'"),
     "results that cannot be": ("run small.yaml --results small.yaml", "cannot write to small.yaml/small"),
