@@ -27,8 +27,6 @@ from bench.config import Run
 from bench.errors import BadInput
 
 SCHEMA = 1
-FINAL = ("done", "diverged", "skipped")
-"""States that a rerun of the grid leaves as they are; `failed`, `oom` and `stopped` cells are taken up again."""
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

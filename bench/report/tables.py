@@ -33,7 +33,6 @@ NUMBERS = (
 )
 TEXTS = ("backbone", "predictor", "reference", "reason", "shortcut_rule", "unit", "seed", "task.length")
 SEEDS_FOR_AN_INTERVAL = 3
-LOSS_COLUMNS = ("loss", "loss_floor", "loss_above_floor", "unigram_loss")
 
 Setting = tuple[tuple[str, Any], ...]
 """The config columns in which a cell differs from others of its task and method, with their values."""
