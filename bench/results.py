@@ -5,6 +5,7 @@
         status.json       state, reason, progress; rewritten about once a second while the cell trains
         curve.json        one record per evaluation
         result.json       final scores, costs, facts about the task, provenance; there when the cell is done
+        cost.json, dynamics.json, samples.json     what `bench.measure` found, where the grid asks for it
         weights-<phase>.pt, checkpoint.pt (while it is needed), log.txt
 
 A reader needs these files and nothing of the code that wrote them.
@@ -145,6 +146,20 @@ def _placed(path: Path | str) -> Iterator[tuple[Folder, dict[str, Any]]]:
     for folder, grid in folders:
         name = grid.name if names[grid.name] == 1 else grid.relative_to(root).as_posix()
         yield folder, {"grid": name, "id": folder.path.name}
+
+
+def load_records(path: Path | str, name: str) -> list[tuple[dict[str, Any], Any]]:
+    """Every run below `path` that has a readable JSON file of that name: its identity columns, and what is in the file.
+
+    The columns are those that `load_curves` begins with.
+    """
+    found = []
+    for folder, place in _placed(path):
+        record = read_json(folder / name)
+        shared = None if record is None else _identity_columns(folder, place)
+        if shared is not None:
+            found.append((shared, record))
+    return found
 
 
 def _identity_columns(folder: Folder, place: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,168 @@
+"""Everything the report reads, read once: results, curves, measured costs, dynamics and samples, as tidy frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import BadInput
+from bench.report import tables
+from bench.results import load_curves, load_records, read_json
+
+WORK = ("flops", "sequential_flops", "sequential_operations")
+LINKS = ["init_from.run", "init_from.phase"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The contents of one or several results folders. Frames may be empty, never absent.
+
+    Frames with one row per something of a run begin with the run's identity: grid, id, task, method, backbone, seed,
+    then its whole config as dotted columns (`task.length`, `model.d`, `method.lambda_dyn`, ...).
+    """
+
+    results: pd.DataFrame
+    """`tables.load`: a row per run, scored predictor and test length."""
+    curves: pd.DataFrame
+    """`load_curves`: a row per evaluation and scored predictor; with what had been spent until then, phases that
+    `init_from` brought included: `spent.tokens`, `spent.training_seconds`, and where the run's cost was traced (else
+    NaN) `spent.flops` (elementwise work included), `spent.sequential_flops`, `spent.sequential_operations`."""
+    steps: pd.DataFrame
+    """Complexity (`cost GRID`), a row per configuration, phase and length: grid, task, method, backbone, phase, length,
+    batch_size, peak_bytes, and for each `part` in forward, backward, whole: `<part>.flops`, `<part>.elementwise`,
+    `<part>.operations`, `<part>.sequential_operations`, `<part>.sequential_flops`."""
+    credit: pd.DataFrame
+    """Credit paths: grid, task, method, backbone, phase, length, distance, shortest, longest, outside (how credit also
+    flows outside autograd, or None)."""
+    inference: pd.DataFrame
+    """Streaming: grid, task, method, backbone, position, flops, elementwise, state_bytes, seconds; per token and
+    sequence."""
+    gradients: pd.DataFrame
+    """Norms of dL/dm_t: identity columns, when (init or trained), t, norm, loss_at (the column the loss is at)."""
+    drift: pd.DataFrame
+    """Distance of the rollout from the teacher's memories: identity columns, phase (after which), t, delta,
+    accuracy (of the readout on the rollout at t; NaN where nothing is scored)."""
+    geometry: list[tuple[dict[str, Any], dict[str, Any]]]
+    """(identity columns, record): points (n, 2) of the first two principal components of m_t, label (n), colour_by,
+    explained (shares of variance of the leading components), origin and field ((g, 2) each: where the updater takes
+    memories of the plane, and their displacement), effective_rank."""
+    samples: list[tuple[dict[str, Any], dict[str, Any]]]
+    """(identity columns, record), as `bench.measure.samples` writes it."""
+    folders: tuple[Path, ...] = ()
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """All methods, in the order in which the report lists them."""
+        from bench.report import style
+
+        named = [*self.results["method"], *self.steps.get("method", ())]
+        return sorted(dict.fromkeys(named), key=style.order)
+
+
+def load(paths: Sequence[Path | str]) -> Data:
+    """Read results folders (grids', or folders above them). Raises `BadInput` when no run is in any of them."""
+    folders = tuple(Path(path) for path in paths)
+    results, found = [], []
+    for folder in folders:
+        try:
+            results.append(tables.load(folder))
+            found.append(folder)
+        except BadInput:
+            if not (folder.is_dir() and any(folder.rglob("cost.json"))):
+                raise
+    if not results:
+        raise BadInput(f"no runs in {', '.join(map(str, folders))}: no folder there has a run.json, as `run` writes it")
+    records = {name: _records(found, f"{name}.json") for name in ("cost", "dynamics", "samples")}
+    steps, credit, inference = _complexity(folders)
+    return Data(
+        results=pd.concat(results, ignore_index=True),
+        curves=_with_work(_together([load_curves(folder) for folder in found]), records["cost"]),
+        steps=steps,
+        credit=credit,
+        inference=inference,
+        gradients=_long(records["dynamics"], "gradients", ("t", "norm")),
+        drift=_long(records["dynamics"], "drift", ("t", "delta", "accuracy")),
+        geometry=[(run, one["geometry"]) for run, one in records["dynamics"] if one.get("geometry")],
+        samples=records["samples"],
+        folders=folders,
+    )
+
+
+def _together(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    kept = [frame for frame in frames if not frame.empty]
+    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
+
+
+def _records(folders: Sequence[Path], name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    found = [one for folder in folders for one in load_records(folder, name)]
+    return [(run, record) for run, record in found if isinstance(record, dict)]
+
+
+def _complexity(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The tables that `cost GRID` left in grids' own folders; a run's cost.json has no "steps"."""
+    found: dict[str, list[dict[str, Any]]] = {"steps": [], "credit": [], "inference": []}
+    for file in sorted({file for folder in folders for file in folder.rglob("cost.json")}):
+        record = read_json(file)
+        if isinstance(record, dict) and isinstance(record.get("steps"), list):
+            for name, rows in found.items():
+                rows += [{"grid": file.parent.name, **row} for row in record.get(name, []) if isinstance(row, dict)]
+    steps, credit, inference = (pd.json_normalize(rows) for rows in found.values())
+    return steps, credit, inference
+
+
+def _long(records: list[tuple[dict[str, Any], dict[str, Any]]], name: str, columns: Sequence[str]) -> pd.DataFrame:
+    """A row per entry of the lists under `columns`, beside the run's identity and the record's other fields."""
+    frames = []
+    for run, record in records:
+        for one in record.get(name) or []:
+            lists = {column: pd.Series(one.get(column, []), dtype=float) for column in columns}
+            others = {key: value for key, value in one.items() if key not in columns}
+            frames.append(pd.DataFrame(lists).assign(**{**run, **others}))
+    return _together(frames)
+
+
+def _with_work(curves: pd.DataFrame, costs: list[tuple[dict[str, Any], dict[str, Any]]]) -> pd.DataFrame:
+    """The curves with the columns `spent.*`: what was used up to each point, phases that `init_from` brought included.
+
+    A traced step says what one batch costs; work is that, times the batches drawn, which the tokens tell.
+    """
+    if curves.empty:
+        return curves
+    points = curves.reindex(columns=[*curves, *(name for name in LINKS if name not in curves)])
+    rates = pd.DataFrame(
+        [
+            {"grid": run["grid"], "id": run["id"], "phase": phase["phase"], **_per_token(phase)}
+            for run, record in costs
+            for phase in record.get("phases") or []
+        ],
+        columns=["grid", "id", "phase", *WORK],
+    )
+    rate = points[["grid", "id", "phase"]].merge(rates, how="left", on=["grid", "id", "phase"])
+    by_run = [points["grid"], points["id"]]
+    fresh = points.groupby(["grid", "id"])["tokens"].diff().fillna(points["tokens"])  # since the point before
+    spent = pd.DataFrame({name: points[name] for name in ("tokens", "training_seconds")})
+    for name in WORK:
+        spent[name] = (fresh * rate[name].to_numpy(dtype=float)).groupby(by_run).cumsum()
+    totals = spent.assign(grid=points["grid"], id=points["id"], phase=points["phase"])
+    totals = totals.groupby(["grid", "id", "phase"]).last()
+    sources = pd.MultiIndex.from_frame(points[["grid", *LINKS]])
+    before = totals.reindex(sources).to_numpy(dtype=float, na_value=float("nan"))
+    linked = points[LINKS[0]].notna().to_numpy()[:, None]
+    spent = spent + np.where(linked, before, 0.0)
+    return pd.concat([points, spent.add_prefix("spent.")], axis=1)
+
+
+def _per_token(phase: dict[str, Any]) -> dict[str, float]:
+    """What a token costs in this phase, from the traced batch: all arithmetic, and the longest chain's share of it."""
+    tokens, whole = phase["tokens"], phase["whole"]
+    return {
+        "flops": (whole["flops"] + whole["elementwise"]) / tokens,
+        "sequential_flops": whole["sequential_flops"] / tokens,
+        "sequential_operations": whole["sequential_operations"] / tokens,
+    }
