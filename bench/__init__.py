@@ -8,6 +8,7 @@ Both return a tidy pandas frame with one row per run, scored predictor and test 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,23 +33,27 @@ def run(
     stale: bool = False,
     plugins: Sequence[str | Path] = (),
     tensorboard: bool = False,
+    measure: Sequence[Literal["cost", "dynamics", "samples"]] | None = None,
     quiet: bool = True,
 ) -> pd.DataFrame:
     """Run what is not done of a grid, and return `load_results` of its folder.
 
     `grid` is the name of a shipped grid, a YAML file, or what such a file would hold (then `name` names its folder).
-    `set` holds KEY=VALUE overrides. `launcher` "local" runs worker processes, "inline" this one. Raises `BadInput` (a
-    `ValueError`) with one line when something given cannot be used, and `KeyboardInterrupt` after a clean stop. Cells
-    that fail do not raise: see the columns `state` and `reason`.
+    `set` holds KEY=VALUE overrides. `measure` says what to look at in finished cells; None: what the grid says.
+    `launcher` "local" runs worker processes, "inline" this one. Raises `BadInput` (a `ValueError`) with one line when
+    something given cannot be used, and `KeyboardInterrupt` after a clean stop. Cells that fail do not raise: see the
+    columns `state` and `reason`.
     """
     from bench import registry
-    from bench.grid import load_grid, make_grid
+    from bench.grid import Collection, load_collection, make_grid
     from bench.launch import LaunchOptions, run_cells
 
     for file in plugins:
         registry.load_plugin(file)
-    loaded = make_grid(name, grid, set) if isinstance(grid, Mapping) else load_grid(str(grid), set)
-    folder = Path(results) / loaded.name
+    if isinstance(grid, Mapping):
+        collection = Collection(name, (make_grid(name, grid, set),), single=True)
+    else:
+        collection = load_collection(str(grid), set)
     options = LaunchOptions(
         launcher=launcher,
         workers=workers,
@@ -58,9 +63,12 @@ def run(
         tensorboard=tensorboard,
         quiet=quiet,
     )
-    if run_cells(loaded.runs, folder, options).interrupted:
-        raise KeyboardInterrupt
-    return load_results(folder)
+    for loaded in collection.grids:
+        measures = loaded.measures if measure is None else tuple(measure)
+        folder = collection.folder(Path(results), loaded)
+        if run_cells(loaded.runs, folder, dataclasses.replace(options, measures=measures)).interrupted:
+            raise KeyboardInterrupt
+    return load_results(folder if collection.single else Path(results) / collection.name)
 
 
 def load_results(path: str | Path) -> pd.DataFrame:

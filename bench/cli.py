@@ -6,6 +6,7 @@ heavy to import is imported where it is used, so that `--help` and most mistakes
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -27,7 +28,8 @@ from bench.errors import BadInput, unknown
 
 if TYPE_CHECKING:
     from bench.config import Run
-    from bench.grid import Grid
+    from bench.grid import Collection, Grid
+    from bench.launch import LaunchOptions
     from bench.launch.plan import Cell
 
 # typer brings its own copy of click or uses the installed one, by version; its public BadParameter knows which.
@@ -164,17 +166,27 @@ def run(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write TensorBoard events beside results.")
     ] = False,
+    measures: Annotated[
+        str | None,
+        typer.Option(
+            "--measure",
+            metavar="LIST",
+            help="What to look at in finished cells: cost, dynamics, samples, or none.",
+            show_default="what the grid says",
+        ),
+    ] = None,
 ) -> None:
     """Run the cells of a grid; what is done is skipped, what was stopped goes on.
 
-    Ends with a table of all cells. Ctrl-C stops cleanly; the same command goes on from there.
+    Ends with a table of all cells. Ctrl-C stops cleanly; the same command goes on from there. A grid that gathers
+    others runs them one after another and ends with their report.
     """
     if launcher not in LAUNCHERS:
         raise unknown("run: --launcher", launcher, LAUNCHERS)
+    wanted = None if measures is None else _measures(measures)
     _load(plugin)
-    loaded = _grid(grid, sets)
-    folder = Path(results) / loaded.name
-    from bench.launch import LaunchOptions, run_cells
+    collection = _collection(grid, sets)
+    from bench.launch import LaunchOptions
 
     options = LaunchOptions(
         launcher=cast(Literal["local", "inline"], launcher),
@@ -185,22 +197,142 @@ def run(
         tensorboard=tensorboard,
     )
     _warn_of_failures()
-    if dry_run:
-        from bench.launch.plan import plan
+    exit_code = 0
+    for loaded in collection.grids:
+        folder = collection.folder(Path(results), loaded)
+        own = dataclasses.replace(options, measures=loaded.measures if wanted is None else wanted)
+        if not collection.single:
+            print(f"== {loaded.name}: {loaded.about}", flush=True)
+        if dry_run:
+            from bench.launch.plan import plan
 
-        _print_plan(loaded, plan(loaded.runs, folder, options))
-        return
-    outcome = run_cells(loaded.runs, folder, options)
+            _print_plan(loaded, plan(loaded.runs, folder, own))
+        else:
+            exit_code = max(exit_code, _run_one(loaded, folder, own))
+    if not (collection.single or dry_run):
+        _finish_collection(collection, Path(results))
+    raise typer.Exit(exit_code)
+
+
+def _measures(text: str) -> tuple[str, ...]:
+    """`--measure cost,samples` as names."""
+    from bench.measure import NAMES
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in (*NAMES, "none"):
+            raise unknown("run: --measure", name, (*NAMES, "none"))
+    return tuple(name for name in names if name != "none")
+
+
+def _run_one(grid: Grid, folder: Path, options: LaunchOptions) -> int:
+    """Run one grid into its folder and show its table. Returns the exit code; leaves at once after Ctrl-C."""
+    from bench import report as reports
+    from bench.launch import run_cells
+
+    outcome = run_cells(grid.runs, folder, options)
     if outcome.interrupted:
         print(f"stopped; go on with: {_same_command()}")
         raise typer.Exit(outcome.exit_code)
     if any(end.state == "done" for end in outcome.ends.values()):
-        from bench import report as reports
-
         reports.print_summary(reports.summary(folder), _console())
     _tell_of_stale(outcome.stale)
     print(f"results are in {folder}; for tables and figures: {_program()} report {shlex.quote(str(folder))}")
-    raise typer.Exit(outcome.exit_code)
+    return outcome.exit_code
+
+
+def _finish_collection(collection: Collection, results: Path) -> None:
+    """Trace the cost that a collection asks for, and write its report."""
+    from bench import report as reports
+
+    for loaded in collection.cost:
+        print(f"== cost of {loaded.name}: {loaded.about}", flush=True)
+        _trace_cost(loaded, collection.folder(results, loaded), None)
+    folder = results / collection.name
+    written = reports.write([folder], folder / "report")
+    print(f"report of all: {next((file for file in written if file.suffix == '.html'), folder / 'report')}")
+
+
+@app.command()
+def cost(
+    grid: GridName,
+    sets: Sets = None,
+    results: Results = "results",
+    lengths: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Sequence lengths to trace.", show_default="8,16,32,...,512")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Trace anew what is there.")] = False,
+    as_json: AsJson = False,
+    plugin: Plugins = None,
+) -> None:
+    """Trace what training steps and inference of a grid's configurations cost, as a function of length.
+
+    Nothing is trained: one real step of each phase is traced. The table is kept in DIR/<grid name>/cost.json, where
+    `report` finds it.
+    """
+    chosen = None if lengths is None else _lengths(lengths)
+    _load(plugin)
+    loaded = _grid(grid, sets)
+    _warn_of_failures()
+    folder = Path(results) / loaded.name
+    record = _trace_cost(loaded, folder, chosen, force=force, quiet=as_json)
+    if as_json:
+        print(json.dumps(record, indent=1))
+        return
+    _print_cost(folder)
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    try:
+        found = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise BadInput(f"cost: --lengths: {text!r} given; should be whole numbers, such as 8,16,32") from None
+    if found[0] < 1:
+        raise BadInput(f"cost: --lengths: {found[0]} given; should be 1 or more")
+    return tuple(found)
+
+
+def _trace_cost(
+    grid: Grid, folder: Path, lengths: tuple[int, ...] | None, *, force: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """The cost table of a grid, from its folder if it is there and the code is the same."""
+    from bench.measure import cost as measured
+
+    with _progress(quiet) as progress:
+        return measured.keep_table(grid.runs, folder, lengths or measured.LENGTHS, force=force, progress=progress)
+
+
+def _print_cost(folder: Path) -> None:
+    from bench.report import complexity, data
+
+    frame = complexity.exponents(data.load([folder]))
+    _print_table(_console(), "cost", list(frame), [[_cell(value) for value in row] for row in frame.to_numpy()])
+
+
+@app.command()
+def sample(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    count: Annotated[int, typer.Option(min=1, help="How many to write.")] = 8,
+    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest symbol.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Also write pictures as a PNG file.")] = None,
+    as_json: AsJson = False,
+    plugin: Plugins = None,
+) -> None:
+    """Show pictures or text that a trained model writes, and how it completes given beginnings."""
+    _load(plugin)
+    from bench.build import autocast
+    from bench.measure import samples, trained
+    from bench.results import Folder
+
+    folder = Folder(run)
+    with autocast(folder.run()):
+        record = samples.write(*trained(folder), count=count, temperature=temperature, seed=seed)
+    if out is not None:
+        samples.save_png(record, Path(out))
+    print(json.dumps(record, indent=1) if as_json else samples.render(record))
+    if out is not None and not as_json:
+        print(f"written to {out}")
 
 
 def _tell_of_stale(stale: Sequence[str]) -> None:
@@ -248,6 +380,8 @@ def _verdict(cell: Cell) -> str:
         return "is stale, kept (--stale reruns it)" if decision.stale else f"is {decision.state}{reason}"
     if decision.fresh:
         return "runs anew"
+    if decision.state == "done":
+        return "is done, will be measured"
     return "runs" if decision.state == "pending" else f"runs on (was {decision.state})"
 
 
@@ -259,8 +393,8 @@ def _uses_backbone(run: Run) -> bool:
 
 def _predictor_parameters(run: Run) -> str:
     """How many numbers the predictor trains; a dash when it cannot be built here."""
+    from bench.build import build_method, build_task
     from bench.models.updaters import count_parameters
-    from bench.training import build_method, build_task
 
     try:
         method = build_method(run, build_task(run), device="meta")
@@ -279,7 +413,7 @@ def status(
 ) -> None:
     """Show the cells of a grid by state, with their last progress; also while it runs."""
     _load(plugin)
-    rows = _statuses(grid, sets, Path(results))
+    rows = [row for one, folder in _members(grid, sets, Path(results)) for row in _statuses(one, sets, folder)]
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -295,6 +429,15 @@ def status(
     counts = Counter(row["state"] for row in rows)
     print(f"{len(rows)} cells: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}")
     _warn_of_failures()
+
+
+def _members(grid: str, sets: Sequence[str] | None, results: Path) -> list[tuple[str, Path]]:
+    """The grids that this one gathers, or itself, each with the folder that its own folder is in."""
+    try:
+        collection = _collection(grid, sets)
+    except BadInput:
+        return [(grid, results)]  # `_statuses` says what is wrong with it, or tells what is there all the same
+    return [(grid, results)] if collection.single else [(one.name, results / grid) for one in collection.grids]
 
 
 def _statuses(grid: str, sets: Sequence[str] | None, results: Path) -> list[dict[str, Any]]:
@@ -335,17 +478,20 @@ def _alive(pid: int) -> bool:
 
 @app.command()
 def report(
-    results: Annotated[str, typer.Argument(metavar="RESULTS", help="A results folder: a grid's, or one above.")],
+    results: Annotated[
+        list[str], typer.Argument(metavar="RESULTS", help="Results folders: grids', or ones above them.")
+    ],
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where to write.", show_default="RESULTS/report")
     ] = None,
 ) -> None:
-    """Write the summary as CSV and Markdown, and a figure per task, from a results folder."""
+    """Write the report of results folders: a page, figures, tables, and the paper's claims with a verdict each."""
     from bench import report as reports
 
-    folder = Path(results)
-    reports.print_summary(reports.summary(folder), _console())
-    for file in reports.write(folder, Path(out) if out else folder / "report"):
+    folders = [Path(folder) for folder in results]
+    for folder in folders:
+        reports.print_summary(reports.summary(folder), _console())
+    for file in reports.write(folders, Path(out) if out else folders[0] / "report"):
         print(file)
 
 
@@ -402,8 +548,11 @@ def data_import(
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar in a terminal; elsewhere a line for each piece of work that begins."""
+def _progress(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar in a terminal; elsewhere a line for each piece of work that begins. Nothing where `quiet`."""
+    if quiet:
+        yield lambda what, done, total: None
+        return
     if sys.stdout.isatty():
         from rich.progress import Progress
 
@@ -435,6 +584,12 @@ def _grid(name: str, sets: Sequence[str] | None) -> Grid:
     from bench.grid import load_grid
 
     return load_grid(name, sets or ())
+
+
+def _collection(name: str, sets: Sequence[str] | None) -> Collection:
+    from bench.grid import load_collection
+
+    return load_collection(name, sets or ())
 
 
 def _warn_of_failures() -> None:

@@ -73,7 +73,9 @@ def _fields_at(cls: type[BaseModel], parents: list[str]) -> Mapping[str, Any]:
     return cls.model_fields
 
 
-CURRENCIES = ("steps", "tokens", "seconds")
+WORK = ("flops", "sequential_flops")
+"""Currencies whose price per token is traced; see `bench.measure.cost`."""
+CURRENCIES = ("steps", "tokens", "seconds", *WORK)
 
 
 class Budget(Config):
@@ -82,6 +84,13 @@ class Budget(Config):
     steps: Positive | None = Field(None, description="optimiser steps")
     tokens: Positive | None = Field(None, description="inputs drawn: batch size x length, each counted once")
     seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="training seconds; not reproducible")
+
+    flops: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="arithmetic of the training steps, elementwise work included; priced by one traced step"
+    )
+    sequential_flops: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="as flops, but only along the longest chain of operators that depend on one another"
+    )
 
     @model_validator(mode="after")
     def _one_currency(self) -> Budget:

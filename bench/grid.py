@@ -16,6 +16,12 @@
         set: {training.optimiser.lr: 1e-3}
     parts:                           # further grids that share the above; each has its own axes
       - axes: {...}
+    measure: [cost, dynamics]        # what `bench.measure` looks at in every finished cell
+
+A file may instead gather other grids, each of which keeps a folder of its own:
+
+    grids: [synthetic-small, length-small]
+    cost: [complexity]               # grids whose cost is traced, as `cost GRID` does, and not trained
 
 A cell may start from another cell's finished phase: `init_from: {method: smt, phase: smt}` is the one cell of the grid
 that has this task, model and seed, and that method. `device` and `precision` are `auto` where not given: a GPU with
@@ -36,10 +42,11 @@ import torch
 import yaml
 
 from bench import registry
+from bench.build import build_method, build_task
 from bench.config import Config, InitFrom, ModelConfig, Run
 from bench.errors import BadInput, nearest, unknown
+from bench.measure import NAMES as MEASURES
 from bench.models.updaters import count_parameters
-from bench.training import build_method, build_task
 
 SECTIONS = ("task", "method", "model", "training", "evaluation")
 FIELDS = (*SECTIONS, "seed", "device", "precision", "threads", "init_from")
@@ -58,6 +65,9 @@ class GridFile(Config):
     ladders: dict[str, list[Any]] = {}
     overrides: list[Override] = []
     parts: list[Part] = []
+    measure: list[str] = []
+    grids: list[str] = []
+    cost: list[str] = []
 
 
 class Override(Config):
@@ -86,6 +96,21 @@ class Grid:
     name: str
     about: str
     runs: tuple[Run, ...]
+    measures: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """Grids that are run one after another, and grids whose cost is traced; a single grid is a collection of one."""
+
+    name: str
+    grids: tuple[Grid, ...]
+    cost: tuple[Grid, ...] = ()
+    single: bool = False
+
+    def folder(self, results: Path, grid: Grid) -> Path:
+        """Where a grid of it keeps its results."""
+        return results / grid.name if self.single else results / self.name / grid.name
 
 
 # Reading.
@@ -128,8 +153,29 @@ def grid_names() -> dict[str, str]:
     return {file.name[:-5]: parse_yaml(file.read_text(), file.name).get("about", "").strip() for file in found}
 
 
+def load_collection(name: str, sets: Sequence[str] = ()) -> Collection:
+    """As `load_grid`; also of a file that gathers grids. The overrides hold for each of those that are trained."""
+    stem, data = _read(name)
+    if not (isinstance(data, Mapping) and "grids" in data):
+        return Collection(stem, (make_grid(stem, data, sets),), single=True)
+    where = f"grid {stem}"
+    gathered = GridFile.parse(data, where)
+    if others := sorted(set(data) - {"about", "grids", "cost"}):
+        raise BadInput(f"{where}: {others[0]}: cannot stand beside grids; allowed: about, grids, cost")
+    if not gathered.grids:
+        raise BadInput(f"{where}: grids: names none; should be names of grids: {', '.join(grid_names())}")
+    trained = tuple(load_grid(one, sets) for one in gathered.grids)
+    return Collection(stem, trained, tuple(load_grid(one) for one in gathered.cost))
+
+
 def load_grid(name: str, sets: Sequence[str] = ()) -> Grid:
     """A shipped grid, by name, or a YAML file, with `--set` overrides "KEY=VALUE" applied."""
+    stem, data = _read(name)
+    return make_grid(stem, data, sets)
+
+
+def _read(name: str) -> tuple[str, Any]:
+    """A grid's name and what its file holds."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or "/" in name:
         try:
@@ -137,11 +183,11 @@ def load_grid(name: str, sets: Sequence[str] = ()) -> Grid:
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "is not text"
             raise BadInput(f"grid {name!r}: {reason}; shipped grids: {', '.join(grid_names())}") from None
-        return make_grid(path.stem, parse_yaml(text, path.name), sets)
+        return path.stem, parse_yaml(text, path.name)
     shipped = SHIPPED / f"{name}.yaml"
     if not shipped.is_file():
         raise unknown("grid (a shipped name or a YAML file)", name, grid_names())
-    return make_grid(name, parse_yaml(shipped.read_text(), f"{name}.yaml"), sets)
+    return name, parse_yaml(shipped.read_text(), f"{name}.yaml")
 
 
 def make_grid(name: str, data: Any, sets: Sequence[str] = ()) -> Grid:
@@ -150,6 +196,11 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = ()) -> Grid:
     if not isinstance(data, Mapping):
         raise BadInput(f"{where}: should hold keys such as base and axes, not {type(data).__name__}")
     grid = GridFile.parse(data, where)
+    if grid.grids or grid.cost:
+        raise BadInput(f"{where}: gathers other grids: {', '.join(grid.grids)}; name one of them here")
+    for measure in grid.measure:
+        if measure not in MEASURES:
+            raise unknown(f"{where}: measure", measure, MEASURES)
     given = [parse_set(one) for one in sets]
     cells = list(_cells(grid, dict(given), where))
     if not cells:
@@ -160,7 +211,7 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = ()) -> Grid:
     runs = [
         _link(run, selector, runs, where) if selector else run for run, selector in zip(runs, selectors, strict=True)
     ]
-    return Grid(name, grid.about.strip(), tuple({run.identity: run for run in runs}.values()))
+    return Grid(name, grid.about.strip(), tuple({run.identity: run for run in runs}.values()), tuple(grid.measure))
 
 
 # Fields: nested data, addressed by dotted keys.

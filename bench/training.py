@@ -9,24 +9,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench import provenance, registry, streams
-from bench.config import Run
+from bench.build import autocast, build_method, build_task
+from bench.config import WORK, Run
 from bench.errors import BadInput, unknown
-from bench.methods.base import Method, Phase, Predict
+from bench.methods.base import Phase, Predict
 from bench.models.updaters import count_parameters
 from bench.results import Folder, load_tensors, read_json, save_tensors, write_json
 from bench.tasks.base import IGNORED, Batch, Split, StreamState, Task
 
 CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite; each look waits for the device."""
+TRACER = "bench.measure.cost"
+"""Imported only where a budget is stated in FLOPs: for all other runs it is no part of what computes them."""
 EVALUATION_CHUNK = 256
 """Sequences evaluated at a time, to bound memory."""
 
@@ -57,6 +62,7 @@ class Counters:
     phase: int = 0
     steps: int = 0
     tokens: int = 0
+    work: float = 0.0  # FLOPs or sequential FLOPs, where the budget is stated in these
     pending: int = 0  # gradients accumulated since the last step
     training_seconds: float = 0.0
     evaluation_seconds: float = 0.0
@@ -74,32 +80,19 @@ class Counters:
         }
 
 
-def build_task(run: Run) -> Task:
-    """The run's task."""
-    return registry.tasks.get(run.task)(run.task_config)
-
-
-def build_method(run: Run, task: Task, device: torch.device | str | None = None) -> Method:
-    """The run's method with its initial weights, which depend on the seed and not on the device."""
-    device = run.device if device is None else device
-    noise = streams.generator(run.seed, "method", device="cpu" if str(device) == "meta" else device)
-    with streams.global_stream(run.seed, "init"), torch.device("meta" if str(device) == "meta" else "cpu"):
-        method = registry.methods.get(run.method)(run.method_config, task, run.model, noise)
-    return method.to(device, torch.float64 if run.precision == "float64" else torch.float32)
-
-
 def run_digest(run: Run) -> str:
     """A digest of what computes this run: the sources of its task, method, backbone and this loop, and its data."""
     task = registry.tasks.get(run.task)
-    code = _digest(task, registry.methods.get(run.method), registry.backbones.get(run.model.backbone))
+    roots = (task, registry.methods.get(run.method), registry.backbones.get(run.model.backbone))
+    code = _digest(*roots, *([import_module(TRACER)] if run.training.budget.currency in WORK else []))
     if isinstance(task.fingerprint, property) and not task.missing():
         return f"{code}-{build_task(run).fingerprint}"
     return code
 
 
 @cache
-def _digest(*classes: type) -> str:
-    return provenance.code_digest(*classes, Trainer)
+def _digest(*roots: type | ModuleType) -> str:
+    return provenance.code_digest(*roots, Trainer)
 
 
 def learning_rate(phase: Phase, progress: float) -> float:
@@ -136,12 +129,6 @@ def score(predict: Predict, batch: Batch) -> dict[str, float]:
     return {"accuracy": (right / count).item(), "loss": (loss / count).item()}
 
 
-def _autocast(run: Run) -> AbstractContextManager[Any]:
-    if run.precision != "bfloat16":
-        return nullcontext()
-    return torch.autocast(run.device, dtype=torch.bfloat16)
-
-
 class Trainer:
     """Trains one run in its folder. `train` returns the result record; it may be called again after a stop."""
 
@@ -159,6 +146,7 @@ class Trainer:
         self.counters = Counters()
         self.curve: list[dict[str, Any]] = []
         self.skipped = self._phases_brought()
+        self.prices = self._traced_prices()
         self.optimiser: torch.optim.AdamW | None = None
         self._clock: float | None = None
         self._sets: dict[tuple[Split, int], Batch] = {}
@@ -168,9 +156,18 @@ class Trainer:
     def used(self) -> float:
         """Spent so far, in the budget's currency."""
         counters, currency = self.counters, self.run.training.budget.currency
+        if currency in WORK:
+            return counters.work
         if currency == "seconds":
             return counters.training_seconds + (time.perf_counter() - self._clock if self._clock else 0.0)
         return getattr(counters, currency)
+
+    def _traced_prices(self) -> dict[str, float]:
+        """What a token costs in each phase, in the budget's currency; from one traced step where that is work."""
+        currency = self.run.training.budget.currency
+        if currency not in WORK:
+            return {}
+        return import_module(TRACER).prices(self.run, currency)
 
     def phase_ends(self) -> list[float]:
         """How much is spent at the end of each phase; those that `init_from` brought have no share."""
@@ -243,9 +240,7 @@ class Trainer:
     def _enter_phase(self, index: int) -> None:
         phase = self.phases[index]
         self.counters.phase = index
-        self.method.requires_grad_(False)
-        for parameter in (parameter for group in phase.groups for parameter in group):
-            parameter.requires_grad_(True)
+        self.method.train_only(phase)
         self.optimiser = torch.optim.AdamW(
             [{"params": list(group)} for group in phase.groups],
             lr=phase.optimiser.lr,
@@ -262,7 +257,7 @@ class Trainer:
         batch = self._draw(phase)
         gradients = self.method.gradients(batch, phase.name)
         while True:
-            with _autocast(self.run):
+            with autocast(self.run):
                 scalars = next(gradients, None)
             if scalars is None:
                 break
@@ -278,6 +273,8 @@ class Trainer:
         else:
             batch = self.task.sample("train", phase.batch_size, length, self.data)
         self.counters.tokens += batch.x.numel()
+        if self.prices:
+            self.counters.work += batch.x.numel() * self.prices[phase.name]
         if self.run.evaluation.score_from:
             batch.y[:, : self.run.evaluation.score_from] = IGNORED
         return batch
@@ -339,7 +336,7 @@ class Trainer:
         batch, scores = self._set(split, length), []
         few = Batch(*(part[: self.run.evaluation.reference_sequences] for part in batch[:2]))
         self.method.eval()
-        with _autocast(self.run):
+        with autocast(self.run):
             for i, (name, predict) in enumerate(self.method.predictors().items()):
                 scores.append({"predictor": name, "reference": i > 0, **score(predict, few if i else batch)})
         self.method.train()

@@ -8,7 +8,7 @@ import torch
 from bench.errors import BadInput
 from bench.grid import grid_names, load_grid, make_grid
 from bench.models.updaters import count_parameters
-from bench.training import build_method, build_task
+from bench.build import build_method, build_task
 from tests.helpers import TINY
 
 BASE = {"task.length": 16, "model": TINY, "training": {"budget": {"steps": 5}}, "device": "cpu"}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench import registry, streams
+from bench.build import build_method, build_task
 from bench.config import Optimiser, TrainingConfig
 from bench.errors import BadInput
 from bench.methods.base import Phase, RecurrentMethod, cross_entropy
@@ -18,8 +19,6 @@ from bench.training import (
     Options,
     Stopped,
     Trainer,
-    build_method,
-    build_task,
     evaluation_set,
     learning_rate,
     score,

@@ -14,7 +14,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any, NamedTuple
 
@@ -22,6 +22,7 @@ import filelock
 import torch
 
 from bench.config import Run
+from bench.measure import lacking, measure
 from bench.results import Folder, read_json
 from bench.training import Diverged, Options, Stopped, Trainer, run_digest
 
@@ -45,12 +46,14 @@ def run_cell(
     *,
     checkpoint_seconds: float = Options.checkpoint_seconds,
     tensorboard: bool = False,
+    measures: Sequence[str] = (),
     should_stop: Callable[[], bool] = lambda: False,
     listen: Callable[[dict[str, Any]], None] = lambda status: None,
 ) -> End:
     """Train the run of this folder, on from its checkpoint if it has one, and keep its status.json.
 
-    `listen` is called with every status that is written. Raises nothing that an `Exception` could be.
+    `measures` (of `bench.measure.NAMES`) are made once it is done. `listen` is called with every status that is
+    written. Raises nothing that an `Exception` could be.
     """
     began = time.time()
     resumed = (folder / "checkpoint.pt").is_file()
@@ -88,6 +91,8 @@ def run_cell(
                     on_scalars=on_scalars,
                 )
                 end = _train(run, folder, options)
+            if end.state == "done":
+                status["unmeasured"] = _measure(folder, measures)
             status["reason"] = end.reason
             if end.state == "done":
                 status["progress"] = 1.0
@@ -120,6 +125,18 @@ def _train(run: Run, folder: Folder, options: Options) -> End:
         log(folder, traceback.format_exc())
         return _failure(error)
     return End("done")
+
+
+def _measure(folder: Folder, names: Sequence[str]) -> dict[str, str]:
+    """Make the measures that are asked for and not there. One that fails is told, by name, and takes no result away."""
+    failed = {}
+    for name in lacking(folder, names):
+        try:
+            measure(folder, name)
+        except (Exception, SystemExit) as error:
+            log(folder, traceback.format_exc())
+            failed[name] = _failure(error).reason or "failed"
+    return failed
 
 
 def _failure(error: BaseException) -> End:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.config import Run
 from bench.launch.cell import End
+from bench.measure import lacking
 from bench.methods.base import impossible
 from bench.results import Folder, read_json
 from bench.training import run_digest
@@ -33,12 +34,17 @@ class LaunchOptions:
     force: bool = False
     stale: bool = False
     tensorboard: bool = False
+    measures: tuple[str, ...] = ()  # of `bench.measure.NAMES`, made of the cells that are done
     checkpoint_seconds: float = 20.0
     quiet: bool = False
 
     def cell(self) -> dict[str, Any]:
         """The options of `run_cell`."""
-        return {"checkpoint_seconds": self.checkpoint_seconds, "tensorboard": self.tensorboard}
+        return {
+            "checkpoint_seconds": self.checkpoint_seconds,
+            "tensorboard": self.tensorboard,
+            "measures": self.measures,
+        }
 
 
 class Decision(NamedTuple):
@@ -71,17 +77,24 @@ class Cell:
 
 
 def decide(
-    status: Mapping[str, Any], made_by: str | None, digest: str, refusal: str | None, options: LaunchOptions
+    status: Mapping[str, Any],
+    made_by: str | None,
+    digest: str,
+    refusal: str | None,
+    options: LaunchOptions,
+    unmeasured: bool = False,
 ) -> Decision:
     """What happens to a cell with this status.
 
     `made_by` is the digest of the code that computed what is there, `digest` that of the code now; `refusal` says why
-    the cell cannot run at all.
+    the cell cannot run at all; `unmeasured` that it lacks a measure that is asked for.
     """
     state, reason = status["state"], status.get("reason")
     ended = made_by is not None and state in ("done", "diverged")
     stale = ended and made_by != digest
     rerun = options.force or (stale and options.stale)
+    if ended and unmeasured and state == "done" and not (refusal or rerun or stale):
+        return Decision("run", state)
     if ended and (refusal or not rerun):
         return Decision("keep", state, reason, stale=stale)
     if refusal:
@@ -115,7 +128,8 @@ def plan(runs: Iterable[Run], folder: Path, options: LaunchOptions) -> list[Cell
         made_by = _made_by(at, status) if status["state"] in ("done", "diverged") else None
         kept = made_by is not None and not options.force and not options.stale
         reason = None if kept else refused(run)
-        cells.append(Cell(run, at, decide(status, made_by, run_digest(run), reason, options)))
+        unmeasured = bool(lacking(at, options.measures))
+        cells.append(Cell(run, at, decide(status, made_by, run_digest(run), reason, options, unmeasured)))
     return cells
 
 

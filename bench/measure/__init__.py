@@ -1,1 +1,69 @@
-"""What training and inference really cost, and what happens inside: measured, not asserted."""
+"""What training and inference really cost, and what happens inside: measured, not asserted.
+
+After a cell is done, and only where the grid or `--measure` asks for it, `measure` writes into the run's folder
+
+    cost.json       what one batch of each phase costs, traced
+    dynamics.json   gradient norms, drift, memory geometry
+    samples.json    pictures and text that the trained predictor writes
+
+Training pays nothing for any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import BadInput
+from bench.results import Folder, load_tensors, write_json
+
+if TYPE_CHECKING:
+    from bench.methods.base import Method
+    from bench.tasks.base import Task
+
+NAMES = ("cost", "dynamics", "samples")
+
+
+def lacking(folder: Folder, names: Iterable[str]) -> list[str]:
+    """Which of these measures the run's folder does not have yet."""
+    return [name for name in names if not (folder / f"{name}.json").is_file()]
+
+
+def trained(folder: Folder) -> tuple[Method, Task]:
+    """The method of a run that is done, with its final weights, and its task. Raises `BadInput` when it is not done."""
+    from bench.build import build_method, build_task
+
+    run = folder.run()
+    task = build_task(run)
+    method = build_method(run, task).eval()
+    weights = folder.weights(method.phases(run.training)[-1].name)
+    if not weights.is_file():
+        raise BadInput(f"{folder.path}: has no {weights.name}: the run is {folder.status['state']}, should be done")
+    method.load_state_dict(load_tensors(weights, run.device))
+    return method, task
+
+
+def measure(folder: Folder, name: str) -> dict[str, Any]:
+    """Measure one of `NAMES` of a run that is done, write it into its folder, and return it."""
+    from bench.build import autocast, build_method, build_task
+    from bench.measure import cost, dynamics, samples
+
+    run = folder.run()
+    if name == "cost":
+        record = cost.measure(run, folder.path.parent)
+    elif name == "samples":
+        with autocast(run):
+            record = samples.write(*trained(folder), seed=run.seed)
+    else:
+        task = build_task(run)
+        initial = build_method(run, task).eval()
+        phases = {}
+        for phase in initial.phases(run.training):
+            weights = folder.weights(phase.name)
+            if weights.is_file():  # a phase that `init_from` brought is in the other run's folder
+                phases[phase.name] = build_method(run, task).eval()
+                phases[phase.name].load_state_dict(load_tensors(weights, run.device))
+        with autocast(run):
+            record = dynamics.measure(run, task, initial, phases)
+    write_json(folder / f"{name}.json", record)
+    return record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -52,6 +52,8 @@ class Method(nn.Module, ABC):
     data: ClassVar[Literal["sequences", "streams"]] = "sequences"
     targets: ClassVar[tuple[str, ...]] = ("dense", "sparse")
     """Whether it can learn from tasks that score every column (dense), only some (sparse), or both."""
+    outside_autograd: ClassVar[Mapping[str, str]] = {}
+    """By phase: how credit also reaches earlier inputs without a path in autograd, in words, for the report."""
     carry: Any = None
     """What must survive from one batch to the next: a tree of tensors, checkpointed by the trainer."""
 
@@ -70,6 +72,12 @@ class Method(nn.Module, ABC):
     def phases(self, training: TrainingConfig) -> list[Phase]:
         """In the order in which they are trained; by default one that trains everything."""
         return [Phase("train", 1.0, training.optimiser, (tuple(self.parameters()),), training.batch_size)]
+
+    def train_only(self, phase: Phase) -> None:
+        """Only the parameters of this phase require gradients."""
+        self.requires_grad_(False)
+        for parameter in (parameter for group in phase.groups for parameter in group):
+            parameter.requires_grad_(True)
 
     @abstractmethod
     def gradients(self, batch: Batch, phase: str) -> Iterator[dict[str, Tensor]]:

@@ -8,8 +8,8 @@ m^_t = f(m^_{t-1}, x_t) on given inputs and labels m_t = E(x_<=t) at every k-th 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -50,6 +50,7 @@ class SMTDMT(SMT):
 
     Config = SMTDMTConfig
     config: SMTDMTConfig
+    outside_autograd: ClassVar[Mapping[str, str]] = {"dmt": "the teacher's memories, as labels, hold what to keep"}
 
     @classmethod
     def refuses(cls, run: Run) -> str | None:

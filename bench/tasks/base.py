@@ -116,6 +116,19 @@ class Task(ABC):
         """Bayes-optimal accuracy; None when it is not known."""
         return None
 
+    @property
+    def picture_symbols(self) -> int | None:
+        """How many symbols make a picture; None where sequences are no pictures."""
+        return None
+
+    def picture(self, x: Tensor) -> Tensor | None:
+        """Whole pictures x (N, picture_symbols) as grey levels (N, H, W), uint8, to be looked at; None: no pictures."""
+        return None
+
+    def text(self, x: Tensor) -> list[str] | None:
+        """Sequences x (N, T) as text, to be read; None where they are no text."""
+        return None
+
     def rules(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """Trivial rules, by name: each maps `x` (B, T) to a guess for every label (B, T)."""
         return {"echo the last symbol": lambda x: x}

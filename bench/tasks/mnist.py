@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from bench.config import Positive
 from bench.errors import BadInput
@@ -139,3 +141,7 @@ class Mnist(WindowTask):
         sources=tuple(data.Source(f"{MIRROR}/{stem}.gz", known.gz_sha256) for stem, known in PUBLISHED.items()),
         prepare=prepare,
     )
+
+    def picture(self, x: Tensor) -> Tensor:
+        """The pixels as they are."""
+        return x.view(-1, 28, 28).to(torch.uint8)

@@ -215,3 +215,10 @@ class Sketchy(WindowTask):
         ink = columns[0][index] <= 255 - self.config.ink_threshold  # (B, W, 4)
         bits = torch.tensor([8, 4, 2, 1], dtype=torch.uint8, device=ink.device)
         return (ink * bits).sum(-1)
+
+    def picture(self, x: Tensor) -> Tensor:
+        """Patches as 2 x 2 pixels, ink 255."""
+        side = SIDE // 2
+        bits = torch.tensor([8, 4, 2, 1], device=x.device)
+        ink = (x.view(-1, side, side, 1) & bits != 0).unflatten(-1, (2, 2))  # (N, row, column, 2, 2)
+        return ink.transpose(2, 3).reshape(-1, SIDE, SIDE).to(torch.uint8) * 255

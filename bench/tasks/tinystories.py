@@ -180,3 +180,8 @@ class TinyStories(WindowTask):
         before = torch.searchsorted(separators, index)  # how many stand before each token, (B, W)
         token = text[(index - before).clamp(max=len(text) - 1)].long()
         return token.masked_fill(separators[before.clamp(max=len(separators) - 1)] == index, SEPARATOR)
+
+    def text(self, x: Tensor) -> list[str]:
+        """The characters; a separator as a new line, and what is not ASCII as the replacement character."""
+        shown = x.masked_fill(x == SEPARATOR, ord("\n")).cpu().to(torch.uint8).numpy()
+        return [row.tobytes().decode("ascii", errors="replace") for row in shown]

@@ -45,6 +45,11 @@ class WindowTask(Task):
         anywhere = getattr(config, "start", "anywhere") == "anywhere"
         self._stride = 1 if anywhere else self.image_tokens
 
+    @property
+    def picture_symbols(self) -> int | None:
+        """The tokens of an image, for tasks of images."""
+        return self.image_tokens if isinstance(self.config, ImageConfig) else None
+
     @classmethod
     def missing(cls) -> str | None:
         """Which commands bring the data, when it is not here."""

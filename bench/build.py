@@ -1,0 +1,34 @@
+"""A run's task and method, built with the weights and streams that its seed gives."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from bench import registry, streams
+from bench.config import Run
+from bench.methods.base import Method
+from bench.tasks.base import Task
+
+
+def build_task(run: Run) -> Task:
+    """The run's task."""
+    return registry.tasks.get(run.task)(run.task_config)
+
+
+def build_method(run: Run, task: Task, device: torch.device | str | None = None) -> Method:
+    """The run's method with its initial weights, which depend on the seed and not on the device."""
+    device = run.device if device is None else device
+    noise = streams.generator(run.seed, "method", device="cpu" if str(device) == "meta" else device)
+    with streams.global_stream(run.seed, "init"), torch.device("meta" if str(device) == "meta" else "cpu"):
+        method = registry.methods.get(run.method)(run.method_config, task, run.model, noise)
+    return method.to(device, torch.float64 if run.precision == "float64" else torch.float32)
+
+
+def autocast(run: Run) -> AbstractContextManager[Any]:
+    """The precision in which the run's method computes."""
+    if run.precision != "bfloat16":
+        return nullcontext()
+    return torch.autocast(run.device, dtype=torch.bfloat16)

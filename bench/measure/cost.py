@@ -1,0 +1,223 @@
+"""What a training step costs, traced from one that really ran: no formula per method.
+
+    step_costs(run)["bptt"]["whole"]["sequential_operations"]
+
+A step is one batch: all that a method does in `gradients` for it, at the batch size and length of the phase. The
+optimiser's own arithmetic, evaluation and checkpoints are not in it. Which random positions a method draws may change
+the amount a little; the traced step draws them from a stream of its own, so that equal configs have equal prices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import provenance, registry, streams
+from bench.build import autocast, build_method, build_task
+from bench.config import Run
+from bench.errors import BadInput
+from bench.measure import credit, inference, trace
+from bench.methods.base import Method, Phase
+from bench.results import read_json, write_json
+from bench.tasks.base import IGNORED, Batch, Task
+
+SCHEMA = 1
+LENGTHS = (8, 16, 32, 64, 128, 256, 512)
+CREDIT_LENGTH = 32
+"""Length at which credit paths are followed; distances go up to it."""
+
+
+def step_costs(run: Run, length: int | None = None) -> dict[str, dict[str, Any]]:
+    """The cost of a batch in each phase of training, by the phase's name.
+
+    Each is a record: phase, batch_size, length, tokens, device; `forward`, `backward` and `whole` with their flops,
+    elementwise, operations, sequential_operations and sequential_flops; peak_bytes (of live tensors made in the step),
+    allocated_bytes (the GPU's own peak, null on a CPU), uncounted (operators no rule counts, with their calls).
+    `length` replaces the task's.
+    """
+    run = at_length(run, length) if length else run
+    torch.set_num_threads(run.threads)
+    task = build_task(run)
+    phases = build_method(run, task).phases(run.training)
+    return {phase.name: _traced(run, task, index) for index, phase in enumerate(phases)}
+
+
+def prices(run: Run, currency: str) -> dict[str, float]:
+    """What one token costs in each phase: `flops` (elementwise work included) or `sequential_flops`."""
+    columns = ("flops", "elementwise") if currency == "flops" else (currency,)
+    steps = step_costs(_canonical(run))
+    return {name: sum(step["whole"][one] for one in columns) / step["tokens"] for name, step in steps.items()}
+
+
+def at_length(run: Run, length: int) -> Run:
+    """The run on sequences of another length. Raises `BadInput` when its task has none of that length."""
+    fields = {"name": run.task, **run.task_config.changes(), "length": length}
+    evaluation = {**run.evaluation.changes(), "lengths": []}
+    return Run.parse({**run.describe(), "task": fields, "evaluation": evaluation})
+
+
+def _canonical(run: Run) -> Run:
+    """The same for all runs whose steps cost the same, as far as that can be told from their configs."""
+    return dataclasses.replace(run, seed=0, init_from=None)
+
+
+def _traced(run: Run, task: Task, index: int) -> dict[str, Any]:
+    """Trace one batch of the phase with that index."""
+    method = build_method(run, task)  # anew, so that no phase sees what another left behind
+    phase = method.phases(run.training)[index]
+    method.train_only(phase)
+    batch = _batch(run, task, method, phase)
+    if run.device == "cuda":
+        _run_through(run, method, batch, phase)  # libraries set themselves up in the first step
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    with trace.Trace() as traced:
+        _run_through(run, method, batch, phase)
+    return {
+        "phase": phase.name,
+        "batch_size": phase.batch_size,
+        "length": batch.x.shape[1],
+        "tokens": batch.x.numel(),
+        "device": run.device,
+        **dataclasses.asdict(traced.cost()),
+        "allocated_bytes": torch.cuda.max_memory_allocated() if run.device == "cuda" else None,
+    }
+
+
+def _batch(run: Run, task: Task, method: Method, phase: Phase) -> Batch:
+    length = run.task_config.length  # type: ignore[attr-defined]
+    generator = streams.generator(0, "cost", device=run.device)
+    if method.data == "streams":
+        batch, _ = task.stream("train", phase.batch_size, length, generator, None)
+    else:
+        batch = task.sample("train", phase.batch_size, length, generator)
+    batch.y[:, : run.evaluation.score_from] = IGNORED
+    return batch
+
+
+def _run_through(run: Run, method: Method, batch: Batch, phase: Phase) -> None:
+    """All gradients of one batch; no step is taken."""
+    gradients = method.gradients(batch, phase.name)
+    while True:
+        with autocast(run):
+            if next(gradients, None) is None:
+                return
+        method.zero_grad()
+
+
+# One traced step for all runs of a configuration.
+
+
+def measure(run: Run, grid_folder: Path) -> dict[str, Any]:
+    """The record of a run's cost.json: its phases. Traced once per configuration, and kept in the grid's folder."""
+    run = _canonical(run)
+    described = run.describe()
+    described["training"].pop("budget")
+    described["evaluation"] = {"score_from": run.evaluation.score_from}
+    key = hashlib.sha256(json.dumps([SCHEMA, _code(run), described], sort_keys=True).encode()).hexdigest()[:16]
+    file = grid_folder / ".costs" / f"{key}.json"
+    record = read_json(file)
+    if record is None:
+        record = {"schema": SCHEMA, "phases": list(step_costs(run).values())}
+        write_json(file, record)
+    return record
+
+
+# The table of a grid, as a function of length.
+
+
+def configurations(runs: Iterable[Run]) -> list[Run]:
+    """One run for each set of those that differ in nothing that a step's cost depends on, lengths apart."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        parts = run.describe()
+        for name in ("seed", "evaluation", "init_from"):
+            parts.pop(name, None)
+        parts["task"] = {**parts["task"], "length": None}
+        parts["training"] = {"batch_size": run.training.batch_size}
+        found.setdefault(json.dumps(parts, sort_keys=True), run)
+    return list(found.values())
+
+
+def table(
+    runs: Sequence[Run], lengths: Sequence[int] = LENGTHS, positions: Sequence[int] | None = None
+) -> Iterator[tuple[str, dict[str, list[dict[str, Any]]]]]:
+    """Measure each configuration: what is being measured, in words, then the rows found: steps, credit, inference.
+
+    A length that the task does not have is left out. `positions` are those of the streamed predictor; by default the
+    lengths.
+    """
+    for run in configurations(runs):
+        about = {"task": run.task, "method": run.method, "backbone": run.model.backbone}
+        name = f"{run.task}, {run.method}, {run.model.backbone}"
+        for length in lengths:
+            try:
+                steps = step_costs(run, length)
+            except BadInput:
+                continue
+            yield f"{name}: steps of length {length}", {"steps": [{**about, **step} for step in steps.values()]}
+        yield f"{name}: credit paths", {"credit": [{**about, **row} for row in _credit(run)]}
+        yield f"{name}: streaming", {"inference": [{**about, **row} for row in _inference(run, positions or lengths)]}
+
+
+def keep_table(
+    runs: Sequence[Run],
+    folder: Path,
+    lengths: Sequence[int] = LENGTHS,
+    *,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """The record of a grid's cost.json: `table` of its runs, traced unless the same code has traced the same before.
+
+    `progress` is told what is being measured, and how much of the whole is done.
+    """
+    chosen = configurations(runs)
+    asked = [SCHEMA, list(lengths), [[run.describe(), _code(run)] for run in chosen]]
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    record = read_json(folder / "cost.json")
+    if not force and isinstance(record, dict) and record.get("digest") == digest:
+        return record
+    found: dict[str, list[dict[str, Any]]] = {"steps": [], "credit": [], "inference": []}
+    total = len(chosen) * (len(lengths) + 2)
+    for done, (what, rows) in enumerate(table(runs, lengths)):
+        progress(what, done + 1, total)
+        for name, more in rows.items():
+            found[name] += more
+    made = {"provenance": provenance.describe(chosen[0]), "runs": [run.full() for run in chosen]}
+    record = {"schema": SCHEMA, "digest": digest, **found, **made}
+    write_json(folder / "cost.json", record)
+    return record
+
+
+def _code(run: Run) -> str:
+    """A digest of what decides the cost of a run's steps: this module, and the run's task, method and backbone."""
+    roots = (registry.tasks.get(run.task), registry.methods.get(run.method), registry.backbones.get(run.model.backbone))
+    return provenance.code_digest(sys.modules[__name__], *roots)
+
+
+def _credit(run: Run) -> Iterator[dict[str, Any]]:
+    method = build_method(run, build_task(run))
+    for phase in method.phases(run.training):
+        length = min(CREDIT_LENGTH, run.task_config.length)  # type: ignore[attr-defined]
+        for path in credit.credit_paths(run, phase.name, length):
+            outside = method.outside_autograd.get(phase.name)
+            yield {"phase": phase.name, "length": length, **path._asdict(), "outside": outside}
+
+
+def _inference(run: Run, positions: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """With initial weights: what a token costs does not depend on them."""
+    task = build_task(run)
+    method = build_method(run, task)
+    method.eval()
+    length = max(positions) + 1
+    x = torch.randint(task.vocab_size, (1, length), generator=streams.generator(0, "cost"))
+    for token in inference.stream_costs(method, x.to(run.device), positions):
+        yield token._asdict()

@@ -1,0 +1,149 @@
+"""What happens inside: how far gradients reach, how far a rollout drifts from its teacher.
+
+Gradient norms |dL/dm_t| are those of the loss L at the last scored position, per sequence, against t. Of a recurrent
+method L is reached through the unrolled updater; under SMT through the decoder from m_t, as its training does.
+Drift delta_t = MSE(m^_t, m_t) is the distance of the RNN's own memories from its teacher's (Kumar & Isola, arXiv
+2606.06479), to twice the trained length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench import streams
+from bench.config import Run
+from bench.errors import BadInput
+from bench.measure.geometry import geometry
+from bench.methods.base import Method, RecurrentMethod
+from bench.methods.smt import SMT
+from bench.models.teacher import Teacher, windows
+from bench.tasks.base import IGNORED, Batch, Task
+
+SCHEMA = 1
+SEQUENCES = 32
+MOST_POINTS = 48
+"""Times t at which a gradient norm is measured; of longer sequences, evenly spread ones."""
+BEYOND = 2
+"""Drift is followed to this multiple of the trained length."""
+
+
+def gradient_norms(method: Method, task: Task, x: Tensor, y: Tensor) -> dict[str, Any] | None:
+    """Mean over the sequences x, y (B, T) of |dL/dm_t|, L in nats: `t`, `norm`, `loss_at`, and `through` what it goes.
+
+    None for a method that has no memory. Under SMT, t begins where the decoder's future reaches the loss.
+    """
+    if not isinstance(method, RecurrentMethod):
+        return None
+    scored = (y != IGNORED).any(0).nonzero().flatten()
+    at = int(scored[-1])
+    x, y = x[:, : at + 1], y[:, at]
+    if isinstance(method, SMT):
+        earliest = max(0, method.first - 1, at + 1 - method.config.future)
+        times = _spread(earliest, at)
+        norms = [_through_decoder(method, x, y, t) for t in times]
+        through = "the decoder"
+    else:
+        times = _spread(0, at)
+        every = _through_updater(method, x, y)
+        norms = [every[t] for t in times]
+        through = "the unrolled updater"
+    return {"t": times, "norm": norms, "loss_at": at, "through": through}
+
+
+def _spread(first: int, last: int) -> list[int]:
+    count = min(MOST_POINTS, last - first + 1)
+    return [int(t) for t in torch.linspace(first, last, count).round()]
+
+
+def _mean_norm(gradient: Tensor) -> float:
+    return gradient.double().flatten(1).norm(dim=1).mean().item()
+
+
+def _loss(logits: Tensor, y: Tensor) -> Tensor:
+    """Summed over sequences, so that each one's gradient is its own; unscored rows add nothing."""
+    return F.cross_entropy(logits, y, ignore_index=IGNORED, reduction="sum")
+
+
+def _through_updater(method: RecurrentMethod, x: Tensor, y: Tensor) -> list[float]:
+    """|dL/dm_t| for every t, by BPTT from the first memory."""
+    memory = method.rnn.initial_state(len(x))
+    memories = []
+    with torch.enable_grad():
+        for x_t in x.unbind(1):
+            memory = method.rnn.update(memory, x_t)
+            if not memory.requires_grad:
+                memory.requires_grad_()
+            memories.append(memory)
+        gradients = torch.autograd.grad(_loss(method.rnn.read(memory), y), memories)
+    return [_mean_norm(gradient) for gradient in gradients]
+
+
+def _through_decoder(method: SMT, x: Tensor, y: Tensor, t: int) -> float:
+    """|dL/dm_t|, m_t the encoder's memory and L the loss of the decoder that reads on from it."""
+    with torch.no_grad():
+        memory = method.teacher.encode(x[:, max(0, t + 1 - method.config.context) : t + 1])
+    with torch.enable_grad():
+        memory = memory.requires_grad_()
+        logits = method.teacher.decode(memory, x[:, t + 1 :])[:, -1]
+        (gradient,) = torch.autograd.grad(_loss(logits, y), memory)
+    return _mean_norm(gradient)
+
+
+@torch.no_grad()
+def drift(method: SMT, x: Tensor, y: Tensor) -> dict[str, list[float]]:
+    """At each t from the first memory on: `delta`, and `accuracy` of the readout at m^_t (NaN: nothing is scored)."""
+    first = max(method.first - 1, 0)
+    memories = method.rollout(x)[:, first:]  # (B, n, K, d)
+    length, count = x.shape[1], x.shape[1] - first
+    ends = torch.arange(first, length, device=x.device).expand(len(x), -1)
+    width = min(method.config.context, length)
+    contexts = windows(x, ends - width + 1, width, Teacher.PAD)  # (B, n, C)
+    teacher = torch.stack([method.teacher.encode(contexts[:, t]) for t in range(count)], 1)
+    delta = (memories.double() - teacher.double()).square().mean((0, 2, 3))
+    answers, labels = method.rnn.read(memories).argmax(-1), y[:, first:]
+    scored = labels != IGNORED
+    accuracy = ((answers == labels) & scored).sum(0) / scored.sum(0)
+    return {"t": list(range(first, length)), "delta": delta.tolist(), "accuracy": accuracy.double().tolist()}
+
+
+def sequences(run: Run, task: Task, length: int, count: int = SEQUENCES) -> Batch:
+    """Test sequences for these measures, from a stream of their own."""
+    generator = streams.generator(run.seed, "dynamics", length)
+    x, y, _ = task.sample("test", count, length, generator)
+    y = y.clone()
+    y[:, : run.evaluation.score_from] = IGNORED
+    return Batch(x.to(run.device), y.to(run.device))
+
+
+def measure(run: Run, task: Task, initial: Method, phases: dict[str, Method]) -> dict[str, Any]:
+    """The record of a run's dynamics.json, from its method at initialisation and at the end of each phase.
+
+    `gradients`: as `gradient_norms`, `when` init and trained; `drift`: one for each `phase`; `geometry` of the last.
+    """
+    length = run.task_config.length  # type: ignore[attr-defined]
+    x, y, _ = sequences(run, task, length)
+    trained = list(phases.values())[-1]
+    named = {"init": initial, "trained": trained}
+    norms = {when: gradient_norms(method, task, x, y) for when, method in named.items()}
+    return {
+        "schema": SCHEMA,
+        "trained_length": length,
+        "gradients": [{"when": when, **found} for when, found in norms.items() if found],
+        "drift": [
+            {"phase": phase, **_drift(run, task, method)} for phase, method in phases.items() if isinstance(method, SMT)
+        ],
+        "geometry": geometry(trained, task) if isinstance(trained, RecurrentMethod) else None,
+    }
+
+
+def _drift(run: Run, task: Task, method: SMT) -> dict[str, list[float]]:
+    length = run.task_config.length  # type: ignore[attr-defined]
+    try:
+        x, y, _ = sequences(run, task, BEYOND * length)
+    except BadInput:  # no instance so long, or too little data for it
+        x, y, _ = sequences(run, task, length)
+    return drift(method, x, y)
