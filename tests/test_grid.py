@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.errors import BadInput
-from bench.grid import grid_names, load_grid, make_grid
+from bench.grid import grid_names, load_collection, load_grid, make_grid
 from bench.models.updaters import count_parameters
 from bench.build import build_method, build_task
 from tests.helpers import TINY
@@ -111,9 +111,11 @@ def test_device_and_precision_are_chosen_for_the_machine():
 
 @pytest.mark.parametrize("name", sorted(grid_names()))
 def test_every_shipped_grid_expands(name):
-    grid = load_grid(name)
-    assert grid.about and grid.runs
-    assert len({run.identity for run in grid.runs}) == len(grid.runs)
+    collection = load_collection(name)
+    assert grid_names()[name] and collection.grids
+    for grid in (*collection.grids, *collection.cost):
+        assert grid.about and grid.runs
+        assert len({run.identity for run in grid.runs}) == len(grid.runs)
 
 
 @pytest.mark.parametrize(
@@ -162,3 +164,52 @@ def test_a_set_that_leaves_no_cells_says_so():
 def test_a_bad_set_gets_one_line(text):
     with pytest.raises(BadInput, match="--set"):
         grid([text], base={"task": "stack", "method": "bptt"})
+
+
+# Measures, and grids that gather others.
+
+
+def test_a_grid_says_what_to_measure():
+    axes = {"task": ["stack"], "method": ["bptt"]}
+    assert grid(axes=axes).measures == ()
+    assert grid(axes=axes, measure=["cost", "samples"]).measures == ("cost", "samples")
+    with pytest.raises(BadInput, match="measure: 'dynamic' is unknown.*did you mean 'dynamics'"):
+        grid(axes=axes, measure=["dynamic"])
+
+
+def test_a_collection_runs_its_grids_in_folders_below_its_own(tmp_path):
+    (tmp_path / "both.yaml").write_text("about: two\ngrids: [ci, quick]\ncost: [complexity]\n")
+    both = load_collection(str(tmp_path / "both.yaml"), ["seed=4"])
+    assert [one.name for one in both.grids] == ["ci", "quick"] and [one.name for one in both.cost] == ["complexity"]
+    assert {run.seed for one in both.grids for run in one.runs} == {4}
+    assert both.folder(tmp_path, both.grids[0]) == tmp_path / "both" / "ci"
+    alone = load_collection("ci")
+    assert alone.single and alone.folder(tmp_path, alone.grids[0]) == tmp_path / "ci"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("grids: [quik]", "did you mean 'quick'"),
+        ("grids: [ci]\naxes: {seed: [1]}", "axes: cannot stand beside grids"),
+        ("grids: []", "names none"),
+    ],
+)
+def test_a_bad_collection_is_told_in_one_line(tmp_path, text, expected):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(BadInput, match=expected):
+        load_collection(str(tmp_path / "c.yaml"))
+
+
+def test_a_collection_is_not_a_grid():
+    with pytest.raises(BadInput, match="gathers other grids: synthetic-small"):
+        load_grid("all-small")
+
+
+@pytest.mark.parametrize("name", ["synthetic", "length", "scaling", "ablation", "dynamics"])
+def test_every_grid_of_the_report_has_a_small_form_with_three_seeds(name):
+    large, small = load_grid(name), load_grid(f"{name}-small")
+    assert {run.seed for run in small.runs} == {0, 1, 2}
+    assert "cost" in small.measures and set(small.measures) <= set(large.measures)
+    assert {run.method for run in small.runs} <= {run.method for run in large.runs}
+    assert max(run.model.d for run in large.runs) >= 256 > max(run.model.d for run in small.runs)

@@ -46,15 +46,19 @@ def trained(folder: Folder) -> tuple[Method, Task]:
 def measure(folder: Folder, name: str) -> dict[str, Any]:
     """Measure one of `NAMES` of a run that is done, write it into its folder, and return it."""
     from bench.build import autocast, build_method, build_task
-    from bench.measure import cost, dynamics, samples
-
     run = folder.run()
     if name == "cost":
+        from bench.measure import cost
+
         record = cost.measure(run, folder.path.parent)
     elif name == "samples":
+        from bench.measure import samples
+
         with autocast(run):
             record = samples.write(*trained(folder), seed=run.seed)
     else:
+        from bench.measure import dynamics
+
         task = build_task(run)
         initial = build_method(run, task).eval()
         phases = {}

@@ -413,3 +413,39 @@ def test_a_script_without_a_main_guard_runs_a_grid_and_gets_what_the_command_lin
     assert row["state"] == "done"
     assert row["id"] == other[0]
     assert row["loss"] == pytest.approx(other[1]["scores"][0]["loss"], abs=1e-14)  # JSON with 15 digits
+
+
+# Measures of finished cells.
+
+
+def test_measures_are_made_when_a_cell_is_done_and_later_where_they_are_asked_for(tmp_path: Path) -> None:
+    folder = tmp_path / "grid"
+    assert launch(tiny_grid(), folder).exit_code == 0
+    (cell,) = (Folder(path) for path in folder.iterdir() if path.is_dir())
+    assert not (cell / "cost.json").exists()
+    before = numbers(cell.path)
+    assert launch(tiny_grid(), folder, measures=("cost", "dynamics")).exit_code == 0
+    assert read_json(cell / "cost.json")["phases"] and read_json(cell / "dynamics.json")["gradients"]
+    assert numbers(cell.path) == before and cell.status["unmeasured"] == {}
+    written = (cell / "cost.json").stat().st_mtime_ns
+    assert launch(tiny_grid(), folder, measures=("cost", "dynamics")).exit_code == 0
+    assert (cell / "cost.json").stat().st_mtime_ns == written
+
+
+def test_a_measure_that_fails_takes_no_result_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(folder: Folder, name: str) -> dict[str, Any]:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr("bench.launch.cell.measure", fails)
+    folder = tmp_path / "grid"
+    assert launch(tiny_grid(), folder, launcher="inline", measures=("dynamics",)).exit_code == 0
+    (cell,) = (Folder(path) for path in folder.iterdir() if path.is_dir())
+    assert cell.status["state"] == "done" and (cell / "result.json").is_file()
+    assert cell.status["unmeasured"] == {"dynamics": "RuntimeError: no such luck"}
+    assert "no such luck" in (cell / "log.txt").read_text()
+
+
+def test_a_stale_cell_is_not_measured_by_other_code() -> None:
+    status, options = {"state": "done"}, LaunchOptions(measures=("cost",))
+    assert decide(status, "old", "new", None, options, unmeasured=True).action == "keep"
+    assert decide(status, "new", "new", None, options, unmeasured=True) == Decision("run", "done")

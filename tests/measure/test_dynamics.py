@@ -1,0 +1,109 @@
+"""Gradient norms and drift against what autograd says when it is asked in another way."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bench.build import build_method, build_task
+from bench.measure import dynamics
+from bench.methods.smt import SMT
+from bench.results import Folder
+from bench.training import Trainer
+from tests.helpers import folder_of, tiny_run
+
+
+def built(method, task="retrieval", precision="float64"):
+    run = tiny_run(method, {"name": task, "length": 12} if isinstance(task, str) else task, precision=precision)
+    task = build_task(run)
+    return run, task, build_method(run, task).eval()
+
+
+def test_gradient_norms_under_bptt_are_those_of_perturbed_memories():
+    run, task, method = built("bptt")
+    x, y, _ = dynamics.sequences(run, task, 12, 4)
+    found = dynamics.gradient_norms(method, task, x, y)
+    assert found["loss_at"] == 11 and found["t"] == list(range(12)) and found["through"] == "the unrolled updater"
+    for t in (0, 5, 11):
+        memory = method.rnn.unroll(method.rnn.initial_state(4), x[:, : t + 1])[:, -1].detach()
+
+        def loss(memory, t=t):
+            last = memory if t == 11 else method.rnn.unroll(memory, x[:, t + 1 :])[:, -1]
+            return F.cross_entropy(method.rnn.read(last), y[:, -1], reduction="none")
+
+        jacobian = torch.autograd.functional.jacobian(lambda m: loss(m).sum(), memory)
+        expected = jacobian.flatten(1).norm(dim=1).mean().item()
+        assert found["norm"][t] == pytest.approx(expected, rel=1e-9)
+
+
+def test_gradient_norms_under_smt_go_through_the_decoder_alone():
+    run, task, method = built("smt")
+    x, y, _ = dynamics.sequences(run, task, 12, 3)
+    found = dynamics.gradient_norms(method, task, x, y)
+    assert found["through"] == "the decoder" and found["t"] == list(range(12))
+    t, memory = 4, method.teacher.encode(x[:, :5]).detach().requires_grad_()
+    logits = method.teacher.decoder(torch.cat([memory, method.teacher.future_embedding(x[:, 5:])], 1), first=-1)[:, 0]
+    F.cross_entropy(logits, y[:, -1], reduction="sum").backward()
+    assert found["norm"][t] == pytest.approx(memory.grad.flatten(1).norm(dim=1).mean().item(), rel=1e-9)
+
+
+def test_under_smt_norms_begin_where_the_future_reaches_the_loss():
+    run, task, method = built({"name": "smt", "future": 4})
+    found = dynamics.gradient_norms(method, task, *dynamics.sequences(run, task, 12, 3)[:2])
+    assert found["t"] == [8, 9, 10, 11]
+
+
+def test_a_method_without_a_memory_has_no_norms():
+    run, task, method = built("transformer")
+    assert dynamics.gradient_norms(method, task, *dynamics.sequences(run, task, 12, 3)[:2]) is None
+
+
+@pytest.mark.parametrize("method", ["smt", "smt+dmt"])
+def test_drift_is_the_distance_from_the_memory_of_each_context(method):
+    run, task, built_method = built({"name": method, "context": 5}, "stack")
+    x, y, _ = dynamics.sequences(run, task, 12, 4)
+    found = dynamics.drift(built_method, x, y)
+    memory = built_method.rnn.initial_state(4)
+    for t in range(12):
+        memory = built_method.rnn.update(memory, x[:, t])
+        teacher = built_method.teacher.encode(x[:, max(0, t - 4) : t + 1])
+        assert found["delta"][t] == pytest.approx(F.mse_loss(memory, teacher).item(), rel=1e-9)
+        scored = y[:, t] >= 0
+        right = (built_method.rnn.read(memory).argmax(-1) == y[:, t])[scored].double().mean().item()
+        assert found["accuracy"][t] == pytest.approx(right, nan_ok=True)
+
+
+def test_an_rnn_that_copies_its_teacher_does_not_drift():
+    run, task, method = built("smt")
+    method.rollout = lambda x: torch.stack([method.teacher.encode(x[:, : t + 1]) for t in range(x.shape[1])], 1)
+    assert max(dynamics.drift(method, *dynamics.sequences(run, task, 12, 4)[:2])["delta"]) < 1e-20
+
+
+def test_with_a_given_context_drift_begins_at_the_first_memory():
+    fields = {"evaluation": {"sequences": 8, "reference_sequences": 8, "score_from": 3}, "precision": "float64"}
+    run = tiny_run({"name": "smt", "start": "context", "context": 4}, {"name": "digits", "length": 12}, **fields)
+    task = build_task(run)
+    method = build_method(run, task).eval()
+    found = dynamics.drift(method, *dynamics.sequences(run, task, 12, 4)[:2])
+    assert found["t"] == list(range(3, 12)) and found["delta"][0] == pytest.approx(0, abs=1e-20)
+
+
+def test_the_record_of_a_trained_run(tmp_path):
+    run = tiny_run({"name": "smt+dmt", "dmt": {"share": 0.5, "every": 3, "batch_size": 8}})
+    folder: Folder = folder_of(run, tmp_path)
+    Trainer(run, folder).train()
+    from bench import measure
+
+    record = measure.measure(folder, "dynamics")
+    assert json.loads((folder / "dynamics.json").read_text())["trained_length"] == 12
+    assert [one["when"] for one in record["gradients"]] == ["init", "trained"]
+    assert [one["phase"] for one in record["drift"]] == ["smt", "dmt"]
+    assert all(len(one["delta"]) == 24 for one in record["drift"])  # to twice the trained length
+    assert record["drift"][0]["delta"] != record["drift"][1]["delta"]  # DMT has moved the RNN, not the teacher
+    first, last = (one["norm"] for one in record["gradients"])
+    assert first != last and all(math.isfinite(norm) for norm in first + last)
+    assert isinstance(measure.trained(folder)[0], SMT)
