@@ -1,0 +1,318 @@
+"""What a trained model writes: pictures and text of its own, completions, answers to questions.
+
+    given the upper half of a test picture  ->  the model's lower half, beside the true one
+
+Every method writes through the streaming contract, `update` and `readout`, where each symbol that it draws is its next
+input. The first inputs, which nothing predicts, come from test sequences.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import streams
+from bench.errors import BadInput
+from bench.methods.base import Method
+from bench.methods.smt import SMT
+from bench.results import write_atomically
+from bench.tasks.base import IGNORED, Split, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCHEMA = 1
+TEST: Split = "test"
+COLUMNS = 32
+"""Characters that a picture is wide on a terminal, at most."""
+LINE = 100
+"""Characters that all pictures beside one another are wide on a terminal, at most."""
+ACROSS = 8
+"""Pictures beside one another in a figure."""
+BLOCKS = " ▀▄█"  # ink in neither pixel, the upper, the lower, both
+INK = 128
+"""A pixel of a terminal's picture has ink from this grey level on."""
+NOT_GIVEN = 160  # the grey of what a completion was not given
+
+
+@torch.no_grad()
+def write(
+    method: Method,
+    task: Task,
+    *,
+    count: int = 8,
+    temperature: float = 1.0,
+    seed: int = 0,
+    length: int | None = None,
+) -> dict[str, Any]:
+    """What the settled method's predictor writes, as plain data: `count` sequences of its own and `count` completions.
+
+    Symbols are drawn from softmax(logits / temperature), the likeliest at temperature 0. The record has `schema`,
+    `predictor`, `kind`, `temperature`, `context` (how many given symbols each of `written` begins with: T_c under SMT
+    with `start: context`, else 1), `written`, and `completed`, a list of {given, truth, written}. By `kind`:
+
+    - image: pictures are lists of rows of grey levels 0 .. 255. `given` is how many of the first rows were, half the
+      picture or more; `truth` is the test picture, `written` the completion with the given rows. A picture that is no
+      longer than what is given of it is left out.
+    - text: strings. `given` is the first half of a test window or more, `truth` and `written` are how it goes on.
+    - symbols, for all other tasks: nothing is written freely. `given` is a test sequence, `truth` its labels, `written`
+      the likeliest answers; -1 where nothing is scored.
+
+    `length` is that of a whole text or sequence, by default the task's (of a text at least twice the context); a
+    picture has its own. Raises `BadInput` when `count`, `temperature` or `length` cannot be used.
+    """
+    if count < 1:
+        raise BadInput(f"count: {count} given; should be at least 1")
+    if not 0 <= temperature < math.inf:
+        raise BadInput(f"temperature: {temperature} given; should be 0 (always the likeliest symbol) or more")
+    method.eval()
+    context = max(method.first if isinstance(method, SMT) else 0, 1)
+    found = kind(task)
+    predictor = next(iter(method.predictors()))
+    record = {
+        "schema": SCHEMA,
+        "predictor": predictor,
+        "kind": found,
+        "temperature": temperature,
+        "context": context,
+    }
+    drawing = streams.generator(seed, "samples", "test")
+    if found == "symbols":
+        x, y, _ = task.sample(TEST, count, task.config.length if length is None else length, drawing)
+        return record | {"written": [], "completed": _answers(method, x, y, context)}
+
+    pen = Pen(method, temperature, streams.generator(seed, "samples", "draws", device=method.noise.device))
+    if found == "image":
+        task = _at_pictures(task)
+        x = task.sample(TEST, count, task.picture_symbols or task.config.length, drawing).x
+        return record | _pictures(pen, task, x, context)
+    total = max(task.config.length, 2 * context) if length is None else length
+    if total <= context:
+        raise BadInput(f"length: {total} given; should be more than {context}, the symbols that a text begins with")
+    return record | _texts(pen, task, task.sample(TEST, count, total, drawing).x, context)
+
+
+def kind(task: Task) -> Literal["image", "text", "symbols"]:
+    """What can be written of the task: only where the labels are the next inputs can a model go on by itself."""
+    x, y, _ = task.sample(TEST, 1, task.config.length, streams.generator(0, "samples", "kind"))
+    if task.output_size != task.vocab_size or not torch.equal(x[:, 1:], y[:, :-1]):
+        return "symbols"
+    if task.picture_symbols is not None:
+        return "image"
+    return "symbols" if task.text(x) is None else "text"
+
+
+def _at_pictures(task: Task) -> Task:
+    """The task with sequences that begin where pictures do, whatever its knob `start` says."""
+    if getattr(task.config, "start", None) != "anywhere":
+        return task
+    return type(task)(task.config.model_copy(update={"start": "image"}))
+
+
+def _pictures(pen: Pen, task: Task, x: Tensor, context: int) -> dict[str, Any]:
+    """Pictures written after the first symbols of the test pictures x (N, T), and after half of each or more."""
+    total = x.shape[1]
+    truths = _shown(task.picture(x))
+    height, width = len(truths[0]), len(truths[0][0])
+    # As many symbols as a picture is wide are whole rows of pixels, whether each stands for a pixel or for a square.
+    half = -(-max(total // 2, context) // width) * width
+    free, completed = pen.write(x, (context, half))
+    after = zip(truths, _shown(task.picture(completed)))
+    rows = height * half // total
+    return {
+        "written": _shown(task.picture(free)) if context < total else [],
+        "completed": [{"given": rows, "truth": truth, "written": written} for truth, written in after if rows < height],
+    }
+
+
+def _texts(pen: Pen, task: Task, x: Tensor, context: int) -> dict[str, Any]:
+    """Texts written after the first symbols of the test windows x (N, T), and after half of each or more."""
+    half = max(x.shape[1] // 2, context)
+    free, completed = pen.write(x, (context, half))
+    parts = (task.text(part) or [] for part in (x[:, :half], x[:, half:], completed[:, half:]))
+    return {
+        "written": task.text(free),
+        "completed": [{"given": given, "truth": truth, "written": written} for given, truth, written in zip(*parts)],
+    }
+
+
+def _shown(pictures: Tensor | None) -> list[list[list[int]]]:
+    assert pictures is not None  # a task that has `picture_symbols` has pictures
+    return pictures.tolist()
+
+
+class Pen(NamedTuple):
+    """How a method writes on."""
+
+    method: Method
+    temperature: float
+    generator: torch.Generator
+
+    def write(self, x: Tensor, given: tuple[int, ...]) -> tuple[Tensor, ...]:
+        """For each number n >= 1 of `given`: x (N, T) with what comes after the first n symbols written anew, (N, T).
+
+        All in one pass, because each symbol has to wait for the last.
+        """
+        device = self.generator.device
+        kept = torch.tensor(given, device=device).repeat_interleave(len(x))  # (N len(given),)
+        x = x.to(device).repeat(len(given), 1)
+        state, symbols = self.method.initial_state(len(x)), [x[:, 0]]
+        for t in range(1, x.shape[1]):
+            state = self.method.update(state, symbols[-1])
+            following = x[:, t]
+            if t >= min(given):
+                drawn = draw(self.method.readout(state), self.temperature, self.generator)
+                following = torch.where(t < kept, following, drawn)
+            symbols.append(following)
+        return torch.stack(symbols, 1).cpu().chunk(len(given))
+
+
+def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Symbols (N,) from softmax(logits / temperature), logits (N, V); at temperature 0 the likeliest."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    below = logits.double() - logits.amax(-1, keepdim=True).double()  # so that no temperature overflows
+    return torch.multinomial((below / temperature).softmax(-1), 1, generator=generator)[:, 0]
+
+
+def _answers(method: Method, x: Tensor, y: Tensor, context: int) -> list[dict[str, Any]]:
+    """Test sequences with the true answers and the likeliest ones; nothing is scored before the context is seen."""
+    x, y = x.to(method.noise.device), y.to(method.noise.device, copy=True)
+    y[:, : context - 1] = IGNORED
+    scored = y != IGNORED
+    answers = torch.full_like(y, IGNORED)
+    state = method.initial_state(len(x))
+    for t, asked in enumerate(scored.any(0).tolist()):
+        state = method.update(state, x[:, t])
+        if asked:
+            answers[:, t] = method.readout(state).argmax(-1)
+    answers = answers.masked_fill(~scored, IGNORED)
+    rows = zip(x.tolist(), y.tolist(), answers.tolist())
+    return [{"given": given, "truth": truth, "written": written} for given, truth, written in rows]
+
+
+# To be looked at.
+
+
+def render(record: dict[str, Any]) -> str:
+    """The record for a terminal: pictures as half blocks, completions side by side, text as it is."""
+    title = f"{record['predictor']}, temperature {record['temperature']:g}"
+    show = {"image": _render_pictures, "text": _render_text, "symbols": _render_symbols}[record["kind"]]
+    return "\n".join([title, *show(record)])
+
+
+def half_blocks(picture: list[list[int]]) -> list[str]:
+    """A picture (H, W) as lines of characters of two pixels each, one above the other; at most `COLUMNS` wide.
+
+    Of a larger one, each square of pixels becomes its brightest, so that thin lines stay.
+    """
+    pixels = np.asarray(picture)
+    cell = -(-pixels.shape[1] // COLUMNS)
+    pixels = np.pad(pixels, [(0, -pixels.shape[0] % (2 * cell)), (0, -pixels.shape[1] % cell)])
+    squares = pixels.reshape(-1, 2, cell, pixels.shape[1] // cell, cell)
+    ink = squares.max((2, 4)) >= INK  # (lines, 2, columns)
+    return ["".join(BLOCKS[upper + 2 * lower] for upper, lower in zip(*line)) for line in ink.astype(int)]
+
+
+def _beside(blocks: list[list[str]], width: int) -> list[str]:
+    return ["  ".join(line.ljust(width) for line in lines).rstrip() for lines in zip(*blocks)]
+
+
+def _render_pictures(record: dict[str, Any]) -> list[str]:
+    lines, written = [], [half_blocks(picture) for picture in record["written"]]
+    if written:
+        width = len(written[0][0])
+        across = max(1, (LINE + 2) // (width + 2))
+        lines += ["", "written"]
+        for first in range(0, len(written), across):
+            lines += ["", *_beside(written[first : first + across], width)]
+    for one in record["completed"]:
+        blank = np.array(one["truth"])
+        blank[one["given"] :] = 0
+        blocks = [half_blocks(picture) for picture in (blank.tolist(), one["truth"], one["written"])]
+        width = max(len(blocks[0][0]), len("written"))
+        lines += ["", *_beside([["given"], ["truth"], ["written"]], width), *_beside(blocks, width)]
+    return lines
+
+
+def _render_text(record: dict[str, Any]) -> list[str]:
+    lines = []
+    for text in record["written"]:
+        lines += ["", "written", _printable(text)]
+    for one in record["completed"]:
+        for part in ("given", "truth", "written"):
+            lines += ["", part, _printable(one[part])]
+    return lines
+
+
+def _printable(text: str) -> str:
+    """Text that leaves the terminal as it is: a model may write escape sequences."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _render_symbols(record: dict[str, Any]) -> list[str]:
+    lines = []
+    for one in record["completed"]:
+        width = max(len(str(symbol)) for part in one.values() for symbol in part)
+        lines.append("")
+        for part in ("given", "truth", "written"):
+            symbols = ["." if symbol == IGNORED else str(symbol) for symbol in one[part]]
+            lines.append(f"{part:<8} {' '.join(symbol.rjust(width) for symbol in symbols)}")
+    return lines
+
+
+def picture_grid(record: dict[str, Any]) -> Figure:
+    """The pictures of an image record: those written freely, then completions below what was given and what is true.
+
+    Raises `BadInput` for a record without pictures.
+    """
+    from matplotlib.figure import Figure  # here, because writing samples does not need it
+
+    strips = _strips(record)
+    if not strips:
+        raise BadInput(f"a picture needs a record of pictures; this one is of {record['kind']} and has none")
+    height, width = strips[0][1][0].shape
+    gap, across = max(1, width // 16), max(len(pictures) for _, pictures in strips)
+    sheet = np.full((len(strips) * (height + gap) - gap, across * (width + gap) - gap), 255)
+    for row, (_, pictures) in enumerate(strips):
+        for column, picture in enumerate(pictures):
+            top, left = row * (height + gap), column * (width + gap)
+            sheet[top : top + height, left : left + width] = picture
+    shape = (0.8 * across + 1, 0.8 * len(strips) * (height + gap) / (width + gap) + 0.2)  # inches
+    figure = Figure(figsize=shape, dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set_xticks([])
+    middles = [row * (height + gap) + (height - 1) / 2 for row in range(len(strips))]
+    axes.set_yticks(middles, [name for name, _ in strips])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _strips(record: dict[str, Any]) -> list[tuple[str, list[np.ndarray]]]:
+    """Rows of at most `ACROSS` pictures, each row with its name."""
+    if record["kind"] != "image":
+        return []
+    strips, written, completed = [], record["written"], record["completed"]
+    for first in range(0, len(written), ACROSS):
+        strips.append(("written", [np.array(picture) for picture in written[first : first + ACROSS]]))
+    for first in range(0, len(completed), ACROSS):
+        some = completed[first : first + ACROSS]
+        truths = [np.array(one["truth"]) for one in some]
+        given = [truth.copy() for truth in truths]
+        for picture, one in zip(given, some):
+            picture[one["given"] :] = NOT_GIVEN
+        strips += [("given", given), ("truth", truths), ("completed", [np.array(one["written"]) for one in some])]
+    return strips
+
+
+def save_png(record: dict[str, Any], path: Path | str) -> None:
+    """`picture_grid` as a PNG file, written whole or not at all. Raises `BadInput` for a record without pictures."""
+    figure = picture_grid(record)
+    write_atomically(Path(path), lambda file: figure.savefig(file, format="png"))
