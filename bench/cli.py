@@ -14,7 +14,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -489,9 +489,11 @@ def report(
     from bench import report as reports
 
     folders = [Path(folder) for folder in results]
+    files = reports.write(folders, Path(out) if out else folders[0] / "report")
     for folder in folders:
-        reports.print_summary(reports.summary(folder), _console())
-    for file in reports.write(folders, Path(out) if out else folders[0] / "report"):
+        with suppress(BadInput):  # a folder that holds traced costs alone
+            reports.print_summary(reports.summary(folder), _console())
+    for file in files:
         print(file)
 
 

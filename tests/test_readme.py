@@ -58,4 +58,4 @@ def test_every_other_command_shown_exists(command, capsys):
 def test_every_grid_shown_is_shipped():
     from bench.grid import grid_names
 
-    assert set(re.findall(r"run_bench\.py run (\w+)", TEXT)) <= set(grid_names())
+    assert set(re.findall(r"run_bench\.py run ([\w-]+)", TEXT)) <= set(grid_names())

@@ -16,6 +16,7 @@ from bench.report import tables
 from bench.results import load_curves, load_records, read_json
 
 WORK = ("flops", "sequential_flops", "sequential_operations")
+EMPTY = ["grid", "id", "task", "method", "backbone", "seed", "state", *tables.NUMBERS, *tables.TEXTS]
 LINKS = ["init_from.run", "init_from.phase"]
 
 
@@ -66,7 +67,7 @@ class Data:
 
 
 def load(paths: Sequence[Path | str]) -> Data:
-    """Read results folders (grids', or folders above them). Raises `BadInput` when no run is in any of them."""
+    """Read results folders (grids', or folders above them). Raises `BadInput` for one with no run or traced cost."""
     folders = tuple(Path(path) for path in paths)
     results, found = [], []
     for folder in folders:
@@ -76,12 +77,11 @@ def load(paths: Sequence[Path | str]) -> Data:
         except BadInput:
             if not (folder.is_dir() and any(folder.rglob("cost.json"))):
                 raise
-    if not results:
-        raise BadInput(f"no runs in {', '.join(map(str, folders))}: no folder there has a run.json, as `run` writes it")
+            results.append(pd.DataFrame(columns=EMPTY))  # only traced, by `cost GRID`
     records = {name: _records(found, f"{name}.json") for name in ("cost", "dynamics", "samples")}
     steps, credit, inference = _complexity(folders)
     return Data(
-        results=pd.concat(results, ignore_index=True),
+        results=_together(results) if any(map(len, results)) else results[0],
         curves=_with_work(_together([load_curves(folder) for folder in found]), records["cost"]),
         steps=steps,
         credit=credit,
@@ -134,7 +134,10 @@ def _with_work(curves: pd.DataFrame, costs: list[tuple[dict[str, Any], dict[str,
     """
     if curves.empty:
         return curves
-    points = curves.reindex(columns=[*curves, *(name for name in LINKS if name not in curves)])
+    wanted = (*LINKS, "phase", "tokens", "training_seconds")
+    points = curves.reindex(columns=[*curves, *(name for name in wanted if name not in curves)])
+    for name in ("tokens", "training_seconds"):
+        points[name] = pd.to_numeric(points[name], errors="coerce").astype(float)
     rates = pd.DataFrame(
         [
             {"grid": run["grid"], "id": run["id"], "phase": phase["phase"], **_per_token(phase)}
