@@ -14,6 +14,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +71,12 @@ def _canonical(run: Run) -> Run:
 
 def _traced(run: Run, task: Task, index: int) -> dict[str, Any]:
     """Trace one batch of the phase with that index."""
-    method = build_method(run, task)  # anew, so that no phase sees what another left behind
-    phase = method.phases(run.training)[index]
-    method.train_only(phase)
-    batch = _batch(run, task, method, phase)
+    _step(run, task, index, None)  # tables that are kept from then on, libraries that set themselves up
     if run.device == "cuda":
-        _run_through(run, method, batch, phase)  # libraries set themselves up in the first step
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    with trace.Trace() as traced:
-        _run_through(run, method, batch, phase)
+    traced = trace.Trace()
+    phase, batch = _step(run, task, index, traced)
     return {
         "phase": phase.name,
         "batch_size": phase.batch_size,
@@ -89,6 +86,17 @@ def _traced(run: Run, task: Task, index: int) -> dict[str, Any]:
         **dataclasses.asdict(traced.cost()),
         "allocated_bytes": torch.cuda.max_memory_allocated() if run.device == "cuda" else None,
     }
+
+
+def _step(run: Run, task: Task, index: int, traced: trace.Trace | None) -> tuple[Phase, Batch]:
+    """One batch of a new method's phase, traced or not."""
+    method = build_method(run, task)
+    phase = method.phases(run.training)[index]
+    method.train_only(phase)
+    batch = _batch(run, task, method, phase)
+    with traced or nullcontext():
+        _run_through(run, method, batch, phase)
+    return phase, batch
 
 
 def _batch(run: Run, task: Task, method: Method, phase: Phase) -> Batch:

@@ -1,0 +1,299 @@
+"""How much one call of an aten operator computes, told from its arguments and outputs.
+
+    work(torch.ops.aten.mm.default)((a, b), {}, out)  ->  (2 m k n, 0, 1)
+
+Matrix products are counted as FLOPs, two per multiply-add (the bias that `addmm` starts from is free). All other
+arithmetic is counted in elements, in a column of its own:
+
+- pointwise operators (comparisons, casts by arithmetic, random draws too): one per output element, whatever they do;
+- reductions, scans and sorts: one per input element; sums into chosen places (`scatter_add`): one per element added;
+- fused operators (softmax, norms, losses, recurrent cells, optimisers): the passes over elements that they fuse;
+- what only moves or fills (copy, cat, gather, embedding, `zeros`): nothing, though it is an operator all the same.
+
+Attention is counted as if nothing were masked, as the dense formula does it. PyTorch's own formulas are used where it
+has one (`torch.utils.flop_counter`): an operator of a plugin that is registered there is counted, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils.flop_counter import flop_registry
+
+Work = tuple[int, int, int]
+"""FLOPs; elements; steps: how many operators in a row it stands for, more than 1 for a fused recurrence only."""
+Rule = Callable[[tuple[Any, ...], Mapping[str, Any], Any], Work]
+
+SOFTMAX, SOFTMAX_BACKWARD = 5, 4  # max, subtract, exp, sum, divide; multiply, sum, multiply, subtract
+RECOMPUTED = 2  # flash attention finds its scores again on the way back: subtract, exp
+LSTM_CELL, GRU_CELL, PLAIN_CELL = 13, 10, 2  # per unit, what `nn.LSTMCell`, `nn.GRUCell` and `nn.RNNCell` run unfused
+PASSES = {
+    "_softmax": SOFTMAX,
+    "_log_softmax": SOFTMAX,
+    "_softmax_backward_data": SOFTMAX_BACKWARD,
+    "_log_softmax_backward_data": SOFTMAX_BACKWARD,
+    "logsumexp": 4,  # max, subtract, exp, sum
+    "native_layer_norm": 7,  # mean, subtract, square, mean, divide, scale, shift
+    "native_group_norm": 7,
+    "native_batch_norm": 7,
+    "_fused_rms_norm": 4,  # square, mean, divide, scale
+    "native_layer_norm_backward": 14,  # twice the forward, as for matrix products
+    "native_group_norm_backward": 14,
+    "native_batch_norm_backward": 14,
+    "_fused_rms_norm_backward": 8,
+    "mse_loss": 3,  # subtract, square, mean
+    "mse_loss_backward": 3,
+    "smooth_l1_loss": 3,
+    "smooth_l1_loss_backward": 3,
+    "huber_loss": 3,
+    "huber_loss_backward": 3,
+    "binary_cross_entropy": 5,
+    "binary_cross_entropy_backward": 5,
+    "_fused_sgd": 4,
+    "_fused_adam": 14,  # decay, two moving averages (3 and 4), two corrections, square root, sum, quotient, step
+    "_fused_adamw": 14,
+}
+"""Passes of a fused operator over the largest of its tensor arguments (an optimiser's: over its parameters)."""
+REDUCTIONS = re.compile(
+    "(nan)?sum|mean|prod|a?max|a?min|aminmax|arg(max|min|sort)|all|any|(std|var)(_mean)?|(linalg_vector_|_foreach_)?norm|"
+    "(nan)?median|mode|kthvalue|m?sort|topk|(log)?cum(sum|sumexp|prod|max|min)|_cum(max|min)_helper|count_nonzero|equal|"
+    "trace|renorm|histc|bincount|bucketize|searchsorted|nonzero|isin|_unique2|unique_(dim|consecutive)"
+)
+MOVES = re.compile(
+    "(_foreach_|_to_)?copy|clone|lift|_pin_memory|(_foreach_)?zero|fill|(new_)?(zeros|ones|full)|(zeros|ones|full)_like|"
+    "scalar_tensor|arange|linspace|logspace|eye|(tril|triu)(_indices)?|cat|stack|repeat(_interleave)?|block_diag|"
+    "constant_pad_nd|(reflection|replication)_pad1d|roll|flip|rot90|index(_select|_copy|_fill)?|gather|take|embedding|"
+    "masked_(select|scatter)|((select|slice|diagonal|as_strided)_)?scatter|(select|slice|diagonal|unfold)_backward|"
+    "_local_scalar_dense|is_nonzero|_to_sparse|_coalesce|_efficientzerotensor"
+)
+SUMS_INTO = {"scatter_add": 3, "scatter_reduce": 3, "index_add": 3, "index_reduce": 3, "embedding_dense_backward": 0}
+"""Operators that add elements into places, and which argument holds these elements."""
+REDUCTION_TAG = getattr(torch.Tag, "reduction", None)  # PyTorch 2.6 has none
+
+
+@cache
+def work(operator: OpOverload) -> Rule | None:
+    """The rule for this operator: (arguments, keyword arguments, outputs) -> its work. None where none is known."""
+    name = base_name(operator)
+    if name in RULES:
+        return RULES[name]
+    formula = flop_registry.get(operator.overloadpacket)
+    if formula is not None:
+        return lambda args, kwargs, out: (int(formula(*args, **kwargs, out_val=out)), 0, 1)
+    if name in PASSES:
+        return _passes(PASSES[name])
+    tags = _tags(operator, name)
+    if MOVES.fullmatch(name) or torch.Tag.view_copy in tags:
+        return _nothing
+    if name in SUMS_INTO:
+        return _of_argument(SUMS_INTO[name])
+    if REDUCTIONS.fullmatch(name) or REDUCTION_TAG in tags:
+        return _of_argument(0)
+    if tags & {torch.Tag.pointwise, torch.Tag.nondeterministic_seeded} or name.startswith("_foreach_"):
+        return _of_result
+    return None
+
+
+def base_name(operator: OpOverload) -> str:
+    """The name without namespace, overload and the underscore of in-place variants: `aten.add_.Tensor` -> `add`.
+
+    Operators outside aten keep their namespace, so that none is taken for another: `mine::add`.
+    """
+    namespace, _, name = operator._schema.name.partition("::")
+    return name.removesuffix("_") if namespace == "aten" else operator._schema.name
+
+
+def _tags(operator: OpOverload, name: str) -> set[Any]:
+    """Its tags and those of its variant that is not in place, which has them more often."""
+    variant = getattr(torch.ops.aten, name, None) if "::" not in name else None
+    overloads = [getattr(variant, overload) for overload in variant.overloads()] if variant else []
+    return {tag for one in (operator, *overloads) for tag in one.tags}
+
+
+def tensors(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among arguments or outputs, those in lists included; of a sparse one, its values."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value if value.layout is torch.strided else value._values())
+        elif isinstance(value, list | tuple):
+            found += tensors(value)
+    return found
+
+
+def _size(values: Any) -> int:
+    return sum(tensor.numel() for tensor in tensors((values,)))
+
+
+# Rules for whole families.
+
+
+def _nothing(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+    return 0, 0, 1
+
+
+def _of_result(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+    return 0, _size(args[0] if out is None else out), 1  # None: a list of tensors is changed in place
+
+
+def _of_argument(index: int) -> Rule:
+    return lambda args, kwargs, out: (0, _size(args[index]), 1)
+
+
+def _passes(number: int) -> Rule:
+    def rule(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+        return 0, number * max(_size(arg) for arg in args), 1
+
+    return rule
+
+
+# Matrix products.
+
+
+def _product(first: int) -> Rule:
+    """(.., m, k) @ (.., k, n), or with a vector in place of either; the left factor is argument `first`."""
+
+    def rule(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+        left, right = args[first].shape, args[first + 1].shape
+        return 2 * prod(left) * (right[-1] if len(right) > 1 else 1), 0, 1
+
+    return rule
+
+
+def _linear(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+    return 2 * args[0].numel() * (args[1].shape[0] if args[1].dim() > 1 else 1), 0, 1
+
+
+def _trilinear(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+    """A sum over products of three tensors, each with the dimensions inserted that it lacks: two products and a sum."""
+    shapes = []
+    for tensor, inserted in zip(args[:3], args[3:6]):
+        for position in inserted:
+            tensor = tensor.unsqueeze(position)
+        shapes.append(tensor.shape)
+    return 3 * prod(torch.broadcast_shapes(*shapes)), 0, 1
+
+
+def _distances(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+    return 0, 3 * out.numel() * args[0].shape[-1], 1  # subtract, square, sum
+
+
+def _distances_backward(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+    distances = args[4] if len(args) > 4 else args[3]  # between two sets, or within one
+    return 0, 3 * distances.numel() * out.shape[-1], 1
+
+
+def _picked(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+    """The negative log likelihood reads one number for each target."""
+    return 0, next(tensor.numel() for tensor in args if isinstance(tensor, Tensor) and tensor.dtype == torch.int64), 1
+
+
+def _index_put(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+    accumulate = args[3] if len(args) > 3 else kwargs.get("accumulate", False)
+    return 0, args[2].numel() if accumulate else 0, 1
+
+
+# Attention: the scores are a product with the keys, the result one with the values. Queries may have more heads.
+
+
+def _attention(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+    query, key, value = (arg.shape for arg in args[:3])  # (B, heads, T, width)
+    scores = prod(query[:-1]) * key[-2]
+    return 2 * scores * (query[-1] + value[-1]), SOFTMAX * scores, 1
+
+
+def _attention_backward(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+    """The scores once more, then a product for each factor of each product."""
+    _, query, key, value = (arg.shape for arg in args[:4])
+    scores = prod(query[:-1]) * key[-2]
+    return 2 * scores * (3 * query[-1] + 2 * value[-1]), (SOFTMAX_BACKWARD + RECOMPUTED) * scores, 1
+
+
+# Fused recurrences: each gate is a product with the input and one with the state, at every time step.
+
+
+def _recurrence(inputs: Tensor, matrices: list[Tensor], hidden: int, cells: int) -> tuple[int, int]:
+    """FLOPs and elements of `cells` LSTM, GRU or plain cells of `hidden` units over all rows of inputs (.., I)."""
+    rows = prod(inputs.shape[:-1])
+    cell = {4: LSTM_CELL, 3: GRU_CELL}.get(matrices[1].shape[0] // hidden, PLAIN_CELL)
+    return 2 * rows * sum(matrix.numel() for matrix in matrices), cell * rows * hidden * cells
+
+
+def _mkldnn_rnn(times: int) -> Rule:
+    """One layer in one direction: inputs (T, B, I), two matrices, state (B, H)."""
+
+    def rule(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+        inputs, state = args[0], args[5]
+        flops, elements = _recurrence(inputs, [args[1], args[2]], state.shape[-1], 1)
+        return times * flops, times * elements, prod(inputs.shape[:-1]) // state.shape[-2]
+
+    return rule
+
+
+def _cudnn_rnn(times: int, settings: int) -> Rule:
+    """All layers: inputs (T, B, I), (B, T, I) or packed (rows, I); from argument `settings` on, as in `nn.LSTM`."""
+
+    def rule(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+        hidden, layers, bidirectional = args[settings + 1], args[settings + 3], args[settings + 7]
+        lengths = args[settings + 8]  # of packed inputs: how many sequences there are at each step
+        matrices = [weight for weight in args[1] if weight.dim() == 2]
+        flops, elements = _recurrence(args[0], matrices, hidden, layers * (1 + bidirectional))
+        steps = len(lengths) or prod(args[0].shape[:-1]) // args[4].shape[-2]
+        return times * flops, times * elements, layers * steps
+
+    return rule
+
+
+def _cell(number: int, units: int) -> Rule:
+    """What is left of a cell beside its matrix products, fused on GPUs; argument `units` has an element per unit."""
+    return lambda args, kwargs, out: (0, number * args[units].numel(), 1)
+
+
+RULES: dict[str, Rule] = {
+    "mm": _product(0),
+    "bmm": _product(0),
+    "mv": _product(0),
+    "dot": _product(0),
+    "vdot": _product(0),
+    "addmm": _product(1),
+    "_addmm_activation": _product(1),
+    "addmv": _product(1),
+    "addbmm": _product(1),
+    "baddbmm": _product(1),
+    "linear": _linear,
+    "_trilinear": _trilinear,
+    "addr": _of_result,
+    "_cdist_forward": _distances,
+    "_pdist_forward": _distances,
+    "_cdist_backward": _distances_backward,
+    "_pdist_backward": _distances_backward,
+    "nll_loss_forward": _picked,
+    "nll_loss_backward": _picked,
+    "nll_loss2d_forward": _picked,
+    "nll_loss2d_backward": _picked,
+    "index_put": _index_put,
+    "_index_put_impl": _index_put,
+    "_scaled_dot_product_flash_attention": _attention,
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "_scaled_dot_product_efficient_attention": _attention,
+    "_scaled_dot_product_cudnn_attention": _attention,
+    "_scaled_dot_product_flash_attention_backward": _attention_backward,
+    "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
+    "_scaled_dot_product_efficient_attention_backward": _attention_backward,
+    "_scaled_dot_product_cudnn_attention_backward": _attention_backward,
+    "mkldnn_rnn_layer": _mkldnn_rnn(1),
+    "mkldnn_rnn_layer_backward": _mkldnn_rnn(2),
+    "_cudnn_rnn": _cudnn_rnn(1, settings=6),
+    "_cudnn_rnn_backward": _cudnn_rnn(2, settings=10),
+    "_thnn_fused_lstm_cell": _cell(LSTM_CELL, units=2),
+    "_thnn_fused_lstm_cell_backward_impl": _cell(2 * LSTM_CELL, units=2),
+    "_thnn_fused_gru_cell": _cell(GRU_CELL, units=2),
+    "_thnn_fused_gru_cell_backward": _cell(2 * GRU_CELL, units=0),
+}

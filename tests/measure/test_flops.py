@@ -1,0 +1,316 @@
+"""FLOPs and elements of single operators, against counts by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
+
+from bench.measure.flops import work
+from bench.measure.trace import Cost, Trace
+
+aten = torch.ops.aten
+
+
+def cost_of(computation: Callable[[], object]) -> Cost:
+    with Trace() as trace:
+        computation()
+    return trace.cost()
+
+
+def whole(computation: Callable[[], object]) -> tuple[int, int, int]:
+    """FLOPs, elements and operations; every operator must be counted by a rule."""
+    cost = cost_of(computation)
+    assert cost.uncounted == {}
+    return cost.whole.flops, cost.whole.elementwise, cost.whole.operations
+
+
+def matrix(*shape: int) -> Tensor:
+    return torch.randn(*shape)
+
+
+@pytest.mark.parametrize(
+    ("product", "flops"),
+    [
+        (lambda: torch.mm(matrix(3, 4), matrix(4, 5)), 2 * 3 * 4 * 5),
+        (lambda: torch.bmm(matrix(2, 3, 4), matrix(2, 4, 5)), 2 * 2 * 3 * 4 * 5),
+        (lambda: torch.mv(matrix(3, 4), matrix(4)), 2 * 3 * 4),
+        (lambda: torch.dot(matrix(4), matrix(4)), 2 * 4),
+        (lambda: torch.vdot(matrix(4), matrix(4)), 2 * 4),
+        (lambda: torch.addmm(matrix(5), matrix(3, 4), matrix(4, 5)), 2 * 3 * 4 * 5),
+        (lambda: matrix(3, 5).addmm_(matrix(3, 4), matrix(4, 5)), 2 * 3 * 4 * 5),
+        (lambda: torch.mm(matrix(3, 4), matrix(4, 5), out=matrix(3, 5)), 2 * 3 * 4 * 5),
+        (lambda: torch.addmv(matrix(3), matrix(3, 4), matrix(4)), 2 * 3 * 4),
+        (lambda: torch.baddbmm(matrix(2, 3, 5), matrix(2, 3, 4), matrix(2, 4, 5)), 2 * 2 * 3 * 4 * 5),
+        (lambda: torch.addbmm(matrix(3, 5), matrix(2, 3, 4), matrix(2, 4, 5)), 2 * 2 * 3 * 4 * 5),
+        (lambda: matrix(2, 3, 4) @ matrix(4, 5), 2 * 2 * 3 * 4 * 5),
+        (lambda: matrix(2, 3, 4) @ matrix(4), 2 * 2 * 3 * 4),
+        (lambda: F.linear(matrix(2, 3, 4), matrix(5, 4), matrix(5)), 2 * 2 * 3 * 4 * 5),
+        (lambda: torch.einsum("bij,bjk->bik", matrix(2, 3, 4), matrix(2, 4, 5)), 2 * 2 * 3 * 4 * 5),
+        (lambda: torch.einsum("bi,bi->b", matrix(2, 3), matrix(2, 3)), 2 * 2 * 3),
+        (lambda: torch.einsum("ij,j->i", matrix(3, 4), matrix(4)), 2 * 3 * 4),
+        (lambda: torch.einsum("bthd,bshd->bhts", matrix(2, 3, 2, 4), matrix(2, 5, 2, 4)), 2 * 2 * 2 * 3 * 5 * 4),
+        (lambda: F.bilinear(matrix(3, 4), matrix(3, 5), matrix(2, 4, 5)), 3 * 3 * 2 * 4 * 5),
+        (lambda: F.conv1d(matrix(2, 3, 8), matrix(4, 3, 5)), 2 * 2 * 4 * 4 * 3 * 5),
+    ],
+)
+def test_a_product_counts_two_flops_per_multiply_add(product: Callable[[], Tensor], flops: int) -> None:
+    assert whole(product)[0] == flops
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        lambda a, b: a[:, None] * b[None, :],
+        torch.outer,
+        lambda a, b: torch.einsum("i,j->ij", a, b),  # no sum, so no matrix product: PyTorch multiplies by broadcasting
+        lambda a, b: torch.addr(torch.empty(3, 4), a, b),
+    ],
+)
+def test_an_outer_product_by_broadcasting_counts_its_elements(outer: Callable[[Tensor, Tensor], Tensor]) -> None:
+    a, b = matrix(3), matrix(4)
+    assert whole(lambda: outer(a, b)) == (0, 12, 1)
+
+
+X = torch.rand(3, 4)
+INDEX = torch.tensor([0, 2])
+
+
+@pytest.mark.parametrize(
+    ("computation", "elements"),
+    [
+        (lambda: X + 1, 12),
+        (lambda: X.clone().add_(1), 12),
+        (lambda: torch.tanh(X), 12),
+        (lambda: X > 0.5, 12),
+        (lambda: torch.where(X > 0.5, X, X), 24),
+        (lambda: X.clone().masked_fill_(X > 0.5, 0.0), 24),
+        (lambda: X[:, :1] + X, 12),
+        (lambda: X.sum(), 12),
+        (lambda: X.mean(1), 12),
+        (lambda: X.argmax(-1), 12),
+        (lambda: X.cumsum(1), 12),
+        (lambda: X.sort(), 12),
+        (lambda: torch.softmax(X, -1), 60),
+        (lambda: X.log_softmax(-1), 60),
+        (lambda: F.layer_norm(X, (4,)), 84),
+        (lambda: F.cross_entropy(X, torch.tensor([0, 1, 2])), 60 + 3),
+        (lambda: F.mse_loss(X, X), 36),
+        (lambda: torch.rand_like(X), 12),
+        (lambda: torch.empty(5).normal_(), 5),
+        (lambda: torch.randint(3, (5,)), 5),
+        (lambda: torch.cdist(X, X), 3 * 3 * 3 * 4),
+        (lambda: torch.pdist(X), 3 * 3 * 4),
+        (lambda: torch.zeros(5).index_add(0, INDEX, torch.ones(2)), 2),
+        (lambda: torch.zeros(5).scatter_add(0, INDEX, torch.ones(2)), 2),
+        (lambda: torch.zeros(5).index_put_((INDEX,), torch.ones(2), accumulate=True), 2),
+        (lambda: torch._foreach_add([X, X[0]], 1), 16),
+        (lambda: torch._foreach_mul_([X.clone(), X[0].clone()], 1), 16),
+        (lambda: torch._foreach_norm([X, X[0]]), 16),
+    ],
+)
+def test_other_arithmetic_counts_elements(computation: Callable[[], object], elements: int) -> None:
+    assert whole(computation)[:2] == (0, elements)
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda: X.clone(),
+        lambda: X.double(),
+        lambda: torch.cat([X, X]),
+        lambda: torch.stack([X, X]),
+        lambda: X[INDEX],
+        lambda: X.gather(0, INDEX[:, None]),
+        lambda: F.embedding(INDEX, X),
+        lambda: X.roll(1, 0),
+        lambda: X.tril(),
+        lambda: F.pad(X, (1, 0)),
+        lambda: torch.zeros(3),
+        lambda: torch.full((3,), 2.0),
+        lambda: torch.arange(4),
+        lambda: X[0, 0].item(),
+        lambda: torch.unfold_copy(X, 0, 2, 1),
+    ],
+)
+def test_what_moves_or_fills_is_an_operator_without_arithmetic(move: Callable[[], object]) -> None:
+    assert whole(move) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda: X.view(4, 3),
+        lambda: X.t(),
+        lambda: X[1:, ::2],
+        lambda: X.unbind(),
+        lambda: X.split(1),
+        lambda: X.unsafe_split(1),
+        lambda: aten._unsafe_view(X, [12]),
+        lambda: X.expand(2, 3, 4),
+        lambda: X.detach(),
+        lambda: X.as_strided((2,), (3,)),
+        lambda: X.view(3, 4).transpose_(0, 1),
+        lambda: torch.empty(3),
+        lambda: torch.empty_like(X),
+        lambda: X.new_empty(3),
+        lambda: torch.tensor(3.0),
+        lambda: X.size(),
+    ],
+)
+def test_a_view_costs_nothing(view: Callable[[], object]) -> None:
+    assert whole(view) == (0, 0, 0)
+
+
+def test_gathering_an_embeddings_gradient_adds_each_element_once() -> None:
+    table = torch.randn(5, 4, requires_grad=True)
+    out = F.embedding(torch.tensor([0, 2, 2]), table)
+    assert whole(lambda: torch.autograd.grad(out, table, torch.ones(3, 4)))[:2] == (0, 12)
+
+
+def test_a_fused_optimiser_step_counts_its_passes_over_the_parameters() -> None:
+    weights = [torch.randn(3, 4, requires_grad=True), torch.randn(5, requires_grad=True)]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimiser = torch.optim.AdamW(weights, fused=True)
+    optimiser.step()
+    flops, elements, operations = whole(optimiser.step)
+    assert (flops, elements, operations) == (0, 14 * 17 + 2, 2)  # and counting the steps, one number per parameter
+
+
+# Attention.
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_flash_attention_counts_two_products_forward_and_five_backward(causal: bool) -> None:
+    batch, heads, queries, keys, width = 2, 3, 5, 7, 4
+    q = torch.randn(batch, heads, queries, width, requires_grad=True)
+    k, v = (torch.randn(batch, heads, keys, width, requires_grad=True) for _ in "kv")
+    with Trace() as trace:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        out.backward(torch.ones_like(out))
+    cost, product = trace.cost(), 2 * batch * heads * queries * keys * width
+    assert cost.uncounted == {}
+    assert cost.forward.flops == 2 * product
+    assert cost.backward.flops == 5 * product  # the scores once more, then two for each of the two products
+    assert cost.forward.elementwise == 5 * batch * heads * queries * keys
+
+
+def test_grouped_queries_count_as_if_keys_were_repeated() -> None:
+    q, k = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 5, 8)
+    assert whole(lambda: F.scaled_dot_product_attention(q, k, k, enable_gqa=True))[0] == 2 * 2 * 4 * 5 * 5 * 8
+
+
+# Recurrences.
+
+
+STEPS, BATCH, INPUTS, UNITS = 7, 3, 4, 6
+
+
+@pytest.mark.parametrize(("layer", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_a_recurrent_layer_counts_every_gate_at_every_step(layer: Callable[[int, int], nn.RNNBase], gates: int) -> None:
+    rnn, x = layer(INPUTS, UNITS), torch.randn(STEPS, BATCH, INPUTS)
+    with torch.no_grad():
+        cost = cost_of(lambda: rnn(x))
+    assert cost.uncounted == {}
+    assert cost.whole.flops == 2 * STEPS * BATCH * gates * UNITS * (INPUTS + UNITS)
+    assert cost.whole.elementwise > 0
+    assert cost.whole.sequential_operations >= STEPS  # also where all steps are one call of a library
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_an_lstm_of_two_layers_and_directions_counts_each(batch_first: bool) -> None:
+    lstm = nn.LSTM(INPUTS, UNITS, num_layers=2, bidirectional=True, batch_first=batch_first)
+    x = torch.randn(STEPS, BATCH, INPUTS)
+    steps = BATCH if batch_first else STEPS
+    cost = cost_of(lambda: lstm(x)[0].sum().backward())
+    first, second = INPUTS + UNITS, 2 * UNITS + UNITS
+    assert cost.forward.flops == 2 * STEPS * BATCH * 4 * UNITS * 2 * (first + second)
+    assert 2 * steps <= cost.forward.sequential_operations < 2 * steps + 20
+    assert cost.uncounted == {}
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no fused LSTM")
+def test_a_fused_lstm_costs_twice_as_much_backward() -> None:
+    lstm, x = nn.LSTM(INPUTS, UNITS), torch.randn(STEPS, BATCH, INPUTS, requires_grad=True)
+    cost = cost_of(lambda: lstm(x)[0].sum().backward())
+    assert cost.backward.flops == 2 * cost.forward.flops
+    assert cost.backward.sequential_operations >= STEPS
+
+
+def test_the_backward_pass_of_a_gru_costs_what_its_gradients_need() -> None:
+    gru, x = nn.GRU(INPUTS, UNITS), torch.randn(STEPS, BATCH, INPUTS)
+    cost = cost_of(lambda: gru(x)[0].sum().backward())
+    inputs, state = 2 * BATCH * 3 * UNITS * INPUTS, 2 * BATCH * 3 * UNITS * UNITS  # one step's products
+    # Weights' gradients at every step; no gradient of x, none of the starting state.
+    assert cost.backward.flops == STEPS * (inputs + state) + (STEPS - 1) * state
+
+
+def test_a_recurrence_on_a_gpu_is_counted_by_its_gates() -> None:
+    """The rule alone: its arguments as the operator gets them, on no device."""
+    layers, directions = 2, 2
+    x = torch.empty(STEPS, BATCH, INPUTS, device="meta")
+    state = torch.empty(layers * directions, BATCH, UNITS, device="meta")
+    weights = []
+    for layer in range(layers):
+        for _ in range(directions):
+            inputs = INPUTS if layer == 0 else directions * UNITS
+            weights += [torch.empty(4 * UNITS, inputs), torch.empty(4 * UNITS, UNITS), torch.empty(4 * UNITS)]
+    settings: tuple[object, ...] = (2, UNITS, 0, layers, False, 0.0, True, True, [], None)
+    rule = work(aten._cudnn_rnn.default)
+    assert rule is not None
+    counted = rule((x, weights, 3, None, state, state, *settings), {}, None)
+    products = directions * (INPUTS + UNITS) + directions * (directions * UNITS + UNITS)
+    cells = layers * directions * 13 * STEPS * BATCH * UNITS
+    assert counted == (2 * STEPS * BATCH * 4 * UNITS * products, cells, layers * STEPS)
+    backward = work(aten._cudnn_rnn_backward.default)
+    assert backward is not None
+    twice = backward((x, weights, 3, None, state, state, x, x, x, x, *settings, x, []), {}, None)
+    assert twice == (2 * counted[0], 2 * counted[1], counted[2])
+
+
+# What no rule knows.
+
+
+@torch.library.custom_op("bench_test_flops::mystery", mutates_args=())
+def mystery(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+@torch.library.custom_op("bench_test_flops::known", mutates_args=())
+def known(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+@register_flop_formula(torch.ops.bench_test_flops.known)
+def known_flops(x_shape: torch.Size, *args: object, **kwargs: object) -> int:
+    return 100 * x_shape[0]
+
+
+def test_an_operator_that_no_rule_counts_is_reported() -> None:
+    cost = cost_of(lambda: mystery(mystery(X)))
+    assert cost.uncounted == {"bench_test_flops.mystery.default": 2}
+    assert cost.whole.operations == cost.whole.sequential_operations == 2
+
+
+def test_a_plugins_operator_is_counted_by_the_formula_it_registers_with_pytorch() -> None:
+    assert whole(lambda: known(X)) == (300, 0, 1)
+
+
+def test_an_operator_of_another_library_is_not_taken_for_pytorchs_of_the_same_name() -> None:
+    @torch.library.custom_op("bench_test_flops::add", mutates_args=())
+    def add(x: Tensor) -> Tensor:
+        return x.clone()
+
+    assert cost_of(lambda: add(X)).uncounted == {"bench_test_flops.add.default": 1}
+
+
+def test_operators_are_taken_apart_where_autograd_is_off_altogether() -> None:
+    x, weight = matrix(3, 4), matrix(5, 4)
+    with torch.inference_mode():
+        assert whole(lambda: F.linear(x, weight))[0] == 2 * 3 * 4 * 5
+        assert whole(lambda: torch.matmul(x, weight.t()))[0] == 2 * 3 * 4 * 5
