@@ -493,8 +493,7 @@ def report(
     for folder in folders:
         with suppress(BadInput):  # a folder that holds traced costs alone
             reports.print_summary(reports.summary(folder), _console())
-    for file in files:
-        print(file)
+    print(f"{len(files)} files; open {files[0]}")
 
 
 @data_app.callback()

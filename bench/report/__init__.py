@@ -2,25 +2,57 @@
 
 frame = summary("results/quick")                  one row per cell group, scored predictor and test length
 print_summary(frame, rich.console.Console())
-write("results/quick", Path("report"))            summary.csv, summary.md and a figure per task
+write("results/quick", "report")                  index.html, summary.csv, figures/*.png, tables/*.tex, ...
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.figure import Figure
 
-from bench.report.figures import draw
+from bench.report import curves, formats, page
+from bench.report.data import Data
+from bench.report.data import load as read
+from bench.report.exhibit import Exhibit, Missing, Section
+from bench.report.figures import _file_name
 from bench.report.style import RC
-from bench.report.tables import load, markdown, print_summary, summarise
-from bench.results import load_curves, write_atomically
+from bench.report.tables import _clean, load, markdown, print_summary, summarise
+from bench.results import write_atomically
 
 __all__ = ["print_summary", "summary", "write"]
 
-FORMATS: dict[str, dict[str, Any]] = {"png": {"dpi": 160}, "pdf": {"metadata": {"CreationDate": None}}}
+T = TypeVar("T")
+
+SECTIONS = {
+    "complexity": "Cost of a training step and of inference",
+    "synthetic": "Synthetic tasks",
+    "lengths": "Length generalisation",
+    "efficiency": "Efficiency",
+    "scaling": "Scaling and compression",
+    "dynamics": "Dynamics",
+    "samples": "Samples",
+    "ablations": "Ablations",
+    "claims": "Claims",
+    "provenance": "Provenance",
+}
+"""Modules of this package with a function `section`, in the order of the page; each with the title of its place there
+where it fails."""
+
+DPI = 160
+FORMATS: dict[str, dict[str, Any]] = {
+    "png": {"dpi": DPI, "metadata": {"Software": None}},
+    "pdf": {"metadata": {"CreationDate": None}},
+}
 
 
 def summary(path: Path | str) -> pd.DataFrame:
@@ -28,23 +60,96 @@ def summary(path: Path | str) -> pd.DataFrame:
     return summarise(load(path))
 
 
-def write(path: Path | str, out: Path | str) -> list[Path]:
-    """Write summary.csv (full precision), summary.md and a figure per task (PNG and PDF) below `out`.
+def write(paths: Path | str | Sequence[Path | str], out: Path | str) -> list[Path]:
+    """Write the whole report on one or several results folders below `out`.
 
-    Every file is written whole or not at all. Returns what was written. Raises `BadInput` when no run is there.
+    - index.html: everything, in one file that needs no other
+    - summary.csv, summary.md, summary.tex, and a learning curve per task (PNG and PDF) beside them
+    - figures/NAME.png and .pdf, tables/NAME.csv (every digit), .md and .tex (booktabs) for every other exhibit
+
+    The same results give the same bytes. Every file is written whole or not at all. A part that cannot be made is named
+    on the page with its reason. Returns what was written, the page first. Raises `BadInput` when nothing was found.
     """
-    results, out = load(path), Path(out)
-    frame = summarise(results)
-    drawn: dict[tuple[str, str], str] = {}
-    files = []
-    with rc_context(RC):
-        for key, name, figure in draw(results, load_curves(path)):
-            drawn[key] = name
-            for kind, options in FORMATS.items():
-                file = out / f"{name}.{kind}"
-                write_atomically(file, lambda handle: figure.savefig(handle, format=kind, **options))  # noqa: B023
-                files.append(file)
-    texts = {"summary.csv": frame.to_csv(index=False), "summary.md": markdown(frame, results, drawn)}
-    for file_name, text in texts.items():
-        write_atomically(out / file_name, lambda handle: handle.write(text.encode()))  # noqa: B023 (called at once)
-    return [*(out / file_name for file_name in texts), *files]
+    data = read([paths] if isinstance(paths, Path | str) else list(paths))
+    frame = summarise(data.results) if len(data.results) else pd.DataFrame()
+    made = _Made()
+    with rc_context(RC), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # (in no font of this machine: drawn as a box)
+        sections = [made.learning_curves(data, frame)]
+        sections += [made.section(_section(name, title, data)) for name, title in SECTIONS.items()]
+    judged = _attempt(lambda: import_module("bench.report.claims").judged(data), "claims", SECTIONS["claims"])
+    html = page.render(data, sections, judged, made.images, DPI)
+    files = {"index.html": html.encode(), **made.files}
+    for name, content in files.items():
+        write_atomically(Path(out) / name, lambda handle: handle.write(content))  # noqa: B023 (called at once)
+    return [Path(out) / name for name in files]
+
+
+def _section(name: str, title: str, data: Data) -> Section:
+    made = _attempt(lambda: import_module(f"bench.report.{name}").section(data), name, title)
+    return Section(name, title, (made,)) if isinstance(made, Missing) else made
+
+
+def _attempt(make: Callable[[], T], name: str, title: str) -> T | Missing:
+    """What `make` returns, or why it could not: no part of the report may end the others."""
+    try:
+        return make()
+    except Exception as error:
+        line = _clean(next(iter(str(error).splitlines()), ""))
+        return Missing(name, title, f"it could not be made from these results ({type(error).__name__}: {line})")
+
+
+class _Made:
+    """Files of the report by their names, and pictures for the page by exhibit. What cannot be made is Missing."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.images: dict[str, bytes] = {}
+        self._taken = set(page.IDS)
+
+    def learning_curves(self, data: Data, frame: pd.DataFrame) -> Section:
+        """The first section, and summary.*: its figures stand beside these, which show them."""
+        title = "Final scores and learning curves"
+        drawn = _attempt(lambda: list(curves.exhibits(data.results, data.curves, frame)), "curves", title)
+        found = [] if isinstance(drawn, Missing) else drawn
+        if len(frame):
+            links = {key: name for key, name, exhibit in found if exhibit.figure is not None}
+            whole = Exhibit("summary", title, "", "", table=curves.table(frame))
+            texts = {
+                "summary.csv": frame.to_csv(index=False),
+                "summary.md": markdown(frame, data.results, links),
+                "summary.tex": formats.latex(whole),
+            }
+            self.files |= {name: text.encode() for name, text in texts.items()}
+        parts = [self._part(exhibit, partial(self._figure, path=name)) for _, name, exhibit in found]
+        return Section("summary", title, tuple(parts) or tuple([drawn] if isinstance(drawn, Missing) else []))
+
+    def section(self, section: Section) -> Section:
+        """The section with every exhibit's files made, and no two exhibits of one name."""
+        return replace(section, exhibits=tuple(self._part(one, self._all) for one in section.exhibits))
+
+    def _part(self, one: Exhibit | Missing, make: Callable[[Exhibit], None]) -> Exhibit | Missing:
+        named = replace(one, name=_file_name(one.name, self._taken))
+        if isinstance(named, Missing):
+            return named
+        failed = _attempt(lambda: make(named), named.name, named.title)
+        return named if failed is None else failed
+
+    def _all(self, exhibit: Exhibit) -> None:
+        self._figure(exhibit, f"figures/{exhibit.name}")
+        if exhibit.table is not None:
+            kinds = {"csv": formats.csv(exhibit.table), "md": formats.markdown(exhibit), "tex": formats.latex(exhibit)}
+            self.files |= {f"tables/{exhibit.name}.{kind}": text.encode() for kind, text in kinds.items()}
+
+    def _figure(self, exhibit: Exhibit, path: str) -> None:
+        if exhibit.figure is not None:
+            saved = {kind: _saved(exhibit.figure, kind) for kind in FORMATS}
+            self.files |= {f"{path}.{kind}": content for kind, content in saved.items()}
+            self.images[exhibit.name] = page.quantised(saved["png"])
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    file = BytesIO()
+    figure.savefig(file, format=kind, **FORMATS[kind])
+    figure.set_layout_engine("none")  # places are found; finding them again takes as long as drawing
+    return file.getvalue()

@@ -54,7 +54,7 @@ def _prepared(curves: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     for name in ("tokens", "accuracy"):
         points[name] = pd.to_numeric(points[name], errors="coerce")
     points["reference"] = points["reference"].eq(True)
-    points["phase"] = points["phase"].fillna("").astype(str)
+    points["phase"] = points["phase"].astype(object).fillna("").astype(str)
     points = points.dropna(subset=["tokens", "accuracy", "predictor"])
     before = points.groupby(["grid", "id", "phase"])["tokens"].max().to_dict()
     sources = zip(points["grid"], points["init_from.run"], points["init_from.phase"])

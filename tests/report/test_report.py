@@ -240,7 +240,8 @@ def test_a_folder_where_nothing_can_be_read_still_makes_a_table(tmp_path: Path) 
     (folder,) = seeds(tmp_path / "g", [0.5])
     (folder / "run.json").write_text("{")
     files = report.write(tmp_path / "g", tmp_path / "out")
-    assert [file.name for file in files] == ["summary.csv", "summary.md"]
+    assert [file.name for file in files][:4] == ["index.html", "summary.csv", "summary.md", "summary.tex"]
+    assert not [file for file in (tmp_path / "out").iterdir() if file.suffix in (".png", ".pdf")]
     text = (tmp_path / "out" / "summary.md").read_text()
     assert "run.json cannot be read" in text and "No figure" in text
 
@@ -282,7 +283,9 @@ def test_names_do_no_harm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     (folder,) = seeds(tmp_path / "g", [0.5])
     rename(folder, task, method)
     files = report.write(tmp_path / "g", tmp_path / "out")
-    assert {file.parent for file in files} == {tmp_path / "out"} and all(file.is_file() for file in files)
+    out = tmp_path / "out"
+    assert {file.parent for file in files} <= {out, out / "figures", out / "tables"}
+    assert all(file.is_file() for file in files)
     text = (tmp_path / "out" / "summary.md").read_text()
     assert "<script" not in text and "\x1b" not in text
     (row,) = (line for line in text.splitlines() if line.startswith("| \\_a"))
@@ -350,13 +353,15 @@ def test_figures_are_written_and_leave_the_users_settings_alone(tmp_path: Path) 
     seeds(tmp_path / "g", [0.5], task="stack")
     before = dict(rcParams)
     files = report.write(tmp_path / "g", tmp_path / "out")
-    names = ["summary.csv", "summary.md", "retrieval.png", "retrieval.pdf", "stack.png", "stack.pdf"]
-    assert [file.name for file in files] == names
+    names = ["index.html", "summary.csv", "summary.md", "summary.tex"]
+    names += ["retrieval.png", "retrieval.pdf", "stack.png", "stack.pdf"]
+    assert [file.name for file in files if file.parent == tmp_path / "out"] == names
     assert (tmp_path / "out" / "stack.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "out" / "stack.pdf").read_bytes().startswith(b"%PDF")
-    assert all(file.stat().st_size > 5000 for file in files[2:])
+    assert all(file.stat().st_size > 5000 for file in files if file.suffix in (".png", ".pdf"))
     assert dict(rcParams) == before
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(names), "nothing else is left there"
+    there = {file for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert there == set(files), "nothing else is left there"
 
 
 def test_lines_are_means_over_finished_seeds(tmp_path: Path) -> None:
@@ -427,8 +432,9 @@ def test_a_real_run_is_reported_as_the_trainer_wrote_it(tmp_path: Path) -> None:
         assert row["tokens"] == result["costs"]["tokens"]
     assert frame["predictor_parameters"][0] == result["costs"]["predictor_parameters"]
     files = report.write(tmp_path / "g", tmp_path / "out")
-    assert [file.name for file in files] == ["summary.csv", "summary.md", "retrieval.png", "retrieval.pdf"]
-    assert f"commit {result['provenance']['commit']}" in files[1].read_text()
+    names = ["index.html", "summary.csv", "summary.md", "summary.tex", "retrieval.png", "retrieval.pdf"]
+    assert [file.name for file in files][:6] == names
+    assert f"commit {result['provenance']['commit']}" in files[2].read_text()
     curves = load_curves(tmp_path / "g")
     assert set(curves["phase"]) == {"smt", "dmt"} and curves["tokens"].max() == result["costs"]["tokens"]
     assert load_results(tmp_path / "g")["accuracy"].tolist() == [one["accuracy"] for one in result["scores"]]

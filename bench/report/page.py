@@ -1,0 +1,262 @@
+"""The page: everything of a report in one HTML file, which asks the network for nothing.
+
+html = render(data, sections, judged, images)
+
+Text of any origin passes jinja2's autoescaping; a Content-Security-Policy forbids all requests, and every script but
+the page's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from bench.report import formats, style
+from bench.report.data import Data
+from bench.report.exhibit import Exhibit, Missing, Section
+from bench.report.figures import _file_name
+from bench.report.tables import _clean, _count
+
+if TYPE_CHECKING:
+    from bench.report.claims import Claim, Verdict
+
+ROWS_SHOWN = 400
+"""Of a table on the page; the rest is in its CSV."""
+ROWS_OPEN = 12
+"""A table beside a figure with no more rows than this stands open."""
+BYTES_EMBEDDED = 300_000
+"""CSV files above this size are not embedded; the page names them."""
+
+IDS = ("main", "filter", "theme", "shown", "reset", "overview")
+"""Anchors of the page's own, which no exhibit may have."""
+
+VERDICTS = {
+    "supported": "✓",
+    "contradicted": "✗",
+    "mixed": "±",
+    "inconclusive": "?",
+    "not tested": "○",
+}
+"""Every verdict with its symbol, so that no reader depends on its colour."""
+
+
+class Row(NamedTuple):
+    """A row of a table on the page: (text, key to sort by) for each column, and what the filter finds it by."""
+
+    cells: list[tuple[str, float | None]]
+    task: str | None
+    method: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table on the page."""
+
+    columns: list[formats.Shown]
+    rows: list[Row]
+    count: int
+    csv: str | None
+    """As a data: URI; None when it is too large to be embedded."""
+
+    @property
+    def concerns(self) -> bool:
+        """Whether some row can be filtered out."""
+        return any(row.task or row.method for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A figure on the page."""
+
+    uri: str
+    width: int
+    height: int
+    """In pixels of the page: a figure is as wide as it would be on paper, where there is room."""
+
+
+def render(
+    data: Data,
+    sections: Sequence[Section],
+    judged: Sequence[tuple[Claim, Verdict]] | Missing,
+    images: Mapping[str, bytes],
+    dpi: int,
+) -> str:
+    """The whole page. `images` holds a PNG at `dpi` for every exhibit with a figure, by the exhibit's name."""
+    script, sheet = _part("page.js"), _part("page.css")
+    environment = Environment(
+        loader=PackageLoader("bench", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    exhibits = [one for section in sections for one in section.exhibits]
+    return environment.get_template("page.html.j2").render(
+        title=_title(data),
+        about=_about(data),
+        facts=_facts(data),
+        sections=sections,
+        anchors={one.name for one in exhibits},
+        images={name: _image(png, dpi) for name, png in images.items()},
+        tables={one.name: _table(one.table) for one in exhibits if isinstance(one, Exhibit) and one.table is not None},
+        is_missing=lambda one: isinstance(one, Missing),
+        judged=None if isinstance(judged, Missing) else _judged(judged),
+        unjudged=judged.reason if isinstance(judged, Missing) else None,
+        verdicts=VERDICTS,
+        tasks=sorted({name for one in exhibits for name in _concerned(one, "tasks")}),
+        methods=sorted({name for one in exhibits for name in _concerned(one, "methods")}, key=style.order),
+        looks=style.styles(data.methods),
+        rows_open=ROWS_OPEN,
+        clean=_clean,
+        words=_words,
+        listed=lambda names: json.dumps([_clean(name) for name in names]),
+        script=script,
+        script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        sheet=sheet,
+    )
+
+
+def _words(text: str) -> Markup:
+    """Plain text, escaped; what stands in backquotes is code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(_clean(text)))))
+
+
+def _part(name: str) -> str:
+    return (files("bench.report") / name).read_text(encoding="utf-8")
+
+
+def _concerned(exhibit: Exhibit | Missing, what: str) -> tuple[str, ...]:
+    return getattr(exhibit, what, ())
+
+
+# What stands at the top.
+
+
+def _title(data: Data) -> str:
+    grids = list(dict.fromkeys([*data.results["grid"], *data.steps.get("grid", ())]))
+    return _clean(", ".join(map(str, grids[:4])) + (f" and {len(grids) - 4} more" if len(grids) > 4 else ""))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _runs(data: Data) -> pd.DataFrame:
+    return data.results.drop_duplicates(["grid", "id"])
+
+
+def _about(data: Data) -> str:
+    """One line: what the numbers of this page come from."""
+    runs = _runs(data)
+    if runs.empty:
+        return "Measured costs alone; nothing was trained for them."
+    states = Counter(runs["state"])
+    done = states.pop("done", 0)
+    others = "".join(f", {count:,} {state}" for state, count in sorted(states.items()))
+    return _clean(
+        f"{_counted(len(runs), 'cell')} of {_counted(runs['grid'].nunique(), 'grid')}: {done:,} done{others}."
+    )
+
+
+def _facts(data: Data) -> list[tuple[str, str]]:
+    """Key numbers, each with what it counts."""
+    runs = _runs(data)
+    done = runs[runs["state"] == "done"]
+    if done.empty:
+        return []
+    seconds, tokens = done["training_seconds"].sum(), done["tokens"].sum()
+    return [
+        (f"{len(done):,} / {len(runs):,}", "cells done"),
+        (str(done["task"].nunique()), "tasks"),
+        (str(done["method"].nunique()), "methods"),
+        (str(done["seed"].nunique()), "seeds"),
+        (_duration(seconds), "of training"),
+        (_count(tokens), "tokens drawn"),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    size, unit = next((size, unit) for size, unit in ((3600, "h"), (60, "min"), (0, "s")) if seconds >= size)
+    return f"{seconds / (size or 1):.3g} {unit}"
+
+
+# Claims.
+
+
+class Judged(NamedTuple):
+    """A claim as the page shows it."""
+
+    key: str
+    anchor: str
+    text: str
+    verdict: str
+    because: str
+    why: str | None
+    figure: str | None
+    commands: list[str]
+    table: Table | None
+
+
+MEASURED = {"complexity": "cost complexity"}
+"""Grids that are traced, not trained."""
+
+
+def _judged(pairs: Sequence[tuple[Claim, Verdict]]) -> list[Judged]:
+    taken: set[str] = set()
+    found = []
+    for claim, verdict in pairs:
+        commands = [f"python run_bench.py {MEASURED.get(grid, f'run {grid}')}" for grid in claim.grids]
+        numbers = None if verdict.numbers.empty else _table(verdict.numbers)
+        anchor = _file_name(f"claim-{claim.key}", taken)
+        judged = (verdict.verdict, verdict.because, verdict.why)
+        found.append(Judged(_clean(claim.key), anchor, claim.text, *judged, claim.figure, commands, numbers))
+    return found
+
+
+# Figures and tables.
+
+
+def _image(png: bytes, dpi: int) -> Image:
+    from PIL import Image as Pillow
+
+    with Pillow.open(BytesIO(png)) as image:
+        width, height = (round(size * 96 / dpi) for size in image.size)
+    return Image(f"data:image/png;base64,{b64encode(png).decode()}", width, height)
+
+
+def quantised(png: bytes) -> bytes:
+    """The picture with a palette of 256 colours, which looks the same and takes a third of the space."""
+    from PIL import Image as Pillow
+
+    file = BytesIO()
+    with Pillow.open(BytesIO(png)) as image:
+        colours = image.convert("RGB").quantize(256, method=Pillow.Quantize.MEDIANCUT, dither=Pillow.Dither.NONE)
+    colours.save(file, "png", optimize=True)
+    return min(file.getvalue(), png, key=len)
+
+
+def _table(table: pd.DataFrame) -> Table:
+    columns = formats.shown(table.iloc[:ROWS_SHOWN])
+    texts = list(zip(*(zip(one.texts, one.keys or [None] * len(one.texts)) for one in columns)))
+    named: dict[str, list[Any]] = {
+        name: [None if pd.isna(one) else str(one) for one in table[name].iloc[:ROWS_SHOWN]]
+        if name in table
+        else [None] * len(texts)
+        for name in ("task", "method")
+    }
+    rows = [Row(list(cells), task, method) for cells, task, method in zip(texts, named["task"], named["method"])]
+    content = formats.csv(table).encode()
+    uri = f"data:text/csv;charset=utf-8;base64,{b64encode(content).decode()}"
+    return Table(columns, rows, len(table), uri if len(content) <= BYTES_EMBEDDED else None)

@@ -1,0 +1,394 @@
+"""The whole report: every format of every exhibit, one page that holds it all, and parts that cannot be made."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import unquote
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image, ImageChops
+
+from bench import report
+from bench.report import formats
+from bench.report.exhibit import Exhibit, Missing, Section
+from tests.helpers import folder_of, tiny_run
+from tests.report.test_report import fake, rename, score, seeds
+
+EVIL = "<script>alert(1)</script>"
+PLUGIN = f"{EVIL}$x_1$\"'&"
+NUMBERS = pd.DataFrame(
+    {
+        "task": ["retrieval", "stack", "retrieval", "stack"],
+        "method": ["bptt", "bptt", PLUGIN, PLUGIN],
+        "length": [8, 16, 1024, 12_345_678],
+        "accuracy": [1 / 3, 0.98765, 0.05, None],
+        "flops": [1.23456e9, 10.0, 2.5e-7, 0.0],
+        "reason": ["50 % | a_b", "{x}^~#&\\", None, EVIL],
+    }
+)
+
+
+def drawn(words: str = "length T") -> Figure:
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    panel = figure.subplots()
+    panel.plot([1, 2, 4], [0.2, 0.5, 0.9])
+    panel.set_xlabel(words)
+    return figure
+
+
+def exhibit(name: str = "costs", **fields: Any) -> Exhibit:
+    named = {
+        "name": name,
+        "title": f"Costs of {name}",
+        "caption": "Flat: exponent 0.01.",
+        "run": "complexity, 3 seeds.",
+    }
+    tables = {"table": NUMBERS, "tasks": ("retrieval", "stack"), "methods": ("bptt", PLUGIN)}
+    return Exhibit(**{**named, "figure": drawn(), **tables, **fields})
+
+
+def claims() -> list[tuple[Any, Any]]:
+    """Pairs of the shape that `bench.report.claims.judged` gives, one of each verdict."""
+    numbers = pd.DataFrame({"task": ["retrieval"], "difference": [0.125], "low": [0.1], "high": [0.15]})
+    return [
+        (
+            SimpleNamespace(
+                key=place, text=f"SMT->DMT claim {place} {EVIL}", figure="costs", grids=("synthetic-small",)
+            ),
+            SimpleNamespace(
+                verdict=verdict,
+                because=f"Because of {EVIL}.",
+                numbers=numbers if place != 5 else numbers.iloc[:0],
+                why="The scale is small." if verdict == "contradicted" else None,
+            ),
+        )
+        for place, verdict in enumerate(("supported", "contradicted", "mixed", "inconclusive", "not tested"), 1)
+    ]
+
+
+def fabricate(monkeypatch: pytest.MonkeyPatch, sections: Sequence[Section], judged: Any = claims) -> None:
+    """Let the report consist of these sections and of claims, beside the learning curves and provenance."""
+    modules = {section.name: SimpleNamespace(section=lambda data, made=section: made) for section in sections}
+    modules["claims"] = SimpleNamespace(
+        judged=lambda data: judged(), section=lambda data: Section("claims", "Claims", ())
+    )
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, f"bench.report.{name}", module)
+    monkeypatch.setattr(report, "SECTIONS", {**{name: name.title() for name in modules}, "provenance": "Provenance"})
+
+
+def results(root: Path) -> Path:
+    """Finished cells of two tasks, one of a plugin whose names are markup, and one of each other state."""
+    for task in ("retrieval", "stack"):
+        seeds(root / "g", [0.5, 0.6, 0.75], task=task)
+        for seed in range(3):
+            smt = tiny_run("smt+dmt", task, seed=seed)
+            fake(root / "g", smt, [score(0.7 + seed / 100, 0.9), score(0.8, 0.5, "teacher")])
+    (folder,) = seeds(root / "g", [0.4], "smt")
+    rename(folder, "stack", PLUGIN)
+    reasons = {"failed": f"ValueError: {EVIL}", "skipped": "learns from dense targets only", "oom": "out of memory"}
+    for seed, (state, reason) in enumerate(reasons.items()):
+        folder_of(tiny_run("transformer", "stack", seed=seed), root / "g").set_status(state, reason=reason)
+    return root / "g"
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A report of two fabricated sections on fabricated cells."""
+    sections = [
+        Section("complexity", "Cost", (exhibit("costs"), Missing("credit-path", "Credit", "run `cost complexity`"))),
+        Section("samples", "Samples", (exhibit("pictures", table=None), exhibit("words", figure=None, tasks=()))),
+    ]
+    fabricate(monkeypatch, sections)
+    report.write(results(tmp_path), tmp_path / "out")
+    return tmp_path / "out"
+
+
+class Reader(HTMLParser):
+    """The page's elements: (tag, attributes, the text directly after its beginning)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None], str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs), ""))
+
+    def handle_data(self, data: str) -> None:
+        if self.found:
+            tag, attributes, text = self.found[-1]
+            self.found[-1] = (tag, attributes, text + data)
+
+    def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
+        return [(attributes, text.strip()) for name, attributes, text in self.found if name == tag]
+
+
+def page_of(out: Path) -> Reader:
+    return Reader((out / "index.html").read_text())
+
+
+def rows_on(page: Reader, article: str) -> list[list[str]]:
+    """The texts of the cells of an article's table."""
+    rows: list[list[str]] = []
+    inside = False
+    for tag, attributes, text in page.found:
+        inside = attributes.get("id") == article if tag == "article" else inside
+        if inside and tag == "tr":
+            rows.append([])
+        if inside and tag == "td":
+            rows[-1].append(text.strip())
+    return rows[1:]
+
+
+# Formats.
+
+ROUNDED = [
+    ["retrieval", "bptt", "8", "0.333", "1.235e9", "50 % | a_b"],
+    ["stack", "bptt", "16", "0.988", "10.00", "{x}^~#&\\"],
+    ["retrieval", PLUGIN, "1,024", "0.050", "2.500e-7", "-"],
+    ["stack", PLUGIN, "1.235e7", "-", "0", EVIL],
+]
+
+
+def test_the_page_shows_numbers_rounded_and_keeps_their_order(written: Path) -> None:
+    page = page_of(written)
+    assert rows_on(page, "costs") == ROUNDED
+    keys = [attributes.get("data-v") for attributes, text in page.all("td") if text in ("0.333", "1.235e9")]
+    assert {float(key) for key in keys if key} == {1 / 3, 1.23456e9}, "sorted by what they are, not as they look"
+
+
+def test_csv_keeps_every_digit_also_in_the_page(written: Path) -> None:
+    text = (written / "tables" / "costs.csv").read_text()
+    assert text.startswith("task,method,length,accuracy,flops,reason\n")
+    pd.testing.assert_frame_equal(pd.read_csv(written / "tables" / "costs.csv"), NUMBERS, check_exact=True)
+    links = {str(one["download"]): str(one["href"]) for one, _ in page_of(written).all("a") if "download" in one}
+    head, _, content = links["costs.csv"].partition(",")
+    assert head == "data:text/csv;charset=utf-8;base64" and b64decode(content).decode() == text
+
+
+def test_markdown_is_escaped(written: Path) -> None:
+    lines = (written / "tables" / "costs.md").read_text().splitlines()
+    assert lines[0] == "# Costs of costs" and lines[2] == "Flat: exponent 0.01."
+    assert lines[4:6] == [
+        "| task | method | length | accuracy | flops | reason |",
+        "| :-- | :-- | --: | --: | --: | :-- |",
+    ]
+    assert lines[6] == "| retrieval | bptt | 8 | 0.333 | 1.235e9 | 50 % \\| a\\_b |"
+    assert lines[9].startswith("| stack | &lt;script&gt;alert(1)&lt;/script&gt;$x\\_1$") and lines[9].count("| ") == 6
+    assert lines[-1] == "What was run: complexity, 3 seeds."
+
+
+def test_latex_is_booktabs_and_escaped(written: Path) -> None:
+    text = (written / "tables" / "costs.tex").read_text()
+    lines = text.splitlines()
+    assert lines[:3] == ["% Costs of costs", "% Flat: exponent 0.01.", "% complexity, 3 seeds."]
+    assert "\\begin{tabular}{llrrrl}" in lines
+    assert [line for line in lines if "rule" in line] == ["\\toprule", "\\midrule", "\\bottomrule"]
+    assert "task & method & length & accuracy & flops & reason \\\\" in lines
+    assert "retrieval & bptt & 8 & 0.333 & 1.235e9 & 50 \\% | a\\_b \\\\" in lines
+    assert "\\{x\\}\\textasciicircum \\textasciitilde \\#\\&\\textbackslash  \\\\" in text
+    assert "\\$x\\_1\\$" in text and "& <script>alert(1)</script> \\\\" in text
+
+
+def test_a_long_latex_table_may_break_over_pages() -> None:
+    text = formats.latex(exhibit(table=pd.DataFrame({"a_b": range(41)})))
+    assert "\\begin{longtable}{r}" in text and "longtable" in text.splitlines()[3] and "a b" in text
+
+
+@pytest.mark.parametrize("table", [pd.DataFrame(), pd.DataFrame({"a": []}), pd.DataFrame({"a": [None, float("nan")]})])
+def test_tables_of_nothing_are_written(table: pd.DataFrame) -> None:
+    one = exhibit(table=table)
+    assert formats.markdown(one) and formats.latex(one) and formats.csv(table)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "texts"),
+    {
+        "one digit after the other": ([0.98765, 0.5], ["0.988", "0.500"]),
+        "four digits": ([12.3456, 3.0], ["12.35", "3.00"]),
+        "whole": ([0, 8, 1024], ["0", "8", "1,024"]),
+        "large": ([1.23456e12, 5], ["1.235e12", "5"]),
+        "of unlike sizes": ([1.5, 0.00123], ["1.500", "0.00123"]),
+        "small": ([1.23e-9], ["1.230e-9"]),
+        "below zero": ([-0.5, 0.25], ["-0.500", "0.250"]),
+        "rounded up": ([0.9996, 0.1], ["1.000", "0.100"]),
+        "none": ([None, float("nan"), float("inf")], ["-", "-", "inf"]),
+    }.values(),
+)
+def test_rounding(numbers: list[float | None], texts: list[str]) -> None:
+    assert formats.rounded(numbers) == texts
+
+
+def test_figures_are_written_for_print_and_screen(written: Path) -> None:
+    assert (written / "figures" / "costs.png").read_bytes().startswith(b"\x89PNG")
+    assert (written / "figures" / "costs.pdf").read_bytes().startswith(b"%PDF")
+    images = {str(one["alt"]): one for one, _ in page_of(written).all("img")}
+    image = images["Costs of costs. Flat: exponent 0.01."]
+    assert (image["width"], image["height"]) == ("672", "336"), "7 by 3.5 inches of 96 pixels"
+    with Image.open(BytesIO(b64decode(str(image["src"]).removeprefix("data:image/png;base64,")))) as shown:
+        with Image.open(written / "figures" / "costs.png") as saved:
+            assert shown.size == saved.size
+            difference = ImageChops.difference(shown.convert("RGB"), saved.convert("RGB"))
+        assert max(high for _, high in difference.getextrema()) < 48, "the palette changes nothing that could be seen"
+
+
+# The page.
+
+
+def test_the_page_holds_everything_and_asks_for_nothing(written: Path) -> None:
+    page = page_of(written)
+    for tag, name in (("img", "src"), ("script", "src"), ("link", "href"), ("a", "href")):
+        targets = [str(one[name]) for one, _ in page.all(tag) if name in one]
+        assert all(target.startswith(("data:", "#")) for target in targets)
+    (policy,) = (str(one["content"]) for one, _ in page.all("meta") if "http-equiv" in one)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    (script,) = re.findall(r"<script>(.*?)</script>", (written / "index.html").read_text(), re.DOTALL)
+    assert b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy, "no other script than the page's own"
+
+
+def test_every_link_has_its_target_and_no_name_is_used_twice(written: Path) -> None:
+    page = page_of(written)
+    ids = [attributes["id"] for _, attributes, _ in page.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {unquote(str(one["href"])[1:]) for one, _ in page.all("a") if str(one["href"]).startswith("#")} <= set(ids)
+
+
+def test_claims_stand_at_the_top_and_in_full_below(written: Path) -> None:
+    text = (written / "index.html").read_text()
+    page = page_of(written)
+    badges = [one["data-verdict"] for one, _ in page.all("span") if one.get("class") == "badge"]
+    assert badges == ["supported", "contradicted", "mixed", "inconclusive", "not tested"] * 2
+    words = [text for one, text in page.all("span") if one.get("aria-hidden")]
+    told = ["✓ supported", "✗ contradicted", "± mixed", "? inconclusive", "○ not tested"]
+    assert words == told * 2, "told without colour too"
+    assert text.count("Why that may be:") == 1 and "<code>python run_bench.py run synthetic-small</code>" in text
+    assert "1 contradicted" in text
+    assert text.index('id="overview"') < text.index('id="section-summary"') < text.index('id="section-claims"')
+    assert rows_on(page, "claim-1") == [["retrieval", "0.125", "0.100", "0.150"]]
+
+
+def test_markup_in_names_is_text(written: Path) -> None:
+    text = (written / "index.html").read_text()
+    assert EVIL not in text and "&lt;script&gt;alert(1)" in text
+    assert len(page_of(written).all("script")) == 1
+
+
+def test_what_is_missing_is_told_with_what_would_bring_it(written: Path) -> None:
+    assert "run <code>cost complexity</code>" in (written / "index.html").read_text()
+
+
+def test_equal_results_give_equal_bytes(written: Path, tmp_path: Path) -> None:
+    before = {file: file.read_bytes() for file in written.rglob("*") if file.is_file()}
+    sections = {name: sys.modules[f"bench.report.{name}"].section(None) for name in ("complexity", "samples")}
+    fresh = [replace(one, exhibits=tuple(anew(exhibit) for exhibit in one.exhibits)) for one in sections.values()]
+    for section in fresh:
+        sys.modules[f"bench.report.{section.name}"].section = lambda data, made=section: made
+    report.write(tmp_path / "g", written)
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def anew(one: Exhibit | Missing) -> Exhibit | Missing:
+    return replace(one, figure=drawn()) if isinstance(one, Exhibit) and one.figure is not None else one
+
+
+# Parts that cannot be made.
+
+
+def test_a_section_that_fails_is_told_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise KeyError("no such <column>\nsecond line")
+
+    fabricate(
+        monkeypatch, [Section("complexity", "Cost", ()), Section("samples", "Samples", (exhibit("words"),))], fail
+    )
+    monkeypatch.setattr(sys.modules["bench.report.complexity"], "section", fail)
+    report.write(results(tmp_path), tmp_path / "out")
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert (
+        text.count("could not be made from these results (KeyError: &#39;no such &lt;column&gt;\\nsecond line&#39;)")
+        == 2
+    )
+    assert 'id="words"' in text and 'id="cells"' in text
+
+
+def test_an_exhibit_that_cannot_be_drawn_is_told_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = drawn()
+    broken.savefig = lambda *_, **__: 1 / 0  # type: ignore[method-assign, assignment]
+    fabricate(monkeypatch, [Section("samples", "Samples", (exhibit("words", figure=broken), exhibit("costs")))])
+    files = report.write(results(tmp_path), tmp_path / "out")
+    assert not [file for file in files if file.stem == "words"] and [file for file in files if file.stem == "costs"]
+    assert "ZeroDivisionError: division by zero" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_names_that_clash_or_leave_the_folder_are_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("costs", "costs", "../out", "main", "Costs")
+    fabricate(monkeypatch, [Section("samples", "Samples", tuple(exhibit(name) for name in names))])
+    files = report.write(results(tmp_path), tmp_path / "out")
+    stems = [file.stem for file in files if file.parent.name == "figures" and file.suffix == ".png"]
+    assert stems == ["costs", "costs-2", "out", "main-2", "Costs-3"]
+
+
+def test_a_table_that_is_too_long_for_the_page_is_whole_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.DataFrame({"t": range(20_000), "norm": 1 / 3})
+    fabricate(monkeypatch, [Section("samples", "Samples", (exhibit("norms", table=table),))])
+    report.write(results(tmp_path), tmp_path / "out")
+    assert len(rows_on(page_of(tmp_path / "out"), "norms")) == 400
+    assert "The first 400 of 20,000 rows" in (tmp_path / "out" / "index.html").read_text()
+    assert len(pd.read_csv(tmp_path / "out" / "tables" / "norms.csv")) == 20_000
+
+
+# Learning curves.
+
+
+def test_learning_curves_say_who_is_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fabricate(monkeypatch, [])
+    report.write(results(tmp_path), tmp_path / "out")
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "Accuracy at the end of training: smt+dmt 0.710, bptt 0.617; the ceiling is 0.800." in text
+    first = rows_on(page_of(tmp_path / "out"), "curves-retrieval")[0]
+    assert first[:3] == ["smt+dmt", "rnn", "no"] and first[5] == "0.710"
+    assert "& 0.617 &" in (tmp_path / "out" / "summary.tex").read_text()
+
+
+def test_several_folders_make_one_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fabricate(monkeypatch, [])
+    seeds(tmp_path / "one", [0.5])
+    seeds(tmp_path / "two", [0.7])
+    report.write([tmp_path / "one", str(tmp_path / "two")], tmp_path / "out")
+    frame = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert dict(zip(frame["grid"], frame["accuracy"])) == {"one": 0.5, "two": 0.7}
+
+
+# Folders that are not whole, with every section that there is.
+
+
+@pytest.mark.parametrize("state", ["pending", "running", "one seed", "damaged", "all damaged", "skipped"])
+def test_a_folder_that_is_not_whole_makes_a_page(tmp_path: Path, state: str) -> None:
+    grid = tmp_path / "g"
+    if state == "all damaged":
+        (seeds(grid, [0.5])[0] / "run.json").write_text("{")
+    elif state in ("one seed", "damaged"):
+        one = seeds(grid, [0.5])[0]
+        for name in ("curve.json", "cost.json", "dynamics.json", "samples.json") if state == "damaged" else ():
+            (one / name).write_text('[{"scores": [{}]}, 4]' if name == "curve.json" else '{"phases": 3')
+    else:
+        folder_of(tiny_run(), grid).set_status(state, **({"progress": 0.5} if state == "running" else {"reason": "no"}))
+    files = report.write(grid, tmp_path / "out")
+    assert files[0].name == "index.html" and all(file.stat().st_size for file in files)
+    text = files[0].read_text()
+    assert "Cells" in text and "Error:" not in text, "nothing fell over"

@@ -1,0 +1,182 @@
+"""What ran where: every cell is counted, every reason told, and every configuration can be put together again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bench.report import provenance
+from bench.report.data import Data, load
+from bench.report.exhibit import Exhibit, Missing
+from bench.report.tables import load as load_table
+from bench.results import run_folders, write_json
+from tests.helpers import folder_of, tiny_run
+from tests.report.test_report import PROVENANCE, fake, score, seeds
+
+
+def table(root: Path, name: str) -> pd.DataFrame:
+    exhibit = exhibits(root)[name]
+    assert isinstance(exhibit, Exhibit) and exhibit.table is not None
+    return exhibit.table
+
+
+def exhibits(root: Path) -> dict[str, Exhibit | Missing]:
+    return {one.name: one for one in provenance.section(load([root])).exhibits}
+
+
+def caption(root: Path, name: str) -> str:
+    exhibit = exhibits(root)[name]
+    return exhibit.caption if isinstance(exhibit, Exhibit) else exhibit.reason
+
+
+def test_cells_are_counted_by_grid_and_state(tmp_path: Path) -> None:
+    seeds(tmp_path / "quick", [0.5, 0.6])
+    seeds(tmp_path / "mine", [0.5])
+    folder_of(tiny_run("transformer"), tmp_path / "mine").set_status("failed", reason="ValueError: no")
+    folder_of(tiny_run("smt"), tmp_path / "mine")
+    rows = table(tmp_path, "cells").to_dict("records")
+    assert rows == [
+        {
+            "grid": "mine",
+            "cells": 3,
+            "done": 1,
+            "pending": 1,
+            "failed": 1,
+            "command": "python run_bench.py run mine.yaml",
+        },
+        {"grid": "quick", "cells": 2, "done": 2, "pending": 0, "failed": 0, "command": "python run_bench.py run quick"},
+    ]
+    assert caption(tmp_path, "cells").startswith("3 of 5 cells of 2 grids are done; the others follow")
+
+
+def test_a_command_holds_whatever_a_grid_is_called() -> None:
+    assert provenance.command("theirs/quick") == "python run_bench.py run quick"
+    assert provenance.command("a b; rm") == "python run_bench.py run 'a b; rm.yaml'"
+
+
+def test_every_cell_without_scores_is_told_with_its_reason(tmp_path: Path) -> None:
+    done, damaged = seeds(tmp_path, [0.5, 0.6])
+    (damaged / "result.json").write_text("{")
+    states = {"skipped": "dense targets only", "failed": "ValueError: no", "diverged": "not finite", "oom": "too large"}
+    for seed, (state, reason) in enumerate(states.items()):
+        folder_of(tiny_run("transformer", seed=seed), tmp_path).set_status(state, reason=reason)
+    frame = table(tmp_path, "unfinished")
+    assert dict(zip(frame["state"], frame["reason"])) == states | {
+        "damaged": "result.json is missing or cannot be read"
+    }
+    assert dict(zip(frame["state"], frame["seed"]))["oom"] == 3 and done.path.name not in set(frame["cell"])
+
+
+def test_nothing_is_told_of_cells_without_scores_where_there_are_none(tmp_path: Path) -> None:
+    seeds(tmp_path, [0.5])
+    assert "unfinished" not in exhibits(tmp_path)
+    assert caption(tmp_path, "cells").startswith("1 of 1 cell of 1 grid are done.")
+
+
+def test_code_and_machines_are_told_once_with_their_cells(tmp_path: Path) -> None:
+    seeds(tmp_path / "g", [0.5, 0.6])
+    other: dict[str, Any] = {**PROVENANCE, "commit": "def456", "dirty": False}
+    fake(tmp_path / "g", tiny_run("transformer"), [score(0.5, 1.0)], provenance=other)
+    rows = table(tmp_path, "machines").to_dict("records")
+    shared = {"grid": "g", "torch": "2.9", "processor": "A CPU"}
+    assert [{**shared, **row} for row in rows] == [
+        {**shared, "commit": "abc123", "changed since": True, "cells": 2, "training seconds": 5.0},
+        {**shared, "commit": "def456", "changed since": False, "cells": 1, "training seconds": 2.5},
+    ]
+    assert caption(tmp_path, "machines") == (
+        "Finished cells come from 2 commits, 1 processor. 2 cells ran with changes that the commit does not hold."
+    )
+
+
+def test_hosts_are_nobodys_business(tmp_path: Path) -> None:
+    seeds(tmp_path, [0.5])
+    for one in exhibits(tmp_path).values():
+        if isinstance(one, Exhibit) and one.table is not None:
+            assert "secret" not in one.table.to_csv() and "host" not in one.table
+
+
+def test_cells_without_provenance_are_said_to_have_none(tmp_path: Path) -> None:
+    folder_of(tiny_run(), tmp_path)
+    assert isinstance(exhibits(tmp_path)["machines"], Missing)
+
+
+def put_together(root: Path) -> dict[str, dict[str, str]]:
+    """Cell -> field -> value, from the two tables alone."""
+    shared, cells = table(root, "shared-configuration"), table(root, "configurations")
+    configs = {}
+    for cell in cells.to_dict("records"):
+        own = {name: value for name, value in cell.items() if "." in str(name) or name in provenance.SINGLE}
+        config = {str(name): value for name, value in own.items() if not pd.isna(value)}
+        for row in shared.to_dict("records"):
+            concerned = all(pd.isna(row[name]) or row[name] == cell[name] for name in ("grid", "task", "method"))
+            if concerned:
+                config[row["field"]] = row["value"]
+        configs[cell["cell"]] = {name: str(value).lower() for name, value in config.items()}
+    return configs
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            plain = int(value) if isinstance(value, float) and value.is_integer() else value
+            found[prefix + key] = (json.dumps(value) if isinstance(value, list) else str(plain)).lower()
+    return found
+
+
+def test_every_configuration_can_be_put_together_again(tmp_path: Path) -> None:
+    grid = tmp_path / "g"
+    for seed in (0, 1):
+        for length in (8, 16):
+            for method in ("bptt", "smt+dmt", {"name": "smt+dmt", "lambda_dyn": 1.0}):
+                folder_of(tiny_run(method, {"name": "retrieval", "length": length}, seed=seed), grid)
+        folder_of(tiny_run("transformer", "stack", seed=seed, precision="bfloat16"), grid)
+        folder_of(tiny_run("bptt", "stack", seed=seed, model={"d": 8, "heads": 2, "head_width": 4}), grid)
+    folder_of(tiny_run(evaluation={"lengths": [24, 48], "every": 0.5}), tmp_path / "other")
+    expected = {}
+    for folder in run_folders(tmp_path):
+        full = json.loads((folder / "run.json").read_text())["full"]
+        del full["task"]["name"], full["method"]["name"], full["seed"]
+        expected[folder.path.name] = flat(full)
+    assert put_together(tmp_path) == expected
+    shared = table(tmp_path, "shared-configuration")
+    assert not ((shared["grid"] == "g") & (shared["task"] == "retrieval") & (shared["field"] == "task.length")).any()
+
+
+def test_many_cells_are_told_by_groups_of_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "MOST_ROWS", 5)
+    for length in (8, 16):
+        for seed in (10, 9, 2):
+            folder_of(tiny_run(task={"name": "retrieval", "length": length}, seed=seed), tmp_path / "g")
+    rows = table(tmp_path, "configurations")[["grid", "method", "seeds", "cells", "task.length"]].to_numpy().tolist()
+    assert sorted(rows) == [["g", "bptt", "2, 9, 10", 3, 8], ["g", "bptt", "2, 9, 10", 3, 16]]
+
+
+def test_cells_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    one, two = seeds(tmp_path, [0.5, 0.6])
+    (one / "run.json").write_text("{")
+    assert "1 cell whose run.json cannot be read" in caption(tmp_path, "configurations")
+    (two / "run.json").write_text("{")
+    assert "no run.json can be read" in caption(tmp_path, "configurations")
+    assert len(table(tmp_path, "unfinished")) == 2
+
+
+def test_without_runs_it_says_so(tmp_path: Path) -> None:
+    seeds(tmp_path / "g", [0.5])
+    empty = load_table(tmp_path / "g").iloc[:0]
+    frames = {name: pd.DataFrame() for name in ("curves", "steps", "credit", "inference", "gradients", "drift")}
+    (missing,) = provenance.section(Data(results=empty, geometry=[], samples=[], **frames)).exhibits
+    assert isinstance(missing, Missing) and "run_bench.py run GRID" in missing.reason
+
+
+def test_odd_provenance_is_taken_as_it_is(tmp_path: Path) -> None:
+    (folder,) = seeds(tmp_path / "g", [0.5])
+    result = json.loads((folder / "result.json").read_text())
+    write_json(folder / "result.json", {**result, "provenance": {"commit": 7, "packages": [1], "<script>": None}})
+    assert table(tmp_path, "machines")["commit"].tolist() == [7]
