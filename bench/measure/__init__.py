@@ -46,6 +46,7 @@ def trained(folder: Folder) -> tuple[Method, Task]:
 def measure(folder: Folder, name: str) -> dict[str, Any]:
     """Measure one of `NAMES` of a run that is done, write it into its folder, and return it."""
     from bench.build import autocast, build_method, build_task
+
     run = folder.run()
     if name == "cost":
         from bench.measure import cost

@@ -1,0 +1,85 @@
+"""What a token costs a trained predictor: streamed one at a time, as a function of how many came before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.errors import BadInput
+from bench.measure.trace import Trace
+from bench.methods.base import Method
+
+TIMED = 5
+"""Tokens before each wanted position whose median time is told: one alone may have been interrupted."""
+
+
+class Token(NamedTuple):
+    """The cost of one token of one sequence: update and readout."""
+
+    position: int
+    """How many tokens came before."""
+    flops: int
+    """Of matrix products, two per multiply-add."""
+    elementwise: int
+    """All other arithmetic, as `bench.measure.flops` counts it."""
+    state_bytes: int
+    """Of the carried state after it."""
+    seconds: float
+    """Median over this token and the few before it, untraced, at batch size 1."""
+
+
+def stream_costs(method: Method, x: Tensor, positions: Sequence[int]) -> list[Token]:
+    """Stream x (1, T) through `update` and `readout`, without gradients, and measure the tokens at `positions`.
+
+    Each of these tokens is taken in twice from the same state, once timed and once traced; nothing of that stays.
+    Raises `BadInput` for a position that x does not reach.
+    """
+    wanted = sorted(set(positions))
+    if wanted and not 0 <= wanted[0] <= wanted[-1] < x.shape[1]:
+        raise BadInput(f"positions: {wanted} given; should be from 0 to {x.shape[1] - 1}")
+    training = method.training
+    method.eval()
+    try:
+        with torch.no_grad():
+            return list(_stream(method, x, wanted))
+    finally:
+        method.train(training)
+
+
+def _stream(method: Method, x: Tensor, wanted: Sequence[int]) -> list[Token]:
+    state, tokens, seconds = method.initial_state(1), [], []
+    for position, x_t in enumerate(x[:, : wanted[-1] + 1].unbind(1) if wanted else ()):
+        began = _now(x)
+        after = method.update(state, x_t)
+        method.readout(after)
+        seconds.append(_now(x) - began)
+        if position in wanted:
+            with Trace() as trace:
+                method.readout(method.update(state, x_t))
+            whole = trace.cost().whole
+            recent = median(seconds[-TIMED:])
+            tokens.append(Token(position, whole.flops, whole.elementwise, state_bytes(after), recent))
+        state = after
+    return tokens
+
+
+def _now(x: Tensor) -> float:
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter()
+
+
+def state_bytes(state: Any) -> int:
+    """Bytes of a tree of tensors: lists, tuples and mappings of them; what else is in it weighs nothing."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, Mapping):
+        return sum(map(state_bytes, state.values()))
+    if isinstance(state, list | tuple):
+        return sum(map(state_bytes, state))
+    return 0
