@@ -413,7 +413,7 @@ def status(
 ) -> None:
     """Show the cells of a grid by state, with their last progress; also while it runs."""
     _load(plugin)
-    rows = [row for one, folder in _members(grid, sets, Path(results)) for row in _statuses(one, sets, folder)]
+    rows = [row for folder, runs in _members(grid, sets, Path(results)) for row in _statuses(folder, runs)]
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -431,32 +431,26 @@ def status(
     _warn_of_failures()
 
 
-def _members(grid: str, sets: Sequence[str] | None, results: Path) -> list[tuple[str, Path]]:
-    """The grids that this one gathers, or itself, each with the folder that its own folder is in."""
+def _members(name: str, sets: Sequence[str] | None, results: Path) -> list[tuple[Path, Sequence[Run]]]:
+    """The folder and the runs of each grid that this one gathers, or of itself."""
     try:
-        collection = _collection(grid, sets)
+        collection = _collection(name, sets)
     except BadInput:
-        return [(grid, results)]  # `_statuses` says what is wrong with it, or tells what is there all the same
-    return [(grid, results)] if collection.single else [(one.name, results / grid) for one in collection.grids]
+        folder = results / (Path(name).stem if Path(name).suffix in (".yaml", ".yml") else name)
+        if sets or not folder.is_dir():
+            raise
+        return [(folder, ())]  # a grid from Python, or whose plugin is not given: what is there can still be told
+    return [(collection.folder(results, grid), grid.runs) for grid in collection.grids]
 
 
-def _statuses(grid: str, sets: Sequence[str] | None, results: Path) -> list[dict[str, Any]]:
-    """One record per cell of the grid, and per other folder beside them (from another --set)."""
+def _statuses(grid_folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One record per run of a grid, and per other folder beside them (from another --set)."""
     from bench.launch.plan import seen_state
     from bench.results import Folder, run_folders
 
-    name = Path(grid).stem if Path(grid).suffix in (".yaml", ".yml") else grid
-    try:
-        loaded = _grid(grid, sets)
-    except BadInput:
-        if sets or not (results / name).is_dir():
-            raise
-        folders = {}  # a grid from Python, or whose plugin is not given: what is there can still be told
-    else:
-        name = loaded.name
-        folders = {one.id: Folder(results / name / one.id) for one in loaded.runs}
-    if (results / name).is_dir():
-        folders |= {folder.path.name: folder for folder in run_folders(results / name)}
+    folders = {one.id: Folder(grid_folder / one.id) for one in runs}
+    if grid_folder.is_dir():
+        folders |= {folder.path.name: folder for folder in run_folders(grid_folder)}
     rows = []
     for identifier, folder in folders.items():
         told = folder.status

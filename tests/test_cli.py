@@ -247,3 +247,59 @@ def test_an_unknown_name_recalls_the_plugin_that_failed(folder: Path, capsys: py
     assert cli.main(["run", "small.yaml", "--set", "task=mine", "--plugin", "mine.py"]) == 2
     assert "plugin mine.py could not be loaded: RuntimeError: not today" in capsys.readouterr().err
     registry._plugin_files.clear()
+
+
+# Measures.
+
+
+def test_cost_prints_and_keeps_the_table_that_the_report_reads(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["cost", "small.yaml", "--lengths", "8,16", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert {(row["method"], row["length"]) for row in record["steps"]} == {
+        (method, length) for method in ("bptt", "transformer") for length in (8, 16)
+    }
+    assert json.loads((folder / "results/small/cost.json").read_text()) == record
+    assert cli.main(["cost", "small.yaml", "--lengths", "8,16"]) == 0
+    shown = capsys.readouterr().out
+    assert "bptt" in shown and "transformer" in shown and "O(T)" in shown
+    assert not list((folder / "results").glob("small/*/result.json"))  # nothing was trained
+    assert cli.main(["report", "results/small", "--out", "page"]) == 0
+    assert "complexity" in (folder / "page/index.html").read_text()
+
+
+def test_a_run_measures_what_it_is_asked_to(folder: Path) -> None:
+    assert cli.main(["run", "small.yaml", "--launcher", "inline", "--measure", "cost,samples"]) == 0
+    for cell in (folder / "results/small").glob("retrieval-*"):
+        assert (cell / "cost.json").is_file() and (cell / "samples.json").is_file()
+        assert not (cell / "dynamics.json").exists()
+
+
+def test_sample_shows_what_a_trained_model_writes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "digits.yaml").write_text(changed(task={"name": "digits", "length": 16}))
+    sets = ["--set", "method=transformer"]
+    assert cli.main(["run", "digits.yaml", "--launcher", "inline", *sets]) == 0
+    (cell,) = (folder / "results/digits").glob("digits-*")
+    capsys.readouterr()
+    assert cli.main(["sample", str(cell), "--count", "2", "--out", "digits.png"]) == 0
+    shown = capsys.readouterr().out
+    assert "written to digits.png" in shown and (folder / "digits.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main(["sample", str(cell), "--count", "2", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["kind"] == "image" and len(record["written"]) == 2
+    (cell / "weights-train.pt").unlink()
+    assert cli.main(["sample", str(cell)]) == 2
+    assert "has no weights-train.pt" in capsys.readouterr().err
+
+
+def test_a_collection_runs_all_and_ends_with_the_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "both.yaml").write_text("grids: [small.yaml]\ncost: [small.yaml]\n")
+    assert cli.main(["run", "both.yaml", "--launcher", "inline", "--dry-run"]) == 0
+    assert "2 would run" in capsys.readouterr().out and not (folder / "results").exists()
+    assert cli.main(["run", "both.yaml", "--launcher", "inline"]) == 0
+    assert "report of all: results/both/report/index.html" in capsys.readouterr().out
+    assert (folder / "results/both/small/cost.json").is_file()
+    assert len(list((folder / "results/both/small").glob("retrieval-*/result.json"))) == 2
+    assert cli.main(["status", "both.yaml"]) == 0
+    assert "2 cells: 2 done" in capsys.readouterr().out
