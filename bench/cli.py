@@ -366,8 +366,11 @@ def _print_plan(grid: Grid, cells: Sequence[Cell]) -> None:
         )
     columns = ["cell", "task", "method", "backbone", "parameters", "budget", "device", "what happens"]
     _print_table(_console(), f"{grid.name}: {grid.about}" if grid.about else grid.name, columns, rows)
-    counts = Counter[str](cell.decision.action for cell in cells)
-    told = {"run": "would run", "keep": "are kept", "skip": "would be skipped"}
+    counts = Counter[str](
+        "measure" if (cell.decision.action, cell.decision.state) == ("run", "done") else cell.decision.action
+        for cell in cells
+    )
+    told = {"run": "would run", "measure": "would be measured", "keep": "are kept", "skip": "would be skipped"}
     print(f"{len(cells)} cells: {', '.join(f'{counts[name]} {text}' for name, text in told.items() if counts[name])}")
 
 

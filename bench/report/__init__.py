@@ -73,11 +73,11 @@ def write(paths: Path | str | Sequence[Path | str], out: Path | str) -> list[Pat
     data = read([paths] if isinstance(paths, Path | str) else list(paths))
     frame = summarise(data.results) if len(data.results) else pd.DataFrame()
     made = _Made()
+    judged = _attempt(lambda: import_module("bench.report.claims").judged(data), "claims", SECTIONS["claims"])
     with rc_context(RC), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # (in no font of this machine: drawn as a box)
         sections = [made.learning_curves(data, frame)]
-        sections += [made.section(_section(name, title, data)) for name, title in SECTIONS.items()]
-    judged = _attempt(lambda: import_module("bench.report.claims").judged(data), "claims", SECTIONS["claims"])
+        sections += [made.section(_section(name, title, data, judged)) for name, title in SECTIONS.items()]
     html = page.render(data, sections, judged, made.images, DPI)
     files = {"index.html": html.encode(), **made.files}
     for name, content in files.items():
@@ -85,8 +85,9 @@ def write(paths: Path | str | Sequence[Path | str], out: Path | str) -> list[Pat
     return [Path(out) / name for name in files]
 
 
-def _section(name: str, title: str, data: Data) -> Section:
-    made = _attempt(lambda: import_module(f"bench.report.{name}").section(data), name, title)
+def _section(name: str, title: str, data: Data, judged: Any) -> Section:
+    given = {"pairs": judged} if name == "claims" and not isinstance(judged, Missing) else {}
+    made = _attempt(lambda: import_module(f"bench.report.{name}").section(data, **given), name, title)
     return Section(name, title, (made,)) if isinstance(made, Missing) else made
 
 

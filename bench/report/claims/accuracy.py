@@ -1,0 +1,261 @@
+"""Claims about accuracy: against BPTT, against length, beyond the trained length."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from bench.report.claims.base import Verdict, register_claim
+from bench.report.claims.cells import (
+    Ladder,
+    Pair,
+    by_seed,
+    final,
+    ladders,
+    mean_of,
+    pairs,
+    scores,
+    settings,
+    still_learning,
+    usual,
+)
+from bench.report.claims.findings import (
+    EQUAL,
+    LEARNED,
+    MARGIN,
+    SOLVED,
+    Finding,
+    Part,
+    beyond,
+    decide,
+    decided,
+    doubt,
+    inside,
+    untested,
+)
+from bench.report.data import Data
+from bench.report.statistics import Interval, mean_interval, paired_difference
+
+SYNTHETIC = ("retrieval", "string-copy", "stack", "keys-values", "modular-arithmetic")
+"""The paper's five."""
+HOLDS = 0.1
+"""Of skill (0 chance, 1 ceiling): what may be lost on longer sequences by one that holds."""
+BACKBONE = ("model.backbone",)
+AHEAD = f"by {MARGIN} of accuracy or more, interval over seeds above zero"
+
+
+@register_claim(
+    "1",
+    "SMT->DMT beats BPTT on all five synthetic tasks at every difficulty; keys-values stays the hardest for it.",
+    figure="synthetic",
+    grids=["synthetic-small", "synthetic"],
+)
+def beats_bptt(data: Data) -> Verdict:
+    """Ahead of BPTT at every setting of the five tasks, by the rule of `lead`; ablations of either method are left out.
+
+    Its second part: averaged over its settings, the share of the ceiling that SMT->DMT reaches on keys-values is below
+    that of every other task, by 0.02 or more with an interval above zero. The claim is of all five tasks, so that fewer
+    can contradict it, but not support it.
+    """
+    runs = usual(final(data))
+    runs = runs[~runs["reference"] & runs["task"].isin(SYNTHETIC)]
+    smt, bptt = (runs[runs["method"] == name] for name in ("smt+dmt", "bptt"))
+    compared = pairs(smt, bptt)
+    found = [lead(pair, "smt+dmt", "bptt") for pair in compared]
+    missing = "no synthetic task has finished runs of smt+dmt and bptt at equal settings."
+    main = Part("SMT->DMT is ahead of BPTT", "accuracy, smt+dmt minus bptt", AHEAD, found, missing)
+    second = Part(
+        "keys-values is its hardest task",
+        "share of the ceiling on the hardest other task minus that on keys-values",
+        AHEAD,
+        _hardest(smt, "keys-values"),
+        "no finished smt+dmt on keys-values and another task.",
+    )
+    seen = {task for pair in compared for task in pair.a["task"]}
+    absent = ", ".join(task for task in SYNTHETIC if task not in seen)
+    rest = [untested(f"{absent}: no finished runs of both.")] if absent else []
+    return decide(
+        [main, second, *rest] if found else [main],
+        "Small models and short budgets may favour either method: SMT trains a teacher besides the RNN on the same "
+        "tokens, and at short lengths BPTT's gradients need not vanish, which is what SMT is meant to mend.",
+    )
+
+
+def _hardest(runs: pd.DataFrame, task: str) -> list[Finding]:
+    """How far the share of the ceiling there is below that of the hardest of the others, paired by seed."""
+    shares = {str(name): part.groupby("seed")["share"].mean() for name, part in runs.groupby("task", sort=False)}
+    if task not in shares or len(shares) < 2:
+        return []
+    own = shares.pop(task)
+    rival = min(shares, key=lambda name: float(shares[name].mean()))
+    effect = paired_difference(_plain(shares[rival]), _plain(own))
+    outcome = decided(beyond(effect, MARGIN))
+    beside = (
+        (f"share on {task}", mean_interval(own.to_numpy())),
+        (f"share on {rival}", mean_interval(shares[rival].to_numpy())),
+    )
+    where = f"{task} and {rival}"
+    return [Finding(where, outcome, effect, beside, doubt(effect) if outcome == "unclear" else "")]
+
+
+def _plain(values: pd.Series) -> dict[int, float]:
+    return {int(seed): float(value) for seed, value in values.items()}  # type: ignore[call-overload]
+
+
+def lead(pair: Pair, a: str, b: str) -> Finding:
+    """Whether a's accuracy is above b's: by `MARGIN`, with an interval of the paired differences above zero.
+
+    Nothing is told where both solve the task (0.98 of the ceiling), where neither is above chance by the margin, or
+    where the one behind was still learning (see `still_learning`).
+    """
+    effect = paired_difference(by_seed(pair.a, "accuracy"), by_seed(pair.b, "accuracy"))
+    beside = tuple((f"accuracy of {name}", mean_of(runs, "accuracy")) for name, runs in ((a, pair.a), (b, pair.b)))
+    outcome, note = beyond(effect, MARGIN), ""
+    if outcome == "unclear":
+        note = doubt(effect)
+    elif pair.a["share"].mean() >= SOLVED and pair.b["share"].mean() >= SOLVED:
+        outcome, note = "unclear", "both solve it"
+    elif all((runs["accuracy"] - runs["chance"].fillna(0)).mean() < MARGIN for runs in (pair.a, pair.b)):
+        outcome, note = "unclear", "neither is above chance"
+    elif outcome == "for" and still_learning(pair.b, effect.mean):
+        outcome, note = "unclear", f"{b} was still learning"
+    elif outcome == "against" and still_learning(pair.a, -effect.mean):
+        outcome, note = "unclear", f"{a} was still learning"
+    elif outcome == "level":
+        learning = [name for name, runs in ((a, pair.a), (b, pair.b)) if still_learning(runs)]
+        outcome, note = ("unclear", f"{' and '.join(learning)} still learning") if learning else ("against", "level")
+    return Finding(pair.where, outcome, effect, beside, note)
+
+
+@register_claim(
+    "2",
+    "BPTT loses accuracy as sequences lengthen, even on retrieval; SMT->DMT does not.",
+    figure="synthetic",
+    grids=["synthetic-small", "synthetic"],
+)
+def length(data: Data) -> Verdict:
+    """On retrieval, the accuracy at the shortest minus that at the longest trained length, paired by seed.
+
+    BPTT falls: by 0.02 or more, interval above zero. SMT->DMT does not: interval below 0.05. Nothing is told where the
+    shortest is not learned (accuracy less than 0.2 of the way from chance to the ceiling), and a fall does not count
+    where the method was still learning at the longest, fast enough to make up for it in as much training again.
+    """
+    runs = usual(final(data))
+    runs = runs[~runs["reference"] & (runs["task"] == "retrieval")]
+    missing = "no grid has finished retrieval runs of {} at several lengths."
+    parts = []
+    for method, says, rule in (
+        ("bptt", "BPTT falls with length", f"by {MARGIN} of accuracy or more, interval above zero"),
+        ("smt+dmt", "SMT->DMT keeps its accuracy", f"interval of its fall below {EQUAL} of accuracy"),
+    ):
+        found = [_falls(one, method) for one in ladders(runs[runs["method"] == method], "task.length", least=2)]
+        effect = f"fall in accuracy of {method} from the shortest to the longest"
+        parts.append(Part(says, effect, rule, found, missing.format(method)))
+    return decide(
+        parts,
+        "Over tens of symbols gradients through every step may still arrive, where over hundreds they do not; and with "
+        "equal tokens a longer sequence means fewer steps for every method.",
+    )
+
+
+def _falls(ladder: Ladder, method: str) -> Finding:
+    short, long = ladder.at(ladder.rungs[0]), ladder.at(ladder.rungs[-1])
+    fall = paired_difference(by_seed(short, "accuracy"), by_seed(long, "accuracy"))
+    beside = tuple(
+        (f"accuracy of {method}, length {value:g}", mean_of(ladder.at(value), "accuracy")) for value in ladder.rungs
+    )
+    where = f"{ladder.where}, lengths {ladder.rungs[0]:g} to {ladder.rungs[-1]:g}"
+    if method == "bptt":
+        outcome = decided(beyond(fall, MARGIN))
+        fell = outcome == "for"
+    else:
+        outcome = "for" if fall.high < EQUAL else "against" if fall.low > MARGIN else "unclear"
+        fell = outcome == "against"
+    note = doubt(fall) if outcome == "unclear" else ""
+    if short["skill"].mean() < LEARNED:
+        outcome, note = "unclear", "the shortest is not learned"
+    elif fell and still_learning(long, fall.mean):
+        outcome, note = "unclear", f"{method} was still learning at the longest"
+    return Finding(where, outcome, fall, beside, note)
+
+
+@register_claim(
+    "7",
+    "On sequences longer than those trained on, SMT->DMT keeps its accuracy where its Transformer teacher and the "
+    "Transformer baseline lose theirs.",
+    figure="length-generalisation",
+    grids=["length-small", "length"],
+)
+def unseen_lengths(data: Data) -> Verdict:
+    """Skill (0 at chance, 1 at the ceiling) at the trained length minus its mean over all longer lengths, per run.
+
+    Three parts. The RNN holds: the interval of its loss of skill is below 0.1. It loses less than its own teacher, and
+    less than the Transformer: by 0.02 or more, interval of the paired differences above zero. Nothing is told where one
+    of the two has less than 0.2 of skill at the trained length. Equal losses count against the claim.
+    """
+    runs = usual(_lost(scores(data)))
+    rnn = runs[(runs["method"] == "smt+dmt") & ~runs["reference"]]
+    teacher = runs[(runs["method"] == "smt+dmt") & runs["reference"] & (runs["predictor"] == "teacher")]
+    transformer = runs[(runs["method"] == "transformer") & ~runs["reference"]]
+    lengths = "no finished run of {} was tested at lengths beyond the trained one (evaluation.lengths)."
+    found = []
+    for where, cells in settings(rnn):
+        fall = mean_of(cells, "lost")
+        outcome = inside(fall, float("-inf"), HOLDS)
+        note = doubt(fall) if outcome == "unclear" else ""
+        if cells["skill"].mean() < LEARNED:
+            outcome, note = "unclear", "the trained length is not learned"
+        found.append(Finding(where, outcome, fall, _kept("smt+dmt", cells), note))
+    effect = "skill lost, {} minus smt+dmt"
+    rule = f"by {MARGIN} or more, interval above zero"
+    return decide(
+        [
+            Part(
+                "SMT->DMT holds on longer sequences",
+                "skill it loses",
+                f"interval below {HOLDS}",
+                found,
+                lengths.format("smt+dmt"),
+            ),
+            Part(
+                "it loses less than its teacher",
+                effect.format("teacher"),
+                rule,
+                [_loses_less(pair.where, pair.a, pair.b, "the teacher") for pair in pairs(rnn, teacher)],
+                lengths.format("smt+dmt with its teacher"),
+            ),
+            Part(
+                "it loses less than the Transformer",
+                effect.format("transformer"),
+                rule,
+                [_loses_less(pair.where, pair.a, pair.b, "transformer") for pair in pairs(rnn, transformer, BACKBONE)],
+                lengths.format("transformer"),
+            ),
+        ],
+        "At a few times a short trained length a Transformer with relative positions may still hold, and an RNN whose "
+        "rollouts were that short in training may not.",
+    )
+
+
+def _lost(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per run and predictor that was tested beyond its trained length: its trained score, `longer`, `lost`."""
+    key = ["grid", "id", "predictor", "reference"]
+    longer = rows[rows["length"] > rows["task.length"]].groupby(key)["skill"].mean().rename("longer")
+    trained = rows[rows["trained"]].join(longer, on=key)
+    trained = trained[trained["longer"].notna()]
+    return trained.assign(lost=trained["skill"] - trained["longer"])
+
+
+def _kept(name: str, runs: pd.DataFrame) -> tuple[tuple[str, Interval], ...]:
+    told = (("skill", "skill of {} at the trained length"), ("longer", "skill of {} at longer lengths"))
+    return tuple((words.format(name), mean_of(runs, column)) for column, words in told)
+
+
+def _loses_less(where: str, rnn: pd.DataFrame, other: pd.DataFrame, name: str) -> Finding:
+    effect = paired_difference(by_seed(other, "lost"), by_seed(rnn, "lost"))
+    beside = (*_kept("smt+dmt", rnn), *_kept(name, other))
+    if min(rnn["skill"].mean(), other["skill"].mean()) < LEARNED:
+        return Finding(where, "unclear", effect, beside, "one of them has not learned the trained length")
+    outcome = beyond(effect, MARGIN)
+    if outcome == "level":
+        return Finding(where, "against", effect, beside, "level")
+    return Finding(where, outcome, effect, beside, doubt(effect) if outcome == "unclear" else "")
