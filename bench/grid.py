@@ -43,13 +43,14 @@ import yaml
 
 from bench import registry
 from bench.build import build_method, build_task
-from bench.config import Config, InitFrom, ModelConfig, Run
+from bench.config import Config, EvaluationConfig, InitFrom, ModelConfig, Run, TrainingConfig
 from bench.errors import BadInput, nearest, unknown
 from bench.measure import NAMES as MEASURES
 from bench.models.updaters import count_parameters
 
 SECTIONS = ("task", "method", "model", "training", "evaluation")
 FIELDS = (*SECTIONS, "seed", "device", "precision", "threads", "init_from")
+PARTS: dict[str, type[Config]] = {"model": ModelConfig, "training": TrainingConfig, "evaluation": EvaluationConfig}
 SHIPPED = files("bench") / "grids"
 
 Fields = dict[str, Any]
@@ -323,6 +324,10 @@ def _check_where(conditions: Mapping[str, Any], where: str) -> None:
     """A condition on a field, task or method that there is not would never match: say so."""
     for key, wanted in conditions.items():
         _check_key(key, f"{where}.overrides.where")
+        first, *rest = key.split(".")
+        fields: Any = PARTS[first].model_fields if first in PARTS else {}
+        if rest and fields and rest[0] not in fields:
+            raise unknown(f"{where}.overrides.where: {first}", rest[0], fields)
         kind = {"task": registry.tasks, "method": registry.methods}.get(key.removesuffix(".name"))
         for name in (wanted if isinstance(wanted, list) else [wanted]) if kind else []:
             kind.get(str(name))  # type: ignore[union-attr]

@@ -124,6 +124,7 @@ def test_every_shipped_grid_expands(name):
         ("axis: {task: [stack]}", "grid bad.axis: unknown key; allowed: .*did you mean 'axes'"),
         ("axes: {task: stack}", "grid bad.axes.task: 'stack' given; should be a valid"),
         ("base: {tsk: stack}", "field: 'tsk' is unknown; .*did you mean 'task'"),
+        ("overrides: [{where: {model.dd: 3}, set: {seed: 1}}]\naxes: {seed: [1]}", "model: 'dd' is unknown; .*mean 'd'"),
         ("base:\n\ttask: stack", "bad.yaml, line 2: a tab cannot indent YAML; use spaces"),
         ("base: {task: stack, task: parity}", "line 1: key 'task' is given twice"),
         ("base: [", "bad.yaml, line 1: "),
