@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bench.build import build_method, build_task
 from bench.errors import BadInput
 from bench.grid import grid_names, load_collection, load_grid, make_grid
 from bench.models.updaters import count_parameters
-from bench.build import build_method, build_task
 from tests.helpers import TINY
 
 BASE = {"task.length": 16, "model": TINY, "training": {"budget": {"steps": 5}}, "device": "cpu"}
@@ -124,7 +124,7 @@ def test_every_shipped_grid_expands(name):
         ("axis: {task: [stack]}", "grid bad.axis: unknown key; allowed: .*did you mean 'axes'"),
         ("axes: {task: stack}", "grid bad.axes.task: 'stack' given; should be a valid"),
         ("base: {tsk: stack}", "field: 'tsk' is unknown; .*did you mean 'task'"),
-        ("overrides: [{where: {model.dd: 3}, set: {seed: 1}}]\naxes: {seed: [1]}", "model: 'dd' is unknown; .*mean 'd'"),
+        ("overrides: [{where: {model.dd: 3}, set: {seed: 1}}]\naxes: {seed: [1]}", "'dd' is unknown; .*mean 'd'"),
         ("base:\n\ttask: stack", "bad.yaml, line 2: a tab cannot indent YAML; use spaces"),
         ("base: {task: stack, task: parity}", "line 1: key 'task' is given twice"),
         ("base: [", "bad.yaml, line 1: "),

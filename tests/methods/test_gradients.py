@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bench.build import build_method, build_task
 from bench.methods.smt import cut_windows, uniformity_loss
 from bench.tasks.base import IGNORED, Batch
-from bench.build import build_method, build_task
 from tests.helpers import tiny_run
 
 T, B, SYMBOLS = 6, 3, 4
