@@ -19,10 +19,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from scipy.stats import bootstrap
 
 from bench.errors import BadInput
 from bench.report import style
+from bench.report.statistics import SEEDS_FOR_AN_INTERVAL, mean_interval
 from bench.results import load_results
 
 SECTIONS = ("task.", "method.", "model.", "training.", "evaluation.", "init_from.")
@@ -32,7 +32,6 @@ NUMBERS = (
     *("inherited.tokens", "inherited.training_seconds"),
 )
 TEXTS = ("backbone", "predictor", "reference", "reason", "shortcut_rule", "unit", "seed", "task.length")
-SEEDS_FOR_AN_INTERVAL = 3
 
 Setting = tuple[tuple[str, Any], ...]
 """The config columns in which a cell differs from others of its task and method, with their values."""
@@ -207,11 +206,8 @@ def _spread(accuracies: np.ndarray) -> dict[str, float]:
     """Standard error and a 95 % interval of the mean, as far as there are seeds enough."""
     n = len(accuracies)
     error = accuracies.std(ddof=1) / math.sqrt(n) if n > 1 else float("nan")
-    low = high = float("nan")
-    if n >= SEEDS_FOR_AN_INTERVAL:
-        interval = bootstrap((accuracies,), np.mean, n_resamples=2000, method="percentile", random_state=0)
-        low, high = interval.confidence_interval
-    return {"accuracy_se": error, "accuracy_low": low, "accuracy_high": high}
+    interval = mean_interval(accuracies)
+    return {"accuracy_se": error, "accuracy_low": interval.low, "accuracy_high": interval.high}
 
 
 def _status(cells: pd.DataFrame) -> dict[str, str]:
