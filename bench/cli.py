@@ -303,10 +303,17 @@ def _trace_cost(
 
 
 def _print_cost(folder: Path) -> None:
-    from bench.report import complexity, data
+    """The fitted exponents, as the report shows them."""
+    from bench.report import complexity, data, formats
+    from bench.report.exhibit import Exhibit
 
-    frame = complexity.exponents(data.load([folder]))
-    _print_table(_console(), "cost", list(frame), [[_cell(value) for value in row] for row in frame.to_numpy()])
+    overview = complexity.section(data.load([folder])).exhibits[0]
+    if isinstance(overview, Exhibit) and overview.table is not None:
+        columns = [column for column in formats.shown(overview.table) if not column.head.startswith("token seconds")]
+        rows = [list(row) for row in zip(*(column.texts for column in columns), strict=True)]
+        _print_table(_console(), overview.title, [column.head for column in columns], rows)
+        print(overview.caption)
+    print(f"the table is in {folder / 'cost.json'}; for figures: {_program()} report {shlex.quote(str(folder))}")
 
 
 @app.command()

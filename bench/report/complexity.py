@@ -1,0 +1,412 @@
+"""Measured cost against length: of a training step, of credit's way back, of a streamed token; fitted, beside the paper.
+
+A cost a + b T has a fitted exponent below 1 while a weighs: fits are through the larger half of the lengths, and the
+slope of a straight line, with its r2, stands beside every exponent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy.stats import linregress
+
+from bench.report import lines, style
+from bench.report.claims.cells import having, number
+from bench.report.claims.cost import RNNS, SMT, larger_half
+from bench.report.data import Data
+from bench.report.exhibit import Exhibit, Missing, Section
+from bench.report.statistics import PowerLaw, power_law
+from bench.report.style import GREY, Style
+from bench.report.tables import _clean
+
+COMMAND = "`python run_bench.py cost complexity`"
+UNKNOWN = "not known"
+WHO = ["grid", "task", "method", "backbone", "phase"]
+DASHES: Sequence[Any] = ("-", (0, (4, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
+"""Of backbones."""
+
+
+class Quantity(NamedTuple):
+    """Something that was measured against something else."""
+
+    key: str
+    """Of its columns in the overview."""
+    name: str
+    frame: str
+    """The field of `Data` that holds it."""
+    column: str
+    against: str
+    unit: str
+
+
+LENGTH, DISTANCE, POSITION = "length", "distance", "position"
+QUANTITIES = (
+    Quantity("sequential_operations", "sequential operations", "steps", "whole.sequential_operations", LENGTH, ""),
+    Quantity("sequential_flops", "sequential FLOPs", "steps", "whole.sequential_flops", LENGTH, "FLOPs"),
+    Quantity("flops", "total FLOPs", "steps", "work", LENGTH, "FLOPs"),
+    Quantity("peak_bytes", "peak memory", "steps", "peak_bytes", LENGTH, "bytes"),
+    Quantity("gpu_bytes", "peak memory of the GPU", "steps", "allocated_bytes", LENGTH, "bytes"),
+    Quantity("credit_longest", "longest credit path", "credit", "longest", DISTANCE, "operations"),
+    Quantity("credit_shortest", "shortest credit path", "credit", "shortest", DISTANCE, "operations"),
+    Quantity("state_bytes", "carried state", "inference", "state_bytes", POSITION, "bytes"),
+    Quantity("token_flops", "FLOPs per token", "inference", "work", POSITION, "FLOPs"),
+    Quantity("token_seconds", "seconds per token", "inference", "seconds", POSITION, ""),
+)
+STEP = QUANTITIES[:4]
+CREDIT = QUANTITIES[5:7]
+TOKEN = QUANTITIES[7:]
+AXES = {LENGTH: "sequence length T", DISTANCE: "distance j - i of loss and input", POSITION: "position in the sequence"}
+SYMBOLS = {LENGTH: "T", DISTANCE: "j - i", POSITION: "position"}
+
+
+def paper(quantity: str, method: str, phase: str) -> str:
+    """What the paper says of how a quantity grows (arXiv 2606.06479, claims 3 and 4 of METHODS.md), as far as known."""
+    smt = method in SMT
+    if quantity == "sequential_operations":
+        return "O(T)" if method == "bptt" or (smt and phase == "dmt") else "O(1)" if smt else UNKNOWN
+    if quantity.startswith("credit_"):
+        flat = method == "transformer" or (smt and phase == "smt")
+        return "O(1)" if flat else "O(T)" if method == "bptt" else UNKNOWN
+    if quantity in ("state_bytes", "token_flops"):
+        return "O(1)" if method in RNNS else "O(T)" if method == "transformer" else UNKNOWN
+    return UNKNOWN
+
+
+def section(data: Data) -> Section:
+    """The overview with the step's costs drawn, every fit with its ends, credit paths, and inference."""
+    frames = {name: _rows(getattr(data, name)) for name in ("steps", "credit", "inference")}
+    fitted = fits(frames)
+    looks = style.styles([*data.methods, *(str(one) for frame in frames.values() for one in frame["method"])])
+    exhibits = (
+        _overview(frames["steps"], fitted, looks),
+        *_fits(frames, fitted),
+        _credit(frames["credit"], fitted, looks),
+        _inference(frames["inference"], fitted, looks),
+    )
+    return Section("complexity", "Cost of a training step and of inference", exhibits)
+
+
+# Numbers.
+
+
+def _rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """With every column that is used: names as text, measurements as numbers, `work` for all arithmetic."""
+    columns = [one.column for one in QUANTITIES if one.column != "work"]
+    wanted = (*WHO, *columns, LENGTH, DISTANCE, POSITION, "batch_size", "device", "outside")
+    rows = having(frame, *wanted, "whole.flops", "whole.elementwise", "flops", "elementwise")
+    for name in (*columns, LENGTH, DISTANCE, POSITION, "whole.flops", "whole.elementwise", "flops", "elementwise"):
+        rows[name] = number(rows[name]).replace([np.inf, -np.inf], np.nan)
+    for name in WHO:
+        rows[name] = rows[name].astype(object).where(rows[name].notna(), "").map(str)
+    work = rows["whole.flops"].fillna(rows["flops"])
+    return rows.assign(work=work + rows["whole.elementwise"].fillna(rows["elementwise"]).fillna(0))
+
+
+def _configurations(rows: pd.DataFrame, quantity: Quantity) -> Iterator[tuple[dict[str, str], pd.Series]]:
+    """Who, and the quantity against what it grows in; the mean where several traced models share a name."""
+    known = rows.dropna(subset=[quantity.column, quantity.against])
+    known = known.assign(rank=known["method"].map(style.order))
+    order = {name: place for place, name in enumerate(dict.fromkeys(rows["phase"]))}  # as they were trained
+    known = known.assign(at=known["phase"].map(order)).sort_values(["grid", "task", "rank", "at"], kind="stable")
+    for key, part in known.groupby(WHO, sort=False):
+        yield dict(zip(WHO, key)), part.groupby(quantity.against)[quantity.column].mean()
+
+
+def fits(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row per configuration, phase and quantity: the power law and the line over the larger half, and the ends.
+
+    `exponent` with its standard `error`, `r2` of the fit in logarithms; `slope` (per unit of what it grows in) and
+    `slope_r2` of a straight line; `points` in the fit, from `fitted_from` on; `exponent_all` over all points;
+    `first` and `last` with the values `at_first` and `at_last`; `paper`, what it says.
+    """
+    found = []
+    for quantity in QUANTITIES:
+        for who, values in _configurations(frames[quantity.frame], quantity):
+            x, y = (pd.Series(one, dtype=float).reset_index(drop=True) for one in (values.index, values.to_numpy()))
+            half = larger_half(x)
+            law, whole = _law(x[half], y[half]), _law(x, y)
+            slope, straight = _line(x[half].to_numpy(), y[half].to_numpy())
+            found.append(
+                {
+                    **who,
+                    "key": quantity.key,
+                    "quantity": quantity.name,
+                    "in": SYMBOLS[quantity.against],
+                    "paper": paper(quantity.key, who["method"], who["phase"]),
+                    **{"exponent": law.exponent, "error": law.error, "r2": law.r2},
+                    **{"slope": slope, "slope_r2": straight},
+                    **{"points": int(half.sum()), "fitted_from": x[half].min(), "exponent_all": whole.exponent},
+                    **{"first": x.iloc[0], "at_first": y.iloc[0], "last": x.iloc[-1], "at_last": y.iloc[-1]},
+                }
+            )
+    return pd.DataFrame(found, columns=FITS)
+
+
+FITS = [
+    *(*WHO, "key", "quantity", "in", "paper", "exponent", "error", "r2", "slope", "slope_r2", "points"),
+    *("fitted_from", "exponent_all", "first", "at_first", "last", "at_last"),
+]
+
+
+def _law(x: pd.Series, y: pd.Series) -> PowerLaw:
+    """`power_law`, with exponent and error exactly 0 for what is constant."""
+    law = power_law(x, y)
+    return law._replace(exponent=0.0, error=0.0) if law.n > 1 and np.ptp(y) == 0 else law
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Slope and r2 of a straight line; NaN for fewer than two points."""
+    if len(x) < 2:
+        return float("nan"), float("nan")
+    fit = linregress(x, y)
+    return float(fit.slope), 1.0 if np.ptp(y) == 0 else float(fit.rvalue**2)
+
+
+def overview(fitted: pd.DataFrame) -> pd.DataFrame:
+    """A row per configuration and phase: the exponent of every quantity, and the paper's O(.) where it is known.
+
+    Inference is that of the trained predictor, the same after every phase.
+    """
+    steps = fitted.loc[fitted["in"] != SYMBOLS[POSITION], WHO].drop_duplicates()
+    alone = fitted.loc[fitted["in"] == SYMBOLS[POSITION], WHO].drop_duplicates()
+    alone = alone.merge(steps[WHO[:4]].drop_duplicates(), on=WHO[:4], how="left", indicator=True)
+    table = pd.concat([steps, alone.loc[alone["_merge"] == "left_only", WHO]], ignore_index=True)
+    for one in QUANTITIES:
+        own = fitted[fitted["key"] == one.key]
+        if len(own):
+            on = WHO[:4] if one.against == POSITION else WHO
+            table = table.merge(own[[*on, "exponent"]].rename(columns={"exponent": one.key}), on=on, how="left")
+            told = [paper(one.key, method, phase) for method, phase in zip(table["method"], table["phase"])]
+            if set(told) != {UNKNOWN}:
+                table[f"{one.key}_paper"] = told
+    return _without_idle(table)
+
+
+def _without_idle(table: pd.DataFrame) -> pd.DataFrame:
+    idle = [name for name in ("grid", "task") if name in table and table[name].nunique() == 1]
+    return table.drop(columns=idle).reset_index(drop=True)
+
+
+# Words.
+
+
+def _who(who: Any, phases: int = 1) -> str:
+    return who["method"] + (f", phase {who['phase']}" if phases > 1 else "")
+
+
+def _phases(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """The phases of each method, in their order."""
+    return {str(method): list(dict.fromkeys(part["phase"])) for method, part in rows.groupby("method", sort=False)}
+
+
+def _told(fitted: pd.DataFrame, key: str, column: str = "exponent", digits: int = 2) -> str:
+    """`smt+dmt, phase smt 0.00; bptt 0.98 to 1.01`: the span over backbones and tasks."""
+    own = fitted[fitted["key"] == key]
+    phases, words = _phases(own), []
+    for (method, phase), part in own.groupby(["method", "phase"], sort=False):
+        ends = sorted({f"{round(one, digits) + 0.0:.{digits}f}" for one in part[column].dropna()}, key=float)
+        span = ends[0] if len(ends) == 1 else f"{ends[0]} to {ends[-1]}" if ends else "unknown"
+        words.append(f"{_who({'method': method, 'phase': phase}, len(phases[method]))} {span}")
+    return "; ".join(words)
+
+
+def _ran(rows: pd.DataFrame, against: str) -> str:
+    """What was traced for these rows."""
+    configurations = rows[WHO[:4]].drop_duplicates()
+    count = f"{len(configurations)} configuration{'' if len(configurations) == 1 else 's'}"
+    grids, tasks = (", ".join(dict.fromkeys(rows[name])) for name in ("grid", "task"))
+    values = ", ".join(f"{value:g}" for value in sorted(set(rows[against].dropna())))
+    batches = ", ".join(f"{size:g}" for size in sorted(set(number(rows["batch_size"]).dropna())))
+    devices = ", ".join(sorted(set(rows["device"].dropna().map(str))))
+    words = [f"`cost` of {grids or 'an unknown grid'}: {count} on {tasks}", f"{against} {values}"]
+    words += [f"batch size {batches}"] if batches else []
+    words += [f"device {devices}"] if devices else []
+    return _clean("; ".join(words)) + ". Each was traced once: operations that ran depend on no seed."
+
+
+def _methods(rows: pd.DataFrame) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(sorted(set(rows["task"]))), tuple(sorted(set(rows["method"]), key=style.order))
+
+
+# The exhibits.
+
+
+def _overview(steps: pd.DataFrame, fitted: pd.DataFrame, looks: dict[str, Style]) -> Exhibit | Missing:
+    own = fitted[fitted["in"] == SYMBOLS[LENGTH]]
+    if own.empty:
+        return Missing("complexity", "Cost of a training step", f"no training step was traced; {COMMAND} does")
+    first, last = own["fitted_from"].min(), own["last"].max()
+    caption = (
+        f"Exponents e of T^e, fitted from T = {first:g} to {last:g} (the larger half of the lengths, as a + b T looks "
+        f"shallower at small T). Sequential operations: {_told(own, 'sequential_operations')}. "
+        f"Total FLOPs, elementwise work included: {_told(own, 'flops')}. "
+        f"Beside them the paper's O(.), as far as it is known."
+    )
+    figure, note = _drawn(steps, STEP, looks, across=2)
+    return Exhibit(
+        "complexity",
+        "Cost of a training step",
+        _clean(caption + note),
+        _ran(steps.dropna(subset=[LENGTH]), LENGTH),
+        figure,
+        overview(fitted),
+        *_methods(own),
+    )
+
+
+def _fits(frames: dict[str, pd.DataFrame], fitted: pd.DataFrame) -> Iterator[Exhibit]:
+    """Every fit, with the values at both ends; nothing where nothing was traced."""
+    if fitted.empty:
+        return
+    rows = pd.concat([frame.assign(x=frame[name]) for name, frame in zip(AXES, frames.values())])
+    rough = int((fitted["r2"] < 0.95).sum())
+    caption = (
+        f"{len(fitted)} fits through the larger half of the points, {rough} of them with r2 below 0.95 in logarithms. "
+        "A quantity that grows linearly from a large constant part has an exponent below 1, and a straight line, whose "
+        "slope per step stands beside, with r2 near 1."
+    )
+    yield Exhibit(
+        "complexity-fits",
+        "Every fitted exponent, with the values at both ends",
+        caption,
+        _ran(rows, "x").replace("; x ", "; lengths, distances and positions "),
+        None,
+        _without_idle(fitted.drop(columns="key")),
+        *_methods(fitted),
+    )
+
+
+def _credit(rows: pd.DataFrame, fitted: pd.DataFrame, looks: dict[str, Style]) -> Exhibit | Missing:
+    rows = rows.dropna(subset=[DISTANCE])
+    if rows.empty:
+        return Missing("credit-path", "Credit paths", f"no credit path was traced; {COMMAND} does")
+    outside = rows[rows["outside"].notna()]
+    phases = _phases(rows)
+    told = [
+        f"{_who({'method': method, 'phase': phase}, len(phases[method]))} ({part['outside'].iloc[0]})"
+        for (method, phase), part in outside.groupby(["method", "phase"], sort=False)
+    ]
+    caption = "Operations from the loss at j back to the input at i."
+    if len(fitted[fitted["key"] == "credit_longest"]):
+        caption += (
+            f" Operations more per step of distance, on the longest path: {_told(fitted, 'credit_longest', 'slope', 1)}"
+            f"; on the shortest: {_told(fitted, 'credit_shortest', 'slope', 1)}."
+        )
+    caption += f" Credit flows outside autograd: {'; '.join(told)}." if told else ""
+    without = rows.groupby(["method", "phase"], sort=False)[["shortest", "longest"]].count().sum(axis=1)
+    gone = {who: "no path" for who, count in without.items() if not count}
+    figure, note = _drawn(rows, CREDIT, looks, across=2, gone=gone)
+    table = _sorted(rows)[[*WHO, DISTANCE, "shortest", "longest", "outside"]]
+    table.insert(5, "paper", [paper("credit_longest", *one) for one in zip(table["method"], table["phase"])])
+    return Exhibit(
+        "credit-path",
+        "Credit paths",
+        _clean(caption + note),
+        _ran(rows, DISTANCE),
+        figure,
+        _without_idle(table),
+        *_methods(rows),
+    )
+
+
+def _inference(rows: pd.DataFrame, fitted: pd.DataFrame, looks: dict[str, Style]) -> Exhibit | Missing:
+    rows = rows.dropna(subset=[POSITION])
+    if rows.empty:
+        return Missing("inference", "Inference, token by token", f"no streamed token was traced; {COMMAND} does")
+    caption = (
+        f"Growth with the position p, as p^e: carried state {_told(fitted, 'state_bytes')}; FLOPs per token "
+        f"{_told(fitted, 'token_flops')}. FLOPs more per position, of a straight line: "
+        f"{_told(fitted, 'token_flops', 'slope', 0)}. Methods that train the same RNN coincide. "
+        "Seconds are a median of few tokens, and noisy."
+    )
+    figure, note = _drawn(rows, (TOKEN[1], TOKEN[0], TOKEN[2]), looks, across=3)
+    columns = [*WHO[:4], POSITION, "flops", "elementwise", "state_bytes", "seconds"]
+    table = _sorted(rows)[columns]
+    for key in ("state_bytes", "token_flops"):
+        table[f"{key}_paper"] = [paper(key, method, "") for method in table["method"]]
+    return Exhibit(
+        "inference",
+        "Inference, token by token",
+        _clean(caption + note),
+        _ran(rows, POSITION),
+        figure,
+        _without_idle(table),
+        *_methods(rows),
+    )
+
+
+def _sorted(rows: pd.DataFrame) -> pd.DataFrame:
+    """In the order of legends."""
+    ranked = rows.assign(rank=rows["method"].map(style.order))
+    return ranked.sort_values(["grid", "task", "rank"], kind="stable").reset_index(drop=True)
+
+
+# Drawing.
+
+
+def _drawn(
+    rows: pd.DataFrame,
+    quantities: Sequence[Quantity],
+    looks: dict[str, Style],
+    across: int,
+    gone: dict[Any, str] | None = None,
+) -> tuple[Figure, str]:
+    """A panel per quantity of the (grid, task) with most configurations, and a sentence where there are others.
+
+    `gone` are (method, phase) without a line, and why.
+    """
+    counts = rows.drop_duplicates(WHO).groupby(["grid", "task"], sort=True).size()
+    grid, task = counts.idxmax()
+    note = f" The figure shows {task} of {grid}, one of {len(counts)} tasks." if len(counts) > 1 else ""
+    here = rows[(rows["grid"] == grid) & (rows["task"] == task)]
+    phases = _phases(here)
+    backbones = list(dict.fromkeys(here["backbone"]))
+    down = -(-len(quantities) // across)
+    figure = Figure(figsize=(9.0 if across == 3 else 7.6, 1.2 + 2.3 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).flatten()
+    drawn: dict[str, Line2D] = {}
+    for panel, quantity in zip(panels, quantities):
+        for who, values in _configurations(here, quantity):
+            many = phases[who["method"]]
+            look = _look(who, many, looks)
+            dashes = DASHES[backbones.index(who["backbone"]) % len(DASHES)]
+            values = values[(values > 0) & (values.index > 0)]
+            drawn.setdefault(_who(who, len(many)), Line2D([], [], lw=1.5, **look))
+            thick = 1 + 0.35 * max(0, 3 - list(drawn).index(_who(who, len(many))))  # equal lines show below one another
+            wide = {"ms": 3 * thick, "lw": 1.2 * thick}
+            panel.plot(values.index, values.to_numpy(), ls=dashes, **{**look, **wide})
+        _axes(panel, quantity)
+    for (method, phase), why in (gone or {}).items():
+        who, many = {"method": method, "phase": phase}, phases.get(method, [])
+        drawn[f"{_who(who, len(many))} ({why})"] = Line2D([], [], ls="", **_look(who, many, looks))
+    if len(backbones) > 1:
+        drawn |= {
+            f"backbone {name}": Line2D([], [], color=GREY, lw=1.5, ls=DASHES[place % len(DASHES)])
+            for place, name in enumerate(backbones)
+        }
+    lines.legend(figure, drawn)
+    return figure, note
+
+
+def _look(who: dict[str, str], phases: Sequence[str], looks: dict[str, Style]) -> dict[str, Any]:
+    """A method's colour and marker; SMT's phase as SMT alone is drawn, other phases but the last with open markers."""
+    alone = len(phases) > 1 and who["phase"] in style.HOUSE
+    look = style.HOUSE[who["phase"]] if alone else looks[who["method"]]
+    whole = alone or who["phase"] == phases[-1] if phases else True
+    return {"color": look.color, "marker": look.marker, "ms": 5, "mfc": look.color if whole else "white"}
+
+
+def _axes(panel: Axes, quantity: Quantity) -> None:
+    unit = f" ({quantity.unit})" if quantity.unit and quantity.unit != "FLOPs" else ""
+    panel.set_title(f"{quantity.name[:1].upper()}{quantity.name[1:]}{unit}", loc="left")
+    panel.set_xlabel(AXES[quantity.against])
+    places = sorted({float(x) for line in panel.get_lines() for x in np.asarray(line.get_xdata(), dtype=float)})
+    if places:
+        lines.spread(panel.xaxis, places)
+        style.logarithmic(panel.yaxis)
