@@ -1,4 +1,4 @@
-"""Measured cost against length: of a training step, of credit's way back, of a streamed token; fitted, beside the paper.
+"""Measured cost: of a training step, of credit's way back, of a streamed token; how each grows, and the paper's O(.).
 
 A cost a + b T has a fitted exponent below 1 while a weighs: fits are through the larger half of the lengths, and the
 slope of a straight line, with its r2, stands beside every exponent.
@@ -6,6 +6,7 @@ slope of a straight line, with its r2, stands beside every exponent.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -115,7 +116,7 @@ def _configurations(rows: pd.DataFrame, quantity: Quantity) -> Iterator[tuple[di
     order = {name: place for place, name in enumerate(dict.fromkeys(rows["phase"]))}  # as they were trained
     known = known.assign(at=known["phase"].map(order)).sort_values(["grid", "task", "rank", "at"], kind="stable")
     for key, part in known.groupby(WHO, sort=False):
-        yield dict(zip(WHO, key)), part.groupby(quantity.against)[quantity.column].mean()
+        yield dict(zip(WHO, map(str, key))), part.groupby(quantity.against)[quantity.column].mean()
 
 
 def fits(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -156,7 +157,7 @@ FITS = [
 
 def _law(x: pd.Series, y: pd.Series) -> PowerLaw:
     """`power_law`, with exponent and error exactly 0 for what is constant."""
-    law = power_law(x, y)
+    law = power_law(x.to_numpy(), y.to_numpy())
     return law._replace(exponent=0.0, error=0.0) if law.n > 1 and np.ptp(y) == 0 else law
 
 
@@ -189,7 +190,7 @@ def overview(fitted: pd.DataFrame) -> pd.DataFrame:
 
 
 def _without_idle(table: pd.DataFrame) -> pd.DataFrame:
-    idle = [name for name in ("grid", "task") if name in table and table[name].nunique() == 1]
+    idle = [name for name in ("grid", "task") if name in table and len(set(table[name])) == 1]
     return table.drop(columns=idle).reset_index(drop=True)
 
 
@@ -200,6 +201,11 @@ def _who(who: Any, phases: int = 1) -> str:
     return who["method"] + (f", phase {who['phase']}" if phases > 1 else "")
 
 
+def _by_phase(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    for (method, phase), part in rows.groupby(["method", "phase"], sort=False):  # type: ignore[misc]
+        yield (str(method), str(phase)), part
+
+
 def _phases(rows: pd.DataFrame) -> dict[str, list[str]]:
     """The phases of each method, in their order."""
     return {str(method): list(dict.fromkeys(part["phase"])) for method, part in rows.groupby("method", sort=False)}
@@ -208,11 +214,12 @@ def _phases(rows: pd.DataFrame) -> dict[str, list[str]]:
 def _told(fitted: pd.DataFrame, key: str, column: str = "exponent", digits: int = 2) -> str:
     """`smt+dmt, phase smt 0.00; bptt 0.98 to 1.01`: the span over backbones and tasks."""
     own = fitted[fitted["key"] == key]
-    phases, words = _phases(own), []
-    for (method, phase), part in own.groupby(["method", "phase"], sort=False):
+    phases, words = _phases(fitted[fitted["phase"] != ""]), []
+    for (method, phase), part in _by_phase(own):
         ends = sorted({f"{round(one, digits) + 0.0:.{digits}f}" for one in part[column].dropna()}, key=float)
         span = ends[0] if len(ends) == 1 else f"{ends[0]} to {ends[-1]}" if ends else "unknown"
-        words.append(f"{_who({'method': method, 'phase': phase}, len(phases[method]))} {span}")
+        many = len(phases.get(method, ())) if phase else 1
+        words.append(f"{_who({'method': method, 'phase': phase}, many)} {span}")
     return "; ".join(words)
 
 
@@ -290,7 +297,7 @@ def _credit(rows: pd.DataFrame, fitted: pd.DataFrame, looks: dict[str, Style]) -
     phases = _phases(rows)
     told = [
         f"{_who({'method': method, 'phase': phase}, len(phases[method]))} ({part['outside'].iloc[0]})"
-        for (method, phase), part in outside.groupby(["method", "phase"], sort=False)
+        for (method, phase), part in _by_phase(outside)
     ]
     caption = "Operations from the loss at j back to the input at i."
     if len(fitted[fitted["key"] == "credit_longest"]):
@@ -299,8 +306,7 @@ def _credit(rows: pd.DataFrame, fitted: pd.DataFrame, looks: dict[str, Style]) -
             f"; on the shortest: {_told(fitted, 'credit_shortest', 'slope', 1)}."
         )
     caption += f" Credit flows outside autograd: {'; '.join(told)}." if told else ""
-    without = rows.groupby(["method", "phase"], sort=False)[["shortest", "longest"]].count().sum(axis=1)
-    gone = {who: "no path" for who, count in without.items() if not count}
+    gone = [who for who, part in _by_phase(rows) if part[["shortest", "longest"]].isna().to_numpy().all()]
     figure, note = _drawn(rows, CREDIT, looks, across=2, gone=gone)
     table = _sorted(rows)[[*WHO, DISTANCE, "shortest", "longest", "outside"]]
     table.insert(5, "paper", [paper("credit_longest", *one) for one in zip(table["method"], table["phase"])])
@@ -355,14 +361,14 @@ def _drawn(
     quantities: Sequence[Quantity],
     looks: dict[str, Style],
     across: int,
-    gone: dict[Any, str] | None = None,
+    gone: Sequence[tuple[str, str]] = (),
 ) -> tuple[Figure, str]:
     """A panel per quantity of the (grid, task) with most configurations, and a sentence where there are others.
 
-    `gone` are (method, phase) without a line, and why.
+    `gone` are the (method, phase) that have no line.
     """
-    counts = rows.drop_duplicates(WHO).groupby(["grid", "task"], sort=True).size()
-    grid, task = counts.idxmax()
+    counts = Counter(zip(*(rows.drop_duplicates(WHO)[name] for name in ("grid", "task"))))
+    (grid, task), _ = counts.most_common(1)[0]
     note = f" The figure shows {task} of {grid}, one of {len(counts)} tasks." if len(counts) > 1 else ""
     here = rows[(rows["grid"] == grid) & (rows["task"] == task)]
     phases = _phases(here)
@@ -382,9 +388,9 @@ def _drawn(
             wide = {"ms": 3 * thick, "lw": 1.2 * thick}
             panel.plot(values.index, values.to_numpy(), ls=dashes, **{**look, **wide})
         _axes(panel, quantity)
-    for (method, phase), why in (gone or {}).items():
+    for method, phase in gone:
         who, many = {"method": method, "phase": phase}, phases.get(method, [])
-        drawn[f"{_who(who, len(many))} ({why})"] = Line2D([], [], ls="", **_look(who, many, looks))
+        drawn[f"{_who(who, len(many))} (no path)"] = Line2D([], [], ls="", **_look(who, many, looks))
     if len(backbones) > 1:
         drawn |= {
             f"backbone {name}": Line2D([], [], color=GREY, lw=1.5, ls=DASHES[place % len(DASHES)])

@@ -1,0 +1,303 @@
+"""Ablations: what is compared with what, to the digit; what is told as best; and what odd folders leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+import bench
+from bench.report import ablations
+from bench.report.data import Data, load
+from bench.report.exhibit import Exhibit, Missing
+from bench.results import write_json
+from tests.helpers import TINY, folder_of, tiny_run
+from tests.report.test_report import fake, only, score
+
+NAMES = ["ablation-lambda", "ablation-future", "ablation-backbone"]
+BASE = {"lambda_dyn": 1.0, "lambda_unif": 0.001, "future": 64}
+
+
+def cells(
+    root: Path,
+    accuracies: list[float],
+    method: str = "smt+dmt",
+    backbone: str = "transformer",
+    teacher: float | None = None,
+    ranks: list[float] | None = None,
+    **options: Any,
+) -> None:
+    """A finished cell per accuracy, each of a seed of its own; with a geometry of these effective ranks."""
+    own = {**BASE, **options} if method == "smt+dmt" else {}
+    for seed, accuracy in enumerate(accuracies):
+        run = tiny_run({"name": method, **own}, model={**TINY, "backbone": backbone}, seed=seed)
+        teachers = [score(teacher, 1.0, "teacher")] if teacher is not None else []
+        folder = fake(root, run, [score(accuracy, 1.0), *teachers])
+        if ranks:
+            record = {"points": [[0.0, 0.0]], "label": [0], "effective_rank": ranks[seed]}
+            write_json(folder / "dynamics.json", {"geometry": record})
+
+
+def ladder(root: Path) -> None:
+    """Around lambda_dyn 1, lambda_unif 0.001."""
+    cells(root, [0.5, 0.6, 0.7], ranks=[6, 7, 8], teacher=0.9)
+    cells(root, [0.6, 0.7, 0.8], lambda_dyn=0.1)
+    cells(root, [0.4, 0.2, 0.3], lambda_dyn=10.0, teacher=0.8)
+    cells(root, [0.3, 0.6, 0.6], lambda_unif=0.0, ranks=[1, 2, 3])
+
+
+def exhibits(root: Path) -> dict[str, Exhibit | Missing]:
+    return {one.name: one for one in ablations.section(load([root])).exhibits}
+
+
+def exhibit(root: Path, name: str) -> Exhibit:
+    found = exhibits(root)[name]
+    assert isinstance(found, Exhibit) and found.figure is not None
+    found.figure.canvas.draw()  # type: ignore[attr-defined]
+    return found
+
+
+def table(root: Path, name: str) -> pd.DataFrame:
+    frame = exhibit(root, name).table
+    assert frame is not None
+    return frame
+
+
+def figure(root: Path, name: str) -> Figure:
+    drawn = exhibit(root, name).figure
+    assert drawn is not None
+    return drawn
+
+
+# Weights.
+
+
+def test_every_weight_is_compared_with_the_base_seed_by_seed(tmp_path: Path) -> None:
+    ladder(tmp_path / "g")
+    rows = table(tmp_path, "ablation-lambda")
+    row = only(rows, field="method.lambda_dyn", value=10.0, predictor="rnn")
+    assert (row["accuracy"], row["accuracy_low"], row["accuracy_high"]) == pytest.approx((0.3, 0.2, 0.4))
+    assert row["seeds"] == 3 and row["chance"] == 0.125 and not row["base"]
+    # 0.4 - 0.5, 0.2 - 0.6, 0.3 - 0.7
+    assert (row["minus_base"], row["minus_base_low"], row["minus_base_high"]) == pytest.approx((-0.3, -0.4, -0.1))
+    base = only(rows, field="method.lambda_dyn", value=1.0, predictor="rnn")
+    assert base["base"] and base["minus_base"] == 0 and not base["papers_choice"]
+    teacher = only(rows, field="method.lambda_dyn", value=10.0, predictor="teacher")
+    assert teacher["minus_base"] == pytest.approx(-0.1)  # of the base's teacher
+    assert sorted(rows[rows["field"] == "method.lambda_unif"]["value"].unique()) == [0.0, 0.001]
+    assert "where" not in rows and set(rows["paper"]) == {"not known"}
+
+
+def test_the_best_weight_and_the_papers_are_named(tmp_path: Path) -> None:
+    ladder(tmp_path / "g")
+    rows = table(tmp_path, "ablation-lambda")
+    own = rows[rows["predictor"] == "rnn"]
+    assert own[own["best"]][["field", "value"]].to_numpy().tolist() == [
+        ["method.lambda_dyn", 0.1],
+        ["method.lambda_unif", 0.001],
+    ]
+    assert own[own["papers_choice"]]["value"].tolist() == [0.1, 0.001]
+    caption = exhibit(tmp_path, "ablation-lambda").caption
+    assert (
+        "smt+dmt is best at lambda_dyn 0.1 (0.700 [0.600, 0.800]), the paper's choice, by 0.100 [0.100, 0.100] over 1."
+        in caption
+    )
+    assert "by 0.100 [0.000, 0.200] over 0." in caption  # 0.5 - 0.3, 0, 0.1
+
+
+def test_where_the_papers_weight_is_behind_it_is_told_by_how_much(tmp_path: Path) -> None:
+    cells(tmp_path / "g", [0.5, 0.5, 0.5])
+    cells(tmp_path / "g", [0.2, 0.3, 0.1], lambda_dyn=0.1)
+    cells(tmp_path / "g", [0.1, 0.1, 0.1], lambda_dyn=10.0)
+    caption = exhibit(tmp_path, "ablation-lambda").caption
+    assert "best at lambda_dyn 1 (0.500 [0.500, 0.500]), by 0.300 [0.200, 0.400] over 0.1, the paper's choice." in (
+        caption
+    )
+
+
+def test_equal_weights_make_no_difference(tmp_path: Path) -> None:
+    cells(tmp_path / "g", [0.5, 0.5])
+    cells(tmp_path / "g", [0.5, 0.5], lambda_dyn=0.1)
+    caption = exhibit(tmp_path, "ablation-lambda").caption
+    assert "lambda_dyn makes no difference to smt+dmt" in caption and "takes 3 seeds" in caption
+
+
+def test_the_rank_of_memories_stands_beside_lambda_unif(tmp_path: Path) -> None:
+    ladder(tmp_path / "g")
+    rows = table(tmp_path, "ablation-lambda")
+    row = only(rows, field="method.lambda_unif", value=0.0, predictor="rnn")
+    assert (row["effective_rank"], row["effective_rank_low"], row["effective_rank_high"]) == pytest.approx((2, 1, 3))
+    assert len(figure(tmp_path, "ablation-lambda").axes) == 3
+    assert "effective rank 2.0 at lambda_unif 0 and 7.0 at 0.001" in exhibit(tmp_path, "ablation-lambda").caption
+
+
+def test_without_a_geometry_there_is_no_rank(tmp_path: Path) -> None:
+    cells(tmp_path / "g", [0.5])
+    cells(tmp_path / "g", [0.6], lambda_unif=0.0)
+    assert "effective_rank" not in table(tmp_path, "ablation-lambda")
+    assert len(figure(tmp_path, "ablation-lambda").axes) == 1
+
+
+def test_a_weight_of_zero_has_a_tick_of_its_own_at_the_left(tmp_path: Path) -> None:
+    ladder(tmp_path / "g")
+    dynamics, uniformity, _ = figure(tmp_path, "ablation-lambda").axes
+    assert [text.get_text() for text in uniformity.get_xticklabels()] == ["0", "0.001"]
+    assert [text.get_text() for text in dynamics.get_xticklabels()] == ["0.1", "1", "10"]
+    assert uniformity.get_xscale() == "log" and list(uniformity.get_xticks())[1] == 0.001
+    rings = [line for line in dynamics.lines if line.get_markersize() == 11]
+    assert [list(map(float, line.get_xdata())) for line in rings] == [[0.1]]  # the best
+
+
+# Futures.
+
+
+def futures(root: Path) -> None:
+    cells(root, [0.9, 0.9, 1.0])
+    cells(root, [0.8, 0.9, 1.0], future=1)
+    cells(root, [0.9, 1.0, 1.0], detach=True)
+    cells(root, [0.2, 0.1, 0.3], detach=True, future=1)
+
+
+def test_joint_and_detached_training_are_compared_with_the_same_base(tmp_path: Path) -> None:
+    futures(tmp_path / "g")
+    rows = table(tmp_path, "ablation-future")
+    found = {(row["training"], row["future"]): row for row in rows.to_dict("records")}
+    assert set(found) == {("joint", 1), ("joint", 64), ("detached", 1), ("detached", 64)}
+    assert found["joint", 64]["base"] and sum(row["base"] for row in found.values()) == 1
+    row = found["detached", 1]  # 0.2 - 0.9, 0.1 - 0.9, 0.3 - 1.0
+    assert row["accuracy"] == pytest.approx(0.2)
+    assert (row["minus_base"], row["minus_base_low"], row["minus_base_high"]) == pytest.approx((-2.2 / 3, -0.8, -0.7))
+
+
+def test_it_is_told_whether_detached_training_needs_the_long_future(tmp_path: Path) -> None:
+    futures(tmp_path / "g")
+    caption = exhibit(tmp_path, "ablation-future").caption
+    # 64 minus 1: joint 0.1, 0, 0; detached 0.7, 0.9, 0.7
+    assert "joint training reaches 0.900 [0.800, 1.000] at T_f 1 and 0.933 [0.900, 1.000] at 64, so it does not" in (
+        caption
+    )
+    assert "clearly need the longer (0.033 [0.000, 0.100])" in caption
+    assert "detached training reaches 0.200 [0.100, 0.300] at T_f 1" in caption
+    assert "so it needs the longer (0.767 [0.700, 0.900] more)" in caption
+
+
+def test_the_length_is_marked_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    futures(tmp_path / "g")
+    drawn = figure(tmp_path, "ablation-future")
+    (panel,) = drawn.axes
+    assert panel.get_xscale() == "log" and list(panel.get_xticks()) == [1, 12, 64]
+    assert any(list(line.get_xdata()) == [12, 12] for line in panel.lines)
+    words = [text.get_text().strip() for text in drawn.legends[0].get_texts()]
+    assert words == ["ceiling", "chance", "smt+dmt, joint", "smt+dmt, detached", "length of the task"]
+    dashes = {line.get_linestyle() for line in panel.lines if len(np.asarray(line.get_xdata())) == 2}
+    assert len(dashes) > 1
+
+
+# Backbones.
+
+
+def test_backbones_are_compared_with_the_methods_own_base(tmp_path: Path) -> None:
+    cells(tmp_path / "g", [0.8, 0.9, 1.0])
+    cells(tmp_path / "g", [0.8, 0.9, 1.0], lambda_dyn=0.1)
+    cells(tmp_path / "g", [0.2, 0.1, 0.3], backbone="gru")
+    cells(tmp_path / "g", [0.5, 0.5, 0.5], "bptt")
+    cells(tmp_path / "g", [0.7, 0.6, 0.8], "bptt", "gru")
+    rows = table(tmp_path, "ablation-backbone")
+    assert list(zip(rows["method"], rows["backbone"])) == [
+        ("smt+dmt", "gru"),
+        ("smt+dmt", "transformer"),
+        ("bptt", "gru"),
+        ("bptt", "transformer"),
+    ]
+    assert rows["minus_base"].tolist() == pytest.approx([-0.7, 0, 0.2, 0])  # on a tie the paper's backbone is the base
+    assert rows["seeds"].tolist() == [3] * 4
+    caption = exhibit(tmp_path, "ablation-backbone").caption
+    assert "retrieval, smt+dmt: transformer 0.900 [0.800, 1.000], gru 0.200 [0.100, 0.300]." in caption
+    (panel,) = figure(tmp_path, "ablation-backbone").axes
+    assert [text.get_text() for text in panel.get_xticklabels()] == ["transformer", "gru"]
+    means = [line for line in panel.lines if line.get_markersize() == 6]
+    assert sorted(float(y) for line in means for y in np.asarray(line.get_ydata())) == pytest.approx([0.2, 0.5, 0.7, 0.9])
+
+
+# Odd folders.
+
+
+def test_nothing_there_names_the_grid_that_brings_it(tmp_path: Path) -> None:
+    folder_of(tiny_run(), tmp_path / "g")
+    nothing = Data(pd.DataFrame(), *[pd.DataFrame()] * 6, [], [])
+    for found in (ablations.section(load([tmp_path])), ablations.section(nothing)):
+        assert [one.name for one in found.exhibits] == NAMES
+        for one in found.exhibits:
+            assert isinstance(one, Missing) and "python run_bench.py run ablation-small" in one.reason
+
+
+def test_cells_that_differ_in_more_than_the_field_are_not_compared(tmp_path: Path) -> None:
+    cells(tmp_path / "g", [0.5], future=1)
+    cells(tmp_path / "g", [0.6], lambda_dyn=0.1, future=4)
+    cells(tmp_path / "other", [0.6], lambda_dyn=0.1, future=1)  # nor across grids
+    assert all(isinstance(one, Missing) for one in exhibits(tmp_path).values())
+
+
+def test_unfinished_cells_are_left_out_and_single_seeds_have_no_interval(tmp_path: Path) -> None:
+    cells(tmp_path / "g", [0.5])
+    cells(tmp_path / "g", [0.6], lambda_dyn=0.1)
+    options = {"name": "smt+dmt", **BASE, "lambda_dyn": 10.0}
+    folder_of(tiny_run(options, model=TINY), tmp_path / "g").set_status("failed", reason="x")
+    rows = table(tmp_path, "ablation-lambda")
+    assert rows["value"].tolist() == [0.1, 1.0] and rows["accuracy_low"].isna().all()
+    assert "2 of 3 cells done, the other 1 left out" in exhibit(tmp_path, "ablation-lambda").run
+
+
+def test_a_damaged_geometry_is_no_rank(tmp_path: Path) -> None:
+    cells(tmp_path / "g", [0.5], ranks=[1])
+    cells(tmp_path / "g", [0.6], lambda_unif=0.0, ranks=[2])
+    for file in tmp_path.rglob("dynamics.json"):
+        write_json(file, {"geometry": {"effective_rank": "many"}})
+    assert "effective_rank" not in table(tmp_path, "ablation-lambda")
+
+
+def test_odd_names_are_words_like_others(tmp_path: Path) -> None:
+    ladder(tmp_path / "g")
+    futures(tmp_path / "h")
+    data = load([tmp_path])
+    data.results["method"], data.results["task"] = "<script>", "$x_1$"
+    for one in ablations.section(data).exhibits[:2]:
+        assert isinstance(one, Exhibit) and one.methods == ("<script>",) and one.tasks == ("$x_1$",)
+
+
+def test_real_runs_make_all_three(tmp_path: Path) -> None:
+    method = {"lambda_dyn": 1.0}
+    grid = {
+        "base": {
+            "task": {"name": "retrieval", "length": 8},
+            "model": TINY,
+            "training": {"batch_size": 4, "budget": {"steps": 6}},
+            "evaluation": {"sequences": 16, "reference_sequences": 4, "every": 0.5},
+        },
+        "axes": {"seed": [0]},
+        "overrides": [{"where": {"method": "smt+dmt"}, "set": {"method": method}}],
+        "parts": [
+            {"axes": {"method": ["smt+dmt"]}, "ladders": {"method.lambda_dyn": [0.1], "method.lambda_unif": [0.0]}},
+            {"axes": {"method": ["smt+dmt"], "method.detach": [False, True], "method.future": [1, 64]}},
+            {"axes": {"method": ["smt+dmt", "bptt"], "model.backbone": ["transformer", "gru"]}},
+        ],
+    }
+    bench.run(grid, results=tmp_path)
+    weights, future, backbones = (table(tmp_path, name) for name in NAMES)
+    own = weights[weights["predictor"] == "rnn"]
+    assert own[["field", "value"]].to_numpy().tolist() == [
+        ["method.lambda_dyn", 0.1],
+        ["method.lambda_dyn", 1.0],
+        ["method.lambda_unif", 0.0],
+        ["method.lambda_unif", 0.001],
+    ]
+    assert len(future[future["predictor"] == "rnn"]) == 4 and len(backbones[~backbones["reference"]]) == 4
+    known = load([tmp_path]).results
+    run = known[(known["method.lambda_dyn"] == 0.1) & (known["predictor"] == "rnn")].iloc[0]
+    assert own.iloc[0]["accuracy"] == run["accuracy"]
+    bases = [frame[frame["base"] & ~frame["reference"]] for frame in (weights, future)]
+    assert {row["accuracy"] for frame in bases for row in frame.to_dict("records")} == {own.iloc[1]["accuracy"]}

@@ -1,0 +1,171 @@
+"""Length generalisation: scores beyond the trained length by hand, the figure's lines, and what is left out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib import rc_context
+
+import bench
+from bench.report import lengths
+from bench.report.data import Data, load
+from bench.report.exhibit import Exhibit, Missing
+from bench.report.style import HOUSE, RC
+from tests.helpers import TINY, folder_of, tiny_run
+from tests.report.test_report import fake, only, score
+from tests.report.test_synthetic import drawn
+
+LENGTHS = (6, 12, 24, 48)
+
+
+def cell(root: Path, method: str, seed: int, accuracies: tuple[float, ...], trained: int = 12, **facts: Any) -> None:
+    """A finished cell that was tested at `LENGTHS`; with SMT+DMT a teacher at half of each accuracy."""
+    run = tiny_run(method, {"name": "retrieval", "length": trained}, seed=seed)
+    found = dict(zip(LENGTHS, accuracies))
+    scores = [score(one, 1.0, length=length, **facts) for length, one in found.items()]
+    if method == "smt+dmt":
+        scores += [score(one / 2, 1.0, "teacher", length, **facts) for length, one in found.items()]
+    fake(root, run, scores)
+
+
+RNN = [(0.9, 0.8, 0.6, 0.2), (0.8, 0.8, 0.4, 0.0), (1.0, 0.5, 0.5, 0.5)]
+
+
+def three(root: Path) -> Data:
+    for seed, accuracies in enumerate(RNN):
+        cell(root / "far", "smt+dmt", seed, accuracies)
+        cell(root / "far", "bptt", seed, (0.5, 0.5, 0.5, 0.5))
+    return load([root])
+
+
+def exhibit(data: Data) -> Any:
+    (found,) = lengths.section(data).exhibits
+    assert found.name == "length-generalisation"
+    return found
+
+
+def test_the_score_is_the_mean_over_longer_lengths_of_each_seed_and_then_over_seeds(tmp_path: Path) -> None:
+    row = only(exhibit(three(tmp_path)).table, method="smt+dmt", reference=False)
+    # Longer: 0.4, 0.2, 0.5. Of three seeds the interval reaches from the least to the largest.
+    expected = {
+        **{"longer": 1.1 / 3, "longer_low": 0.2, "longer_high": 0.5},
+        **{"accuracy": 0.7, "accuracy_low": 0.5, "accuracy_high": 0.8},
+        **{"shorter": 0.9, "shorter_low": 0.8, "shorter_high": 1.0},
+        **{"drop": (0.5 + 0.75 + 0) / 3, "drop_low": 0.0, "drop_high": 0.75},
+        **{"chance_longer": 0.125, "ceiling_longer": 0.8, "trained_length": 12, "seeds": 3},
+    }
+    assert {name: row[name] for name in expected} == pytest.approx(expected)
+    assert (row["longer_lengths"], row["shorter_lengths"]) == ("24, 48", "6")
+
+
+def test_the_teacher_and_every_other_method_have_a_row(tmp_path: Path) -> None:
+    table = exhibit(three(tmp_path)).table
+    assert list(zip(table["method"], table["reference"])) == [("smt+dmt", False), ("smt+dmt", True), ("bptt", False)]
+    assert only(table, reference=True)["longer"] == pytest.approx(1.1 / 6)
+    assert only(table, method="bptt")["drop"] == 0
+
+
+def test_what_to_judge_by_is_the_mean_over_longer_lengths(tmp_path: Path) -> None:
+    scores = [
+        score(0.5, 1.0, length=length, chance=1 / length, accuracy_ceiling=0.01 * length) for length in (12, 24, 48)
+    ]
+    fake(tmp_path, tiny_run("bptt", {"name": "retrieval", "length": 12}), scores)
+    row = only(exhibit(load([tmp_path])).table)
+    assert row["chance_longer"] == pytest.approx(1.5 / 48) and row["ceiling_longer"] == pytest.approx(0.36)
+
+
+def test_the_caption_ranks_by_the_score(tmp_path: Path) -> None:
+    caption = exhibit(three(tmp_path)).caption
+    assert (
+        "retrieval (trained at 12, then 24, 48, ceiling there 0.800): bptt 0.500 to 0.500 [0.500, 0.500]; " in caption
+    )
+    assert "; smt+dmt 0.700 to 0.367 [0.200, 0.500]; smt+dmt teacher 0.350 to 0.183 [0.100, 0.250]." in caption
+
+
+def test_the_figure_has_the_means_and_marks_the_trained_length(tmp_path: Path) -> None:
+    figure = exhibit(three(tmp_path)).figure
+    (panel,) = figure.axes
+    color = HOUSE["smt+dmt"].color.lower()
+    assert drawn(panel, color=color, ls="-") == [pytest.approx([0.9, 0.7, 0.5, 0.7 / 3])]
+    assert drawn(panel, color=color, ls="--") == [pytest.approx([0.45, 0.35, 0.25, 0.35 / 3])]
+    assert drawn(panel, color="#707070", ls=":") == [pytest.approx([0.125, 0.125])]
+    upright = [list(one.get_xdata()) for one in panel.get_lines() if list(one.get_ydata()) == [0, 1]]
+    assert upright == [[12, 12]]
+    words = [text.get_text().strip() for text in figure.legends[0].get_texts()]
+    assert words == ["smt+dmt", "bptt", "smt+dmt teacher (reference)", "ceiling", "chance", "trained length"]
+
+
+def test_each_trained_length_has_a_panel_and_rows_of_its_own(tmp_path: Path) -> None:
+    cell(tmp_path, "bptt", 0, (0.5, 0.4, 0.3, 0.2), trained=12)
+    cell(tmp_path, "bptt", 0, (0.5, 0.4, 0.3, 0.2), trained=24)
+    found = exhibit(load([tmp_path]))
+    assert found.table["trained_length"].tolist() == [12, 24]
+    assert found.table["longer"].tolist() == pytest.approx([0.25, 0.2])
+    assert [one.get_title(loc="left") for one in found.figure.axes] == [
+        "retrieval, trained at 12",
+        "retrieval, trained at 24",
+    ]
+
+
+def test_one_seed_has_no_interval_and_the_caption_says_so(tmp_path: Path) -> None:
+    cell(tmp_path, "bptt", 0, RNN[0])
+    found = exhibit(load([tmp_path]))
+    row = only(found.table)
+    assert row["longer"] == pytest.approx(0.4) and math.isnan(row["longer_low"])
+    assert "No mean has an interval" in found.caption
+
+
+def test_shorter_lengths_alone_leave_the_score_open(tmp_path: Path) -> None:
+    fake(tmp_path, tiny_run(), [score(0.5, 1.0, length=12), score(0.6, 1.0, length=6)])
+    found = exhibit(load([tmp_path]))
+    row = only(found.table)
+    assert math.isnan(row["longer"]) and row["shorter"] == 0.6
+    assert found.caption.startswith("No cell was tested at longer lengths")
+
+
+def test_cells_with_one_test_length_or_without_scores_are_not_here(tmp_path: Path) -> None:
+    three(tmp_path)
+    fake(tmp_path / "far", tiny_run("transformer"), [score(0.5, 1.0)])
+    folder_of(tiny_run("smt"), tmp_path / "far").set_status("failed", reason="no")
+    assert set(exhibit(load([tmp_path])).table["method"]) == {"smt+dmt", "bptt"}
+
+
+def test_without_such_cells_the_grid_that_brings_them_is_named(tmp_path: Path) -> None:
+    fake(tmp_path, tiny_run(), [score(0.5, 1.0)])
+    data = load([tmp_path])
+    for one in (data, replace(data, results=data.results.iloc[:0]), replace(data, results=pd.DataFrame())):
+        found = exhibit(one)
+        assert isinstance(found, Missing) and "run length-small" in found.reason
+
+
+def test_any_name_of_a_plugin_is_drawn_as_it_is(tmp_path: Path) -> None:
+    data = three(tmp_path)
+    results = data.results.replace({"bptt": "<script>$x_1$", "retrieval": "_$\\frac{"})
+    results.loc[0, ["accuracy", "chance"]] = float("nan")
+    found = exhibit(replace(data, results=results))
+    assert isinstance(found, Exhibit) and found.figure is not None
+    with rc_context(RC):
+        found.figure.savefig(BytesIO(), format="png")
+    assert found.methods == ("smt+dmt", "<script>$x_1$")
+
+
+def test_real_runs_make_the_exhibit(tmp_path: Path) -> None:
+    evaluation = {"sequences": 8, "reference_sequences": 4, "every": 1.0, "lengths": [6, 16, 20]}
+    training = {"batch_size": 4, "budget": {"steps": 2}}
+    axes = {"method": ["smt+dmt", "bptt"], "task": ["retrieval"], "task.length": [12]}
+    bench.run({"base": {"model": TINY, "training": training, "evaluation": evaluation}, "axes": axes}, results=tmp_path)
+    data = load([tmp_path])
+    table, results = exhibit(data).table, data.results
+    assert len(table) == 3
+    for row in table.to_dict("records"):
+        own = results[(results["method"] == row["method"]) & (results["predictor"] == row["predictor"])]
+        by_length = dict(zip(own["length"], own["accuracy"]))
+        assert set(by_length) == {6, 12, 16, 20}
+        assert row["longer"] == pytest.approx((by_length[16] + by_length[20]) / 2)
+        assert (row["accuracy"], row["shorter"]) == (by_length[12], by_length[6])

@@ -1,0 +1,322 @@
+"""Scaling and compression: ladders are found, laws and gaps are right, and the smallest memory is the smallest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bench
+from bench.report import scaling
+from bench.report.data import Data, load
+from bench.report.exhibit import Exhibit, Missing
+from bench.results import read_json, write_json
+from tests.helpers import TINY, folder_of, tiny_run
+from tests.report.test_report import fake, only, score
+
+BITS = math.log(2)
+NATURAL = {"loss_floor": None, "accuracy_ceiling": None, "unit": "bits"}
+BASE = {**TINY, "d": 16, "memory_tokens": 2}
+Losses = Callable[[float], float]
+
+
+def cell(
+    root: Path,
+    method: str = "bptt",
+    bits: float = 2.0,
+    seed: int = 0,
+    model: dict[str, int] | None = None,
+    options: dict[str, Any] | None = None,
+    parameters: int = 1000,
+    teacher: float | None = None,
+    curve: list[tuple[float, float]] | None = None,
+    task: dict[str, Any] | None = None,
+) -> None:
+    """A finished cell with this loss in bits (and its teacher's), and a curve of (tokens, bits)."""
+    run = tiny_run(
+        {"name": method, **(options or {})},
+        task or {"name": "digits", "length": 64},
+        model={**BASE, **(model or {})},
+        seed=seed,
+    )
+    length = run.task_config.length  # type: ignore[attr-defined]
+    scores = [score(0.5, bits * BITS, length=length, **NATURAL)]
+    scores += [score(0.5, teacher * BITS, "teacher", length, **NATURAL)] if teacher is not None else []
+    folder = fake(root, run, scores)
+    costs = {"steps": 100, "tokens": 1000, "training_seconds": 1.0, "predictor_parameters": parameters}
+    write_json(folder / "result.json", {"scores": scores, "costs": costs})
+    if curve is not None:
+        points = [
+            {
+                "phase": method,
+                "steps": 1,
+                "tokens": tokens,
+                "scores": [{"predictor": "rnn", "reference": False, "accuracy": 0.5, "loss": loss * BITS}],
+            }
+            for tokens, loss in curve
+        ]
+        write_json(folder / "curve.json", points)
+
+
+def traced(root: Path, flops: Callable[[int], float]) -> None:
+    """A cost for every run, with so many FLOPs per token for its number of memory tokens; half of it elementwise."""
+    for file in sorted(root.rglob("run.json")):
+        tokens = read_json(file)["run"]["model"]["memory_tokens"]
+        whole = {"flops": 5 * flops(tokens), "elementwise": 5 * flops(tokens)}
+        whole |= {"sequential_flops": 1, "sequential_operations": 1}
+        write_json(file.parent / "cost.json", {"phases": [{"phase": "bptt", "tokens": 10, "whole": whole}]})
+
+
+def exhibits(root: Path) -> dict[str, Exhibit | Missing]:
+    return {one.name: one for one in scaling.section(load([root])).exhibits}
+
+
+def exhibit(root: Path, name: str) -> Exhibit:
+    found = exhibits(root)[name]
+    assert isinstance(found, Exhibit) and found.figure is not None and found.table is not None
+    found.figure.canvas.draw()  # type: ignore[attr-defined]
+    return found
+
+
+def table(root: Path, name: str) -> pd.DataFrame:
+    frame = exhibit(root, name).table
+    assert frame is not None
+    return frame
+
+
+def three_ladders(root: Path) -> None:
+    """Around K 2, d 16: three memories, three widths, three contexts, each with losses of a known power law."""
+    for seed, more in enumerate([0.9, 1.0, 1.1]):
+        base = {"method": "smt+dmt", "seed": seed, "teacher": 1.0}
+        small = {"model": {"memory_tokens": 1}}
+        large = {"model": {"memory_tokens": 8}}
+        cell(root, bits=2.0 * more, parameters=1000, **base)
+        cell(root, bits=2.0 * 2**0.5 * more, parameters=1000, **base, **small)
+        cell(root, bits=2.0 * 4**-0.5 * more, parameters=1000, **base, **large)
+        cell(root, bits=2.0 * 4**0.25 * more, parameters=250, **base, model={"d": 8})
+        cell(root, bits=2.0 * 4**-0.25 * more, parameters=4000, **base, model={"d": 32})
+        cell(root, bits=2.0 * 8 * more, parameters=1000, **base, options={"context": 8})
+        cell(root, bits=2.0 * 4 * more, parameters=1000, **base, options={"context": 16})
+
+
+def test_the_exponents_of_three_ladders_are_found(tmp_path: Path) -> None:
+    three_ladders(tmp_path / "g")
+    rows = table(tmp_path, "scaling")
+    own = rows[~rows["reference"]]
+    found = {
+        axis: (sorted(part["value"]), part["exponent"].unique(), part["exponent_error"].unique())
+        for axis, part in own.groupby("axis")
+    }
+    assert found["memory"][0] == [16, 32, 128]  # K times d, not K
+    assert found["parameters"][0] == [250, 1000, 4000]
+    assert found["context"][0] == [8, 16, 64]  # 256 sees no more than the 64 that there are
+    assert found["memory"][1] == pytest.approx([-0.5]) and found["memory"][2] == pytest.approx([0], abs=1e-6)
+    assert found["parameters"][1] == pytest.approx([-0.25])
+    assert found["context"][1] == pytest.approx([-1.0])
+    teacher = rows[rows["reference"] & (rows["axis"] == "memory")]
+    assert set(teacher["predictor"]) == {"teacher"} and teacher["exponent"].tolist() == pytest.approx([0] * 3, abs=1e-9)
+
+
+def test_losses_are_means_in_bits_with_the_gap_to_the_same_cells_teacher(tmp_path: Path) -> None:
+    three_ladders(tmp_path / "g")
+    row = only(table(tmp_path, "scaling"), axis="parameters", predictor="rnn", value=4000)
+    at = 2 * 4**-0.25
+    assert row["loss"] == pytest.approx(at) and row["seeds"] == 3 and row["unit"] == "bits"
+    assert (row["loss_low"], row["loss_high"]) == pytest.approx((0.9 * at, 1.1 * at))
+    assert (row["gap"], row["gap_low"], row["gap_high"]) == pytest.approx((at - 1, 0.9 * at - 1, 1.1 * at - 1))
+    assert row["paper"] == "not known" and "setting" not in row
+
+
+def test_the_caption_tells_exponents_the_best_and_how_the_gap_changes(tmp_path: Path) -> None:
+    three_ladders(tmp_path / "g")
+    caption = exhibit(tmp_path, "scaling").caption
+    assert "digits, exponent of the loss in memory: smt+dmt -0.500 ± 0.000 (lowest smt+dmt at 128 with 1.000 bits)" in (
+        caption
+    )
+    assert "the gap of smt+dmt to its teacher goes from +1.828 to +0.414 bits" in caption
+    assert "over 3 seeds" in caption
+
+
+def test_losses_in_nats_stay_in_nats(tmp_path: Path) -> None:
+    for tokens, loss in ((1, 1.5), (2, 1.25)):
+        run = tiny_run(model={**BASE, "memory_tokens": tokens})
+        fake(tmp_path / "g", run, [score(0.5, loss)])
+    rows = table(tmp_path, "scaling")
+    assert rows["loss"].tolist() == [1.5, 1.25] and set(rows["unit"]) == {"nats"}
+    assert rows["exponent"].isna().all()  # any two points lie on a power law
+    assert "bptt 1.500 to 1.250 nats on 2 values" in exhibit(tmp_path, "scaling").caption
+    assert "interval" in exhibit(tmp_path, "scaling").caption
+
+
+def test_cells_that_differ_in_two_fields_make_no_ladder(tmp_path: Path) -> None:
+    cell(tmp_path / "g", model={"memory_tokens": 1})
+    cell(tmp_path / "g", model={"memory_tokens": 2, "updater_layers": 2})
+    cell(tmp_path / "g", model={"memory_tokens": 4, "updater_layers": 2})
+    rows = table(tmp_path, "scaling")
+    assert rows["value"].tolist() == [32, 64] and set(rows["field"]) == {"model.memory_tokens"}
+
+
+def test_a_context_that_is_just_the_length_of_the_task_is_no_ladder(tmp_path: Path) -> None:
+    for length in (16, 32, 64):
+        cell(tmp_path / "g", "smt+dmt", task={"name": "digits", "length": length})
+    assert all(isinstance(one, Missing) for one in exhibits(tmp_path).values())
+
+
+def test_grids_are_kept_apart(tmp_path: Path) -> None:
+    cell(tmp_path / "one", model={"memory_tokens": 1})
+    cell(tmp_path / "two", model={"memory_tokens": 2})
+    assert all(isinstance(one, Missing) for one in exhibits(tmp_path).values())
+
+
+def test_a_law_is_drawn_through_three_rungs(tmp_path: Path) -> None:
+    three_ladders(tmp_path / "g")
+    figure = exhibit(tmp_path, "scaling").figure
+    assert figure is not None and len(figure.axes) == 3
+    assert [axes.get_xlabel() for axes in figure.axes] == [axis.label for axis in scaling.AXES]
+    assert all(axes.get_ylabel() == "test loss (bits per token)" for axes in figure.axes)
+    dotted = [line for axes in figure.axes for line in axes.lines if line.get_linestyle() == ":"]
+    assert len(dotted) == 6  # RNN and teacher in each
+    x, y = (np.log(np.asarray(one, dtype=float)) for one in dotted[0].get_data())
+    assert np.diff(y) / np.diff(x) == pytest.approx([-1.0] * 49)  # context
+    words = [text.get_text().strip() for text in figure.legends[0].get_texts()]
+    assert words == ["smt+dmt", "smt+dmt teacher (reference)", "fitted power law"]
+
+
+# Compression.
+
+
+def curves_of_three_memories(root: Path, seeds: int = 3) -> None:
+    """M 64 is at 2 bits at 200 tokens; M 32 at 400; M 16 at 800. M 64 alone ever gets below."""
+    for seed in range(seeds):
+        shift = 0.1 * (seed - (seeds - 1) / 2)  # away in the mean
+        for tokens, losses in {4: (3.0, 2.0, 1.9, 1.7), 2: (3.5, 3.0, 2.0, 2.0), 1: (4.0, 3.5, 3.0, 2.0)}.items():
+            curve = [(0, 5.0), *zip((100, 200, 400, 800), (loss + shift for loss in losses))]
+            cell(root, seed=seed, bits=losses[-1] + shift, model={"memory_tokens": tokens}, curve=curve)
+
+
+def test_the_smallest_memory_by_each_compute_is_right(tmp_path: Path) -> None:
+    curves_of_three_memories(tmp_path / "g")
+    rows = table(tmp_path, "compression")
+    assert set(rows["currency"]) == {"tokens"}
+    assert sorted(rows["loss"].unique()) == pytest.approx([1.7, 1.8, 1.9, 2.0])
+    two = rows[rows["loss"] == 2.0]
+    assert two["compute"].tolist() == pytest.approx([200 * 4 ** (k / 5) for k in range(6)])
+    assert two["smallest_memory"].tolist() == [64, 64, 64, 32, 32, 16]  # after 200, 264, 348, 459, 606, 800 tokens
+    lowest = rows[rows["loss"] == 1.7]["smallest_memory"].tolist()
+    assert all(map(math.isnan, lowest[:5])) and lowest[5] == 64
+
+
+def test_the_caption_tells_where_training_saved_most_memory(tmp_path: Path) -> None:
+    curves_of_three_memories(tmp_path / "g")
+    caption = exhibit(tmp_path, "compression").caption
+    assert "digits, bptt: more training lets a smaller memory do at 1 of 4 losses, most at 2.000 bits: 64 numbers" in (
+        caption
+    )
+    assert "after 200 tokens, 16 after 800." in caption
+
+
+def test_compute_is_flops_where_every_cell_was_traced(tmp_path: Path) -> None:
+    curves_of_three_memories(tmp_path / "g")
+    traced(tmp_path / "g", lambda tokens: 1000.0 * tokens)
+    rows = table(tmp_path, "compression")
+    assert set(rows["currency"]) == {"FLOPs"}
+    passages, _ = scaling.smallest(load([tmp_path]), scaling.ladders(load([tmp_path])))
+    at = passages[passages["level"] == 2.0].set_index("memory")["spent"]
+    assert at.to_dict() == pytest.approx({16: 800e3, 32: 800e3, 64: 800e3})  # half the price, twice the tokens
+    next((tmp_path / "g").rglob("cost.json")).unlink()
+    assert set(table(tmp_path, "compression")["currency"]) == {"tokens"}
+
+
+def test_the_steps_go_down_where_a_smaller_memory_arrives(tmp_path: Path) -> None:
+    curves_of_three_memories(tmp_path / "g")
+    figure = exhibit(tmp_path, "compression").figure
+    assert figure is not None
+    (panel,) = figure.axes
+    steps = max((line for line in panel.lines if line.get_drawstyle() == "steps-post"), key=lambda one: len(one.get_xdata()))
+    x, y = (np.asarray(one, dtype=float) for one in steps.get_data())
+    assert x.tolist() == [200, 400, 800, 800]
+    assert y == pytest.approx([64, 32, 16, 16], rel=0.1)  # lifted a little, so that lines do not hide one another
+    assert panel.get_xscale() == "log" and panel.get_xlabel() == "training tokens"
+
+
+def test_no_saving_is_told_as_such(tmp_path: Path) -> None:
+    for tokens in (1, 2, 4):
+        cell(tmp_path / "g", model={"memory_tokens": tokens}, curve=[(0, 3.0), (100, 2.5), (200, 2.0)])
+    assert "no smaller memory reach any of the 1 losses" in exhibit(tmp_path, "compression").caption
+
+
+def test_no_curves_no_compression(tmp_path: Path) -> None:
+    three_ladders(tmp_path / "g")
+    for file in tmp_path.rglob("curve.json"):
+        file.unlink()
+    found = exhibits(tmp_path)
+    assert isinstance(found["scaling"], Exhibit)
+    gone = found["compression"]
+    assert isinstance(gone, Missing) and "run scaling-small" in gone.reason
+
+
+# Odd folders.
+
+
+def test_nothing_there_names_the_grid_that_brings_it(tmp_path: Path) -> None:
+    folder_of(tiny_run(), tmp_path / "g")
+    for one in exhibits(tmp_path).values():
+        assert isinstance(one, Missing) and "python run_bench.py run scaling-small" in one.reason
+    empty = pd.DataFrame()
+    nothing = Data(pd.DataFrame(), *[empty] * 6, [], [])
+    assert [one.name for one in scaling.section(nothing).exhibits] == ["scaling", "compression"]
+
+
+def test_unfinished_and_diverged_cells_are_left_out(tmp_path: Path) -> None:
+    curves_of_three_memories(tmp_path / "g", seeds=1)
+    cell(tmp_path / "g", bits=float("nan"), model={"memory_tokens": 8}, curve=[(100, float("nan"))])
+    folder_of(tiny_run("bptt", {"name": "digits", "length": 64}, model={**BASE, "memory_tokens": 16}), tmp_path / "g")
+    next((tmp_path / "g").rglob("curve.json")).write_text("{")
+    rows = table(tmp_path, "scaling")
+    assert set(rows[rows["axis"] == "memory"]["value"]) == {16, 32, 64}
+    assert "No mean has an interval" in exhibit(tmp_path, "scaling").caption
+    assert "4 of 5 cells done, the other 1 left out" in exhibit(tmp_path, "scaling").run
+
+
+def test_odd_names_are_words_like_others(tmp_path: Path) -> None:
+    curves_of_three_memories(tmp_path / "g")
+    data = load([tmp_path])
+    for frame in (data.results, data.curves):
+        frame["method"], frame["task"] = "<script>", "$x_1$"
+    for one in scaling.section(data).exhibits:
+        assert isinstance(one, Exhibit) and one.methods == ("<script>",) and one.tasks == ("$x_1$",)
+
+
+def test_real_runs_make_both(tmp_path: Path) -> None:
+    grid = {
+        "base": {
+            "task": {"name": "digits", "length": 16},
+            "model": TINY,
+            "training": {"batch_size": 4, "budget": {"steps": 6}},
+            "evaluation": {"sequences": 8, "reference_sequences": 4, "every": 0.34},
+        },
+        "axes": {"seed": [0]},
+        "parts": [
+            {"axes": {"method": ["smt+dmt"]}, "ladders": {"model.memory_tokens": [1, 4], "method.context": [2]}},
+            {"axes": {"method": ["bptt"]}, "ladders": {"model.memory_tokens": [1, 4]}},
+        ],
+    }
+    bench.run(grid, results=tmp_path)
+    rows = table(tmp_path, "scaling")
+    assert set(zip(rows["axis"], rows["predictor"], rows["method"])) == {
+        ("context", "rnn", "smt+dmt"),
+        ("context", "teacher", "smt+dmt"),
+        ("memory", "rnn", "smt+dmt"),
+        ("memory", "teacher", "smt+dmt"),
+        ("memory", "rnn", "bptt"),
+    }
+    known = load([tmp_path]).results
+    run = known[(known["method"] == "bptt") & (known["model.memory_tokens"] == 4)].iloc[0]
+    row = only(rows, axis="memory", method="bptt", value=4 * 8)
+    assert row["loss"] == pytest.approx(run["loss"] / BITS)
+    assert set(table(tmp_path, "compression")["method"]) == {"smt+dmt", "bptt"}

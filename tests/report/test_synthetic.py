@@ -1,0 +1,283 @@
+"""Accuracy against difficulty: every number of the tables by hand, the lines of the figure, and what is left out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+
+import bench
+from bench.report import synthetic
+from bench.report.data import Data, load
+from bench.report.exhibit import Exhibit, Missing
+from bench.report.style import HOUSE, RC
+from tests.helpers import TINY, folder_of, tiny_run
+from tests.report.test_report import fake, only, score
+
+
+def cell(
+    root: Path, method: str, length: int, seed: int, accuracy: float, task: str = "retrieval", **facts: Any
+) -> None:
+    """A finished cell; with SMT+DMT a teacher that is 0.05 better."""
+    knobs = facts.pop("task_fields", {})
+    run = tiny_run(method, {"name": task, "length": length, **knobs}, seed=seed, **facts.pop("fields", {}))
+    scores = [score(accuracy, 1.0, length=length, **facts)]
+    if method == "smt+dmt":
+        scores.append(score(accuracy + 0.05, 1.0, "teacher", length, **facts))
+    fake(root, run, scores)
+
+
+SMT = {8: (0.4, 0.5, 0.75), 16: (0.3, 0.3, 0.3)}
+BPTT = {8: (0.3, 0.6, 0.6), 16: (0.5, 0.6, 0.4)}
+
+
+def both(root: Path) -> Data:
+    """SMT+DMT and BPTT on retrieval at lengths 8 and 16, three seeds; chance and ceiling differ by length."""
+    for method, found in (("smt+dmt", SMT), ("bptt", BPTT)):
+        for length, values in found.items():
+            facts: dict[str, Any] = {"chance": 1 / length, "accuracy_ceiling": 0.8 if length == 8 else 0.9}
+            for seed, accuracy in enumerate(values):
+                cell(root / "sweep", method, length, seed, accuracy, **facts)
+    return load([root])
+
+
+def exhibits(data: Data) -> dict[str, Any]:
+    return {one.name: one for one in synthetic.section(data).exhibits}
+
+
+def along(data: Data) -> pd.DataFrame:
+    table = exhibits(data)["synthetic"].table
+    assert isinstance(table, pd.DataFrame)
+    return table
+
+
+def drawn(panel: Axes, **wanted: str) -> list[list[float]]:
+    """The y values of the lines with this look."""
+    looks = [({"color": to_hex(str(one.get_color())), "ls": one.get_linestyle()}, one) for one in panel.get_lines()]
+    found = [one for look, one in looks if all(look[name] == value for name, value in wanted.items())]
+    return [ys for one in found if (ys := np.asarray(one.get_ydata(), dtype=float).tolist())]
+
+
+# Along the axis.
+
+
+def test_each_row_has_the_mean_over_seeds_and_what_it_is_judged_by(tmp_path: Path) -> None:
+    table = along(both(tmp_path))
+    assert len(table) == 6 and set(table["knob"]) == {"length"} and set(table["paper"]) == {"not known"}
+    row = only(table, method="smt+dmt", reference=False, value=8.0)
+    # Of three seeds the interval reaches from the least to the largest: 1 in 27 resamples has one seed thrice.
+    expected = {"accuracy": 0.55, "accuracy_low": 0.4, "accuracy_high": 0.75, "chance": 0.125, "ceiling": 0.8}
+    assert {name: row[name] for name in expected} == pytest.approx(expected)
+    assert row["share_of_ceiling"] == pytest.approx(0.55 / 0.8) and row["seeds"] == 3
+    assert only(table, method="bptt", value=16.0)["share_of_ceiling"] == pytest.approx(0.5 / 0.9)
+    assert only(table, reference=True, value=8.0)["accuracy"] == pytest.approx(0.6)
+
+
+def test_differences_to_bptt_are_paired_by_seed(tmp_path: Path) -> None:
+    table = along(both(tmp_path))
+    row = only(table, method="smt+dmt", reference=False, value=8.0)  # 0.1, -0.1, 0.15
+    assert row["minus_bptt"] == pytest.approx(0.05) and row["minus_bptt_seeds"] == 3
+    assert (row["minus_bptt_low"], row["minus_bptt_high"]) == (pytest.approx(-0.1), pytest.approx(0.15))
+    row = only(table, reference=True, value=16.0)  # the teacher: -0.15, -0.25, -0.05
+    assert (row["minus_bptt"], row["minus_bptt_high"]) == (pytest.approx(-0.15), pytest.approx(-0.05))
+    assert table.loc[table["method"] == "bptt", "minus_bptt"].isna().all()
+
+
+def test_a_seed_that_only_one_of_them_has_is_in_its_mean_but_not_in_the_difference(tmp_path: Path) -> None:
+    both(tmp_path)
+    cell(tmp_path / "sweep", "smt+dmt", 8, 3, 0.95, chance=0.125, accuracy_ceiling=0.8)
+    row = only(along(load([tmp_path])), method="smt+dmt", reference=False, value=8.0)
+    assert row["seeds"] == 4 and row["accuracy"] == pytest.approx(0.65)
+    assert row["minus_bptt_seeds"] == 3 and row["minus_bptt"] == pytest.approx(0.05)
+
+
+def test_cells_of_unlike_models_are_not_paired(tmp_path: Path) -> None:
+    for length in (8, 16):
+        cell(tmp_path, "smt+dmt", length, 0, 0.5)
+        cell(tmp_path, "bptt", length, 0, 0.4, fields={"model": {**TINY, "d": 16}})
+    assert along(load([tmp_path]))["minus_bptt"].isna().all()
+
+
+def test_the_caption_says_by_how_much_and_where(tmp_path: Path) -> None:
+    caption = exhibits(both(tmp_path))["synthetic"].caption
+    assert "smt+dmt -0.075 on average over 2 settings (interval above zero at 0, below at 1" in caption
+    assert "most at retrieval, length 16: -0.200" in caption
+    assert "over 3 seeds or more" in caption and "not known" in caption
+
+
+def test_the_lines_are_the_means_and_chance_and_ceiling_follow_the_axis(tmp_path: Path) -> None:
+    figure = exhibits(both(tmp_path))["synthetic"].figure
+    (panel,) = figure.axes
+    assert panel.get_title(loc="left") == "retrieval" and "length" in panel.get_xlabel()
+    assert drawn(panel, color=HOUSE["smt+dmt"].color.lower(), ls="-") == [pytest.approx([0.55, 0.3])]
+    assert drawn(panel, color=HOUSE["smt+dmt"].color.lower(), ls="--") == [pytest.approx([0.6, 0.35])]
+    assert drawn(panel, color=HOUSE["bptt"].color.lower(), ls="-") == [pytest.approx([0.5, 0.5])]
+    assert drawn(panel, color="#707070", ls="-") == [pytest.approx([0.8, 0.9])]
+    assert drawn(panel, color="#707070", ls=":") == [pytest.approx([0.125, 0.0625])]
+    (legend,) = figure.legends
+    words = [text.get_text().strip() for text in legend.get_texts()]
+    assert words == ["smt+dmt", "bptt", "smt+dmt teacher (reference)", "ceiling", "chance"]
+
+
+def test_seeds_are_points_where_they_are_too_few_for_a_band(tmp_path: Path) -> None:
+    for length in (8, 16):
+        for seed, accuracy in enumerate((0.25, 0.75)):
+            cell(tmp_path, "bptt", length, seed, accuracy)
+    exhibit = exhibits(load([tmp_path]))["synthetic"]
+    assert "No mean has an interval, which takes 3 seeds" in exhibit.caption
+    points = drawn(exhibit.figure.axes[0], color=HOUSE["bptt"].color.lower(), ls="None")
+    assert [sorted(one) for one in points] == [[0.25, 0.25, 0.75, 0.75]]
+    assert exhibit.table["accuracy_low"].isna().all()
+
+
+def test_only_finished_cells_at_the_trained_length_of_tasks_with_a_ceiling_in_nats_count(tmp_path: Path) -> None:
+    both(tmp_path)
+    folder = folder_of(tiny_run("bptt", {"name": "retrieval", "length": 32}), tmp_path / "sweep")
+    folder.set_status("failed", reason="ValueError: no")
+    for length in (16, 32):
+        run = tiny_run("transformer", {"name": "retrieval", "length": length})
+        fake(tmp_path / "sweep", run, [score(0.4, 1.0, length=length), score(0.9, 1.0, length=64)])
+        digits = tiny_run("bptt", {"name": "digits", "length": length})
+        fake(tmp_path / "sweep", digits, [score(0.4, 1.0, length=length, unit="bits")])
+    exhibit = exhibits(load([tmp_path]))["synthetic"]
+    assert set(exhibit.table["task"]) == {"retrieval"} == set(exhibit.tasks)
+    rows = exhibit.table[exhibit.table["method"] == "transformer"]
+    assert rows["value"].tolist() == [16, 32] and rows["accuracy"].tolist() == [0.4, 0.4]
+    assert "sweep, 14 of 15 cells done, the other 1 left out" in exhibit.run
+
+
+def test_the_axis_is_the_knob_with_most_values_and_the_others_make_panels(tmp_path: Path) -> None:
+    for symbols in (4, 8):
+        for length in (8, 12, 16):
+            cell(tmp_path, "bptt", length, 0, 0.5, task_fields={"symbols": symbols})
+    exhibit = exhibits(load([tmp_path]))["synthetic"]
+    assert set(exhibit.table["knob"]) == {"length"} and len(exhibit.table) == 6
+    assert set(exhibit.table["where"]) == {"symbols 4", "symbols 8"}
+    assert [panel.get_title(loc="left") for panel in exhibit.figure.axes] == [
+        "retrieval, symbols 4",
+        "retrieval, symbols 8",
+    ]
+
+
+def test_a_length_that_follows_from_a_knob_is_not_the_axis(tmp_path: Path) -> None:
+    for length, symbols in ((8, 3), (12, 5)):
+        cell(tmp_path, "bptt", length, 0, 0.5, task_fields={"symbols": symbols})
+    table = along(load([tmp_path]))
+    assert set(table["knob"]) == {"symbols"} and table["value"].tolist() == [3, 5] and "where" not in table
+
+
+def test_settings_of_one_method_are_lines_of_their_own(tmp_path: Path) -> None:
+    for backbone, accuracy in (("transformer", 0.5), ("gru", 0.3)):
+        for length in (8, 16):
+            cell(tmp_path, "bptt", length, 0, accuracy, fields={"model": {**TINY, "backbone": backbone}})
+            cell(tmp_path, "smt+dmt", length, 0, accuracy + 0.1, fields={"model": {**TINY, "backbone": backbone}})
+    exhibit = exhibits(load([tmp_path]))["synthetic"]
+    row = only(exhibit.table, method="smt+dmt", reference=False, setting="backbone gru", value=16.0)
+    assert row["accuracy"] == pytest.approx(0.4) and row["minus_bptt"] == pytest.approx(0.1)
+    words = [text.get_text().strip() for text in exhibit.figure.legends[0].get_texts()]
+    assert {"bptt, backbone gru", "bptt, backbone transformer"} <= set(words)
+
+
+# Over all settings.
+
+
+def sweep(root: Path, method: str, shares: dict[int, list[float]]) -> None:
+    """Per seed, shares of the ceiling (0.5) at lengths 8, 12, ..."""
+    for seed, values in shares.items():
+        for place, share in enumerate(values):
+            cell(root / "sweep", method, 8 + 4 * place, seed, 0.5 * share, accuracy_ceiling=0.5)
+
+
+def test_the_interquartile_mean_is_over_settings_of_each_seed_and_then_over_seeds(tmp_path: Path) -> None:
+    sweep(tmp_path, "bptt", {0: [0.1, 0.5, 0.7, 1.0], 1: [0.9, 0.2, 0.4, 0.0], 2: [0.8, 0.8, 0.8, 0.1]})
+    exhibit = exhibits(load([tmp_path]))["synthetic-aggregate"]
+    row = only(exhibit.table)  # the middle two of four: 0.6, 0.3, 0.8
+    assert row["share_of_ceiling"] == pytest.approx(1.7 / 3)
+    assert (row["low"], row["high"]) == (pytest.approx(0.3), pytest.approx(0.8))
+    assert (row["settings"], row["tasks"], row["seeds"]) == (4, 1, 3)
+    assert "sweep, over 4 settings of 1 task: bptt 0.567 [0.300, 0.800]" in exhibit.caption
+    assert [pytest.approx(1.7 / 3)] in drawn_x(exhibit.figure.axes[0])
+
+
+def drawn_x(panel: Axes) -> list[list[float]]:
+    return [np.asarray(one.get_xdata(), dtype=float).tolist() for one in panel.get_lines()]
+
+
+def test_only_settings_that_all_have_finished_are_compared(tmp_path: Path) -> None:
+    sweep(tmp_path, "bptt", {0: [1.0, 0.8, 0.0], 1: [0.5, 0.3, 0.0], 2: [0.9, 0.9, 0.0]})
+    sweep(tmp_path, "transformer", {0: [0.4, 0.2], 1: [0.9]})
+    table = exhibits(load([tmp_path]))["synthetic-aggregate"].table
+    assert only(table, method="bptt")["share_of_ceiling"] == pytest.approx((0.9 + 0.4 + 0.9) / 3)
+    row = only(table, method="transformer")
+    assert row["share_of_ceiling"] == pytest.approx(0.3) and row["seeds"] == 1 and row["settings"] == 2
+    assert math.isnan(row["low"])
+
+
+def test_without_a_known_ceiling_there_is_no_share(tmp_path: Path) -> None:
+    for length in (8, 16):
+        cell(tmp_path, "bptt", length, 0, 0.5, accuracy_ceiling=None)
+    found = exhibits(load([tmp_path]))
+    assert found["synthetic"].table["share_of_ceiling"].isna().all()
+    assert isinstance(found["synthetic-aggregate"], Missing)
+
+
+# What is not there, and what is odd.
+
+
+def test_without_a_varying_difficulty_the_grid_that_brings_it_is_named(tmp_path: Path) -> None:
+    cell(tmp_path / "one", "bptt", 8, 0, 0.5)
+    cell(tmp_path / "two", "bptt", 16, 0, 0.5)  # another grid: no axis
+    found = exhibits(load([tmp_path]))
+    assert set(found) == {"synthetic", "synthetic-aggregate"}
+    assert all(isinstance(one, Missing) and "run synthetic-small" in one.reason for one in found.values())
+
+
+def test_empty_frames_and_unfinished_cells_are_missing_too(tmp_path: Path) -> None:
+    folder_of(tiny_run(), tmp_path)
+    data = load([tmp_path])
+    assert isinstance(exhibits(data)["synthetic"], Missing)
+    assert isinstance(exhibits(replace(data, results=data.results.iloc[:0]))["synthetic"], Missing)
+    assert isinstance(exhibits(replace(data, results=pd.DataFrame()))["synthetic"], Missing)
+
+
+def test_any_name_of_a_plugin_is_drawn_as_it_is(tmp_path: Path) -> None:
+    data = both(tmp_path)
+    results = data.results.replace({"bptt": "<script>$x_1$", "retrieval": "_$\\frac{"})
+    results.loc[0, ["accuracy", "chance"]] = float("nan")
+    with rc_context(RC):
+        for one in exhibits(replace(data, results=results)).values():
+            assert isinstance(one, Exhibit) and one.figure is not None
+            one.figure.savefig(BytesIO(), format="png")
+    assert "No finished bptt to compare with" in exhibits(replace(data, results=results))["synthetic"].caption
+
+
+def test_real_runs_make_both_exhibits(tmp_path: Path) -> None:
+    grid = {
+        "base": {
+            "model": TINY,
+            "training": {"batch_size": 4, "budget": {"steps": 2}},
+            "evaluation": {"sequences": 8, "reference_sequences": 4, "every": 1.0},
+        },
+        "axes": {"method": ["smt+dmt", "bptt"], "task": ["stack"], "task.depth": [1, 2]},
+    }
+    bench.run(grid, results=tmp_path)
+    found = exhibits(load([tmp_path]))
+    table, results = found["synthetic"].table, load([tmp_path]).results
+    assert set(table["knob"]) == {"depth"} and len(table) == 6
+    for row in table.to_dict("records"):
+        (own,) = results[
+            (results["method"] == row["method"])
+            & (results["predictor"] == row["predictor"])
+            & (results["task.depth"] == row["value"])
+        ].to_dict("records")
+        assert (row["accuracy"], row["ceiling"]) == (own["accuracy"], own["accuracy_ceiling"])
+    assert isinstance(found["synthetic-aggregate"], Exhibit)
