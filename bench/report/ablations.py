@@ -1,4 +1,4 @@
-"""Ablations: the weights of SMT's losses, the future that it predicts, joint or detached, and the updater's backbone."""
+"""Ablations: weights of SMT's losses, the future that it predicts, joint or detached training, and backbones."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ def _missing(name: str, title: str, fields: str) -> Missing:
 # Which cells, and how they compare with the base.
 
 
-def sets(
-    rows: pd.DataFrame, fields: Sequence[str], following: tuple[str, ...] = ("training.",)
-) -> list[pd.DataFrame]:
+def sets(rows: pd.DataFrame, fields: Sequence[str], following: tuple[str, ...] = ("training.",)) -> list[pd.DataFrame]:
     """Rows that differ in these fields alone, two values of the first or more, with `where`, and `base` (a bool).
 
     The base has, of each field, the value that most cells of its grid, task and method have; on a tie the paper's, else
@@ -170,7 +168,7 @@ def _weights(data: Data, rows: pd.DataFrame) -> Exhibit | Missing:
             (UNIFORMITY, "accuracy", "accuracy on the test set", uniformity),
             (UNIFORMITY, "rank", "effective rank of memories", ranked),
         ):
-            if len(own) and own["value"].nunique() > 1:
+            if len(set(own["value"] if len(own) else ())) > 1:
                 found.append(Weight(field, score, label, own))
     if not found:
         return _missing(LAMBDA, LAMBDA_TITLE, f"{DYNAMICS} or {UNIFORMITY}")
@@ -178,7 +176,7 @@ def _weights(data: Data, rows: pd.DataFrame) -> Exhibit | Missing:
     looks = style.styles(data.methods)
     drawn: dict[str, Any] = {}
     figure, panels = lines.grid_of(min(len(found), lines.MOST_PANELS), share_y=False)
-    several = table["grid"].nunique() > 1
+    several = len(set(table["grid"])) > 1
     for panel, one in zip(panels, found):
         drawn |= _draw_weight(panel, one, looks)
         lines.title(panel, _place({**one.rows.iloc[0], "where": ""}, several))
@@ -244,12 +242,12 @@ def _draw_weight(panel: Axes, one: Weight, looks: Mapping[str, Style]) -> dict[s
 
 
 def _best_weights(table: pd.DataFrame, found: Sequence[Weight]) -> str:
-    """For each ladder the best weight, and how far it is ahead of the paper's, paired by seed; or the paper's of the next."""
+    """For each ladder the best weight, and how far it is ahead of the paper's (that one: of the next), by seed."""
     told = []
     own = table[~table["reference"].astype(bool)]
     rows = pd.concat([one.rows for one in found if one.score == "accuracy"])
     rows = rows[~rows["reference"]]
-    several = own["grid"].nunique() > 1
+    several = len(set(own["grid"])) > 1
     for _, part in own.groupby([name for name in (*CELL, "field") if name in own], sort=False):
         row = {"where": "", **part.iloc[0].to_dict()}
         best, others, papers = part[part["best"]], part[~part["best"]], part[part["papers_choice"]]
@@ -257,18 +255,23 @@ def _best_weights(table: pd.DataFrame, found: Sequence[Weight]) -> str:
         if others.empty:
             told.append(f"{where}: {name} makes no difference to {row['method']}.")
             continue
-        mine = rows[np.logical_and.reduce([rows[key] == row[key] for key in (*CELL, "field", "predictor")])]
+        mine = _same(rows, row, (*CELL, "field", "predictor"))
         ahead = papers.empty or papers["best"].any()
-        rival = others.loc[others["accuracy"].idxmax(), "value"] if ahead else papers["value"].iloc[0]
+        rival = (others.sort_values("accuracy", kind="stable") if ahead else papers)["value"].iloc[-1]
         gain = paired_difference(*(_at(mine, value) for value in (best["value"].iloc[0], rival)))
         values = " and ".join(f"{value:g}" for value in best["value"])
         choice = PAPERS[row["field"]]
-        note = f", the paper's {choice:g} was not run" if papers.empty else ", the paper's choice" if ahead else ""
+        absent = f", the paper's {choice:g} was not run" if papers.empty else ""
+        first, second = (", the paper's choice" if value == choice else "" for value in (best["value"].iloc[0], rival))
         told.append(
-            f"{where}: {row['method']} is best at {name} {values} ({_accuracy(best)}){note}, by {shown(gain)} over "
-            f"{rival:g}{'' if ahead else ', the paper' + chr(39) + 's choice'}."
+            f"{where}: {row['method']} is best at {name} {values} ({_accuracy(best)}){first}{absent}, by {shown(gain)} "
+            f"over {rival:g}{second}."
         )
     return " ".join(told)
+
+
+def _same(rows: pd.DataFrame, row: Mapping[Any, Any], keys: Sequence[str]) -> pd.DataFrame:
+    return rows[np.logical_and.reduce([rows[key] == row[key] for key in keys])]
 
 
 def _at(rows: pd.DataFrame, value: float) -> dict[int, float]:
@@ -286,12 +289,13 @@ def _ranks(table: pd.DataFrame) -> str:
         return ""
     known = table[table["field"] == UNIFORMITY].dropna(subset="effective_rank")
     told = []
-    several = known["grid"].nunique() > 1
+    several = len(set(known["grid"])) > 1
     for _, part in known.groupby([name for name in CELL if name in known], sort=False):
         if len(part) > 1:
             first, last = part.iloc[0], part.iloc[-1]
+            where = _place({"where": "", **first.to_dict()}, several)
             told.append(
-                f"{_place({'where': '', **first.to_dict()}, several)}: memories of {first['method']} have effective rank "
+                f"{where}: memories of {first['method']} have effective rank "
                 f"{first['effective_rank']:.1f} at lambda_unif {first['value']:g} and {last['effective_rank']:.1f} at "
                 f"{last['value']:g}."
             )
@@ -335,13 +339,15 @@ def _future(data: Data, rows: pd.DataFrame) -> Exhibit | Missing:
 def _draw_futures(panel: Axes, rows: pd.DataFrame, looks: Mapping[str, Style]) -> dict[str, Line2D]:
     """Trained predictors: joint in full lines, detached in broken ones with open markers."""
     drawn = {}
-    for (method, where, training), part in sorted(
-        rows[~rows["reference"]].groupby(["method", "where", "setting"], sort=False),
-        key=lambda one: (style.order(one[0][0]), one[0][1], one[0][2] == DETACHED),
-    ):
-        places = sorted(set(rows.loc[rows["method"] == method, "where"]))
+    found = {
+        (str(method), str(where), str(training)): part
+        for (method, where, training), part in rows[~rows["reference"]].groupby(["method", "where", "setting"])
+    }
+    for method, where, training in sorted(found, key=lambda one: (style.order(one[0]), one[1], one[2] == DETACHED)):
+        places = sorted({other for owner, other, _ in found if owner == method})
         word = ", ".join(one for one in (method, where, training) if one)
         variant = 2 * places.index(where) + (training == DETACHED)
+        part = found[method, where, training]
         drawn[word] = lines.draw(panel, part, "value", "accuracy", looks[method], variant=variant)
     return drawn
 
@@ -350,11 +356,11 @@ def _needs(table: pd.DataFrame, rows: pd.DataFrame) -> str:
     """Joint and detached training with the shortest future and the longest, and whether that makes a difference."""
     own = table[~table["reference"].astype(bool)]
     rows = rows[~rows["reference"]]
-    several = own["grid"].nunique() > 1
+    several = len(set(own["grid"])) > 1
     told = []
     for _, part in own.groupby([name for name in CELL if name in own], sort=False):
         row = {"where": "", **part.iloc[0].to_dict()}
-        mine = rows[np.logical_and.reduce([rows[key] == row[key] for key in (*CELL, "predictor")])]
+        mine = _same(rows, row, (*CELL, "predictor"))
         words = []
         for training, line in part.groupby("training", sort=False):
             short, long = line["future"].iloc[0], line["future"].iloc[-1]
@@ -410,13 +416,15 @@ def _draw_points(
     panel: Axes, rows: pd.DataFrame, names: Sequence[str], looks: Mapping[str, Style]
 ) -> dict[str, Line2D]:
     """Means with intervals, methods beside one another; single seeds small; references open."""
-    own = sorted(
-        rows.groupby(LINE, sort=False), key=lambda one: (style.order(one[0][0]), one[0][1], one[0][3], one[0][2])
-    )
+    found = {
+        (str(method), str(setting), bool(reference), str(predictor)): part
+        for (method, setting, predictor, reference), part in rows.groupby(LINE)
+    }
     drawn = {}
-    for place, ((method, setting, predictor, reference), part) in enumerate(own):
+    for place, key in enumerate(sorted(found, key=lambda one: (style.order(one[0]), *one[1:]))):
+        (method, setting, reference, predictor), part = key, found[key]
         look = looks[method]
-        shift = 0.6 * ((place + 0.5) / len(own) - 0.5)
+        shift = 0.6 * ((place + 0.5) / len(found) - 0.5)
         points = lines.aggregate(part, ["value"], "accuracy")
         x = np.array([names.index(name) for name in points["value"]]) + shift
         panel.vlines(x, points["low"], points["high"], color=look.color, lw=1.6, zorder=2)
@@ -433,14 +441,15 @@ def _draw_points(
 
 
 def _ordered(table: pd.DataFrame) -> str:
-    """For each task and method its backbones, best first, and which of them are at chance."""
+    """For each task and method its backbones, best first, and which of them are no better than chance."""
     own = table[~table["reference"].astype(bool)]
-    several = own["grid"].nunique() > 1
+    several = len(set(own["grid"])) > 1
     told = []
     for _, part in own.groupby([name for name in CELL if name in own], sort=False):
         row = {"where": "", **part.iloc[0].to_dict()}
         ranked = part.sort_values("accuracy", ascending=False, kind="stable")
-        words = [f"{one['backbone']} {_accuracy(pd.DataFrame([one]))}" for one in ranked.to_dict("records")]
-        told.append(f"{_place(row, several)}, {row['method']}: {", ".join(words)}.")
+        no_more = (ranked["accuracy_low"] <= ranked["chance"]).map({True: ", not above chance", False: ""})
+        names = zip(ranked["backbone"], no_more)
+        each = (f"{name} {_accuracy(ranked.iloc[[at]])}{note}" for at, (name, note) in enumerate(names))
+        told.append(f"{_place(row, several)}, {row['method']}: {'; '.join(each)}.")
     return " ".join(told)
-

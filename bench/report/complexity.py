@@ -83,7 +83,7 @@ def section(data: Data) -> Section:
     """The overview with the step's costs drawn, every fit with its ends, credit paths, and inference."""
     frames = {name: _rows(getattr(data, name)) for name in ("steps", "credit", "inference")}
     fitted = fits(frames)
-    looks = style.styles([*data.methods, *(str(one) for frame in frames.values() for one in frame["method"])])
+    looks = style.styles([*map(str, data.methods), *(one for frame in frames.values() for one in frame["method"])])
     exhibits = (
         _overview(frames["steps"], fitted, looks),
         *_fits(frames, fitted),
@@ -97,7 +97,7 @@ def section(data: Data) -> Section:
 
 
 def _rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """With every column that is used: names as text, measurements as numbers, `work` for all arithmetic."""
+    """Rows that name a method, with every column that is used: names as text, numbers, `work` for all arithmetic."""
     columns = [one.column for one in QUANTITIES if one.column != "work"]
     wanted = (*WHO, *columns, LENGTH, DISTANCE, POSITION, "batch_size", "device", "outside")
     rows = having(frame, *wanted, "whole.flops", "whole.elementwise", "flops", "elementwise")
@@ -106,7 +106,8 @@ def _rows(frame: pd.DataFrame) -> pd.DataFrame:
     for name in WHO:
         rows[name] = rows[name].astype(object).where(rows[name].notna(), "").map(str)
     work = rows["whole.flops"].fillna(rows["flops"])
-    return rows.assign(work=work + rows["whole.elementwise"].fillna(rows["elementwise"]).fillna(0))
+    rows = rows.assign(work=work + rows["whole.elementwise"].fillna(rows["elementwise"]).fillna(0))
+    return rows[rows["method"] != ""]
 
 
 def _configurations(rows: pd.DataFrame, quantity: Quantity) -> Iterator[tuple[dict[str, str], pd.Series]]:
@@ -202,7 +203,7 @@ def _who(who: Any, phases: int = 1) -> str:
 
 
 def _by_phase(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
-    for (method, phase), part in rows.groupby(["method", "phase"], sort=False):  # type: ignore[misc]
+    for (method, phase), part in rows.groupby(["method", "phase"], sort=False):
         yield (str(method), str(phase)), part
 
 

@@ -94,7 +94,7 @@ def _counted(count: int, noun: str) -> str:
 def _placed(rows: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """These columns of the rows of finished runs, beside where each run stands."""
     wanted = having(rows, "grid", "id", *columns)[["grid", "id", *columns]]
-    return wanted.merge(runs[["id", "seed", *GROUP]], on=["grid", "id"])
+    return wanted.astype({"grid": object, "id": object}).merge(runs[["id", "seed", *GROUP]], on=["grid", "id"])
 
 
 def _groups(rows: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:

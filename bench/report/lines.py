@@ -213,7 +213,7 @@ def ran(data: Data, parts: Iterable[tuple[str, str]]) -> str:
 
 
 def few_seeds(seeds: pd.Series) -> str:
-    """A sentence where there are groups of too few seeds for an interval; else nothing."""
+    """A sentence on intervals: over how many seeds they are, or how many means have too few for one."""
     few = int((seeds < SEEDS_FOR_AN_INTERVAL).sum())
     if not few:
         return f"Intervals: 95 %, bootstrapped over {int(seeds.min())} seeds or more."

@@ -242,11 +242,11 @@ def _sheet(shown: Sequence[tuple[Any, Samples]], part: pd.DataFrame) -> Figure:
     axes.set_yticks([row * (height + GAP) + height / 2 for row in range(len(strips))], [words for words, *_ in strips])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    for left, words, column in ((0.0, "written freely", 1), (after, "completed below the line", 2)):
-        row = next((row for row, strip in enumerate(strips) if strip[column]), None)
-        if row is not None:
-            at, place = (left, row * (height + GAP)), {"textcoords": "offset points", "annotation_clip": False}
-            axes.annotate(words, at, xytext=(0, 3), va="bottom", **place)
+    for left, head, column in ((0.0, "written freely", 1), (after, "completed below the line", 2)):
+        filled = [row for row, strip in enumerate(strips) if strip[column]]
+        if filled:
+            at, offset = (left, filled[0] * (height + GAP)), (0, 3)
+            axes.annotate(head, at, xytext=offset, textcoords="offset points", va="bottom", annotation_clip=False)
     return figure
 
 

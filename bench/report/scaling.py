@@ -56,9 +56,8 @@ def section(data: Data) -> Section:
     rows = ladders(data)
     if rows.empty:
         fields = ", ".join(field for axis in AXES for field in axis.fields)
-        reason = (
-            f"no finished cells of one task and method that differ in just one of {fields}; `{command(GRID)}` brings them"
-        )
+        missing = f"no finished cells of one task and method that differ in just one of {fields}"
+        reason = f"{missing}; `{command(GRID)}` brings them"
         gone = (Missing(NAME, TITLE, reason), Missing(COMPRESSION, COMPRESSION_TITLE, reason))
         return Section("scaling", "Scaling and compression", gone)
     return Section("scaling", "Scaling and compression", (_scaling(data, rows), _compression(data, rows)))
@@ -84,7 +83,7 @@ def along(
         at = plain.groupby([name for name in columns if name in plain], dropna=False)
         free = [name for name in names if not name.startswith(following) or at[name].nunique(dropna=False).gt(1).any()]
         part = part.assign(setting=lines.worded(plain, free) if free else "")
-        sets = [one for _, one in part.groupby("setting", sort=False) if one[first].nunique() > 1]
+        sets = [one for _, one in part.groupby("setting", sort=False) if len(set(one[first])) > 1]
         for one in sets:
             yield one if len(sets) > 1 else one.assign(setting="")
 
@@ -170,7 +169,9 @@ def _scaling(data: Data, rows: pd.DataFrame) -> Exhibit:
         fields = sorted(set(part["field"]))
         if len(fields) > 1:
             names = part["field"].str.rpartition(".")[2]
-            part = part.assign(setting=[f"along {name}, {one}".rstrip(", ") for name, one in zip(names, part["setting"])])
+            part = part.assign(
+                setting=[f"along {name}, {one}".rstrip(", ") for name, one in zip(names, part["setting"])]
+            )
         drawn |= lines.draw_all(panel, part, "value", "score", looks)
         fits = table[(table["grid"] == grid) & (table["task"] == task) & (table["axis"] == axis)]
         drawn |= _draw_laws(panel, fits, looks)
@@ -185,8 +186,8 @@ def _scaling(data: Data, rows: pd.DataFrame) -> Exhibit:
     return Exhibit(
         NAME,
         TITLE,
-        f"{_exponents(table)} {_gaps(table)}{lines.few_seeds(table['seeds'])}{cut} A teacher stands at its RNN's number "
-        "of parameters. The paper's exponents are not known.",
+        f"{_exponents(table)} {_gaps(table)}{lines.few_seeds(table['seeds'])}{cut} A teacher stands at its RNN's "
+        "number of parameters. The paper's exponents are not known.",
         lines.ran(data, zip(rows["grid"], rows["task"])),
         figure,
         _told(table),
@@ -228,16 +229,16 @@ def _exponents(table: pd.DataFrame) -> str:
                 words.append(f"{who} {ends} on {len(line)} {'value' if len(line) == 1 else 'values'}")
             else:
                 words.append(f"{who} {law['exponent']:+.3f} ± {law['exponent_error']:.3f}")
-        best = part.loc[part["loss"].idxmin()]
+        best = part.sort_values("loss", kind="stable").iloc[0]
         lowest = f"lowest {best['method']} at {best['value']:g} with {best['loss']:.3f} {best['unit']}"
-        place = f"{grid}: {task}" if own["grid"].nunique() > 1 else task
+        place = f"{grid}: {task}" if len(set(own["grid"])) > 1 else task
         told.append(f"{place}, exponent of the loss in {axis}: {', '.join(words)} ({lowest}).")
     return " ".join(told)
 
 
 def _who(key: Sequence[Any], part: pd.DataFrame) -> str:
     field, method, setting = key
-    along_it = f" along {field.rpartition('.')[2]}" if part["field"].nunique() > 1 else ""
+    along_it = f" along {field.rpartition('.')[2]}" if len(set(part["field"])) > 1 else ""
     return f"{method}{along_it}" + (f" ({setting})" if setting else "")
 
 
@@ -322,7 +323,7 @@ def _compression(data: Data, rows: pd.DataFrame) -> Exhibit | Missing:
         )
         return Missing(COMPRESSION, COMPRESSION_TITLE, reason)
     looks = style.styles(data.methods)
-    groups = [(key, part) for key, part in passages.groupby(CURVE, sort=False)]
+    groups = _groups(passages)
     shown = groups[: lines.MOST_PANELS]
     figure, panels = lines.grid_of(len(shown), across=2, share_y=False)
     if len(shown) > 1:
@@ -346,6 +347,11 @@ def _compression(data: Data, rows: pd.DataFrame) -> Exhibit | Missing:
         tuple(dict.fromkeys(table["task"])),
         tuple(sorted(set(table["method"]), key=style.order)),
     )
+
+
+def _groups(passages: pd.DataFrame) -> list[tuple[list[str], pd.DataFrame]]:
+    """(the values of `CURVE`, rows) of each panel."""
+    return [([str(word) for word in key], part) for key, part in passages.groupby(CURVE, sort=False)]
 
 
 def _steps(level: pd.DataFrame) -> list[tuple[float, float]]:
@@ -382,11 +388,11 @@ def _draw_steps(panel: Axes, part: pd.DataFrame, look: style.Style) -> None:
 def _shrinking(passages: pd.DataFrame) -> str:
     """For each method: the level at which more training saved most memory."""
     told = []
-    for (grid, task, method, setting, unit), part in passages.groupby(CURVE, sort=False):
+    for (grid, task, method, setting, unit), part in _groups(passages):
         steps = {level: _steps(one) for level, one in part.groupby("level", sort=False)}
         level, most = max(steps.items(), key=lambda one: one[1][0][1] / one[1][-1][1])
         where = ", ".join(word for word in (task, method, setting) if word)
-        where = f"{grid}: {where}" if passages["grid"].nunique() > 1 else where
+        where = f"{grid}: {where}" if len(set(passages["grid"])) > 1 else where
         if len(most) == 1:
             told.append(f"{where}: more training lets no smaller memory reach any of the {len(steps)} losses.")
             continue
@@ -394,7 +400,7 @@ def _shrinking(passages: pd.DataFrame) -> str:
         currency = part["currency"].iloc[0]
         (early, large), (late, small) = most[0], most[-1]
         told.append(
-            f"{where}: more training lets a smaller memory do at {shrink} of {len(steps)} losses, most at {level:.3f} "
+            f"{where}: more training lets a smaller memory do at {shrink} of {len(steps)} losses, most at {float(level):.3f} "
             f"{unit}: {large:g} numbers after {_rough(early)} {currency}, {small:g} after "
             f"{_rough(late)}."
         )

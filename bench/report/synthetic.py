@@ -202,7 +202,7 @@ def _over_all(data: Data, rows: pd.DataFrame) -> Exhibit | Missing:
         )
         return Missing(TOTAL, TOTAL_TITLE, reason)
     looks = style.styles(data.methods)
-    grids = list(dict.fromkeys(table["grid"]))
+    grids = list(dict.fromkeys(table["grid"]))[: lines.MOST_PANELS]
     figure, panels = lines.grid_of(len(grids), across=1)
     figure.set_size_inches(6.6, 0.8 + sum(0.5 + 0.3 * int((table["grid"] == grid).sum()) for grid in grids))
     for panel, grid in zip(panels, grids):

@@ -144,7 +144,7 @@ def test_a_norm_of_zero_is_not_drawn_and_counts_as_the_smallest_number(tmp_path:
     cell(tmp_path, {"gradients": [gone]})
     exhibit, table = made(tmp_path, "gradient-norms")
     assert "1 norm of exactly 0" in exhibit.caption and table["first_to_last"].iloc[0] == pytest.approx(1e-45)
-    assert list(panels(exhibit.figure)[1].lines[0].get_xdata()) == [1, 2]
+    assert np.asarray(panels(exhibit.figure)[1].lines[0].get_xdata()).tolist() == [1, 2]
 
 
 def test_ablations_stand_in_the_table_alone(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_panel_shows_points_by_label_and_where_the_updater_moves_memories(tmp_
     (arrows,) = (one for one in panel.collections if isinstance(one, Quiver))
     assert np.allclose(np.asarray(points.get_offsets()), plane()["points"])
     assert np.allclose(arrows.XY, plane()["origin"]) and np.allclose(np.c_[arrows.U, arrows.V], plane()["field"])
-    assert arrows.angles == "xy" and len(np.unique(points.get_facecolor(), axis=0)) == 3  # type: ignore[arg-type]
+    assert arrows.angles == "xy" and len(np.unique(points.get_facecolor(), axis=0)) == 3
     assert bar.get_ylabel() == "needle" and [one.get_text() for one in bar.get_yticklabels()] == ["0", "1", "2"]
 
 
@@ -293,7 +293,9 @@ def test_without_records_every_part_says_what_brings_them(tmp_path: Path) -> Non
 
 def test_without_runs_it_says_so(tmp_path: Path) -> None:
     seeds(tmp_path, [0.5])
-    frames = {name: pd.DataFrame() for name in ("curves", "steps", "credit", "inference", "gradients", "drift")}
+    frames: dict[str, Any] = {
+        name: pd.DataFrame() for name in ("curves", "steps", "credit", "inference", "gradients", "drift")
+    }
     data = Data(results=load_table(tmp_path).iloc[:0], geometry=[], samples=[], **frames)
     assert all(isinstance(one, Missing) for one in dynamics.section(data).exhibits)
 
@@ -343,7 +345,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "evaluation": {"sequences": 16, "reference_sequences": 8, "every": 0.5},
             "task": {"name": "retrieval", "length": 8},
         },
-        "axes": {"method": ["smt+dmt", "bptt", "transformer"], "seed": [0, 1, 2]},
+        "axes": {"method": ["smt+dmt", "bptt", "transformer"]},
         "measure": ["dynamics"],
     }
     bench.run(grid, results=root, launcher="inline")
@@ -356,7 +358,7 @@ def test_real_runs_fill_every_part(real: Path) -> None:
         assert isinstance(one, Exhibit) and one.table is not None and panels(one.figure) and one.caption and one.run
         assert "transformer" not in one.methods  # it has no memory
     gradients, drift = made(real, "gradient-norms")[1], made(real, "drift")[1]
-    assert len(gradients) == 4 and set(gradients["seeds"]) == {3}
+    assert len(gradients) == 4 and set(gradients["seeds"]) == {1}
     assert drift["phase"].tolist() == ["smt", "dmt"] and drift["drift_within"].gt(0).all()
     assert drift["accuracy_beyond"].between(0, 1).all()  # scored at the end of twice the length alone
     assert drift["accuracy_within"].isna().all()

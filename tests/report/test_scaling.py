@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tests.helpers import TINY, folder_of, tiny_run
 from tests.report.test_report import fake, only, score
 
 BITS = math.log(2)
-NATURAL = {"loss_floor": None, "accuracy_ceiling": None, "unit": "bits"}
+NATURAL: dict[str, Any] = {"loss_floor": None, "accuracy_ceiling": None, "unit": "bits"}
 BASE = {**TINY, "d": 16, "memory_tokens": 2}
 Losses = Callable[[float], float]
 
@@ -34,7 +34,7 @@ def cell(
     options: dict[str, Any] | None = None,
     parameters: int = 1000,
     teacher: float | None = None,
-    curve: list[tuple[float, float]] | None = None,
+    curve: Sequence[tuple[float, float]] | None = None,
     task: dict[str, Any] | None = None,
 ) -> None:
     """A finished cell with this loss in bits (and its teacher's), and a curve of (tokens, bits)."""
@@ -79,7 +79,7 @@ def exhibits(root: Path) -> dict[str, Exhibit | Missing]:
 def exhibit(root: Path, name: str) -> Exhibit:
     found = exhibits(root)[name]
     assert isinstance(found, Exhibit) and found.figure is not None and found.table is not None
-    found.figure.canvas.draw()  # type: ignore[attr-defined]
+    found.figure.canvas.draw()
     return found
 
 
@@ -92,12 +92,10 @@ def table(root: Path, name: str) -> pd.DataFrame:
 def three_ladders(root: Path) -> None:
     """Around K 2, d 16: three memories, three widths, three contexts, each with losses of a known power law."""
     for seed, more in enumerate([0.9, 1.0, 1.1]):
-        base = {"method": "smt+dmt", "seed": seed, "teacher": 1.0}
-        small = {"model": {"memory_tokens": 1}}
-        large = {"model": {"memory_tokens": 8}}
+        base: dict[str, Any] = {"method": "smt+dmt", "seed": seed, "teacher": 1.0}
         cell(root, bits=2.0 * more, parameters=1000, **base)
-        cell(root, bits=2.0 * 2**0.5 * more, parameters=1000, **base, **small)
-        cell(root, bits=2.0 * 4**-0.5 * more, parameters=1000, **base, **large)
+        cell(root, bits=2.0 * 2**0.5 * more, parameters=1000, **base, model={"memory_tokens": 1})
+        cell(root, bits=2.0 * 4**-0.5 * more, parameters=1000, **base, model={"memory_tokens": 8})
         cell(root, bits=2.0 * 4**0.25 * more, parameters=250, **base, model={"d": 8})
         cell(root, bits=2.0 * 4**-0.25 * more, parameters=4000, **base, model={"d": 32})
         cell(root, bits=2.0 * 8 * more, parameters=1000, **base, options={"context": 8})
@@ -237,7 +235,9 @@ def test_the_steps_go_down_where_a_smaller_memory_arrives(tmp_path: Path) -> Non
     figure = exhibit(tmp_path, "compression").figure
     assert figure is not None
     (panel,) = figure.axes
-    steps = max((line for line in panel.lines if line.get_drawstyle() == "steps-post"), key=lambda one: len(one.get_xdata()))
+    steps = max(
+        (line for line in panel.lines if line.get_drawstyle() == "steps-post"), key=lambda one: np.size(one.get_xdata())
+    )
     x, y = (np.asarray(one, dtype=float) for one in steps.get_data())
     assert x.tolist() == [200, 400, 800, 800]
     assert y == pytest.approx([64, 32, 16, 16], rel=0.1)  # lifted a little, so that lines do not hide one another
@@ -268,7 +268,7 @@ def test_nothing_there_names_the_grid_that_brings_it(tmp_path: Path) -> None:
     for one in exhibits(tmp_path).values():
         assert isinstance(one, Missing) and "python run_bench.py run scaling-small" in one.reason
     empty = pd.DataFrame()
-    nothing = Data(pd.DataFrame(), *[empty] * 6, [], [])
+    nothing = Data(empty, empty, empty, empty, empty, empty, empty, [], [])
     assert [one.name for one in scaling.section(nothing).exhibits] == ["scaling", "compression"]
 
 

@@ -107,6 +107,17 @@ def test_cells_of_unlike_models_are_not_paired(tmp_path: Path) -> None:
     assert along(load([tmp_path]))["minus_bptt"].isna().all()
 
 
+def test_with_several_rivals_at_equal_settings_there_is_no_difference(tmp_path: Path) -> None:
+    training = {"batch_size": 8, "budget": {"steps": 12}}
+    for length in (8, 16):
+        cell(tmp_path, "smt+dmt", length, 0, 0.5)
+        for lr, accuracy in ((1e-3, 0.4), (1e-2, 0.3)):
+            fields = {"training": {**training, "optimiser": {"lr": lr}}}
+            cell(tmp_path, "bptt", length, 0, accuracy, fields=fields)
+    table = along(load([tmp_path]))
+    assert table["minus_bptt"].isna().all() and set(table["setting"]) == {"", "lr 0.001", "lr 0.01"}
+
+
 def test_the_caption_says_by_how_much_and_where(tmp_path: Path) -> None:
     caption = exhibits(both(tmp_path))["synthetic"].caption
     assert "smt+dmt -0.075 on average over 2 settings (interval above zero at 0, below at 1" in caption

@@ -1,0 +1,328 @@
+"""The cost section: exponents that an independent fit confirms, the record's values, and records that are not whole."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import rc_context
+from matplotlib.lines import Line2D
+
+from bench.measure.cost import keep_table
+from bench.report import style
+from bench.report.complexity import paper, section
+from bench.report.data import Data, load
+from bench.report.exhibit import Exhibit, Missing
+from bench.results import write_json
+from tests.helpers import tiny_run
+
+LENGTHS = (8, 16, 32, 64, 128, 256, 512)
+LARGER = [64, 128, 256, 512]
+DISTANCES = (0, 1, 2, 4, 8, 16)
+TEACHER = "the teacher's memories hold what to keep"
+
+
+def step(method: str, phase: str, length: int, operations: float, **fields: Any) -> dict[str, Any]:
+    whole: dict[str, float] = {
+        "flops": 10 * length**2,
+        "elementwise": 5 * length,
+        "sequential_flops": 3 * length,
+        "operations": 9,
+    }
+    whole["sequential_operations"] = operations
+    named = {"task": "retrieval", "method": method, "backbone": "gru", "phase": phase, "device": "cpu"}
+    return {**named, "length": length, "batch_size": 8, "peak_bytes": 100 * length, "whole": whole, **fields}
+
+
+def path(
+    method: str, phase: str, distance: int, shortest: int | None, longest: int | None, **fields: Any
+) -> dict[str, Any]:
+    named = {"task": "retrieval", "method": method, "backbone": "gru", "phase": phase, "length": 32}
+    return {**named, "distance": distance, "shortest": shortest, "longest": longest, "outside": None, **fields}
+
+
+def token(method: str, position: int, flops: int, state_bytes: int) -> dict[str, Any]:
+    named = {"task": "retrieval", "method": method, "backbone": "gru", "position": position}
+    return {**named, "flops": flops, "elementwise": 100, "state_bytes": state_bytes, "seconds": 2e-4}
+
+
+def record() -> dict[str, list[dict[str, Any]]]:
+    """SMT flat, DMT and BPTT linear with and without a constant part, a Transformer that streams ever slower."""
+    steps = [step("smt+dmt", "smt", T, 157) for T in LENGTHS] + [step("smt+dmt", "dmt", T, 30 * T) for T in LENGTHS]
+    steps += [step("bptt", "train", T, 90 + 68 * T) for T in LENGTHS]
+    credit = [path("smt+dmt", "smt", D, 27, 99) for D in DISTANCES]
+    credit += [path("smt+dmt", "dmt", D, None, None, outside=TEACHER) for D in DISTANCES]
+    credit += [path("bptt", "train", D, 40 + 5 * D, 106 + 45 * D) for D in DISTANCES]
+    inference = [token("bptt", p, 5000, 256) for p in LENGTHS]
+    inference += [token("transformer", p, 1000 + 128 * p, 256 * p) for p in LENGTHS]
+    return {"steps": steps, "credit": credit, "inference": inference}
+
+
+def read(root: Path, found: dict[str, Any], grid: str = "complexity") -> Data:
+    write_json(root / grid / "cost.json", {"schema": 1, **found})
+    return load([root])
+
+
+def exhibits(data: Data) -> dict[str, Exhibit | Missing]:
+    with rc_context(style.RC):
+        return {one.name: one for one in section(data).exhibits}
+
+
+def made(data: Data, name: str) -> Exhibit:
+    one = exhibits(data)[name]
+    assert isinstance(one, Exhibit), one.reason
+    return one
+
+
+def table(data: Data, name: str) -> pd.DataFrame:
+    frame = made(data, name).table
+    assert frame is not None
+    return frame
+
+
+def points(line: Line2D) -> dict[float, float]:
+    return dict(zip(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()))
+
+
+def only(frame: pd.DataFrame, **wanted: Any) -> dict[str, Any]:
+    for name, value in wanted.items():
+        frame = frame[frame[name] == value]
+    (row,) = frame.to_dict("records")
+    return {str(name): value for name, value in row.items()}
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return read(tmp_path_factory.mktemp("cost"), record())
+
+
+# The overview.
+
+
+def test_exponents_are_those_of_an_independent_fit_over_the_larger_half_of_the_lengths(traced: Data) -> None:
+    frame = table(traced, "complexity")
+    smt, dmt, bptt = (only(frame, phase=phase) for phase in ("smt", "dmt", "train"))
+    assert smt["sequential_operations"] == 0.0
+    assert dmt["sequential_operations"] == pytest.approx(1.0, abs=1e-12)
+    expected = np.polyfit(np.log(LARGER), np.log([90 + 68 * T for T in LARGER]), 1)[0]
+    assert bptt["sequential_operations"] == pytest.approx(expected, abs=1e-12) and 0.98 < expected < 1
+    assert bptt["sequential_flops"] == pytest.approx(1) and bptt["peak_bytes"] == pytest.approx(1)
+
+
+def test_elementwise_work_counts_among_total_flops(traced: Data) -> None:
+    expected = np.polyfit(np.log(LARGER), np.log([10 * T**2 + 5 * T for T in LARGER]), 1)[0]
+    assert only(table(traced, "complexity"), phase="smt")["flops"] == pytest.approx(expected, abs=1e-12)
+    ends = only(table(traced, "complexity-fits"), phase="smt", quantity="total FLOPs")
+    assert (ends["at_first"], ends["at_last"]) == (10 * 8**2 + 5 * 8, 10 * 512**2 + 5 * 512)
+
+
+def test_the_papers_growth_stands_beside_the_measured_one(traced: Data) -> None:
+    frame = table(traced, "complexity").set_index(["method", "phase"])
+    assert frame["sequential_operations_paper"].to_dict() == {
+        ("smt+dmt", "smt"): "O(1)",
+        ("smt+dmt", "dmt"): "O(T)",
+        ("bptt", "train"): "O(T)",
+        ("transformer", ""): "not known",
+    }
+    assert frame.loc[("smt+dmt", "smt"), "credit_longest_paper"] == "O(1)"
+    assert frame.loc[("bptt", "train"), "credit_shortest_paper"] == "O(T)"
+    assert frame.loc[("bptt", "train"), "state_bytes_paper"] == "O(1)"
+    assert frame.loc[("transformer", ""), "token_flops_paper"] == "O(T)"
+    assert not [name for name in frame if name in ("flops_paper", "peak_bytes_paper")], "nothing is known of these"
+
+
+@pytest.mark.parametrize("quantity", ["sequential_operations", "credit_longest", "state_bytes", "flops"])
+def test_nothing_is_claimed_for_methods_that_the_paper_does_not_have(quantity: str) -> None:
+    assert paper(quantity, "rtrl", "train") == "not known"
+
+
+def test_inference_is_told_for_every_phase_of_its_method_and_for_methods_that_were_only_streamed(traced: Data) -> None:
+    frame = table(traced, "complexity")
+    assert only(frame, method="bptt")["state_bytes"] == 0.0
+    streamed = only(frame, method="transformer")
+    assert streamed["state_bytes"] == pytest.approx(1.0) and math.isnan(streamed["sequential_operations"])
+
+
+def test_the_caption_tells_the_exponents(traced: Data) -> None:
+    caption = made(traced, "complexity").caption
+    assert "from T = 64 to 512" in caption
+    assert "Sequential operations: smt+dmt, phase smt 0.00; smt+dmt, phase dmt 1.00; bptt 0.99." in caption
+
+
+# Every fit.
+
+
+def test_each_fit_has_its_ends_its_range_and_the_slope_of_a_line(traced: Data) -> None:
+    row = only(table(traced, "complexity-fits"), method="bptt", quantity="sequential operations")
+    assert (row["first"], row["at_first"], row["last"], row["at_last"]) == (8, 90 + 68 * 8, 512, 90 + 68 * 512)
+    assert (row["fitted_from"], row["points"], row["slope"]) == (64, 4, pytest.approx(68))
+    everything = np.polyfit(np.log(LENGTHS), np.log([90 + 68 * T for T in LENGTHS]), 1)[0]
+    assert row["exponent_all"] == pytest.approx(everything)
+    assert row["exponent_all"] < row["exponent"], "a + bT looks shallower at small T"
+
+
+def test_a_credit_path_that_grows_from_a_constant_part_is_told_by_its_slope(traced: Data) -> None:
+    row = only(table(traced, "complexity-fits"), method="bptt", quantity="longest credit path")
+    assert row["slope"] == pytest.approx(45) and row["slope_r2"] == pytest.approx(1) and row["exponent"] < 0.9
+    assert "on the longest path: smt+dmt, phase smt 0.0; bptt 45.0" in made(traced, "credit-path").caption
+
+
+# Credit and inference.
+
+
+def test_credit_tables_are_the_record_and_tell_what_flows_outside(traced: Data) -> None:
+    frame = table(traced, "credit-path")
+    row = only(frame, method="bptt", distance=8)
+    assert (row["shortest"], row["longest"], row["paper"]) == (80, 466, "O(T)")
+    beyond = only(frame, phase="dmt", distance=8)
+    assert math.isnan(beyond["shortest"]) and beyond["outside"] == TEACHER
+    assert f"Credit flows outside autograd: smt+dmt, phase dmt ({TEACHER})." in made(traced, "credit-path").caption
+
+
+def test_inference_tables_are_the_record(traced: Data) -> None:
+    row = only(table(traced, "inference"), method="transformer", position=128)
+    assert (row["flops"], row["elementwise"], row["state_bytes"], row["seconds"]) == (17384, 100, 32768, 2e-4)
+    assert row["state_bytes_paper"] == "O(T)"
+    caption = made(traced, "inference").caption
+    assert "carried state bptt 0.00; transformer 1.00" in caption and "bptt 0; transformer 128" in caption
+
+
+# Figures.
+
+
+def test_panels_hold_the_recorded_values_in_the_methods_colours(traced: Data) -> None:
+    figure = made(traced, "complexity").figure
+    assert figure is not None and len(figure.axes) == 4
+    panel = figure.axes[0]
+    assert (
+        panel.get_title("left") == "Sequential operations" and (panel.get_xscale(), panel.get_yscale()) == ("log",) * 2
+    )
+    drawn = {line.get_color(): points(line) for line in panel.get_lines()}
+    assert drawn[style.HOUSE["smt"].color] == dict.fromkeys(LENGTHS, 157)
+    assert drawn[style.HOUSE["smt+dmt"].color][256] == 30 * 256
+    assert drawn[style.HOUSE["bptt"].color][512] == 90 + 68 * 512
+    assert points(figure.axes[3].get_lines()[0])[512] == 51200
+
+
+def test_a_method_without_a_credit_path_is_named_though_it_has_no_line(traced: Data) -> None:
+    figure = made(traced, "credit-path").figure
+    assert figure is not None and [len(panel.get_lines()) for panel in figure.axes] == [2, 2]
+    (legend,) = figure.legends
+    assert any("smt+dmt, phase dmt (no path)" in text.get_text() for text in legend.get_texts())
+
+
+def test_inference_draws_work_state_and_time(traced: Data) -> None:
+    figure = made(traced, "inference").figure
+    assert figure is not None
+    assert [one.get_title("left") for one in figure.axes] == [
+        "FLOPs per token",
+        "Carried state (bytes)",
+        "Seconds per token",
+    ]
+    work = {line.get_color(): points(line) for line in figure.axes[0].get_lines()}
+    assert work[style.HOUSE["transformer"].color] == {p: 1100 + 128 * p for p in LENGTHS}
+
+
+def test_backbones_are_told_apart_by_dashes(tmp_path: Path) -> None:
+    found = record()
+    found["steps"] += [{**one, "backbone": "mlp"} for one in found["steps"]]
+    figure = made(read(tmp_path, found), "complexity").figure
+    assert figure is not None
+    lines = [line for line in figure.axes[0].get_lines() if line.get_color() == style.HOUSE["bptt"].color]
+    assert len(lines) == 2 and len({str(line.get_linestyle()) for line in lines}) == 2
+    words = [text.get_text().strip() for text in figure.legends[0].get_texts()]
+    assert {"backbone gru", "backbone mlp"} <= set(words)
+
+
+def test_the_memory_of_a_gpu_has_a_column_where_it_was_measured(tmp_path: Path, traced: Data) -> None:
+    assert "gpu_bytes" not in table(traced, "complexity")
+    found = record()
+    found["steps"] = [{**one, "allocated_bytes": 7 * one["length"]} for one in found["steps"]]
+    assert only(table(read(tmp_path, found), "complexity"), method="bptt")["gpu_bytes"] == pytest.approx(1.0)
+
+
+def test_of_several_tasks_the_one_with_most_methods_is_drawn_and_all_are_in_the_table(tmp_path: Path) -> None:
+    found = record()
+    found["steps"] += [{**step("bptt", "train", T, 9 * T), "task": "stack"} for T in LENGTHS]
+    data = read(tmp_path, found)
+    assert set(table(data, "complexity")["task"]) == {"retrieval", "stack"}
+    assert "The figure shows retrieval of complexity, one of 2 tasks." in made(data, "complexity").caption
+    assert made(data, "complexity").tasks == ("retrieval", "stack")
+
+
+# What is missing, odd or damaged.
+
+
+def test_without_traces_every_part_names_the_command(tmp_path: Path) -> None:
+    found = exhibits(read(tmp_path, {"steps": [], "credit": [], "inference": []}))
+    assert set(found) == {"complexity", "credit-path", "inference"}
+    assert all(isinstance(one, Missing) and "cost complexity" in one.reason for one in found.values())
+
+
+@pytest.mark.parametrize("name", ["steps", "credit", "inference"])
+def test_a_part_that_was_not_traced_leaves_the_others(tmp_path: Path, name: str) -> None:
+    found = exhibits(read(tmp_path, {**record(), name: []}))
+    gone = {"steps": "complexity", "credit": "credit-path", "inference": "inference"}[name]
+    assert [key for key, one in found.items() if isinstance(one, Missing)] == [gone]
+
+
+def test_damaged_rows_are_left_out(tmp_path: Path) -> None:
+    found = record()
+    junk = [{"method": "bptt"}, {}, {**step("bptt", "train", 8, 1), "length": "long"}, {"task": None, "length": -3}]
+    found["steps"] += [*junk, step("bptt", "train", 1024, math.nan), {"method": "bptt", "whole": 3, "length": 8}]
+    found["credit"] += [{"distance": "x"}, {"method": "bptt", "distance": 3, "longest": "far"}]
+    found["inference"] += [{"position": None}, {"method": 7, "position": 2, "flops": None}]
+    data = read(tmp_path, found)
+    row = only(table(data, "complexity"), method="bptt")
+    expected = np.polyfit(np.log(LARGER), np.log([90 + 68 * T for T in LARGER]), 1)[0]
+    assert row["sequential_operations"] == pytest.approx(expected)
+    for one in exhibits(data).values():
+        assert isinstance(one, Exhibit)
+
+
+def test_names_of_plugins_do_no_harm(tmp_path: Path) -> None:
+    found = {
+        name: [
+            {**row, "method": "<script>$x_1$", "backbone": "_b", "task": "$t"} for row in rows if "smt" in row["method"]
+        ]
+        for name, rows in record().items()
+    }
+    found["inference"] = [{**token("<script>$x_1$", p, 5, 0), "backbone": "_b", "task": "$t"} for p in LENGTHS]
+    with rc_context(style.RC):
+        for one in section(read(tmp_path, found)).exhibits:
+            assert isinstance(one, Exhibit)
+            if one.figure is not None:
+                one.figure.savefig(tmp_path / "figure.png")
+                words = [text.get_text() for text in one.figure.legends[0].get_texts()]
+                assert any("<script>$x_1$" in word for word in words)
+
+
+def test_a_single_length_has_values_and_no_exponent(tmp_path: Path) -> None:
+    data = read(tmp_path, {"steps": [step("bptt", "train", 8, 100)], "credit": [], "inference": []})
+    row = only(table(data, "complexity-fits"), quantity="sequential operations")
+    assert math.isnan(row["exponent"]) and math.isnan(row["slope"]) and row["at_last"] == 100
+
+
+# Real traces.
+
+
+def test_a_real_trace_is_shown_as_it_was_recorded(tmp_path: Path) -> None:
+    runs = [tiny_run("smt+dmt"), tiny_run("bptt"), tiny_run("transformer")]
+    found = keep_table(runs, tmp_path / "complexity", lengths=(4, 8, 16))
+    data = load([tmp_path])
+    fits = table(data, "complexity-fits")
+    wanted = fits["quantity"] == "sequential operations"
+    shown = {(row["method"], row["phase"]): row["at_last"] for row in fits[wanted].to_dict("records")}
+    longest = [one for one in found["steps"] if one["length"] == 16]
+    assert shown == {(one["method"], one["phase"]): one["whole"]["sequential_operations"] for one in longest}
+    overview = table(data, "complexity")
+    assert only(overview, phase="smt")["sequential_operations"] <= 0.05
+    assert only(overview, method="bptt")["sequential_operations"] > 0.8
+    assert (
+        only(overview, method="transformer")["state_bytes"] > 0.8 and only(overview, method="bptt")["state_bytes"] == 0
+    )
+    assert len(table(data, "credit-path")) == len(found["credit"])

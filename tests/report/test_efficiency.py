@@ -1,0 +1,353 @@
+"""Loss against spend: targets, spends to reach them and losses at equal spend, each by hand; and what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import rc_context
+
+import bench
+from bench.config import Run
+from bench.report import style
+from bench.report.data import Data, load
+from bench.report.dynamics import cells
+from bench.report.efficiency import base, loss_at, section, spend_to
+from bench.report.exhibit import Exhibit, Missing
+from bench.results import write_json
+from tests.helpers import TINY, folder_of, tiny_run
+
+TOKENS = (0, 100, 200, 400)
+FACTS = {"chance": 0.1, "unigram_loss": 2.0, "loss_floor": 0.0, "accuracy_ceiling": 1.0, "unit": "nats"}
+
+
+def cell(
+    root: Path,
+    run: Run,
+    losses: Sequence[float],
+    *,
+    rates: dict[str, float] | None = None,
+    phases: Sequence[str] | None = None,
+    state: str = "done",
+    seconds: float = 0.01,
+    tokens: Sequence[int] = TOKENS,
+    **facts: Any,
+) -> None:
+    """A run that was evaluated after these tokens; `rates` are sequential FLOPs per token by phase, a third of all."""
+    folder = folder_of(run, root)
+    phases = phases or ["train"] * len(losses)
+    score = {"predictor": "rnn", "reference": False, "accuracy": 0.5}
+    curve = [
+        {
+            **{"phase": phase, "steps": spent, "tokens": spent, "training_seconds": seconds * spent},
+            "scores": [{**score, "loss": loss}, {**score, "predictor": "teacher", "reference": True, "loss": 0.001}],
+        }
+        for phase, spent, loss in zip(phases, tokens, losses)
+    ]
+    write_json(folder / "curve.json", curve)
+    final = [{**score, **FACTS, **facts, "loss": losses[-1], "length": 12}]
+    costs = {"steps": 4, "tokens": tokens[-1], "training_seconds": 4.0, "predictor_parameters": 9}
+    write_json(folder / "result.json", {"scores": final, "costs": costs, "provenance": {}})
+    folder.set_status(state)
+    if rates:
+        whole = {
+            phase: {"flops": 20 * one, "elementwise": 10 * one, "sequential_flops": 10 * one}
+            for phase, one in rates.items()
+        }
+        traced = [
+            {"phase": phase, "tokens": 10, "whole": {**one, "sequential_operations": 1}} for phase, one in whole.items()
+        ]
+        write_json(folder / "cost.json", {"schema": 1, "phases": traced})
+
+
+def seeds(
+    root: Path, method: str, curves: Sequence[Sequence[float]], run: dict[str, Any] | None = None, **how: Any
+) -> None:
+    for seed, losses in enumerate(curves):
+        cell(root, tiny_run(method, seed=seed, **(run or {})), losses, **how)
+
+
+def pair(root: Path) -> Data:
+    """BPTT: cheap per token; SMT->DMT: worse, and dearer in its first phase than in its second."""
+    seeds(root, "bptt", [[2.1, 2.0, 1.0, 0.5], [2.1, 2.0, 1.2, 0.6], [2.1, 2.0, 1.4, 0.7]], rates={"train": 1.0})
+    phases = ["smt", "smt", "smt", "dmt"]
+    losses = [[2.2, 1.9, 1.5, 0.9], [2.2, 1.9, 1.5, 1.0], [2.2, 1.9, 1.5, 1.1]]
+    seeds(root, "smt+dmt", losses, rates={"smt": 5.0, "dmt": 1.0}, phases=phases, seconds=0.02)
+    return load([root])
+
+
+def exhibits(data: Data) -> list[Exhibit]:
+    with rc_context(style.RC):
+        found = section(data).exhibits
+    assert all(isinstance(one, Exhibit) for one in found), found
+    return [one for one in found if isinstance(one, Exhibit)]
+
+
+def table(data: Data) -> pd.DataFrame:
+    frame = exhibits(data)[0].table
+    assert frame is not None
+    return frame
+
+
+def only(frame: pd.DataFrame, **wanted: Any) -> dict[str, Any]:
+    for name, value in wanted.items():
+        frame = frame[frame[name] == value]
+    (row,) = frame.to_dict("records")
+    return {str(name): value for name, value in row.items()}
+
+
+# Reading curves.
+
+
+def test_a_spend_is_read_off_a_straight_line_in_its_logarithm() -> None:
+    x, loss = np.array([100.0, 400.0]), np.array([2.0, 1.0])
+    assert spend_to(x, loss, 1.5) == pytest.approx(200.0)
+    assert spend_to(x, loss, 2.5) == 100.0, "at its first evaluation it was there already"
+    assert math.isnan(spend_to(x, loss, 0.9))
+    assert loss_at(x, loss, 200.0) == pytest.approx(1.5)
+    assert loss_at(x, loss, 50.0) == 2.0, "in the method's favour"
+
+
+def test_the_first_time_counts_though_the_loss_rises_again() -> None:
+    assert spend_to(np.array([1.0, 10.0, 100.0, 1000.0]), np.array([2.0, 1.0, 3.0, 0.5]), 1.0) == pytest.approx(10.0)
+
+
+# The table.
+
+
+def test_the_last_loss_is_a_mean_over_seeds_with_its_interval(tmp_path: Path) -> None:
+    row = only(table(pair(tmp_path)), method="bptt")
+    assert row["loss"] == pytest.approx(0.6) and row["seeds"] == 3
+    # Of three seeds a resample's mean is the lowest seed's in 1 of 27 cases, so that the 2.5 % point is that one.
+    assert (row["loss_low"], row["loss_high"]) == pytest.approx((0.5, 0.7))
+    assert row["loss_floor"] == 0.0 and row["unit"] == "nats"
+
+
+def test_spends_are_in_every_currency_with_each_phase_at_its_own_price(tmp_path: Path) -> None:
+    frame = table(pair(tmp_path))
+    bptt, smt = (only(frame, method=name) for name in ("bptt", "smt+dmt"))
+    assert (bptt["tokens"], bptt["sequential_flops"], bptt["flops"]) == (400, 400 * 1.0, 400 * 3.0)
+    assert smt["sequential_flops"] == pytest.approx(200 * 5.0 + 200 * 1.0)
+    assert smt["flops"] == pytest.approx(3 * (200 * 5.0 + 200 * 1.0))
+    assert (bptt["training_seconds"], smt["training_seconds"]) == pytest.approx((4.0, 8.0))
+
+
+def test_the_target_is_the_worst_last_loss_and_spends_to_it_are_on_the_mean_curve(tmp_path: Path) -> None:
+    frame = table(pair(tmp_path))
+    bptt, smt = (only(frame, method=name) for name in ("bptt", "smt+dmt"))
+    assert bptt["target"] == smt["target"] == pytest.approx(1.0)
+    # The mean curve of bptt is 1.2 at 200 and 0.6 at 400 tokens: a third of the way in log tokens.
+    assert bptt["tokens_to_target"] == pytest.approx(200 * 2 ** (1 / 3))
+    assert bptt["sequential_flops_to_target"] == pytest.approx(200 * 2 ** (1 / 3))
+    assert bptt["training_seconds_to_target"] == pytest.approx(2 * 2 ** (1 / 3))
+    assert smt["tokens_to_target"] == pytest.approx(400)
+
+
+def test_losses_at_equal_spend_are_at_the_least_of_the_last_spends(tmp_path: Path) -> None:
+    frame = table(pair(tmp_path))
+    bptt, smt = (only(frame, method=name) for name in ("bptt", "smt+dmt"))
+    assert (bptt["loss_at_equal_tokens"], smt["loss_at_equal_tokens"]) == pytest.approx((0.6, 1.0))
+    assert bptt["loss_at_equal_sequential_flops"] == pytest.approx(0.6)
+    assert smt["loss_at_equal_sequential_flops"] == pytest.approx(1.9), "400 is before its first evaluation, at 500"
+    # 4 s: bptt's end; smt+dmt is at 200 tokens.
+    assert smt["loss_at_equal_training_seconds"] == pytest.approx(1.5)
+
+
+def test_a_method_that_did_not_learn_sets_no_target(tmp_path: Path) -> None:
+    pair(tmp_path)
+    seeds(tmp_path, "transformer", [[2.1, 2.0, 1.9, 1.9]] * 3, rates={"train": 0.1})
+    frame = table(load([tmp_path]))
+    assert frame["target"].tolist() == pytest.approx([1.0] * 3)
+    assert math.isnan(only(frame, method="transformer")["tokens_to_target"])
+
+
+def test_where_none_learned_there_is_no_target(tmp_path: Path) -> None:
+    for method in ("bptt", "transformer"):
+        seeds(tmp_path, method, [[2.1, 2.0, 2.0, 1.99]] * 3)
+    data = load([tmp_path])
+    assert "target" not in table(data) and "at 1 settings none did" in exhibits(data)[0].caption
+
+
+def test_natural_losses_are_in_bits(tmp_path: Path) -> None:
+    seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3, unit="bits", loss_floor=None, accuracy_ceiling=None)
+    data = load([tmp_path])
+    row = only(table(data))
+    assert (row["unit"], row["loss"]) == ("bits", pytest.approx(1 / math.log(2)))
+    figure = exhibits(data)[0].figure
+    assert figure is not None and figure.axes[0].get_ylabel() == "loss (bits)"
+
+
+def test_the_teachers_loss_is_not_the_methods(tmp_path: Path) -> None:
+    assert table(pair(tmp_path))["loss"].min() > 0.5
+
+
+def test_seeds_are_averaged_as_far_as_all_reach(tmp_path: Path) -> None:
+    cell(tmp_path, tiny_run("bptt", seed=0), [2.0, 1.8, 1.6, 1.4])
+    cell(tmp_path, tiny_run("bptt", seed=1), [2.0, 1.6, 1.2])
+    row = only(table(load([tmp_path])))
+    assert (row["tokens"], row["loss"], row["seeds"]) == (200, pytest.approx(1.4), 2)
+
+
+# The figures.
+
+
+def test_four_panels_hold_the_mean_curves(tmp_path: Path) -> None:
+    figure = exhibits(pair(tmp_path))[0].figure
+    assert figure is not None
+    labels = [panel.get_xlabel() for panel in figure.axes]
+    assert labels == ["sequential FLOPs", "total FLOPs", "training tokens", "seconds of training"]
+    assert all(panel.get_xscale() == "log" for panel in figure.axes)
+    drawn = {line.get_color(): line for line in figure.axes[2].get_lines()}
+    bptt = drawn[style.HOUSE["bptt"].color]
+    assert bptt.get_xydata() == pytest.approx(np.array([[100, 2.0], [200, 1.2], [400, 0.6]]))
+    smt = {line.get_color(): line for line in figure.axes[0].get_lines()}[style.HOUSE["smt+dmt"].color]
+    assert smt.get_xdata() == pytest.approx([500, 1000, 1200])
+    assert len(figure.axes[2].collections) == 2, "a band for each method"
+
+
+def test_the_floor_is_drawn_where_it_is_known(tmp_path: Path) -> None:
+    seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3, loss_floor=0.25)
+    figure = exhibits(load([tmp_path]))[0].figure
+    assert figure is not None
+    assert any(np.allclose(line.get_ydata(), 0.25) for line in figure.axes[0].get_lines())
+    assert any("floor" in text.get_text() for text in figure.legends[0].get_texts())
+
+
+def test_without_traced_costs_tokens_and_seconds_stay_and_the_caption_names_the_measure(tmp_path: Path) -> None:
+    seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3)
+    seeds(tmp_path, "smt+dmt", [[2.0, 1.5, 1.2, 1.1]] * 3)
+    (exhibit,) = exhibits(load([tmp_path]))
+    assert exhibit.figure is not None and exhibit.table is not None
+    assert [panel.get_xlabel() for panel in exhibit.figure.axes] == ["training tokens", "seconds of training"]
+    assert "measure: [cost]" in exhibit.caption and "flops" not in exhibit.table
+
+
+def test_a_task_that_was_not_traced_says_so_beside_one_that_was(tmp_path: Path) -> None:
+    seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3)
+    seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3, {"task": "stack"}, rates={"train": 1.0})
+    figure = exhibits(load([tmp_path]))[0].figure
+    assert figure is not None
+    told = [[text.get_text() for text in panel.texts] for panel in figure.axes]
+    assert told == [["not traced"], ["not traced"], *([[]] * 6)]
+
+
+def test_the_caption_counts_who_is_ahead_at_equal_spend(tmp_path: Path) -> None:
+    caption = exhibits(pair(tmp_path))[0].caption
+    assert "out of 1 settings: sequential FLOPs smt+dmt 0, bptt 1;" in caption
+    assert "training tokens smt+dmt 0, bptt 1;" in caption and "FLOPs are not known" not in caption
+
+
+def test_differences_that_do_not_matter_leave_both_ahead(tmp_path: Path) -> None:
+    seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3)
+    seeds(tmp_path, "smt+dmt", [[2.0, 1.5, 1.2, 1.01]] * 3)
+    assert "training tokens smt+dmt 1, bptt 1" in exhibits(load([tmp_path]))[0].caption
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_seeds_have_points_and_no_band(tmp_path: Path, count: int) -> None:
+    seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0], [2.0, 1.6, 1.3, 1.2]][:count])
+    (exhibit,) = exhibits(load([tmp_path]))
+    assert exhibit.figure is not None and "loss_low" not in table(load([tmp_path]))
+    pale = [line for line in exhibit.figure.axes[0].get_lines() if line.get_linestyle() == "None"]
+    assert len(pale) == (0 if count == 1 else 2)
+    assert "3 seeds" in exhibit.caption
+
+
+def test_many_tasks_are_spread_over_figures_and_none_is_drawn_twice(tmp_path: Path) -> None:
+    tasks = ("retrieval", "stack", "string-copy", "keys-values", "modular-arithmetic")
+    for task in tasks:
+        for method in ("bptt", "transformer"):
+            seeds(tmp_path, method, [[2.0, 1.5, 1.2, 1.0]], {"task": task})
+    found = exhibits(load([tmp_path]))
+    assert [one.name for one in found] == ["efficiency", "efficiency-2"]
+    titles = [panel.get_title("left") for one in found if one.figure for panel in one.figure.axes]
+    assert sorted(title.split(",")[0] for title in titles if title) == sorted(tasks)
+    assert found[0].table is not None and found[1].table is None
+    assert set(found[1].tasks) < set(tasks)
+
+
+# Which runs.
+
+
+def test_the_largest_setting_of_a_task_is_drawn_and_all_are_in_the_table(tmp_path: Path) -> None:
+    for length in (8, 16, 32):
+        for method in ("bptt", "transformer"):
+            seeds(tmp_path, method, [[2.0, 1.5, 1.2, 1.0]], {"task": {"name": "retrieval", "length": length}})
+    (exhibit,) = exhibits(load([tmp_path]))
+    assert exhibit.figure is not None and exhibit.table is not None
+    assert exhibit.figure.axes[0].get_title("left") == "retrieval, length 32" and len(exhibit.table) == 6
+    assert "the figures show the largest: 1 of 3 settings" in exhibit.caption
+
+
+def test_ablations_and_ladders_leave_the_setting_that_most_runs_share(tmp_path: Path) -> None:
+    for d in (8, 16, 32):
+        seeds(tmp_path, "transformer", [[2.0, 1.5, 1.2, 1.0]], {"model": {**TINY, "d": d}})
+    for weight in (0.1, 1.0, 10.0):
+        method = {"name": "smt", "lambda_dyn": weight}
+        for seed in range(2 if weight == 1.0 else 1):
+            cell(tmp_path, tiny_run(method, seed=seed, model={**TINY, "d": 16}), [2.0, 1.5, 1.2, 1.0])
+    kept = base(cells(load([tmp_path])))
+    assert dict(zip(kept["method"], kept["model.d"])) == {"transformer": 16, "smt": 16}
+    assert set(kept.loc[kept["method"] == "smt", "method.lambda_dyn"]) == {1.0}
+
+
+def test_cells_that_are_not_done_are_left_out_and_counted(tmp_path: Path) -> None:
+    seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 2)
+    cell(tmp_path, tiny_run("bptt", seed=2), [2.0, 9.0, 9.0, 9.0], state="running")
+    (exhibit,) = exhibits(load([tmp_path]))
+    assert only(table(load([tmp_path])))["loss"] == pytest.approx(1.0)
+    assert "2 of 3 cells done" in exhibit.run
+
+
+def test_without_curves_it_says_what_would_bring_them(tmp_path: Path) -> None:
+    cell(tmp_path, tiny_run("bptt"), [2.0, 1.0], state="failed")
+    (only_one,) = section(load([tmp_path])).exhibits
+    assert isinstance(only_one, Missing) and "run dynamics-small" in only_one.reason
+
+
+def test_odd_curves_are_told_not_raised(tmp_path: Path) -> None:
+    seeds(tmp_path, "bptt", [[2.0, math.nan, 1.2, 1.0], [math.nan] * 4, [2.0, math.inf, math.inf, math.inf]])
+    seeds(tmp_path, "smt+dmt", [[2.0]])
+    data = load([tmp_path])
+    row = only(table(data))
+    assert (row["method"], row["loss"], row["seeds"]) == ("bptt", pytest.approx(1.0), 1)
+
+
+def test_names_of_plugins_do_no_harm(tmp_path: Path) -> None:
+    data = pair(tmp_path)
+    names = {"task": "<script>$t", "method": "_$x_1$"}
+    renamed = {frame: getattr(data, frame).assign(**names) for frame in ("results", "curves")}
+    odd = Data(**{**{name: getattr(data, name) for name in data.__dataclass_fields__}, **renamed})
+    with rc_context(style.RC):
+        (exhibit,) = exhibits(odd)
+        assert exhibit.figure is not None
+        exhibit.figure.savefig(tmp_path / "figure.png")
+        assert any("_$x_1$" in text.get_text() for text in exhibit.figure.legends[0].get_texts())
+
+
+# Real runs.
+
+
+def test_real_runs_are_shown_with_the_losses_they_ended_with(tmp_path: Path) -> None:
+    base_of = {
+        "task": {"name": "retrieval", "length": 8},
+        "model": TINY,
+        "training": {"batch_size": 8, "budget": {"steps": 6}},
+    }
+    evaluation = {"sequences": 32, "reference_sequences": 8, "every": 0.5}
+    axes = {"method": ["bptt", "smt+dmt"], "seed": [0, 1, 2]}
+    bench.run({"base": {**base_of, "evaluation": evaluation}, "axes": axes, "measure": ["cost"]}, results=tmp_path)
+    data = load([tmp_path])
+    frame = table(data)
+    trained = data.results[~data.results["reference"]]
+    for method, part in trained.groupby("method"):
+        row = only(frame, method=method)
+        assert row["loss"] == pytest.approx(part["loss"].mean()) and row["tokens"] == pytest.approx(
+            part["tokens"].mean()
+        )
+        assert row["flops"] > row["sequential_flops"] > 0

@@ -1,0 +1,326 @@
+"""Samples: pictures, texts and answers as written, the numbers beside them, and records that are not whole."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+
+import bench
+from bench.report import formats, samples
+from bench.report.data import Data, load
+from bench.report.exhibit import Exhibit, Missing
+from bench.report.style import PURPLE, RC
+from bench.report.tables import load as load_table
+from bench.results import write_json
+from tests.helpers import TINY, folder_of, tiny_run
+from tests.report.test_report import fake, only, score, seeds
+
+HEAD = {"schema": 1, "predictor": "rnn", "temperature": 1.0, "context": 1}
+
+
+def picture(level: int, height: int = 4) -> list[list[int]]:
+    return [[level] * 4 for _ in range(height)]
+
+
+def images(written: int = 20, done: int = 60, truth: int = 100, given: int = 2, count: int = 8) -> dict[str, Any]:
+    """Completions keep the given rows."""
+    completed = [*picture(truth, given), *picture(done, 4 - given)]
+    one = {"given": given, "truth": picture(truth), "written": completed}
+    return {**HEAD, "kind": "image", "written": [picture(written)] * count, "completed": [one] * count}
+
+
+def symbols(*rows: tuple[list[int], list[int], list[int]]) -> dict[str, Any]:
+    completed = [dict(zip(("given", "truth", "written"), row)) for row in rows]
+    return {**HEAD, "kind": "symbols", "written": [], "completed": completed}
+
+
+ASKED = ([3, 0, 7, 0], [-1, -1, -1, 7], [-1, -1, -1, 7])
+WRONG = ([3, 0, 5, 0], [-1, -1, -1, 5], [-1, -1, -1, 6])
+
+
+def texts(continuation: str) -> dict[str, Any]:
+    one = {"given": "the cat sat", "truth": " on a mat.", "written": continuation}
+    return {**HEAD, "kind": "text", "written": ["A <b>tale</b>\nof $x_1$."] * 4, "completed": [one] * 4}
+
+
+def cell(root: Path, record: Any, method: Any = "bptt", seed: int = 0, task: Any = "retrieval") -> Path:
+    folder = fake(root, tiny_run(method, task, seed=seed), [score(0.5, 1.1)])
+    write_json(folder / "samples.json", record)
+    return folder.path
+
+
+def exhibits(root: Path) -> dict[str, Exhibit | Missing]:
+    with rc_context(RC):
+        return {one.name: one for one in samples.section(load([root])).exhibits}
+
+
+def made(root: Path, name: str = "samples") -> tuple[Exhibit, pd.DataFrame]:
+    exhibit = exhibits(root)[name]
+    assert isinstance(exhibit, Exhibit) and exhibit.table is not None
+    return exhibit, exhibit.table
+
+
+def sheet(exhibit: Exhibit) -> Axes:
+    assert exhibit.figure is not None
+    with rc_context(RC):
+        exhibit.figure.canvas.draw()
+    (axes,) = exhibit.figure.axes
+    return axes
+
+
+def strips(axes: Axes) -> dict[str, list[np.ndarray]]:
+    """Row's words -> its pictures from left to right."""
+    found: dict[float, list[tuple[float, np.ndarray]]] = {}
+    for image in axes.images:
+        left, _, _, top = image.get_extent()
+        found.setdefault(top, []).append((left, np.asarray(image.get_array())))
+    words = [one.get_text() for one in axes.get_yticklabels()]
+    return {
+        word: [picture for _, picture in sorted(found[top], key=lambda one: one[0])]
+        for word, top in zip(words, sorted(found))
+    }
+
+
+# Pictures.
+
+
+def test_a_row_shows_six_pictures_and_four_completions_below_the_true_ones(tmp_path: Path) -> None:
+    cell(tmp_path, images(written=20), "smt+dmt")
+    cell(tmp_path, images(written=30), "transformer")
+    rows = strips(sheet(made(tmp_path)[0]))
+    assert list(rows) == ["test pictures", "smt+dmt", "transformer"]
+    assert [one.mean() for one in rows["test pictures"]] == [100] * 4
+    assert [one.mean() for one in rows["smt+dmt"]] == [20] * 6 + [80] * 4
+    assert [one.mean() for one in rows["transformer"]] == [30] * 6 + [80] * 4
+
+
+def test_ink_is_black(tmp_path: Path) -> None:
+    cell(tmp_path, images())
+    (image, *_) = sheet(made(tmp_path)[0]).images
+    assert image.to_rgba(np.array([[255.0, 0.0]])).tolist() == [[[0, 0, 0, 1], [1, 1, 1, 1]]]
+
+
+def test_a_line_stands_below_the_rows_that_were_given(tmp_path: Path) -> None:
+    cell(tmp_path, images(given=3))
+    axes = sheet(made(tmp_path)[0])
+    marked = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines if line.get_color() == PURPLE]
+    tops = sorted({image.get_extent()[3] for image in axes.images})
+    assert len(marked) == 8
+    for top in tops:
+        assert sum(np.allclose(y, top + 3 / 4) for y in marked) == 4
+
+
+def test_other_test_pictures_come_again(tmp_path: Path) -> None:
+    cell(tmp_path, images(truth=100), "bptt")
+    cell(tmp_path, images(truth=40), "transformer")
+    axes = sheet(made(tmp_path)[0])
+    words = [one.get_text() for one in axes.get_yticklabels()]
+    assert words == ["test pictures", "bptt", "test pictures", "transformer"]
+
+
+def test_the_error_of_completions_counts_what_was_not_given(tmp_path: Path) -> None:
+    for seed, done in enumerate([60, 70, 110]):
+        cell(tmp_path, images(20 + seed, done), "bptt", seed)
+    cell(tmp_path, images(done=95), "transformer")
+    exhibit, table = made(tmp_path)
+    bptt, transformer = only(table, method="bptt"), only(table, method="transformer")
+    assert bptt["completion_error"] == pytest.approx(80 / 3) and bptt["seeds"] == 3
+    assert (bptt["completion_error_low"], bptt["completion_error_high"]) == (10, 40)
+    assert bptt["blank_error"] == 100 and bptt["ink_written"] == 21 and bptt["ink_test"] == 100
+    assert transformer["completion_error"] == 5 and math.isnan(transformer["completion_error_low"])
+    assert "bptt 26.7, transformer 5; leaving it blank 100." in exhibit.caption
+    assert "drawn at temperature 1." in exhibit.caption
+
+
+def test_of_every_method_the_first_seed_is_shown(tmp_path: Path) -> None:
+    for seed, written in ((2, 50), (1, 40)):
+        cell(tmp_path, images(written), seed=seed)
+    assert strips(sheet(made(tmp_path)[0]))["bptt"][0].mean() == 40
+
+
+def test_pictures_without_completions_stand_alone(tmp_path: Path) -> None:
+    cell(tmp_path, {**images(), "completed": []})
+    exhibit, table = made(tmp_path)
+    assert list(strips(sheet(exhibit))) == ["bptt"] and math.isnan(table["completion_error"].iloc[0])
+    assert "Completions" not in exhibit.caption
+
+
+def test_completions_without_free_pictures_stand_alone(tmp_path: Path) -> None:
+    cell(tmp_path, {**images(), "written": []})
+    exhibit, _ = made(tmp_path)
+    assert [len(one) for one in strips(sheet(exhibit)).values()] == [4, 4] and "freely" not in exhibit.caption
+
+
+def test_rows_of_pictures_are_few(tmp_path: Path) -> None:
+    for length in range(6, 26, 2):
+        cell(tmp_path, images(), task={"name": "retrieval", "length": length})
+    exhibit, table = made(tmp_path)
+    assert len(strips(sheet(exhibit))) == 1 + samples.MOST_ROWS and len(table) == 10
+    assert "The figure shows 8 of 10 settings." in exhibit.caption
+    assert table["where"].iloc[0] == "retrieval, length 6"
+
+
+# Texts.
+
+
+def test_texts_stand_in_a_table_as_they_were_written(tmp_path: Path) -> None:
+    cell(tmp_path, texts(" on the mat"), "smt+dmt")
+    cell(tmp_path, texts(" xq zz"), "transformer")
+    exhibit, table = made(tmp_path)
+    assert list(table) == ["method", "kind", "text"] and exhibit.figure is None
+    own = table[table["method"] == "smt+dmt"]
+    assert own["kind"].tolist() == ["written"] * 2 + ["given", "continuation", "truth"] * 2
+    assert own["text"].tolist()[:5] == [*["A <b>tale</b>\nof $x_1$."] * 2, "the cat sat", " on the mat", " on a mat."]
+    assert "smt+dmt 1, transformer 0." in exhibit.caption
+    assert "&lt;b&gt;" in formats.markdown(exhibit)
+
+
+def test_the_share_of_known_words_is_per_word(tmp_path: Path) -> None:
+    cell(tmp_path, texts("The dog sat, the END"))
+    assert "bptt 0.6." in made(tmp_path)[0].caption
+
+
+def test_a_continuation_without_words_has_no_share(tmp_path: Path) -> None:
+    cell(tmp_path, texts("?! 12"))
+    assert made(tmp_path)[0].caption.startswith("No continuation holds a word.")
+
+
+# Symbols.
+
+
+def test_answers_stand_below_their_questions(tmp_path: Path) -> None:
+    cell(tmp_path, symbols(ASKED, WRONG, WRONG, ASKED))
+    exhibit, table = made(tmp_path)
+    assert table.to_dict("records") == [
+        {"method": "bptt", "seed": 0, "given": "3 0 7 0", "truth": ". . . 7", "written": ". . . 7"}
+        | {"right": 1, "scored": 1},
+        *[
+            {"method": "bptt", "seed": 0, "given": "3 0 5 0", "truth": ". . . 5", "written": ". . . 6"}
+            | {"right": 0, "scored": 1}
+        ]
+        * 2,
+    ]
+    assert "that are right: bptt 0.5." in exhibit.caption  # of all four
+
+
+def test_a_mean_over_seeds_stands_beside_the_first(tmp_path: Path) -> None:
+    cell(tmp_path, symbols(ASKED, ASKED), seed=0)
+    cell(tmp_path, symbols(ASKED, WRONG), seed=1)
+    cell(tmp_path, symbols(WRONG), "smt+dmt")
+    exhibit, table = made(tmp_path)
+    assert "smt+dmt 0, bptt 0.75." in exhibit.caption and table["seed"].tolist() == [0, 0, 0]
+
+
+def test_ablations_are_not_shown(tmp_path: Path) -> None:
+    for seed in range(2):
+        cell(tmp_path, symbols(ASKED), "smt+dmt", seed)
+    cell(tmp_path, symbols(WRONG), {"name": "smt+dmt", "lambda_dyn": 7.0})
+    assert made(tmp_path)[1]["right"].tolist() == [1]
+
+
+# The section.
+
+
+def test_every_task_has_an_exhibit_and_pictures_come_first(tmp_path: Path) -> None:
+    cell(tmp_path, symbols(ASKED), task="retrieval")
+    cell(tmp_path, images(), task="stack")
+    cell(tmp_path, texts("on"), task="string-copy")
+    found = exhibits(tmp_path)
+    assert list(found) == ["samples", "samples-string-copy", "samples-retrieval"]
+    assert [getattr(one, "tasks", None) for one in found.values()] == [("stack",), ("string-copy",), ("retrieval",)]
+
+
+def test_odd_names_make_plain_slugs(tmp_path: Path) -> None:
+    for task in ("retrieval", "stack", "string-copy"):
+        path = cell(tmp_path, images(), task=task)
+        text = (path / "run.json").read_text().replace('"stack"', '"<script>"').replace('"string-copy"', '"$x_1$"')
+        (path / "run.json").write_text(text.replace('"bptt"', '"$y^"'))
+    found = exhibits(tmp_path)
+    assert list(found) == ["samples", "samples-script", "samples-retrieval"]
+    for one in found.values():
+        assert isinstance(one, Exhibit) and "$y^" in strips(sheet(one))
+
+
+def test_without_records_it_says_what_brings_them(tmp_path: Path) -> None:
+    seeds(tmp_path, [0.5])
+    (missing,) = exhibits(tmp_path).values()
+    assert isinstance(missing, Missing) and missing.name == "samples" and "run dynamics-small" in missing.reason
+    frames: dict[str, Any] = {
+        name: pd.DataFrame() for name in ("curves", "steps", "credit", "inference", "gradients", "drift")
+    }
+    empty = Data(results=load_table(tmp_path).iloc[:0], geometry=[], samples=[], **frames)
+    assert isinstance(samples.section(empty).exhibits[0], Missing)
+
+
+def test_cells_that_are_not_done_show_nothing(tmp_path: Path) -> None:
+    folder = folder_of(tiny_run(), tmp_path)
+    write_json(folder / "samples.json", symbols(ASKED))
+    folder.set_status("running")
+    assert isinstance(exhibits(tmp_path)["samples"], Missing)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {},
+        {"kind": "smell"},
+        {"kind": ["image"]},
+        {**images(), "written": None},
+        {**images(), "written": [[[1, "x"]]]},
+        {**images(), "written": [[]]},
+        {**images(), "completed": [{"given": 9, "truth": picture(1), "written": picture(1)}]},
+        {**images(), "completed": [{"given": 1, "truth": picture(1), "written": [[1]]}]},
+        {**images(), "written": [], "completed": []},
+        {**texts("on"), "written": [7]},
+        {**texts("on"), "completed": [{"given": "a"}]},
+        symbols(),
+        symbols(([1, 2], [1], [1])),
+        {**symbols(ASKED), "completed": 3},
+    ],
+)
+def test_a_damaged_record_is_left_out_and_counted(tmp_path: Path, bad: dict[str, Any]) -> None:
+    cell(tmp_path, bad)
+    (missing,) = exhibits(tmp_path).values()
+    assert isinstance(missing, Missing) and "1 samples.json cannot be read" in missing.reason
+    cell(tmp_path, symbols(ASKED), seed=1)
+    exhibit, table = made(tmp_path)
+    assert exhibit.run.endswith(" 1 samples.json cannot be read.") and table["seed"].tolist() == [1]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("results")
+    grid = {
+        "base": {
+            "model": TINY,
+            "training": {"batch_size": 8, "budget": {"steps": 4}},
+            "evaluation": {"sequences": 16, "reference_sequences": 8, "every": 0.5},
+        },
+        "axes": {"method": ["smt+dmt", "bptt", "transformer"]},
+        "parts": [
+            {"axes": {"task": ["digits"]}, "base": {"task.length": 64}},
+            {"axes": {"task": ["string-copy"]}, "base": {"task.length": 8}},
+        ],
+        "measure": ["samples"],
+    }
+    bench.run(grid, results=root, launcher="inline")
+    return root
+
+
+def test_real_runs_show_pictures_and_answers(real: Path) -> None:
+    exhibit, table = made(real)
+    rows = strips(sheet(exhibit))
+    assert list(rows) == ["test pictures", "smt+dmt", "bptt", "transformer"]
+    assert exhibit.tasks == ("digits",) and table["completion_error"].between(1, 255).all()
+    for row in list(rows.values())[1:]:
+        for truth, done in zip(rows["test pictures"], row[6:]):
+            assert (done[:4] == truth[:4]).all() and len(done) == 8  # the given half
+    _, answers = made(real, "samples-string-copy")
+    assert len(answers) == 9 and set(answers["scored"]) == {4}
