@@ -333,7 +333,8 @@ def _future(data: Data, rows: pd.DataFrame) -> Exhibit | Missing:
         panel.set_xlabel("future T_f (outputs)")
         lines.title(panel, f"{grid}: {task}" if several else str(task))
     lines.legend(figure, drawn)
-    return _exhibit(data, FUTURE, FUTURE_TITLE, _needs(table, whole), figure, table, _cut(len(keys)))
+    caption = f"{_needs(table, whole)} The vertical line is the task's length, its largest dependency."
+    return _exhibit(data, FUTURE, FUTURE_TITLE, caption, figure, table, _cut(len(keys)))
 
 
 def _draw_futures(panel: Axes, rows: pd.DataFrame, looks: Mapping[str, Style]) -> dict[str, Line2D]:
@@ -448,7 +449,7 @@ def _ordered(table: pd.DataFrame) -> str:
     for _, part in own.groupby([name for name in CELL if name in own], sort=False):
         row = {"where": "", **part.iloc[0].to_dict()}
         ranked = part.sort_values("accuracy", ascending=False, kind="stable")
-        no_more = (ranked["accuracy_low"] <= ranked["chance"]).map({True: ", not above chance", False: ""})
+        no_more = (ranked["accuracy_low"] <= ranked["chance"]).map({True: ", not clearly above chance", False: ""})
         names = zip(ranked["backbone"], no_more)
         each = (f"{name} {_accuracy(ranked.iloc[[at]])}{note}" for at, (name, note) in enumerate(names))
         told.append(f"{_place(row, several)}, {row['method']}: {'; '.join(each)}.")

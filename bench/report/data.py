@@ -62,8 +62,8 @@ class Data:
         """All methods, in the order in which the report lists them."""
         from bench.report import style
 
-        named = [*self.results["method"], *self.steps.get("method", ())]
-        return sorted(dict.fromkeys(named), key=style.order)
+        named = (*self.results["method"], *self.steps.get("method", ()))
+        return sorted({name for name in named if isinstance(name, str)}, key=style.order)
 
 
 def load(paths: Sequence[Path | str]) -> Data:

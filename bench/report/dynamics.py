@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import bootstrap, linregress
+from scipy.stats import bootstrap
 
 from bench.report import lines, style
 from bench.report.claims.cells import config, having, keys, number, place, usual
@@ -160,7 +161,7 @@ def _variants(rows: pd.DataFrame) -> dict[tuple[str, str], int]:
     return dict(zip(zip(found["method"], found["setting"]), found.groupby("method").cumcount()))
 
 
-def _word(key: Mapping[Any, Any]) -> str:
+def _word(key: Any) -> str:
     return f"{key['method']}, {key['setting']}" if key["setting"] else str(key["method"])
 
 
@@ -219,16 +220,14 @@ def keys_in(runs: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
 
 def _slopes(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Per place, method and setting, before and after training: how fast the norm changes in t."""
-    rows = rows.assign(log=np.log10(rows["norm"].clip(lower=SMALLEST)))
-    records = []
-    for (grid, run, when), part in rows.sort_values("t").groupby(["grid", "id", "when"], sort=False):
-        t, log = part["t"].to_numpy(), part["log"].to_numpy()
-        slope = fall = float("nan")
-        if len(np.unique(t)) > 1:
-            slope, fall = linregress(t, log).slope, log[0] - log[-1]
-        records.append({"grid": grid, "id": run, "when": when, "slope": slope, "fall": fall})
-    first = rows.drop_duplicates(["grid", "id", "when"])
-    merged = first.merge(pd.DataFrame(records), on=["grid", "id", "when"])
+    run = ["grid", "id", "when"]
+    rows = rows.assign(log=np.log10(rows["norm"].clip(lower=SMALLEST))).sort_values("t", kind="stable")
+    centred = rows[["t", "log"]] - rows.groupby(run)[["t", "log"]].transform("mean")
+    squares = rows[run].assign(both=centred["t"] * centred["log"], t=centred["t"] ** 2)
+    sums, ends = squares.groupby(run)[["both", "t"]].sum(), rows.groupby(run)["log"]
+    spanned = sums["t"].where(sums["t"] > 0)  # NaN where there is but one t
+    changes = pd.DataFrame({"slope": sums["both"] / spanned, "fall": (ends.first() - ends.last()).where(spanned > 0)})
+    merged = rows.drop_duplicates(run).merge(changes.reset_index(), on=run)
     merged["when"] = pd.Categorical(merged["when"], list(WHEN))
     found = []
     for key, part in _groups(merged.sort_values("when"), [*GROUP, "when"]):
@@ -531,8 +530,9 @@ def _geometry_figure(shown: Sequence[tuple[pd.Series, Plane]]) -> Figure:
         bar.minorticks_off()
         bar.ax.tick_params(length=0 if len(set(plane.labels)) <= MOST_COLOURS else 2, labelsize=7)
         bar.outline.set_visible(False)
-        about = f"{_clean(run['method'])}" + (f", {run['setting']}" if run["setting"] else "")
-        panel.set_title(f"{run['place']}\n{about}: effective rank {plane.effective_rank:.3g}", loc="left")
+        where, who = textwrap.shorten(run["place"], 42, placeholder="…"), _clean(_word(run))
+        who = textwrap.shorten(who, 22, placeholder="…")
+        panel.set_title(f"{where}\n{who}: effective rank {plane.effective_rank:.3g}", loc="left")
         panel.set_xlabel(f"component 1 ({plane.explained[0]:.0%} of variance)")
         panel.set_ylabel(f"component 2 ({plane.explained[1]:.0%})")
         panel.xaxis.set_major_locator(MaxNLocator(4))

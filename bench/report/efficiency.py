@@ -231,8 +231,8 @@ def _tidy(table: pd.DataFrame) -> pd.DataFrame:
     """Without what is not known of any line, or the same for all."""
     idle = [str(name) for name in table if table[name].isna().all() or (table[name] == "").all()]
     idle += ["grid"] if len(set(table["grid"])) == 1 else []
-    shown = table.drop(columns=list(dict.fromkeys(["order", "task", *idle])))
-    return shown.rename(columns={"place": "task"})
+    shown = table.drop(columns=list(dict.fromkeys(["order", *idle]))).rename(columns={"place": "where"})
+    return shown[["task", *(name for name in shown if name != "task")]]
 
 
 def _caption(table: pd.DataFrame, known: Sequence[str]) -> str:

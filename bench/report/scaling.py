@@ -389,7 +389,7 @@ def _shrinking(passages: pd.DataFrame) -> str:
     """For each method: the level at which more training saved most memory."""
     told = []
     for (grid, task, method, setting, unit), part in _groups(passages):
-        steps = {level: _steps(one) for level, one in part.groupby("level", sort=False)}
+        steps = {f"{level:.3f} {unit}": _steps(one) for level, one in part.groupby("level", sort=False)}
         level, most = max(steps.items(), key=lambda one: one[1][0][1] / one[1][-1][1])
         where = ", ".join(word for word in (task, method, setting) if word)
         where = f"{grid}: {where}" if len(set(passages["grid"])) > 1 else where
@@ -400,9 +400,8 @@ def _shrinking(passages: pd.DataFrame) -> str:
         currency = part["currency"].iloc[0]
         (early, large), (late, small) = most[0], most[-1]
         told.append(
-            f"{where}: more training lets a smaller memory do at {shrink} of {len(steps)} losses, most at {float(level):.3f} "
-            f"{unit}: {large:g} numbers after {_rough(early)} {currency}, {small:g} after "
-            f"{_rough(late)}."
+            f"{where}: more training lets a smaller memory do at {shrink} of {len(steps)} losses, most at {level}: "
+            f"{large:g} numbers after {_rough(early)} {currency}, {small:g} after {_rough(late)}."
         )
     return " ".join(told)
 

@@ -281,6 +281,8 @@ def test_the_largest_setting_of_a_task_is_drawn_and_all_are_in_the_table(tmp_pat
     (exhibit,) = exhibits(load([tmp_path]))
     assert exhibit.figure is not None and exhibit.table is not None
     assert exhibit.figure.axes[0].get_title("left") == "retrieval, length 32" and len(exhibit.table) == 6
+    assert set(exhibit.table["where"]) == {f"retrieval, length {length}" for length in (8, 16, 32)}
+    assert set(exhibit.table["task"]) == {"retrieval"}, "what the page's filter finds rows by"
     assert "the figures show the largest: 1 of 3 settings" in exhibit.caption
 
 
