@@ -67,7 +67,7 @@ SYMBOLS = {LENGTH: "T", DISTANCE: "j - i", POSITION: "position"}
 
 
 def paper(quantity: str, method: str, phase: str) -> str:
-    """What the paper says of how a quantity grows (arXiv 2606.06479, claims 3 and 4 of METHODS.md), as far as known."""
+    """What the paper says of how a quantity grows (arXiv 2606.06479), as far as known."""
     smt = method in SMT
     if quantity == "sequential_operations":
         return "O(T)" if method == "bptt" or (smt and phase == "dmt") else "O(1)" if smt else UNKNOWN

@@ -130,7 +130,8 @@ def _told(table: pd.DataFrame) -> str:
         ranked = part.sort_values("longer", ascending=False, kind="stable").to_dict("records")
         words = "; ".join(
             f"{row['method']}{' ' + str(row['predictor']) if row['reference'] else ''}"
-            f"{', ' + row['setting'] if row.get('setting') else ''} {row['accuracy']:.3f} to "
+            f"{', ' + row['setting'] if row.get('setting') else ''} "
+            f"{'-' if pd.isna(row['accuracy']) else format(row['accuracy'], '.3f')} to "
             f"{lines.shown(Interval(row['longer'], row['longer_low'], row['longer_high'], row['seeds']))}"
             for row in ranked
         )

@@ -88,6 +88,13 @@ def test_the_caption_ranks_by_the_score(tmp_path: Path) -> None:
     assert "; smt+dmt 0.700 to 0.367 [0.200, 0.500]; smt+dmt teacher 0.350 to 0.183 [0.100, 0.250]." in caption
 
 
+def test_a_method_that_was_not_scored_at_the_trained_length_is_still_ranked(tmp_path: Path) -> None:
+    scores = [score(0.25, 1.0, length=length) for length in (24, 48)]
+    fake(tmp_path, tiny_run("bptt", {"name": "retrieval", "length": 12}), scores)
+    found = exhibit(load([tmp_path]))
+    assert math.isnan(found.table["accuracy"].iloc[0]) and "bptt - to 0.250." in found.caption
+
+
 def test_the_figure_has_the_means_and_marks_the_trained_length(tmp_path: Path) -> None:
     figure = exhibit(three(tmp_path)).figure
     (panel,) = figure.axes

@@ -1,4 +1,4 @@
-"""The paper's claims (METHODS.md lists them), each with a verdict from the data.
+"""The claims of the paper (Kumar & Isola, arXiv 2606.06479), each with a verdict from the data.
 
 A claim is data and one small function, its judge, whose docstring says by what rule it decides. A plugin file brings
 its own, which are there once `--plugin FILE` has imported it:
