@@ -262,10 +262,12 @@ def _best_weights(table: pd.DataFrame, found: Sequence[Weight]) -> str:
         values = " and ".join(f"{value:g}" for value in best["value"])
         choice = PAPERS[row["field"]]
         absent = f", the paper's {choice:g} was not run" if papers.empty else ""
-        first, second = (", the paper's choice" if value == choice else "" for value in (best["value"].iloc[0], rival))
+        among = ", the paper's choice" if len(best) == 1 else f", the paper's {choice:g} among them"
+        first = among if papers["best"].any() else ""
+        second = "" if rival != choice else ", the paper's choice"
+        by = f", by {shown(gain)} over {rival:g}" if gain.n else f", with no seed in common with {rival:g}"
         told.append(
-            f"{where}: {row['method']} is best at {name} {values} ({_accuracy(best)}){first}{absent}, by {shown(gain)} "
-            f"over {rival:g}{second}."
+            f"{where}: {row['method']} is best at {name} {values} ({_accuracy(best)}){first}{absent}{by}{second}."
         )
     return " ".join(told)
 

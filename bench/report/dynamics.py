@@ -272,13 +272,13 @@ def _gradients_figure(rows: pd.DataFrame, shown: Sequence[int], looks: dict[str,
     drawn: dict[str, Any] = {}
     for both, order in zip(axes, shown):
         here = rows[rows["order"] == order]
-        for panel, (when, words) in zip(both, WHEN.items()):
+        for panel, when in zip(both, WHEN):
             for key, part in _groups(here[here["when"] == when], ["method", "setting"]):
                 variant = variants[key["method"], key["setting"]]
                 dashes = lines.VARIANTS[variant % len(lines.VARIANTS)]
                 drawn[_word(key)] = _line(panel, part, "norm", looks[key["method"]], dashes, variant)
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            lines.title(panel, f"{here['place'].iloc[0]}: {words}", 46)
+            lines.title(panel, f"{here['place'].iloc[0]}: {'initial' if when == 'init' else when}", 46)
         style.logarithmic(both[0].yaxis)
         both[0].set_ylabel("|dL/dm_t|")
     for panel in axes[-1]:

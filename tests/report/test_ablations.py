@@ -109,6 +109,24 @@ def test_the_best_weight_and_the_papers_are_named(tmp_path: Path) -> None:
     assert "by 0.100 [0.000, 0.200] over 0." in caption  # 0.5 - 0.3, 0, 0.1
 
 
+def test_weights_that_are_equally_good_are_all_named(tmp_path: Path) -> None:
+    cells(tmp_path / "g", [0.5, 0.5, 0.5])
+    cells(tmp_path / "g", [0.5, 0.5, 0.5], lambda_dyn=0.1)
+    cells(tmp_path / "g", [0.1, 0.1, 0.1], lambda_dyn=10.0)
+    caption = exhibit(tmp_path, "ablation-lambda").caption
+    assert (
+        "best at lambda_dyn 0.1 and 1 (0.500 [0.500, 0.500]), the paper's 0.1 among them, by 0.400 [0.400, 0.400] over "
+        "10." in caption
+    )
+
+
+def test_weights_without_a_common_seed_have_no_difference(tmp_path: Path) -> None:
+    cells(tmp_path / "g", [0.5])
+    fake(tmp_path / "g", tiny_run({"name": "smt+dmt", **BASE, "lambda_dyn": 0.1}, seed=1), [score(0.2, 1.0)])
+    caption = exhibit(tmp_path, "ablation-lambda").caption
+    assert "best at lambda_dyn 1 (0.500), with no seed in common with 0.1, the paper's choice." in caption
+
+
 def test_where_the_papers_weight_is_behind_it_is_told_by_how_much(tmp_path: Path) -> None:
     cells(tmp_path / "g", [0.5, 0.5, 0.5])
     cells(tmp_path / "g", [0.2, 0.3, 0.1], lambda_dyn=0.1)

@@ -109,7 +109,7 @@ def test_norms_are_drawn_before_and_after_training_with_a_band(tmp_path: Path) -
         cell(tmp_path, {"gradients": [norms("init", seed + 1, 0.1), norms("trained", seed + 1, 0.3)]}, seed=seed)
     exhibit, _ = made(tmp_path, "gradient-norms")
     before, after = panels(exhibit.figure)
-    assert titles(exhibit.figure) == ["retrieval, length 12: at initialisation", "retrieval, length 12: after training"]
+    assert titles(exhibit.figure) == ["retrieval, length 12: initial", "retrieval, length 12: trained"]
     assert before.get_yscale() == "log"
     (line,) = after.lines
     assert line.get_color() == style.HOUSE["bptt"].color
@@ -154,7 +154,7 @@ def test_ablations_stand_in_the_table_alone(tmp_path: Path) -> None:
         cell(tmp_path, {"gradients": [norms("trained", 1, 0.1)]}, "smt+dmt", seed, {"name": "retrieval", "length": 16})
     exhibit, table = made(tmp_path, "gradient-norms")
     assert sorted(set(table["setting"])) == ["lambda_dyn 0.1", "lambda_dyn 7"] and len(table) == 3
-    after = dict(zip(titles(exhibit.figure), panels(exhibit.figure)))["retrieval, length 16: after training"]
+    after = dict(zip(titles(exhibit.figure), panels(exhibit.figure)))["retrieval, length 16: trained"]
     assert len(after.lines) == 1
 
 
