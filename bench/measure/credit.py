@@ -1,32 +1,33 @@
 """How far credit has to travel: paths through the backward graph from a loss at position j to the embedding of x_i.
 
-    credit_paths(run, "train")  ->  [CreditPath(distance=1, shortest=31, longest=52), ...]
+    credit_paths(run, "train")  ->  [CreditPath(distance=1, shortest=32, longest=136), ...]
 
 Nothing is known of the method but its `gradients`. One batch is run with all labels but those at j masked, and the
 backward graph is walked from where these labels come in: other losses, such as SMT's on its dynamics, are not at j. Its
-nodes often treat all positions at once (a stack of all memories, an `unbind` of all embeddings), so that the bare graph
-has paths which no gradient takes. An edge therefore counts only where, on some element, both ends meet: the gradient
-that flows along it from the loss at j is not zero, and the value there depends on x_i. Gradients are seen by hooks;
-dependence, by running the forward pass again with another symbol at i and comparing what every call of torch returned.
-Inside a call that is made of several nodes the gradient alone decides.
+nodes often treat all positions at once (a stack of all memories, a layer of a Transformer), so that the bare graph has
+paths which no gradient takes. Paths are therefore followed element by element: every element of every value has the
+number of nodes on the shortest and on the longest path that reach it. A node passes these on through its own backward
+function, called with a gradient on only those elements that have the same numbers: what comes out not zero is reached.
 
-The lookup of x_i is where dependence begins: a call whose result differs though nothing that went into it does, symbols
-and one-hot codes of them apart. In the same way the loss at j is where dependence on its labels begins. Memory that is
-carried without gradients ends a path.
+The lookup of x_i, where paths end, is found by running the forward pass again with another symbol at i: a call of torch
+whose result differs though nothing that went into it does, symbols and what is made of symbols alone apart. In the same
+way the loss at j is the call where other labels first make a difference. Memory that is carried without gradients ends
+a path.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from bench import streams
 from bench.build import build_method, build_task
@@ -35,11 +36,22 @@ from bench.methods.base import Method
 from bench.tasks.base import IGNORED, Batch, Task
 
 ROWS = 8
-"""Sequences in the batch. A method that draws positions at random has paths if one of its draws has."""
+"""Sequences in the batch."""
+DRAWS = 64
+"""Most draws of a method's noise that are looked at: SMT's random positions have a loss at j only now and then."""
+UNCHANGED = 8
+"""Draws with a loss at j, one after the other, that bring no new path before no more are made."""
+NEVER = 2**31
+"""Arrival of the shortest path at an element that none has reached; larger than any path."""
 
+Recorder = TypeVar("Recorder", bound="_Recorder")
 Node = Any  # torch.autograd.graph.Node, whose stubs lack half of what it has
 Place = tuple[Node, int]
 """An output of a node's forward operation: a value in the graph."""
+Output = tuple[int, int]
+"""The same by its order: which call of torch, which of its outputs."""
+Arrivals = tuple[Tensor, Tensor]
+"""By element of a value, nodes from the loss up to it: on the shortest path (else NEVER), on the longest (else 0)."""
 
 
 class CreditPath(NamedTuple):
@@ -56,8 +68,9 @@ def credit_paths(
 ) -> list[CreditPath]:
     """Credit paths of a phase's training step, from the last scored position j, at each distance j - i.
 
-    `length` replaces the task's; `distances` are 0 and the powers of two that fit where not given. Runs on the CPU in
-    float64 with initial weights; global random state is left alone.
+    `length` replaces the task's; `distances` are 0 and the powers of two that fit where not given. Where a method draws
+    noise, the extremes over many draws. Runs on the CPU in float64 with initial weights; global random state is left
+    alone.
     """
     run = dataclasses.replace(run, device="cpu", precision="float64")
     task = build_task(run)
@@ -65,31 +78,37 @@ def credit_paths(
     method = build_method(run, task)
     method.train_only(next(one for one in method.phases(run.training) if one.name == phase))
     batch, last = _batch(run, task, method, length)
-    wanted = [0, *(2**k for k in range(last.bit_length()))] if distances is None else distances
-    noise, carry = method.noise.get_state(), deepcopy(method.carry)
+    asked = [0, *(2**k for k in range(last.bit_length()))] if distances is None else distances
+    wanted = sorted({one for one in asked if 0 <= one <= last})
+    relabelled = batch._replace(y=torch.where(batch.y == IGNORED, batch.y, (batch.y + 1) % task.output_size))
+    changed = {distance: _with_another_symbol(batch, last - distance, task.vocab_size) for distance in wanted}
+    carry = deepcopy(method.carry)
 
-    def record(x: Tensor, y: Tensor, losses: frozenset[tuple[int, int]] = frozenset()) -> _Recorder:
-        method.noise.set_state(noise.clone())
+    def record(noise: Tensor, given: Batch, recorder: Recorder) -> Recorder:
+        method.noise.set_state(noise)
         method.carry = deepcopy(carry)
-        with _Recorder(losses, tuple(one for one in method.parameters() if one.requires_grad)) as recorder:
-            for _ in method.gradients(batch._replace(x=x, y=y), phase):
+        with recorder:
+            for _ in method.gradients(given, phase):
                 method.zero_grad()
         method.zero_grad()
         return recorder
 
-    relabelled = torch.where(batch.y == IGNORED, batch.y, (batch.y + 1) % task.output_size)
-    losses = _dependent(record(batch.x, batch.y), record(batch.x, relabelled))[1]
-    first = record(batch.x, batch.y, losses)
-    roots = {first.calls[call].outputs[number][0][0] for call, number in losses}
-    paths = []
-    for distance in sorted(set(wanted)):
-        if 0 <= distance <= last:
-            other = batch.x.clone()
-            other[:, last - distance] = (other[:, last - distance] + 1) % task.vocab_size
-            differs, begins = _dependent(first, record(other, batch.y))
-            lookups = {first.calls[call].outputs[number][0] for call, number in begins}
-            paths.append(CreditPath(distance, *_extent(first.flows, roots, differs, lookups)))
-    return paths
+    paths = {distance: CreditPath(distance, None, None) for distance in wanted}
+    unchanged = 0
+    for noise in _draws(method):
+        first = record(noise, batch, _Recorder())
+        losses = _beginnings(first, record(noise, relabelled, _Recorder()))
+        if not losses:
+            continue
+        lookups = {one: _beginnings(first, record(noise, other, _Recorder())) for one, other in changed.items()}
+        followed = record(noise, batch, _Follower(losses, {output for one in lookups.values() for output in one}))
+        before = dict(paths)
+        for distance, places in lookups.items():
+            paths[distance] = _extremes(paths[distance], followed.found, places)
+        unchanged = unchanged + 1 if paths == before else 0
+        if unchanged == UNCHANGED:
+            break
+    return list(paths.values())
 
 
 def _batch(run: Run, task: Task, method: Method, length: int) -> tuple[Batch, int]:
@@ -107,74 +126,74 @@ def _batch(run: Run, task: Task, method: Method, length: int) -> tuple[Batch, in
     return batch._replace(y=y), last
 
 
+def _with_another_symbol(batch: Batch, position: int, symbols: int) -> Batch:
+    x = batch.x.clone()
+    x[:, position] = (x[:, position] + 1) % symbols
+    return batch._replace(x=x)
+
+
+def _draws(method: Method) -> Iterator[Tensor]:
+    """States of the method's noise, each where the one before was left; a single one where it draws none."""
+    for _ in range(DRAWS):
+        state = method.noise.get_state()
+        yield state
+        if torch.equal(method.noise.get_state(), state):
+            return
+
+
+def _extremes(path: CreditPath, found: Mapping[Output, Arrivals], places: Mapping[Output, Tensor]) -> CreditPath:
+    """The path, or a shorter and a longer one among those that arrive at these elements of these outputs."""
+    shortest = [path.shortest] if path.shortest else []
+    longest = [path.longest] if path.longest else []
+    for output, elements in places.items():
+        if output in found:
+            earliest, latest = found[output]
+            reached = elements & (latest > 0)
+            if reached.any():
+                shortest.append(int(earliest[reached].min()))
+                longest.append(int(latest[reached].max()))
+    return CreditPath(path.distance, min(shortest, default=None), max(longest, default=None))
+
+
+# Where symbols come in.
+
+
 class Call(NamedTuple):
     """One call of torch: the function, and what of it took part in the graph."""
 
     function: Any
-    inputs: list[Tensor]  # values that went in, but for symbols and codes of them
-    outputs: list[tuple[Place, Tensor]]
+    inputs: list[Tensor]  # values that went in, but for what is made of symbols alone
+    outputs: list[Tensor]
+
+
+_CASTS = (Tensor.to, Tensor.type_as)
+"""Their other arguments say which type, and are not in the result."""
 
 
 class _Recorder(TorchFunctionMode):
-    """Notes every call of torch in a forward pass, and the gradients that flow from `losses` along every edge.
+    """Notes every call of torch whose result is in the graph."""
 
-    `losses` are outputs of calls: (call, output). Their gradients towards `parameters` are taken when the method itself
-    goes backward, whose own gradients are not looked at.
-    """
-
-    def __init__(self, losses: frozenset[tuple[int, int]], parameters: tuple[Tensor, ...]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.losses = losses
-        self.parameters = parameters
-        self.due: list[Tensor] = []
-        self.listening = False
         self.calls: list[Call] = []
-        self.flows: dict[Node, list[tuple[Place, Tensor]]] = defaultdict(list)
-
-    def __enter__(self) -> _Recorder:
-        self._patched = _intercepted(self._before_backward)
-        self._patched.__enter__()
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._patched.__exit__(*error)
+        self.symbolic = WeakTensorKeyDictionary()  # real numbers that are made of symbols alone
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        inputs = [one.detach().clone() for one in _tensors((args, list(kwargs.values()))) if not _encodes(one)]
+        given = list(_tensors(args[:1] if func in _CASTS else (args, kwargs)))
+        values = [one.detach().clone() for one in given if not (one in self.symbolic or _encodes(one))]
         result = func(*args, **kwargs)
-        made = [one for one in _tensors(result) if one.grad_fn is not None]
+        results = list(_tensors(result))
+        made = [one for one in results if one.grad_fn is not None]
         if made:
-            self.due += [one for number, one in enumerate(made) if (len(self.calls), number) in self.losses]
-            outputs = [((one.grad_fn, one.output_nr), one.detach().clone()) for one in made]
-            self.calls.append(Call(func, inputs, outputs))
+            self.calls.append(Call(func, values, [one.detach().clone() for one in made]))
+            self.met(made)
+        elif given and not values:
+            self.symbolic.update((one, True) for one in results)
         return result
 
-    def _before_backward(self) -> None:
-        """Follow the gradients of the losses met since the last time."""
-        waiting: list[Node] = [loss.grad_fn for loss in self.due]
-        while waiting:
-            node = waiting.pop()
-            if node not in self.flows:
-                self.flows[node] = []
-                node.register_hook(self._flow_of(node))
-                waiting += [child for child, _ in node.next_functions if child is not None and child.next_functions]
-        if self.due:
-            total = torch.stack([loss.sum() for loss in self.due]).sum()
-            self.listening = True
-            _GRAD(total, self.parameters, retain_graph=True, allow_unused=True)
-            self.listening = False
-            self.due = []
-
-    def _flow_of(self, node: Node) -> Callable[..., None]:
-        def note(inputs: tuple[Tensor | None, ...], outputs: Any) -> None:
-            for place, gradient in zip(node.next_functions, inputs) if self.listening else ():
-                if place[0] is not None and gradient is not None:
-                    self.flows[node].append((place, gradient.detach() != 0))
-
-        return note
+    def met(self, made: list[Tensor]) -> None:
+        """Called with the outputs of each call that is noted."""
 
 
 def _encodes(value: Tensor) -> bool:
@@ -191,9 +210,66 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
     elif isinstance(tree, list | tuple):
         for one in tree:
             yield from _tensors(one)
+    elif isinstance(tree, Mapping):
+        yield from _tensors(list(tree.values()))
 
 
-_GRAD = torch.autograd.grad
+def _beginnings(first: _Recorder, other: _Recorder) -> dict[Output, Tensor]:
+    """The outputs at which two runs begin to differ, and their elements that do."""
+    begins: dict[Output, Tensor] = {}
+    for index, (call, twin) in enumerate(zip(first.calls, other.calls, strict=False)):
+        if call.function is not twin.function or len(call.outputs) != len(twin.outputs):
+            break  # from here on the two did different things
+        if not any(_different(a, b).any() for a, b in zip(call.inputs, twin.inputs, strict=False)):
+            for number, (a, b) in enumerate(zip(call.outputs, twin.outputs, strict=True)):
+                if _different(a, b).any():
+                    begins[index, number] = _different(a, b)
+    return begins
+
+
+def _different(a: Tensor, b: Tensor) -> Tensor:
+    return a != b if a.shape == b.shape else torch.ones_like(a, dtype=torch.bool)
+
+
+# Paths.
+
+
+class _Follower(_Recorder):
+    """Follows the paths from `losses`, outputs and their elements, to `lookups` before the method goes backward."""
+
+    def __init__(self, losses: Mapping[Output, Tensor], lookups: Iterable[Output]) -> None:
+        super().__init__()
+        self.losses = losses
+        self.lookups = frozenset(lookups)
+        self.due: list[tuple[Place, Tensor]] = []
+        self.ends: dict[Place, Output] = {}
+        self.found: dict[Output, Arrivals] = {}
+
+    def __enter__(self) -> _Follower:
+        self._patched = _intercepted(self._before_backward)
+        self._patched.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._patched.__exit__(*error)
+
+    def met(self, made: list[Tensor]) -> None:
+        for number, one in enumerate(made):
+            output = len(self.calls) - 1, number
+            place = one.grad_fn, one.output_nr
+            if output in self.losses:
+                self.due.append((place, self.losses[output]))
+            if output in self.lookups:
+                self.ends[place] = output
+
+    def _before_backward(self) -> None:
+        """Follow the paths from the losses met since the last time."""
+        due, self.due = self.due, []
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            for place, arrivals in _follow(due, self.ends).items():
+                _merge(self.found, self.ends[place], *arrivals)
 
 
 @contextmanager
@@ -215,71 +291,71 @@ def _intercepted(before: Callable[[], None]) -> Iterator[None]:
         torch.autograd.backward, torch.autograd.grad = kept
 
 
-def _dependent(first: _Recorder, other: _Recorder) -> tuple[dict[Place, Tensor], frozenset[tuple[int, int]]]:
-    """Where each value differs between two runs, and the outputs (call, output) at which the difference begins.
-
-    A call that the other run did not make, or with another shape, counts as different everywhere.
-    """
-    differs: dict[Place, Tensor] = {}
-    begins: set[tuple[int, int]] = set()
-    for index, call in enumerate(first.calls):
-        twin = other.calls[index] if index < len(other.calls) else None
-        same_call = twin is not None and twin.function is call.function and len(twin.outputs) == len(call.outputs)
-        fresh = same_call and not any(_different(a, b).any() for a, b in zip(call.inputs, twin.inputs))  # type: ignore[union-attr]
-        for number, (place, value) in enumerate(call.outputs):
-            found = _different(value, twin.outputs[number][1]) if same_call else torch.ones_like(value) != 0  # type: ignore[union-attr]
-            differs[place] = found
-            if fresh and found.any():
-                begins.add((index, number))
-    return differs, frozenset(begins)
-
-
-def _different(a: Tensor, b: Tensor) -> Tensor:
-    return a != b if a.shape == b.shape else torch.ones_like(a, dtype=torch.bool)
+def _follow(starts: Iterable[tuple[Place, Tensor]], ends: Iterable[Place]) -> dict[Place, Arrivals]:
+    """When paths from these elements arrive at the values `ends`, as far as they do."""
+    starts, ends = list(starts), frozenset(ends)
+    noise = torch.Generator().manual_seed(0)
+    waiting: dict[Node, dict[int, Arrivals]] = defaultdict(dict)
+    found: dict[Place, Arrivals] = {}
+    for (node, number), elements in starts:
+        _merge(waiting[node], number, torch.where(elements, 1, NEVER), elements.long())
+    for node in _from_the_losses((place[0] for place, _ in starts), {node for node, _ in ends}):
+        arrived = waiting.pop(node, {})
+        found.update({(node, number): arrivals for number, arrivals in arrived.items() if (node, number) in ends})
+        for number, earliest, latest, elements in _alike(arrived):
+            gradient = torch.rand(elements.shape, generator=noise, dtype=torch.float64) + 1  # random: nothing cancels
+            for (child, into), passed in _passed_on(node, number, gradient * elements):
+                reached = passed != 0
+                _merge(waiting[child], into, torch.where(reached, earliest + 1, NEVER), reached * (latest + 1))
+    return found
 
 
-def _extent(
-    flows: dict[Node, list[tuple[Place, Tensor]]],
-    roots: set[Node],
-    differs: dict[Place, Tensor],
-    lookups: set[Place],
-) -> tuple[int, int] | tuple[None, None]:
-    """The nodes on the shortest and on the longest path along which credit for x_i really flows."""
-    children: dict[Node, list[Node]] = defaultdict(list)
-    ends: set[Node] = set()
-    for node, edges in flows.items():
-        for place, flow in edges:
-            where = differs.get(place)
-            if (flow if where is None else flow & where).any():
-                children[node].append(place[0])
-                if place in lookups:
-                    ends.add(place[0])
-    nearest: dict[Node, int] = {}
-    farthest: dict[Node, int] = {}
-    for node in _from_the_ends(roots, children):
-        below = [child for child in children[node] if child in nearest]
-        if node in ends:
-            nearest[node] = farthest[node] = 1
-        elif below:
-            nearest[node] = 1 + min(nearest[child] for child in below)
-            farthest[node] = 1 + max(farthest[child] for child in below)
-    found = roots & nearest.keys()
-    if not found:
-        return None, None
-    return min(nearest[root] for root in found), max(farthest[root] for root in found)
+def _merge(known: dict[Any, Arrivals], key: Any, earliest: Tensor, latest: Tensor) -> None:
+    if key in known:
+        earliest, latest = earliest.minimum(known[key][0]), latest.maximum(known[key][1])
+    known[key] = earliest, latest
 
 
-def _from_the_ends(roots: Iterable[Node], children: dict[Node, list[Node]]) -> list[Node]:
-    """Every node that can be reached from the roots, after all of its children."""
-    ordered: list[Node] = []
+def _alike(arrived: Mapping[int, Arrivals]) -> Iterator[tuple[int, int, int, Tensor]]:
+    """The elements of a node's outputs that share both numbers: (output, shortest, longest, which elements)."""
+    for number, (earliest, latest) in arrived.items():
+        both = earliest * NEVER + latest
+        for value in both[latest > 0].unique().tolist():
+            yield number, value // NEVER, value % NEVER, both == value
+
+
+def _passed_on(node: Node, number: int, gradient: Tensor) -> Iterator[tuple[Place, Tensor]]:
+    """What a node's backward function makes of a gradient at one of its outputs, by the value it goes to."""
+    shapes = [one.shape for one in node._input_metadata]
+    if isinstance(node, torch.autograd.function.BackwardCFunction):  # written in Python
+        gradients = [gradient if k == number else gradient.new_zeros(shape) for k, shape in enumerate(shapes)]
+        made = node.apply(*gradients)
+        made = made if isinstance(made, tuple) else (made,)
+        made = [one for one, needed in zip(made, node.needs_input_grad, strict=False) if needed]
+        edges = [edge for edge in node.next_functions if edge[0] is not None]
+    else:
+        made = node(*(gradient if k == number else None for k in range(len(shapes))))
+        made = made if isinstance(made, tuple) else (made,)
+        edges = node.next_functions
+    for (child, into), one in zip(edges, made, strict=False):
+        if child is not None and one is not None:
+            yield (child, into), one.sum_to_size(child._input_metadata[into].shape)  # what was broadcast
+
+
+def _from_the_losses(starts: Iterable[Node], ends: set[Node]) -> list[Node]:
+    """The nodes between these and those, in an order in which each comes before the nodes it passes gradients on to."""
+    finished: list[Node] = []
+    leading: set[Node] = set()
     entered: set[Node] = set()
-    waiting = [(root, False) for root in roots]
+    waiting = [(start, False) for start in starts]
     while waiting:
-        node, finished = waiting.pop()
-        if finished:
-            ordered.append(node)
+        node, done = waiting.pop()
+        if done:
+            if node in ends or any(child in leading for child, _ in node.next_functions):
+                leading.add(node)
+                finished.append(node)
         elif node not in entered:
             entered.add(node)
             waiting.append((node, True))
-            waiting += [(child, False) for child in children[node]]
-    return ordered
+            waiting += [(child, False) for child, _ in node.next_functions if child is not None]
+    return finished[::-1]

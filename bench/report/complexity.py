@@ -23,14 +23,16 @@ from bench.report.claims.cost import RNNS, SMT, larger_half
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, Section
 from bench.report.statistics import PowerLaw, power_law
-from bench.report.style import GREY, Style
+from bench.report.style import Style
 from bench.report.tables import _clean
 
 COMMAND = "`python run_bench.py cost complexity`"
 UNKNOWN = "not known"
 WHO = ["grid", "task", "method", "backbone", "phase"]
+BACKBONE = "transformer"
+"""The one that is drawn of a method that has several; tables have all."""
 DASHES: Sequence[Any] = ("-", (0, (4, 2)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
-"""Of backbones."""
+"""Of phases, the last first."""
 
 
 class Quantity(NamedTuple):
@@ -67,7 +69,7 @@ SYMBOLS = {LENGTH: "T", DISTANCE: "j - i", POSITION: "position"}
 
 
 def paper(quantity: str, method: str, phase: str) -> str:
-    """What the paper says of how a quantity grows (arXiv 2606.06479), as far as known."""
+    """What the paper says of how a quantity grows (arXiv 2606.06479, claims 3 and 4 of METHODS.md), as far as known."""
     smt = method in SMT
     if quantity == "sequential_operations":
         return "O(T)" if method == "bptt" or (smt and phase == "dmt") else "O(1)" if smt else UNKNOWN
@@ -81,11 +83,11 @@ def paper(quantity: str, method: str, phase: str) -> str:
 
 def section(data: Data) -> Section:
     """The overview with the step's costs drawn, every fit with its ends, credit paths, and inference."""
-    frames = {name: _rows(getattr(data, name)) for name in ("steps", "credit", "inference")}
+    frames = _frames(data)
     fitted = fits(frames)
     looks = style.styles([*map(str, data.methods), *(one for frame in frames.values() for one in frame["method"])])
     exhibits = (
-        _overview(frames["steps"], fitted, looks),
+        _overview(frames, fitted, looks),
         *_fits(frames, fitted),
         _credit(frames["credit"], fitted, looks),
         _inference(frames["inference"], fitted, looks),
@@ -93,7 +95,25 @@ def section(data: Data) -> Section:
     return Section("complexity", "Cost of a training step and of inference", exhibits)
 
 
+def exponents(data: Data) -> pd.DataFrame:
+    """A row per grid, task, method, backbone and phase: how everything that was traced grows, and the paper's O(.).
+
+    Exponents over the larger half of the lengths T: sequential_operations, sequential_flops, flops (elementwise work
+    included), peak_bytes and, of a GPU, gpu_bytes; of the distances j - i: credit_longest and credit_shortest, NaN
+    where autograd has no path (then `outside` may say how credit flows); of the positions, and the same for all phases:
+    state_bytes, token_flops. Values at the ends: operations_at_smallest_T, operations_at_largest_T, and the operations
+    on the credit paths of the largest distance, longest_path and shortest_path. Columns "paper: ..." have O(1), O(T) or
+    "not known". Columns of what was not traced at all are left out.
+    """
+    frames = _frames(data)
+    return _exponents(fits(frames), frames["credit"])
+
+
 # Numbers.
+
+
+def _frames(data: Data) -> dict[str, pd.DataFrame]:
+    return {name: _rows(getattr(data, name)) for name in ("steps", "credit", "inference")}
 
 
 def _rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -170,24 +190,46 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(fit.slope), 1.0 if np.ptp(y) == 0 else float(fit.rvalue**2)
 
 
-def overview(fitted: pd.DataFrame) -> pd.DataFrame:
-    """A row per configuration and phase: the exponent of every quantity, and the paper's O(.) where it is known.
+PAPER = {"operations": "sequential_operations", "credit path": "credit_longest", "state": "state_bytes"}
+PAPER |= {"FLOPs per token": "token_flops"}
+"""What the paper speaks of, by the quantity that stands for it."""
+COLUMNS = {
+    "sequential_operations": ("sequential_operations", "exponent"),
+    "paper: operations": "operations",
+    "operations_at_smallest_T": ("sequential_operations", "at_first"),
+    "operations_at_largest_T": ("sequential_operations", "at_last"),
+    **{one: (one, "exponent") for one in ("sequential_flops", "flops", "peak_bytes", "gpu_bytes")},
+    **{one: (one, "exponent") for one in ("credit_longest", "credit_shortest")},
+    "paper: credit path": "credit path",
+    "longest_path": ("credit_longest", "at_last"),
+    "shortest_path": ("credit_shortest", "at_last"),
+    "state_bytes": ("state_bytes", "exponent"),
+    "paper: state": "state",
+    "token_flops": ("token_flops", "exponent"),
+    "paper: FLOPs per token": "FLOPs per token",
+}
+"""Of `exponents`: the quantity and the column of its fits, or what the paper speaks of."""
 
-    Inference is that of the trained predictor, the same after every phase.
-    """
-    steps = fitted.loc[fitted["in"] != SYMBOLS[POSITION], WHO].drop_duplicates()
-    alone = fitted.loc[fitted["in"] == SYMBOLS[POSITION], WHO].drop_duplicates()
-    alone = alone.merge(steps[WHO[:4]].drop_duplicates(), on=WHO[:4], how="left", indicator=True)
-    table = pd.concat([steps, alone.loc[alone["_merge"] == "left_only", WHO]], ignore_index=True)
-    for one in QUANTITIES:
-        own = fitted[fitted["key"] == one.key]
-        if len(own):
-            on = WHO[:4] if one.against == POSITION else WHO
-            table = table.merge(own[[*on, "exponent"]].rename(columns={"exponent": one.key}), on=on, how="left")
-            told = [paper(one.key, method, phase) for method, phase in zip(table["method"], table["phase"])]
-            if set(told) != {UNKNOWN}:
-                table[f"{one.key}_paper"] = told
-    return _without_idle(table)
+
+def _exponents(fitted: pd.DataFrame, credit: pd.DataFrame) -> pd.DataFrame:
+    streamed = fitted["in"] == SYMBOLS[POSITION]  # once for all phases
+    told = credit[credit["outside"].notna()].drop_duplicates(WHO)[[*WHO, "outside"]]
+    table = pd.concat([fitted.loc[~streamed, WHO], told[WHO]]).drop_duplicates(ignore_index=True)
+    alone = fitted.loc[streamed, WHO].drop_duplicates()
+    known = set(table[WHO[:4]].itertuples(index=False, name=None))
+    new = [one not in known for one in alone[WHO[:4]].itertuples(index=False, name=None)]
+    table = pd.concat([table, alone[new]], ignore_index=True)
+    for name, source in COLUMNS.items():
+        key, column = (PAPER[source], None) if isinstance(source, str) else source
+        own = fitted[fitted["key"] == key]
+        if own.empty:
+            continue
+        if column is None:
+            table[name] = [paper(key, method, phase) for method, phase in zip(table["method"], table["phase"])]
+        else:
+            on = WHO[:4] if own["in"].iloc[0] == SYMBOLS[POSITION] else WHO
+            table = table.merge(own[[*on, column]].rename(columns={column: name}), on=on, how="left")
+    return table.merge(told, on=WHO, how="left") if len(told) else table
 
 
 def _without_idle(table: pd.DataFrame) -> pd.DataFrame:
@@ -245,7 +287,8 @@ def _methods(rows: pd.DataFrame) -> tuple[tuple[str, ...], tuple[str, ...]]:
 # The exhibits.
 
 
-def _overview(steps: pd.DataFrame, fitted: pd.DataFrame, looks: dict[str, Style]) -> Exhibit | Missing:
+def _overview(frames: dict[str, pd.DataFrame], fitted: pd.DataFrame, looks: dict[str, Style]) -> Exhibit | Missing:
+    steps = frames["steps"]
     own = fitted[fitted["in"] == SYMBOLS[LENGTH]]
     if own.empty:
         return Missing("complexity", "Cost of a training step", f"no training step was traced; {COMMAND} does")
@@ -263,7 +306,7 @@ def _overview(steps: pd.DataFrame, fitted: pd.DataFrame, looks: dict[str, Style]
         _clean(caption + note),
         _ran(steps.dropna(subset=[LENGTH]), LENGTH),
         figure,
-        overview(fitted),
+        _without_idle(_exponents(fitted, frames["credit"])),
         *_methods(own),
     )
 
@@ -372,8 +415,15 @@ def _drawn(
     (grid, task), _ = counts.most_common(1)[0]
     note = f" The figure shows {task} of {grid}, one of {len(counts)} tasks." if len(counts) > 1 else ""
     here = rows[(rows["grid"] == grid) & (rows["task"] == task)]
+    has = set(zip(here["method"], here["backbone"]))
+    shown = {
+        method: BACKBONE if (method, BACKBONE) in has else min(own for who, own in has if who == method)
+        for method in dict.fromkeys(here["method"])
+    }
+    left = sorted({backbone for method, backbone in has if backbone != shown[method]})
+    note += f" The figure shows backbone {BACKBONE}, the table also {' and '.join(left)}." if left else ""
+    here = here[[shown[method] == backbone for method, backbone in zip(here["method"], here["backbone"])]]
     phases = _phases(here)
-    backbones = list(dict.fromkeys(here["backbone"]))
     down = -(-len(quantities) // across)
     figure = Figure(figsize=(9.0 if across == 3 else 7.6, 1.2 + 2.3 * down), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).flatten()
@@ -381,32 +431,26 @@ def _drawn(
     for panel, quantity in zip(panels, quantities):
         for who, values in _configurations(here, quantity):
             many = phases[who["method"]]
-            look = _look(who, many, looks)
-            dashes = DASHES[backbones.index(who["backbone"]) % len(DASHES)]
+            look, word = _look(who, many, looks), _who(who, len(many))
+            word += "" if who["backbone"] in ("", BACKBONE) else f", backbone {who['backbone']}"
             values = values[(values > 0) & (values.index > 0)]
-            drawn.setdefault(_who(who, len(many)), Line2D([], [], lw=1.5, **look))
-            thick = 1 + 0.35 * max(0, 3 - list(drawn).index(_who(who, len(many))))  # equal lines show below one another
-            wide = {"ms": 3 * thick, "lw": 1.2 * thick}
-            panel.plot(values.index, values.to_numpy(), ls=dashes, **{**look, **wide})
+            drawn.setdefault(word, Line2D([], [], lw=1.5, ms=5, **look))
+            thick = 1 + 0.35 * max(0, 3 - list(drawn).index(word))  # equal lines show below one another
+            panel.plot(values.index, values.to_numpy(), ms=3 * thick, lw=1.2 * thick, **look)
         _axes(panel, quantity)
     for method, phase in gone:
         who, many = {"method": method, "phase": phase}, phases.get(method, [])
-        drawn[f"{_who(who, len(many))} (no path)"] = Line2D([], [], ls="", **_look(who, many, looks))
-    if len(backbones) > 1:
-        drawn |= {
-            f"backbone {name}": Line2D([], [], color=GREY, lw=1.5, ls=DASHES[place % len(DASHES)])
-            for place, name in enumerate(backbones)
-        }
+        drawn[f"{_who(who, len(many))} (no path)"] = Line2D([], [], ms=5, **{**_look(who, many, looks), "ls": ""})
     lines.legend(figure, drawn)
     return figure, note
 
 
 def _look(who: dict[str, str], phases: Sequence[str], looks: dict[str, Style]) -> dict[str, Any]:
-    """A method's colour and marker; SMT's phase as SMT alone is drawn, other phases but the last with open markers."""
-    alone = len(phases) > 1 and who["phase"] in style.HOUSE
-    look = style.HOUSE[who["phase"]] if alone else looks[who["method"]]
-    whole = alone or who["phase"] == phases[-1] if phases else True
-    return {"color": look.color, "marker": look.marker, "ms": 5, "mfc": look.color if whole else "white"}
+    """A method's colour and marker; phases before its last one with dashes and open markers."""
+    look = looks[who["method"]]
+    after = len(phases) - 1 - phases.index(who["phase"]) if who["phase"] in phases else 0
+    face = "white" if after else look.color
+    return {"color": look.color, "marker": look.marker, "mfc": face, "ls": DASHES[after % len(DASHES)]}
 
 
 def _axes(panel: Axes, quantity: Quantity) -> None:

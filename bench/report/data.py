@@ -16,7 +16,9 @@ from bench.report import tables
 from bench.results import load_curves, load_records, read_json
 
 WORK = ("flops", "sequential_flops", "sequential_operations")
-EMPTY = ["grid", "id", "task", "method", "backbone", "seed", "state", *tables.NUMBERS, *tables.TEXTS]
+EMPTY = list(
+    dict.fromkeys(("grid", "id", "task", "method", "backbone", "seed", "state", *tables.NUMBERS, *tables.TEXTS))
+)
 LINKS = ["init_from.run", "init_from.phase"]
 
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from bench.measure.cost import keep_table
 from bench.report import style
-from bench.report.complexity import paper, section
+from bench.report.complexity import exponents, paper, section
 from bench.report.data import Data, load
 from bench.report.exhibit import Exhibit, Missing
 from bench.results import write_json
@@ -122,17 +122,36 @@ def test_elementwise_work_counts_among_total_flops(traced: Data) -> None:
 
 def test_the_papers_growth_stands_beside_the_measured_one(traced: Data) -> None:
     frame = table(traced, "complexity").set_index(["method", "phase"])
-    assert frame["sequential_operations_paper"].to_dict() == {
+    assert frame["paper: operations"].to_dict() == {
         ("smt+dmt", "smt"): "O(1)",
         ("smt+dmt", "dmt"): "O(T)",
         ("bptt", "train"): "O(T)",
         ("transformer", ""): "not known",
     }
-    assert frame.loc[("smt+dmt", "smt"), "credit_longest_paper"] == "O(1)"
-    assert frame.loc[("bptt", "train"), "credit_shortest_paper"] == "O(T)"
-    assert frame.loc[("bptt", "train"), "state_bytes_paper"] == "O(1)"
-    assert frame.loc[("transformer", ""), "token_flops_paper"] == "O(T)"
-    assert not [name for name in frame if name in ("flops_paper", "peak_bytes_paper")], "nothing is known of these"
+    assert frame.loc[("smt+dmt", "smt"), "paper: credit path"] == "O(1)"
+    assert frame.loc[("smt+dmt", "dmt"), "paper: credit path"] == "not known"
+    assert frame.loc[("bptt", "train"), "paper: credit path"] == "O(T)"
+    assert frame.loc[("bptt", "train"), "paper: state"] == "O(1)"
+    assert frame.loc[("transformer", ""), "paper: FLOPs per token"] == "O(T)"
+
+
+def test_the_overview_has_the_values_at_the_ends_and_tells_of_credit_outside_autograd(traced: Data) -> None:
+    frame = exponents(traced)
+    smt, dmt, bptt = (only(frame, phase=phase) for phase in ("smt", "dmt", "train"))
+    assert (bptt["operations_at_smallest_T"], bptt["operations_at_largest_T"]) == (90 + 68 * 8, 90 + 68 * 512)
+    assert (smt["operations_at_smallest_T"], smt["operations_at_largest_T"]) == (157, 157)
+    assert (bptt["shortest_path"], bptt["longest_path"]) == (40 + 5 * 16, 106 + 45 * 16)
+    expected = np.polyfit(np.log([4, 8, 16]), np.log([106 + 45 * d for d in (4, 8, 16)]), 1)[0]
+    assert bptt["credit_longest"] == pytest.approx(expected, abs=1e-12) and smt["credit_longest"] == 0.0
+    assert math.isnan(dmt["credit_longest"]) and math.isnan(dmt["longest_path"]) and dmt["outside"] == TEACHER
+    assert smt["outside"] != TEACHER and (frame["grid"] == "complexity").all()
+    pd.testing.assert_frame_equal(frame.drop(columns=["grid", "task"]), table(traced, "complexity"))
+
+
+def test_a_phase_of_which_only_credit_was_followed_has_its_row(tmp_path: Path) -> None:
+    frame = exponents(read(tmp_path, {**record(), "steps": []}))
+    assert only(frame, phase="dmt")["outside"] == TEACHER and "sequential_operations" not in frame
+    assert only(frame, method="bptt")["state_bytes"] == 0.0
 
 
 @pytest.mark.parametrize("quantity", ["sequential_operations", "credit_longest", "state_bytes", "flops"])
@@ -202,7 +221,6 @@ def test_panels_hold_the_recorded_values_in_the_methods_colours(traced: Data) ->
         panel.get_title("left") == "Sequential operations" and (panel.get_xscale(), panel.get_yscale()) == ("log",) * 2
     )
     drawn = {line.get_color(): points(line) for line in panel.get_lines()}
-    assert drawn[style.HOUSE["smt"].color] == dict.fromkeys(LENGTHS, 157)
     assert drawn[style.HOUSE["smt+dmt"].color][256] == 30 * 256
     assert drawn[style.HOUSE["bptt"].color][512] == 90 + 68 * 512
     assert points(figure.axes[3].get_lines()[0])[512] == 51200
@@ -227,15 +245,25 @@ def test_inference_draws_work_state_and_time(traced: Data) -> None:
     assert work[style.HOUSE["transformer"].color] == {p: 1100 + 128 * p for p in LENGTHS}
 
 
-def test_backbones_are_told_apart_by_dashes(tmp_path: Path) -> None:
-    found = record()
-    found["steps"] += [{**one, "backbone": "mlp"} for one in found["steps"]]
-    figure = made(read(tmp_path, found), "complexity").figure
+def test_phases_share_their_methods_colour_and_differ_by_dashes_and_markers(traced: Data) -> None:
+    figure = made(traced, "complexity").figure
     assert figure is not None
-    lines = [line for line in figure.axes[0].get_lines() if line.get_color() == style.HOUSE["bptt"].color]
-    assert len(lines) == 2 and len({str(line.get_linestyle()) for line in lines}) == 2
-    words = [text.get_text().strip() for text in figure.legends[0].get_texts()]
-    assert {"backbone gru", "backbone mlp"} <= set(words)
+    lines = [line for line in figure.axes[0].get_lines() if line.get_color() == style.HOUSE["smt+dmt"].color]
+    found = {points(line)[512]: (line.get_linestyle(), line.get_markerfacecolor()) for line in lines}
+    assert found == {157: ("--", "white"), 30 * 512: ("-", style.HOUSE["smt+dmt"].color)}
+
+
+def test_of_several_backbones_the_transformer_is_drawn_and_the_table_has_all(tmp_path: Path) -> None:
+    found = record()
+    found["steps"] += [{**step("bptt", "train", T, 7 * T), "backbone": "transformer"} for T in LENGTHS]
+    exhibit = made(read(tmp_path, found), "complexity")
+    assert exhibit.figure is not None and exhibit.table is not None
+    (line,) = [one for one in exhibit.figure.axes[0].get_lines() if one.get_color() == style.HOUSE["bptt"].color]
+    assert points(line)[512] == 7 * 512
+    assert "The figure shows backbone transformer, the table also gru." in exhibit.caption
+    assert set(exhibit.table.loc[exhibit.table["method"] == "bptt", "backbone"]) == {"gru", "transformer"}
+    words = [text.get_text().strip() for text in exhibit.figure.legends[0].get_texts()]
+    assert "bptt" in words and "smt+dmt, phase smt, backbone gru" in words, "drawn with the only one that it has"
 
 
 def test_the_memory_of_a_gpu_has_a_column_where_it_was_measured(tmp_path: Path, traced: Data) -> None:

@@ -17,7 +17,7 @@ from bench.config import Run
 from bench.report import style
 from bench.report.data import Data, load
 from bench.report.dynamics import cells
-from bench.report.efficiency import base, loss_at, section, spend_to
+from bench.report.efficiency import base, loss_at, section, spend_to, together
 from bench.report.exhibit import Exhibit, Missing
 from bench.results import write_json
 from tests.helpers import TINY, folder_of, tiny_run
@@ -170,7 +170,22 @@ def test_where_none_learned_there_is_no_target(tmp_path: Path) -> None:
     for method in ("bptt", "transformer"):
         seeds(tmp_path, method, [[2.1, 2.0, 2.0, 1.99]] * 3)
     data = load([tmp_path])
-    assert "target" not in table(data) and "at 1 settings none did" in exhibits(data)[0].caption
+    assert "target" not in table(data) and "at 1 of 1 settings none learned" in exhibits(data)[0].caption
+
+
+def test_what_learning_is_follows_the_best_where_no_floor_is_known(tmp_path: Path) -> None:
+    natural: dict[str, Any] = {"loss_floor": None, "unigram_loss": 2.0}
+    for method, last in (("bptt", 1.8), ("transformer", 1.85), ("smt", 1.95)):
+        seeds(tmp_path, method, [[2.1, 2.0, 1.99, last]] * 3, **natural)
+    frame = table(load([tmp_path]))
+    assert frame["target"].tolist() == pytest.approx([1.85] * 3), "1.95 is less than halfway from 2.0 to 1.8"
+
+
+def test_without_a_unigram_loss_each_method_starts_at_its_first(tmp_path: Path) -> None:
+    for method, losses in (("bptt", [9.0, 4.0, 2.0, 1.0]), ("transformer", [9.0, 3.0, 2.5, 2.1])):
+        seeds(tmp_path, method, [losses] * 3, loss_floor=None, unigram_loss=None)
+    # Halfway from 4.0 (after 100 tokens) to 1.0 is 2.5; from 3.0 it is 2.0.
+    assert table(load([tmp_path]))["target"].tolist() == pytest.approx([1.0] * 2)
 
 
 def test_natural_losses_are_in_bits(tmp_path: Path) -> None:
@@ -186,11 +201,26 @@ def test_the_teachers_loss_is_not_the_methods(tmp_path: Path) -> None:
     assert table(pair(tmp_path))["loss"].min() > 0.5
 
 
-def test_seeds_are_averaged_as_far_as_all_reach(tmp_path: Path) -> None:
+def test_the_last_loss_is_that_at_each_seeds_own_end(tmp_path: Path) -> None:
     cell(tmp_path, tiny_run("bptt", seed=0), [2.0, 1.8, 1.6, 1.4])
     cell(tmp_path, tiny_run("bptt", seed=1), [2.0, 1.6, 1.2])
-    row = only(table(load([tmp_path])))
-    assert (row["tokens"], row["loss"], row["seeds"]) == (200, pytest.approx(1.4), 2)
+    data = load([tmp_path])
+    row = only(table(data))
+    assert (row["tokens"], row["loss"], row["seeds"]) == (300, pytest.approx(1.3), 2)
+    figure = exhibits(data)[0].figure
+    assert figure is not None
+    mean = figure.axes[0].get_lines()[0].get_xydata()
+    assert mean == pytest.approx(np.array([[100, 1.7], [200, 1.4], [400, 1.3]])), "a seed that has ended keeps its loss"
+
+
+def test_seeds_that_were_evaluated_at_other_spends_meet_on_a_common_grid() -> None:
+    a = np.array([100.0, 400.0]), np.array([2.0, 1.0])
+    b = np.array([50.0, 200.0, 800.0]), np.array([3.0, 1.0, 0.0])
+    x, losses = together([a, b])
+    assert x.tolist() == [100, 200, 400, 800], "from where both have begun"
+    assert losses == pytest.approx(np.array([[2.0, 1.5, 1.0, 1.0], [2.0, 1.0, 0.5, 0.0]]))
+    gap = np.array([100.0, math.nan]), np.array([2.0, 1.0])
+    assert together([a, gap])[1].shape == (2, 0), "a mean over other seeds would be another mean"
 
 
 # The figures.
@@ -236,16 +266,33 @@ def test_a_task_that_was_not_traced_says_so_beside_one_that_was(tmp_path: Path) 
     assert told == [["not traced"], ["not traced"], *([[]] * 6)]
 
 
-def test_the_caption_counts_who_is_ahead_at_equal_spend(tmp_path: Path) -> None:
+def test_the_caption_tells_who_is_ahead_at_equal_spend(tmp_path: Path) -> None:
     caption = exhibits(pair(tmp_path))[0].caption
-    assert "out of 1 settings: sequential FLOPs smt+dmt 0, bptt 1;" in caption
-    assert "training tokens smt+dmt 0, bptt 1;" in caption and "FLOPs are not known" not in caption
+    assert "retrieval, length 12: bptt in every currency." in caption and "FLOPs are not known" not in caption
+
+
+def test_who_is_ahead_may_depend_on_the_currency(tmp_path: Path) -> None:
+    seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3, rates={"train": 1.0})
+    seeds(tmp_path, "smt+dmt", [[2.0, 1.8, 1.3, 0.5]] * 3, rates={"train": 4.0})
+    caption = exhibits(load([tmp_path]))[0].caption
+    # Over 100, 200, 400 tokens the second costs 400, 800, 1600: at 400 it has 1.8 where the first has 1.0.
+    told = "bptt per sequential FLOPs and total FLOPs, smt+dmt per training tokens and seconds of training."
+    assert told in caption
+
+
+def test_the_caption_counts_over_all_settings_where_not_all_are_drawn(tmp_path: Path) -> None:
+    for length, best in ((8, "bptt"), (16, "bptt"), (32, "transformer")):
+        for method in ("bptt", "transformer"):
+            losses = [2.0, 1.5, 1.2, 0.9 if method == best else 1.0]
+            seeds(tmp_path, method, [losses], {"task": {"name": "retrieval", "length": length}})
+    caption = exhibits(load([tmp_path]))[0].caption
+    assert "Over all 3 settings of the table: per training tokens bptt 2, transformer 1;" in caption
 
 
 def test_differences_that_do_not_matter_leave_both_ahead(tmp_path: Path) -> None:
     seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3)
     seeds(tmp_path, "smt+dmt", [[2.0, 1.5, 1.2, 1.01]] * 3)
-    assert "training tokens smt+dmt 1, bptt 1" in exhibits(load([tmp_path]))[0].caption
+    assert "smt+dmt and bptt in every currency" in exhibits(load([tmp_path]))[0].caption
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -274,16 +321,30 @@ def test_many_tasks_are_spread_over_figures_and_none_is_drawn_twice(tmp_path: Pa
 # Which runs.
 
 
-def test_the_largest_setting_of_a_task_is_drawn_and_all_are_in_the_table(tmp_path: Path) -> None:
-    for length in (8, 16, 32):
+def test_the_hardest_setting_that_some_method_learned_is_drawn_and_all_are_in_the_table(tmp_path: Path) -> None:
+    for length, last in ((8, 0.5), (16, 1.0), (32, 1.99)):
         for method in ("bptt", "transformer"):
-            seeds(tmp_path, method, [[2.0, 1.5, 1.2, 1.0]], {"task": {"name": "retrieval", "length": length}})
+            seeds(tmp_path, method, [[2.0, 2.0, 2.0, last]], {"task": {"name": "retrieval", "length": length}})
     (exhibit,) = exhibits(load([tmp_path]))
     assert exhibit.figure is not None and exhibit.table is not None
-    assert exhibit.figure.axes[0].get_title("left") == "retrieval, length 32" and len(exhibit.table) == 6
-    assert set(exhibit.table["where"]) == {f"retrieval, length {length}" for length in (8, 16, 32)}
-    assert set(exhibit.table["task"]) == {"retrieval"}, "what the page's filter finds rows by"
-    assert "the figures show the largest: 1 of 3 settings" in exhibit.caption
+    assert exhibit.figure.axes[0].get_title("left") == "retrieval, length 16" and len(exhibit.table) == 6
+    assert "The figure shows the hardest setting of each task at which some method learned." in exhibit.caption
+
+
+def test_where_none_learned_the_hardest_setting_is_drawn(tmp_path: Path) -> None:
+    for length in (8, 32):
+        for method in ("bptt", "transformer"):
+            seeds(tmp_path, method, [[2.0, 2.0, 2.0, 1.99]], {"task": {"name": "retrieval", "length": length}})
+    figure = exhibits(load([tmp_path]))[0].figure
+    assert figure is not None and figure.axes[0].get_title("left") == "retrieval, length 32"
+
+
+def test_a_setting_that_compares_methods_is_drawn_before_one_that_does_not(tmp_path: Path) -> None:
+    for method in ("bptt", "transformer"):
+        seeds(tmp_path / "a", method, [[2.0, 1.5, 1.2, 1.0]])
+    seeds(tmp_path / "b", "bptt", [[2.0, 1.5, 1.2, 0.5]], {"task": {"name": "retrieval", "length": 64}})
+    figure = exhibits(load([tmp_path]))[0].figure
+    assert figure is not None and figure.axes[0].get_title("left") == "a: retrieval, length 12"
 
 
 def test_ablations_and_ladders_leave_the_setting_that_most_runs_share(tmp_path: Path) -> None:
@@ -308,6 +369,13 @@ def test_cells_that_are_not_done_are_left_out_and_counted(tmp_path: Path) -> Non
 
 def test_without_curves_it_says_what_would_bring_them(tmp_path: Path) -> None:
     cell(tmp_path, tiny_run("bptt"), [2.0, 1.0], state="failed")
+    (only_one,) = section(load([tmp_path])).exhibits
+    assert isinstance(only_one, Missing) and "run dynamics-small" in only_one.reason
+
+
+@pytest.mark.parametrize("state", ["pending", "running", "done"])
+def test_cells_without_any_evaluation_make_it_missing(tmp_path: Path, state: str) -> None:
+    folder_of(tiny_run("bptt"), tmp_path).set_status(state)
     (only_one,) = section(load([tmp_path])).exhibits
     assert isinstance(only_one, Missing) and "run dynamics-small" in only_one.reason
 
