@@ -35,12 +35,12 @@ from bench.config import Run
 from bench.methods.base import Method
 from bench.tasks.base import IGNORED, Batch, Task
 
-ROWS = 8
-"""Sequences in the batch."""
+ROWS = 16
+"""Sequences in the batch: as many positions where a method draws one per sequence."""
 DRAWS = 64
 """Most draws of a method's noise that are looked at: SMT's random positions have a loss at j only now and then."""
-UNCHANGED = 8
-"""Draws with a loss at j, one after the other, that bring no new path before no more are made."""
+UNCHANGED = 5
+"""No more are made once so many with a loss at j, one after the other, have brought no new path."""
 NEVER = 2**31
 """Arrival of the shortest path at an element that none has reached; larger than any path."""
 
@@ -162,7 +162,7 @@ class Call(NamedTuple):
     """One call of torch: the function, and what of it took part in the graph."""
 
     function: Any
-    inputs: list[Tensor]  # values that went in, but for what is made of symbols alone
+    inputs: list[int]  # hashes of the values that went in, but for what is made of symbols alone
     outputs: list[Tensor]
 
 
@@ -181,7 +181,7 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = list(_tensors(args[:1] if func in _CASTS else (args, kwargs)))
-        values = [one.detach().clone() for one in given if not (one in self.symbolic or _encodes(one))]
+        values = [_hash(one) for one in given if not (one in self.symbolic or _encodes(one))]
         result = func(*args, **kwargs)
         results = list(_tensors(result))
         made = [one for one in results if one.grad_fn is not None]
@@ -204,6 +204,11 @@ def _encodes(value: Tensor) -> bool:
     return plain.dim() > 1 and bool(((plain == 0) | (plain == 1)).all() and (plain.sum(-1) == 1).all())
 
 
+def _hash(value: Tensor) -> int:
+    """Of the bytes: a call's inputs need only be told apart, and copies of them all would fill the memory."""
+    return hash(value.detach().contiguous().numpy().tobytes())
+
+
 def _tensors(tree: Any) -> Iterator[Tensor]:
     if isinstance(tree, Tensor):
         yield tree
@@ -220,7 +225,7 @@ def _beginnings(first: _Recorder, other: _Recorder) -> dict[Output, Tensor]:
     for index, (call, twin) in enumerate(zip(first.calls, other.calls, strict=False)):
         if call.function is not twin.function or len(call.outputs) != len(twin.outputs):
             break  # from here on the two did different things
-        if not any(_different(a, b).any() for a, b in zip(call.inputs, twin.inputs, strict=False)):
+        if call.inputs == twin.inputs:
             for number, (a, b) in enumerate(zip(call.outputs, twin.outputs, strict=True)):
                 if _different(a, b).any():
                     begins[index, number] = _different(a, b)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -75,11 +76,13 @@ def _now(x: Tensor) -> float:
 
 
 def state_bytes(state: Any) -> int:
-    """Bytes of a tree of tensors: lists, tuples and mappings of them; what else is in it weighs nothing."""
+    """Bytes of a tree of tensors: lists, tuples, mappings, dataclasses of them; what else is in it weighs nothing."""
     if isinstance(state, Tensor):
         return state.numel() * state.element_size()
     if isinstance(state, Mapping):
         return sum(map(state_bytes, state.values()))
     if isinstance(state, list | tuple):
         return sum(map(state_bytes, state))
+    if dataclasses.is_dataclass(state):
+        return sum(state_bytes(getattr(state, field.name)) for field in dataclasses.fields(state))
     return 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from bench import registry
 from bench.build import build_method, build_task
@@ -44,13 +47,35 @@ class Linear(Method):
     def embed(self, x_t):
         return F.embedding(x_t, self.table)
 
+    def step(self, hidden, token):
+        return hidden @ self.weight + token
+
+    def run(self, x):
+        """The last hidden state."""
+        hidden = self.embed(x[:, 0])
+        for x_t in x[:, 1:].unbind(1):
+            hidden = self.step(hidden, self.embed(x_t))
+        return hidden
+
     def gradients(self, batch, phase):
         hidden, logits = self.embed(batch.x[:, 0]), []
         logits.append(hidden)
         for x_t in batch.x[:, 1:].unbind(1):
-            hidden = hidden @ self.weight + self.embed(x_t)
+            hidden = self.step(hidden, self.embed(x_t))
             logits.append(hidden)
         loss = cross_entropy(torch.stack(logits, 1), batch.y)
+        loss.backward()
+        yield {"loss": loss.detach()}
+
+
+class LastOnly(Linear):
+    """The same, with a loss at the last position alone."""
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
+
+    def gradients(self, batch, phase):
+        loss = self.loss(self.run(batch.x), batch.y[:, -1])
         loss.backward()
         yield {"loss": loss.detach()}
 
@@ -95,6 +120,135 @@ def test_stacking_all_positions_makes_no_shortcut_between_them(register):
             yield {"loss": loss.detach()}
 
     assert paths(register(Unbound)) == {k: (HEAD + 3 + 2 * k, HEAD + 3 + 2 * k) for k in (0, 1, 2, 5, 9)}
+
+
+def test_real_numbers_made_of_symbols_are_symbols_too(register):
+    class Scaled(Linear):
+        def embed(self, x_t):
+            return (x_t[:, None].to(self.table) / 10) @ self.table[:1]
+
+    assert paths(register(Scaled)) == paths(register(Linear))
+
+
+def test_labels_may_be_smoothed_by_hand(register):
+    class Smoothed(LastOnly):
+        def loss(self, logits, y):
+            target = 0.9 * F.one_hot(y.clamp(min=0), logits.shape[-1]).to(logits) + 0.01
+            return -((target * logits.log_softmax(-1)).sum(-1) * (y >= 0)).sum()
+
+    # The product with the target, log-softmax; then as ever.
+    assert paths(register(Smoothed), distances=(0, 5)) == {k: (2 + 2 + 2 * k,) * 2 for k in (0, 5)}
+
+
+class Mixed(Method):
+    """Layers over all positions at once: h <- h + mask * h[:, sources]; whether credit passes, elements decide."""
+
+    backbones = ()
+    seed = 0
+
+    def __init__(self, config, task, model, noise):
+        super().__init__(config, task, model, noise)
+        self.table = nn.Parameter(torch.randn(task.vocab_size, task.output_size))
+
+    @classmethod
+    def mixing(cls, length):
+        random = torch.Generator().manual_seed(cls.seed)
+        for _ in range(4):
+            sources = torch.randint(length, (length,), generator=random)
+            yield sources, torch.rand(length, generator=random) < 0.6
+
+    def gradients(self, batch, phase):
+        hidden = F.embedding(batch.x, self.table)
+        for sources, mask in self.mixing(batch.x.shape[1]):
+            hidden = hidden + mask[:, None] * hidden[:, sources]
+        loss = cross_entropy(hidden, batch.y)
+        loss.backward()
+        yield {"loss": loss.detach()}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_paths_through_batched_layers_are_those_of_the_elements(register, seed):
+    """Against all paths, position by position: a step straight down is one node, one sideways three."""
+    cls = type(f"Mixed{seed}", (Mixed,), {"seed": seed})
+    length = 12
+    arrived = {length - 1: {4}}  # nll, log-softmax, flattening, the uppermost sum
+    layers = list(cls.mixing(length))
+    for sources, mask in reversed(layers):
+        below = {}
+        for position, lengths in arrived.items():
+            below.setdefault(position, set()).update(one + 1 for one in lengths)
+            if mask[position]:
+                below.setdefault(int(sources[position]), set()).update(one + 3 for one in lengths)
+        arrived = below
+    expected = {k: arrived.get(length - 1 - k) for k in range(length)}
+    expected = {k: (min(some), max(some)) if some else (None, None) for k, some in expected.items()}
+    assert paths(register(cls), distances=range(length)) == expected
+    assert 1 < sum(one[0] is not None for one in expected.values()) < length
+
+
+def test_a_fused_recurrence_grows_like_one_that_is_written_out(register):
+    class Fused(Method):
+        backbones = ()
+
+        def __init__(self, config, task, model, noise):
+            super().__init__(config, task, model, noise)
+            self.table = nn.Parameter(torch.randn(task.vocab_size, task.output_size))
+            self.gru = nn.GRU(task.output_size, task.output_size, batch_first=True)
+
+        def gradients(self, batch, phase):
+            loss = cross_entropy(self.gru(F.embedding(batch.x, self.table))[0], batch.y)
+            loss.backward()
+            yield {"loss": loss.detach()}
+
+    found = paths(register(Fused))
+    for kind in (0, 1):
+        step = found[2][kind] - found[1][kind]
+        assert step >= 3 and found[9][kind] - found[1][kind] == 8 * step
+
+
+def test_recomputed_segments_have_the_paths_of_kept_ones(register):
+    class Recomputed(Linear):
+        def step(self, hidden, token):
+            return checkpoint(super().step, hidden, token, use_reentrant=False)
+
+    assert paths(register(Recomputed)) == paths(register(Linear))
+
+
+def test_an_operation_with_its_own_backward_is_one_node(register):
+    class Scale(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, factor, hidden, weight):
+            ctx.factor = factor
+            ctx.save_for_backward(hidden, weight)
+            return factor * (hidden @ weight)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            hidden, weight = ctx.saved_tensors
+            return None, ctx.factor * gradient @ weight.T, ctx.factor * hidden.T @ gradient
+
+    class Own(Linear):
+        def step(self, hidden, token):
+            return Scale.apply(0.5, hidden, self.weight) + token
+
+    assert paths(register(Own)) == paths(register(Linear))
+
+
+def test_states_written_into_a_buffer_are_told_apart(register):
+    class Buffered(Linear):
+        def gradients(self, batch, phase):
+            states = torch.zeros(*batch.x.shape, self.task.output_size, dtype=self.table.dtype)
+            hidden = torch.zeros(len(batch.x), self.task.output_size, dtype=self.table.dtype)
+            for t, x_t in enumerate(batch.x.unbind(1)):
+                hidden = self.step(hidden, self.embed(x_t))
+                states[:, t] = hidden
+            loss = cross_entropy(states, batch.y)
+            loss.backward()
+            yield {"loss": loss.detach()}
+
+    found = paths(register(Buffered))
+    assert {k: one[0] - found[0][0] for k, one in found.items()} == {k: 2 * k for k in found}
+    assert all(shortest == longest for shortest, longest in found.values())
 
 
 def test_a_skip_makes_the_shortest_path_shorter_than_the_longest(register):
@@ -145,16 +299,17 @@ def test_other_losses_than_that_at_j_are_no_path_from_it(register):
 
 
 def test_gradients_asked_for_with_grad_are_followed_too(register):
-    class Asked(Linear):
-        def gradients(self, batch, phase):
-            hidden = self.embed(batch.x[:, 0])
-            for x_t in batch.x[:, 1:].unbind(1):
-                hidden = hidden @ self.weight + self.embed(x_t)
-            loss = F.cross_entropy(hidden, batch.y[:, -1], ignore_index=-1, reduction="sum")
-            self.weight.grad, self.table.grad = torch.autograd.grad(loss, [self.weight, self.table])
-            yield {"loss": loss.detach()}
+    class Asked(LastOnly):
+        """Once for the last three inputs, once for all."""
 
-    assert paths(register(Asked), distances=(0, 5)) == {k: (2 + 2 + 2 * k,) * 2 for k in (0, 5)}
+        def gradients(self, batch, phase):
+            for start in (9, 0):
+                loss = self.loss(self.run(batch.x[:, start:]), batch.y[:, -1])
+                self.weight.grad, self.table.grad = torch.autograd.grad(loss, [self.weight, self.table])
+                yield {"loss": loss.detach()}
+
+    found = paths(register(Asked), distances=(0, 2, 5))
+    assert found == {0: (4, 4), 2: (7, 8), 5: (14, 14)}  # at 2 the short run begins: there is no sum
 
 
 @pytest.mark.parametrize("backbone", ["transformer", "mlp", "gru"])
@@ -168,9 +323,17 @@ def test_bptts_paths_grow_by_the_nodes_of_an_update(backbone):
 
 
 def test_the_transformers_and_smts_paths_do_not_grow():
-    assert len(set(paths("transformer", length=24, distances=(1, 2, 4, 8, 16)).values())) == 1
+    found = paths("transformer", length=24, distances=(0, 1, 2, 4, 8, 16))
+    itself = found.pop(0)
+    assert len(set(found.values())) == 1 and itself[0] < found[1][0]  # what is earlier comes in by attention alone
     far, near = (paths(DMT, "smt", length, distances=(4, length // 2)) for length in (16, 64))
     assert set(far.values()) == set(near.values()) and all(one[0] for one in far.values())
+
+
+def test_which_positions_smt_draws_does_not_matter():
+    run = tiny_run({"name": "smt", "future": 1}, {"name": "retrieval", "length": 16})  # a loss at j in one draw of 16
+    found = [credit_paths(dataclasses.replace(run, seed=seed), "smt", distances=(1, 4)) for seed in range(3)]
+    assert found[0] == found[1] == found[2] and all(one.shortest for one in found[0])
 
 
 def test_dmts_credit_is_in_its_labels_and_not_in_the_graph():
@@ -178,8 +341,10 @@ def test_dmts_credit_is_in_its_labels_and_not_in_the_graph():
     assert set(paths(DMT, "dmt", task=STACK).values()) == {(None, None)}
     assert set(method.outside_autograd) == {"dmt"}
     through = DMT | {"dmt": DMT["dmt"] | {"detach_rollout": False, "detach_readout": False}}
-    one, two, five = (paths(through, "dmt", task=STACK)[k][0] for k in (1, 2, 5))
-    assert five - one == 4 * (two - one) > 0  # with gradients through the rollout it is BPTT
+    found = paths(through, "dmt", task=STACK, distances=(1, 2, 5))
+    assert (
+        found[5][0] - found[1][0] == 4 * (found[2][0] - found[1][0]) > 0
+    )  # with gradients through the rollout it is BPTT
 
 
 def test_it_starts_from_the_last_label_and_by_default_at_powers_of_two():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,6 +14,12 @@ from bench.measure.inference import state_bytes, stream_costs
 from tests.helpers import TINY, tiny_run
 
 POSITIONS = (0, 3, 7, 15)
+
+
+@dataclass
+class Cell:
+    hidden: Any
+    memory: Any
 
 
 def streamed(method, positions=POSITIONS, **fields):
@@ -53,6 +62,7 @@ def test_flops_of_a_token_are_those_of_its_matrix_products_counted_by_hand():
 def test_a_state_that_is_a_tree_is_weighed_whole():
     state = {"a": torch.zeros(3, 2), "b": (torch.zeros(5, dtype=torch.int64), [None, torch.zeros(())])}
     assert state_bytes(state) == 6 * 4 + 5 * 8 + 4
+    assert state_bytes(Cell(torch.zeros(3), [torch.zeros(2)])) == 5 * 4
     assert state_bytes(torch.zeros(2, 1).expand(2, 10)) == 80
 
 

@@ -61,15 +61,15 @@ class Part:
 
     @property
     def verdict(self) -> Word:
-        """Mixed where findings disagree; else what most of them say, unless most are unclear."""
+        """Mixed where findings disagree; else what most of them say. A claim about every setting falls with half."""
         count = Counter(one.outcome for one in self.findings)
         if not self.findings:
             return "not tested"
         if count["for"] and count["against"]:
             return "mixed"
-        if max(count["for"], count["against"]) <= count["unclear"]:
-            return "inconclusive"
-        return "supported" if count["for"] else "contradicted"
+        if count["against"]:
+            return "contradicted" if count["against"] >= count["unclear"] else "inconclusive"
+        return "supported" if count["for"] > count["unclear"] else "inconclusive"
 
 
 def untested(what: str) -> Part:
