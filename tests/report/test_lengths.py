@@ -19,7 +19,7 @@ from bench.report.exhibit import Exhibit, Missing
 from bench.report.style import HOUSE, RC
 from tests.helpers import TINY, folder_of, tiny_run
 from tests.report.test_report import fake, only, score
-from tests.report.test_synthetic import drawn
+from tests.report.test_report_synthetic import drawn
 
 LENGTHS = (6, 12, 24, 48)
 
