@@ -54,6 +54,12 @@ class Method(nn.Module, ABC):
     """Whether it can learn from tasks that score every column (dense), only some (sparse), or both."""
     outside_autograd: ClassVar[Mapping[str, str]] = {}
     """By phase: how credit also reaches earlier inputs without a path in autograd, in words, for the report."""
+    gradient_is: ClassVar[Mapping[str, Literal["exact", "unbiased", "own"]]] = {}
+    """By phase, what `gradients` promises, and `check` examines. "exact": the gradient of the mean cross-entropy of the
+    predictor's logits over the scored positions; "unbiased": that, on average over `self.noise`; "own": the gradient of
+    the "loss" that is handed over, whatever it is. No entry: no promise."""
+    growing_state: ClassVar[bool] = False
+    """Whether the predictor's state grows with the sequence, as a Transformer's does and a recurrent network's may not."""
     carry: Any = None
     """What must survive from one batch to the next: a tree of tensors, checkpointed by the trainer."""
 

@@ -18,6 +18,8 @@ from bench.tasks.base import Batch
 class BPTT(RecurrentMethod):
     """Memory starts at zero; the loss is the cross-entropy at the scored positions."""
 
+    gradient_is = {"train": "exact"}
+
     def gradients(self, batch: Batch, phase: str) -> Iterator[dict[str, Tensor]]:
         x, y, _ = batch
         columns = scored_slice(self.task, x.shape[1])

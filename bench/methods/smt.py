@@ -18,8 +18,8 @@ included, and each scored position have their turn.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +110,7 @@ class SMT(RecurrentMethod):
 
     Config = SMTConfig
     config: SMTConfig
+    gradient_is: ClassVar[Mapping[str, Any]] = {"smt": "own"}
 
     def __init__(self, config: MethodConfig, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
         super().__init__(config, task, model, noise)

@@ -20,6 +20,8 @@ class Transformer(Method):
     """Predicts in parallel; its state when streaming is the key/value cache, which grows with the past."""
 
     backbones = ()
+    gradient_is = {"train": "exact"}
+    growing_state = True
 
     def __init__(self, config: MethodConfig, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
         super().__init__(config, task, model, noise)

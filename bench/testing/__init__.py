@@ -1,0 +1,51 @@
+"""Does a method, task or backbone keep the contract? The suite behind `check`, for use in tests too.
+
+from bench.testing import conformance
+
+test_my_method = conformance("method", "my-method")     # one pytest test for every row
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+from bench.errors import unknown
+from bench.testing import backbone, method, task
+from bench.testing.suite import Broken, NotApplicable, Outcome, Row, Suite
+
+__all__ = ["Broken", "NotApplicable", "Outcome", "check", "conformance"]
+
+Kind = Literal["method", "task", "backbone"]
+SUITES: dict[str, Suite[Any]] = {one.kind: one for one in (method.suite, task.suite, backbone.suite)}
+
+
+def suite_of(kind: str) -> Suite[Any]:
+    """The suite for that kind of thing. Raises `BadInput` for another kind."""
+    if kind not in SUITES:
+        raise unknown("kind", kind, SUITES)
+    return SUITES[kind]
+
+
+def check(kind: Kind, name: str, set: Sequence[str] = ()) -> Iterator[Outcome]:
+    """Examine every row for what is registered under that name; `set` holds KEY=VALUE overrides of its runs."""
+    return suite_of(kind).outcomes(name, set)
+
+
+def conformance(kind: Kind, name: str, set: Sequence[str] = ()) -> Callable[..., None]:
+    """A pytest test, one case for every row, for what is registered under that name; give it a name with `test_`.
+
+    `set` holds KEY=VALUE overrides of the runs that are made, such as "method.window=4".
+    """
+    import pytest
+
+    suite = suite_of(kind)
+
+    @pytest.mark.parametrize("row", suite.rows, ids=lambda row: row.name.replace(" ", "-"))
+    def test(row: Row[Any]) -> None:
+        outcome = suite.outcome(row, name, set)
+        if outcome.state == "skipped":
+            pytest.skip(outcome.detail)
+        assert outcome.state == "passed", f"{kind} {name}: {row.name}: {outcome.detail}. To mend: {row.mend}"
+
+    return test

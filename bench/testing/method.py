@@ -1,0 +1,587 @@
+"""The rows for methods. Each is examined on a tiny run, in float64 where numbers are compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import random
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import registry, streams
+from bench.build import build_method, build_task
+from bench.config import Config, Run
+from bench.errors import BadInput
+from bench.grid import make_grid
+from bench.measure import cost
+from bench.measure.inference import state_bytes
+from bench.methods.base import Method, MethodConfig, Phase, impossible
+from bench.results import Folder
+from bench.tasks.base import IGNORED, Batch, Task
+from bench.testing.suite import Broken, NotApplicable, Suite
+from bench.training import Options, Stopped, Trainer
+
+TINY: Mapping[str, Any] = {
+    "model": {"d": 8, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1},
+    "training": {"batch_size": 4, "budget": {"steps": 8}, "optimiser": {"lr": 3e-3}},
+    "evaluation": {"sequences": 16, "reference_sequences": 4, "every": 0.5},
+    "device": "cpu",
+    "precision": "float64",
+}
+TASKS = ({"name": "parity", "length": 6}, {"name": "retrieval", "length": 6, "symbols": 3})
+"""What a method is examined on: the first that it can be trained on."""
+EASY = (
+    {"name": "recency", "length": 4, "symbols": 4, "decay": 0.0},
+    {"name": "retrieval", "length": 4, "symbols": 4, "needle_from": 0.5},
+    {"name": "parity", "length": 3},
+)
+"""What every method should learn: the last symbol again, or a parity of three bits."""
+EASY_MODEL = {"d": 16, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1}
+EASY_STEPS = 400
+ROWS = 3
+DRAWS = 400
+"""Of noise, for the mean of an unbiased gradient."""
+STEP = 1e-5
+"""Of central differences, in float64: their error is about STEP squared, their rounding 1e-16 / STEP."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What `gradients` handed over for one batch: the mean over its yields, by parameter, and of the losses."""
+
+    by_name: dict[str, Tensor]
+    loss: float
+    yields: int
+
+
+class Subject:
+    """A method by its name, and the tiny runs of it that the rows look at."""
+
+    def __init__(self, name: str, sets: Sequence[str]) -> None:
+        self.cls: type[Method] = registry.methods.get(name)
+        self.name = name
+        self.sets = sets
+
+    def run(self, tasks: Sequence[Mapping[str, Any]] = TASKS, **fields: Any) -> Run:
+        """The run on the first of these tasks that the method can be trained on. Raises `Broken` when there is none."""
+        reasons = []
+        for task in tasks:
+            base = {**TINY, "task": dict(task), "method": {"name": self.name}, **fields}
+            for backbone in [*self.cls.backbones, "transformer"]:
+                base["model"] = {**base["model"], "backbone": "transformer" if backbone == "*" else backbone}
+                (run,) = make_grid("check", {"base": base, "axes": {"seed": [0]}}, self.sets).runs
+                reason = impossible(run)
+                if reason is None:
+                    return run
+                reasons.append(f"{run.task}: {reason}")
+        raise Broken(f"can be trained on none of the tasks of this check: {'; '.join(dict.fromkeys(reasons))}")
+
+    def build(self, run: Run) -> tuple[Method, Task]:
+        """The run's method at its start, and its task."""
+        task = build_task(run)
+        return build_method(run, task), task
+
+    def trained(self, run: Run) -> tuple[Method, Task]:
+        """The run's method after its budget."""
+        with _folder(run) as folder:
+            trainer = Trainer(run, folder)
+            trainer.train()
+        trainer.method.requires_grad_(True)
+        return trainer.method, trainer.task
+
+
+suite = Suite("method", Subject)
+
+
+# What the rows share.
+
+
+@contextmanager
+def _folder(run: Run) -> Iterator[Folder]:
+    with tempfile.TemporaryDirectory(prefix="bench-check-") as root:
+        folder = Folder(Path(root) / run.id)
+        folder.describe(run)
+        yield folder
+
+
+def _batch(task: Task, length: int, seed: int = 0, *, rows: int = ROWS, hidden: bool = False) -> Batch:
+    """Sequences of the task with random labels where it scores; with `hidden`, a third of them -1."""
+    generator = streams.generator(seed, "check")
+    x = task.sample("train", rows, length, generator).x
+    columns = list(task.scored_columns(length))
+    labels = torch.randint(task.output_size, (rows, len(columns)), generator=generator)
+    if hidden:
+        labels[torch.rand(labels.shape, generator=generator) < 1 / 3] = IGNORED
+        labels[0, -1] = 0
+    y = torch.full_like(x, IGNORED)
+    y[:, columns] = labels
+    return Batch(x, y, torch.ones(rows, dtype=torch.bool))
+
+
+def _settled(method: Method, phases: Sequence[Phase], index: int) -> Phase:
+    """The phase of that index, with those before it at their end and only its parameters training."""
+    for phase in phases[:index]:
+        method.settle(phase.name)
+    method.train_only(phases[index])
+    return phases[index]
+
+
+def _gradient(method: Method, batch: Batch, phase: str, noise: int = 0) -> Gradient:
+    """All gradients of one batch, from a clean carry; no step is taken."""
+    method.noise.manual_seed(streams.derive(noise, "check", "noise"))
+    method.carry = None
+    method.zero_grad()
+    sums: dict[str, Tensor] = {}
+    losses = []
+    for scalars in method.gradients(batch, phase):
+        losses.append(_loss(scalars))
+        for name, parameter in method.named_parameters():
+            if parameter.grad is not None:
+                sums[name] = sums.get(name, 0) + parameter.grad.detach().clone()
+        method.zero_grad()
+    if not losses:
+        raise Broken(f"phase {phase}: `gradients` yielded nothing for a batch of {len(batch.x)} sequences")
+    means = {name: value / len(losses) for name, value in sums.items()}
+    return Gradient(means, sum(losses) / len(losses), len(losses))
+
+
+def _loss(scalars: Any) -> float:
+    if not isinstance(scalars, dict) or "loss" not in scalars:
+        raise Broken(f'`gradients` yielded {_short(scalars)}; should be a dict of scalars with a "loss"')
+    for name, value in scalars.items():
+        if not isinstance(value, Tensor) or value.dim():
+            raise Broken(f"`gradients` yielded {name} = {_short(value)}; should be a tensor without dimensions")
+        if value.requires_grad:
+            raise Broken(f"`gradients` yielded {name} with its graph; detach it, or memory grows with every step")
+    return scalars["loss"].item()
+
+
+def _short(value: Any) -> str:
+    text = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+@torch.no_grad()
+def _streamed_loss(method: Method, batch: Batch) -> float:
+    """Mean cross-entropy over the scored positions, in nats: one sequence, one token, one position at a time."""
+    terms = []
+    for x, y in zip(batch.x, batch.y, strict=True):
+        state = method.initial_state(1)
+        for x_t, y_t in zip(x, y, strict=True):
+            state = method.update(state, x_t[None])
+            if y_t != IGNORED:
+                logits = method.readout(state)[0]
+                terms.append((torch.logsumexp(logits, 0) - logits[y_t]).item())
+    return math.fsum(terms) / len(terms)
+
+
+def _claimed(method: Method, phase: Phase) -> dict[str, torch.nn.Parameter]:
+    """The parameters that the phase claims to train, by name."""
+    ids = {id(parameter) for group in phase.groups for parameter in group}
+    return {name: parameter for name, parameter in method.named_parameters() if id(parameter) in ids}
+
+
+def _directions(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A random direction of unit length for each parameter."""
+    generator = streams.generator(0, "check", "directions")
+    drawn = {name: torch.randn(one.shape, generator=generator, dtype=one.dtype) for name, one in parameters.items()}
+    return {name: one / one.norm() for name, one in drawn.items()}
+
+
+def _slope(parameter: Tensor, direction: Tensor, value: Any) -> float:
+    """Central difference of `value()` along a direction of one parameter."""
+    original = parameter.detach().clone()
+    parameter.data = original + STEP * direction
+    above = value()
+    parameter.data = original - STEP * direction
+    below = value()
+    parameter.data = original
+    return (above - below) / (2 * STEP)
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error."""
+    array = np.asarray(values)
+    return float(array.mean()), float(array.std(ddof=1) / len(array) ** 0.5)
+
+
+def _global_state() -> tuple[Any, ...]:
+    return torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 (looked at, not drawn from)
+
+
+def _same_global_state(a: tuple[Any, ...], b: tuple[Any, ...]) -> str | None:
+    """Which global random generator has moved; None: none."""
+    if not torch.equal(a[0], b[0]):
+        return "torch's"
+    if a[1] != b[1]:
+        return "Python's"
+    return None if all(np.array_equal(x, y) for x, y in zip(a[2], b[2], strict=True)) else "numpy's"
+
+
+def _every_phase(subject: Subject, run: Run) -> Iterator[tuple[Method, Task, Phase]]:
+    """A new method for each phase, ready for its gradients."""
+    for index in itertools.count():
+        method, task = subject.build(run)
+        phases = method.phases(run.training)
+        if index >= len(phases):
+            return
+        yield method, task, _settled(method, phases, index)
+
+
+def _length(run: Run) -> int:
+    return run.task_config.length  # type: ignore[attr-defined]
+
+
+# The rows.
+
+
+@suite.row(
+    "phases and shapes", "return from `phases`, `gradients`, `predict` and `readout` what bench.methods.Method says"
+)
+def _shapes(subject: Subject) -> str:
+    run = subject.run()
+    method, task = subject.build(run)
+    phases = method.phases(run.training)
+    names = [phase.name for phase in phases]
+    if not phases or len(set(names)) < len(names) or not math.isclose(sum(phase.share for phase in phases), 1):
+        shares = [phase.share for phase in phases]
+        raise Broken(f"phases {names} with shares {shares}; there should be one or more, all named apart, summing to 1")
+    length = _length(run)
+    batch = _batch(task, length)
+    for one, _, phase in _every_phase(subject, run):
+        found = _gradient(one, batch, phase.name)
+        if not math.isfinite(found.loss):
+            raise Broken(f"phase {phase.name}: loss {found.loss}")
+    for name, predict in method.predictors().items():
+        with torch.no_grad():
+            logits = predict(batch.x)
+        wanted = (ROWS, length, task.output_size)
+        if tuple(logits.shape) != wanted or not logits.is_floating_point() or not logits.isfinite().all():
+            raise Broken(f"predictor {name}: {_short(logits)}, {logits.dtype}; should be finite numbers {wanted}")
+    read = method.readout(method.update(method.initial_state(ROWS), batch.x[:, 0]))
+    if tuple(read.shape) != (ROWS, task.output_size):
+        raise Broken(f"readout gives {_short(read)}; should be {(ROWS, task.output_size)}")
+    return f"phases {', '.join(names)}; predictors {', '.join(method.predictors())}"
+
+
+@suite.row(
+    "labels of -1 are not scored", "leave positions with y = -1 out of the loss, as bench.methods.cross_entropy does"
+)
+def _mask(subject: Subject) -> str:
+    run = subject.run(({"name": "parity", "length": 6}, {"name": "string-copy", "length": 6, "symbols": 3}, *TASKS))
+    for method, task, phase in _every_phase(subject, run):
+        shown = _batch(task, _length(run), hidden=True)
+        columns = list(task.scored_columns(_length(run)))
+        found = _gradient(method, shown, phase.name)
+        for label in range(task.output_size):
+            y = shown.y.clone()
+            y[:, columns] = torch.where(y[:, columns] == IGNORED, label, y[:, columns])
+            other = _gradient(method, shown._replace(y=y), phase.name)
+            if not torch.equal(y, shown.y) and _equal(found.by_name, other.by_name):
+                raise Broken(f"phase {phase.name}: a label of -1 is trained on as if it were {label}")
+        nothing = _gradient(method, shown._replace(y=torch.full_like(shown.y, IGNORED)), phase.name)
+        bad = [name for name, gradient in nothing.by_name.items() if not gradient.isfinite().all()]
+        if bad or not math.isfinite(nothing.loss):
+            raise Broken(f"phase {phase.name}: without any scored label the loss is {nothing.loss}, {bad} not finite")
+    return "left out; a batch without labels has finite gradients"
+
+
+def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@suite.row("deterministic", "draw noise from `self.noise` only, and keep nothing outside the method")
+def _deterministic(subject: Subject) -> str:
+    run = subject.run()
+    ends = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 (the global generator is what must not matter)
+        method, _ = subject.trained(run)
+        ends.append(method.state_dict())
+    different = [name for name in ends[0] if not torch.equal(ends[0][name], ends[1][name])]
+    if different:
+        raise Broken(f"two trainings with one seed differ in {', '.join(different[:3])} ({len(different)} tensors)")
+    return "two trainings with one seed are equal bit for bit"
+
+
+@suite.row("no global random state", "draw from `self.noise` in `gradients`, and nothing at all in `predict`")
+def _global_state(subject: Subject) -> str:
+    run = subject.run()
+    before = _global_state()
+    for method, task, phase in _every_phase(subject, run):
+        batch = _batch(task, _length(run))
+        _gradient(method, batch, phase.name)
+        moved = _same_global_state(before, _global_state())
+        if moved:
+            raise Broken(f"phase {phase.name}: `gradients` or the method's construction moved {moved} global generator")
+        for name, predict in method.predictors().items():
+            noise = method.noise.get_state()
+            predict(batch.x)
+            moved = _same_global_state(before, _global_state())
+            if moved or not torch.equal(noise, method.noise.get_state()):
+                raise Broken(f"predictor {name} draws random numbers from {moved or 'its own'} generator")
+    return "torch's, numpy's and Python's generators stay where they were"
+
+
+@suite.row("predict is the loop of updates", "make `predict` equal to the loop over `update` and `readout`, row by row")
+def _predict(subject: Subject) -> str:
+    run = subject.run()
+    method, task = subject.trained(run)
+    batch = _batch(task, _length(run))
+    columns = list(task.scored_columns(_length(run)))
+    with torch.no_grad():
+        parallel = method.predict(batch.x)[:, columns]
+        alone = torch.cat([Method.predict(method, row[None]) for row in batch.x])[:, columns]
+    furthest = (parallel - alone).abs().max().item()
+    if not furthest <= 1e-8 * max(1.0, alone.abs().max().item()):
+        raise Broken(f"`predict` and the loop over single sequences differ by up to {furthest:.2g}")
+    return f"largest difference {furthest:.1g}"
+
+
+@suite.row("no leak from the future", "let what is said of y_t depend on x_0 .. x_t only")
+def _causal(subject: Subject) -> str:
+    run = subject.run()
+    method, task = subject.trained(run)
+    length = _length(run)
+    x = _batch(task, length).x
+    columns = torch.tensor(list(task.scored_columns(length)))
+    noticed = 0.0
+    for name, predictor in method.predictors().items():
+        with torch.no_grad():
+            seen = predictor(x)
+            for t in range(length - 1):
+                other = x.clone()
+                other[:, t + 1 :] = (other[:, t + 1 :] + 1) % task.vocab_size
+                changed = predictor(other)
+                past = columns[columns <= t]
+                leak = (changed - seen)[:, past].abs().max().item() if len(past) else 0.0
+                noticed = max(noticed, (changed - seen)[:, columns].abs().max().item())
+                if leak > 1e-9:
+                    raise Broken(f"predictor {name}: changing x after t = {t} moves the logits up to t by {leak:.2g}")
+    if noticed == 0:
+        raise Broken("no output changes with the inputs at all")
+    return "outputs to t are unchanged when x after t is"
+
+
+@suite.row("state of constant size", "keep a state of fixed size, or set `growing_state = True`")
+def _state(subject: Subject) -> str:
+    run = subject.run()
+    method, task = subject.build(run)
+    sizes = {}
+    with torch.no_grad():
+        now = method.initial_state(2)
+        x = task.sample("train", 2, _length(run), streams.generator(0, "check")).x
+        for t in range(1, 33):
+            now = method.update(now, x[:, t % x.shape[1]])
+            if t in (8, 32):
+                sizes[t] = state_bytes(now) // 2
+    if subject.cls.growing_state:
+        raise NotApplicable(f"the state grows with the sequence, as it says: {sizes[8]} to {sizes[32]} bytes")
+    if sizes[8] == 0:
+        raise Broken("the state holds no tensors that could be weighed")
+    if sizes[8] != sizes[32]:
+        raise Broken(f"the state has {sizes[8]} bytes after 8 inputs and {sizes[32]} after 32")
+    return f"{sizes[8]} bytes"
+
+
+@suite.row(
+    "gradients reach what trains", "name in `phases` the parameters that `gradients` gives a gradient, and no others"
+)
+def _reach(subject: Subject) -> str:
+    run = subject.run()
+    counts = []
+    for method, task, phase in _every_phase(subject, run):
+        claimed = _claimed(method, phase)
+        if not claimed:
+            raise Broken(f"phase {phase.name} trains no parameter")
+        if sum(map(len, phase.groups)) != len(claimed):
+            raise Broken(f"phase {phase.name}: its groups name a parameter twice, or one that is not the method's")
+        largest = dict.fromkeys(claimed, 0.0)
+        for seed in range(8):
+            found = _gradient(method, _batch(task, _length(run), seed), phase.name, seed)
+            for name, gradient in found.by_name.items():
+                if not gradient.isfinite().all():
+                    raise Broken(f"phase {phase.name}: the gradient of {name} is not finite")
+                if name not in claimed:
+                    raise Broken(f"phase {phase.name}: {name} has a gradient, but is in no group of the phase")
+                largest[name] = max(largest[name], gradient.abs().max().item())
+        still = [name for name, size in largest.items() if size == 0]
+        if still:
+            raise Broken(
+                f"phase {phase.name}: no gradient ever reaches {', '.join(still[:4])} ({len(still)} parameters)"
+            )
+        counts.append(f"{phase.name}: {len(claimed)}")
+    return f"finite, in every parameter ({'; '.join(counts)})"
+
+
+@suite.row("gradients are what is promised", "mend the gradient, or what `gradient_is` says of it")
+def _promised(subject: Subject) -> str:
+    run = subject.run()
+    told = []
+    for method, task, phase in _every_phase(subject, run):
+        promise = method.gradient_is.get(phase.name)
+        if promise is None:
+            continue
+        batch = _batch(task, _length(run), hidden=promise != "unbiased")
+        if _gradient(method, batch, phase.name).yields > 1:
+            batch = _batch(task, _length(run))  # the mean over steps is the mean over positions where all are scored
+        if promise == "unbiased":
+            told.append(f"{phase.name}: {_unbiased(method, batch, phase)}")
+        elif promise in ("exact", "own"):
+            told.append(f"{phase.name}: {_exact(method, batch, phase, own=promise == 'own')}")
+        else:
+            raise Broken(f"gradient_is says {promise!r} of phase {phase.name}; should be exact, unbiased or own")
+    unknown = subject.cls.gradient_is.keys() - {phase.name for _, _, phase in _every_phase(subject, run)}
+    if unknown:
+        raise Broken(f"gradient_is speaks of {', '.join(sorted(unknown))}, which is no phase")
+    if not told:
+        raise NotApplicable("`gradient_is` promises nothing")
+    return "; ".join(told)
+
+
+def _exact(method: Method, batch: Batch, phase: Phase, *, own: bool) -> str:
+    """Against central differences of the loss handed over, or of the streamed predictor's cross-entropy."""
+    found = _gradient(method, batch, phase.name)
+
+    def value() -> float:
+        return _gradient(method, batch, phase.name).loss if own else _streamed_loss(method, batch)
+
+    worst = 0.0
+    claimed = _claimed(method, phase)
+    largest = max(gradient.norm().item() for gradient in found.by_name.values())
+    for name, direction in _directions(claimed).items():
+        slope = _slope(claimed[name], direction, value)
+        given = (found.by_name[name] * direction).sum().item() if name in found.by_name else 0.0
+        error = abs(given - slope) / (abs(slope) + 1e-3 * largest + 1e-12)
+        if not error <= 1e-4:
+            raise Broken(
+                f"phase {phase.name}: along a direction of {name} the loss has slope {slope:.6g}, not {given:.6g}"
+            )
+        worst = max(worst, error)
+    return f"{'own loss' if own else 'cross-entropy'}, largest relative error {worst:.1g}"
+
+
+def _unbiased(method: Method, batch: Batch, phase: Phase) -> str:
+    """Its mean over noise draws against central differences, within 5 standard errors."""
+    claimed = _claimed(method, phase)
+    directions = _directions(claimed)
+    along: dict[str, list[float]] = {name: [] for name in claimed}
+    for draw in range(DRAWS):
+        found = _gradient(method, batch, phase.name, noise=draw).by_name
+        for name, direction in directions.items():
+            along[name].append((found[name] * direction).sum().item() if name in found else 0.0)
+    worst = 0.0
+    for name, direction in directions.items():
+        slope = _slope(claimed[name], direction, lambda: _streamed_loss(method, batch))
+        mean, error = _spread(along[name])
+        distance = abs(mean - slope) / (error + 1e-4 * abs(slope) + 1e-9)
+        if not distance <= 5:
+            raise Broken(
+                f"phase {phase.name}: along a direction of {name} the mean of {DRAWS} draws is {mean:.4g} "
+                f"with standard error {error:.2g}; the loss has slope {slope:.4g}"
+            )
+        worst = max(worst, distance)
+    return f"mean of {DRAWS} draws, at most {worst:.1f} standard errors away"
+
+
+def _trained_in_pieces(run: Run, stops: bool) -> dict[str, Tensor]:
+    """Weights and loss at the end of the run; with `stops`, of one that is stopped after every third batch."""
+    batches = itertools.count()
+    with _folder(run) as folder:
+        for _ in range(100):
+            trainer = Trainer(run, folder, Options(should_stop=lambda: stops and next(batches) % 3 == 2))
+            try:
+                trainer.train()
+            except Stopped:
+                continue
+            return {**trainer.method.state_dict(), "loss": torch.tensor(trainer.curve[-1]["train_loss"])}
+    raise Broken("does not come to an end when it is stopped after every third batch")
+
+
+@suite.row("resumes exactly", "keep in `carry`, buffers or parameters all that the next batch depends on")
+def _resume(subject: Subject) -> str:
+    run = subject.run()
+    ends = [_trained_in_pieces(run, stops) for stops in (False, True)]
+    different = [name for name in ends[0] if not torch.equal(ends[0][name], ends[1][name])]
+    if different:
+        raise Broken(f"stopped and continued it differs in {', '.join(different[:3])} ({len(different)} tensors)")
+    return "stopped after every third batch, equal bit for bit"
+
+
+@suite.row(
+    "learns an easy task", "see that gradients point the right way; give --set training.optimiser.lr=... if it must"
+)
+def _learns(subject: Subject) -> str:
+    training = {"batch_size": 32, "budget": {"steps": EASY_STEPS}, "optimiser": {"lr": 5e-3}}
+    evaluation = {"sequences": 512, "reference_sequences": 8, "every": 1.0}
+    run = subject.run(EASY, training=training, evaluation=evaluation, model=EASY_MODEL, precision="float32")
+    with _folder(run) as folder:
+        result = Trainer(run, folder).train()
+    score = result["scores"][0]
+    chance, ceiling = score["chance"], score["accuracy_ceiling"]
+    wanted = (chance + ceiling) / 2
+    said = (
+        f"accuracy {score['accuracy']:.3f} on {run.task} after {result['costs']['steps']} steps (chance {chance:.3f})"
+    )
+    if not score["accuracy"] >= wanted:
+        raise Broken(f"{said}; should be {wanted:.3f} or more")
+    return said
+
+
+@suite.row("cost can be traced", "compute with torch operators, which can be counted")
+def _traced(subject: Subject) -> str:
+    costs = cost.step_costs(subject.run(precision="float32"))
+    told, uncounted = [], set()
+    for name, record in costs.items():
+        whole = record["whole"]
+        if whole["flops"] + whole["elementwise"] == 0:
+            raise Broken(f"phase {name}: no operator of a training step was seen")
+        uncounted |= set(record["uncounted"])
+        told.append(f"{name}: {whole['flops']:,} FLOPs, {whole['sequential_operations']:,} sequential operations")
+    return "; ".join(told) + (f"; not counted: {', '.join(sorted(uncounted))}" if uncounted else "")
+
+
+@suite.row(
+    "polite on bad config", "derive `Config` from MethodConfig, with a default for every field, and validate there"
+)
+def _polite(subject: Subject) -> str:
+    config = subject.cls.Config
+    if not issubclass(config, MethodConfig):
+        raise Broken(f"Config is {config.__name__}, which is not a MethodConfig")
+    lacking = [name for name, field in config.model_fields.items() if field.is_required()]
+    if lacking:
+        raise Broken(f"Config has no default for {', '.join(lacking)}")
+    examine_config(config)
+    run = subject.run()
+    for backbone in registry.backbones.names():
+        model = run.model.model_copy(update={"backbone": backbone})
+        reason = impossible(dataclasses.replace(run, model=model))
+        if reason is not None and (not isinstance(reason, str) or "\n" in reason):
+            raise Broken(f"with the backbone {backbone} it is refused with {reason!r}; should be a line of text")
+    return f"{len(config.model_fields)} fields; unknown keys and wrong types are refused in one line"
+
+
+def examine_config(config: type[Config]) -> None:
+    """Unknown keys and values of an impossible type give `BadInput` in one line. Raises `Broken` where they do not."""
+    wrong: list[dict[str, Any]] = [{"no_such_field": 1}, *({name: {"no": ["such"]}} for name in config.model_fields)]
+    for fields in wrong:
+        try:
+            config.parse(fields, "check")
+        except BadInput as error:
+            if "\n" in str(error):
+                raise Broken(f"{fields} is answered in several lines") from None
+        except Exception as error:
+            raise Broken(f"{fields} ends in {type(error).__name__}, not in BadInput") from None
+        else:
+            raise Broken(f"{fields} is accepted")
