@@ -316,7 +316,7 @@ def _deterministic(subject: Subject) -> str:
 
 
 @suite.row("no global random state", "draw from `self.noise` in `gradients`, and nothing at all in `predict`")
-def _global_state(subject: Subject) -> str:
+def _no_global_state(subject: Subject) -> str:
     run = subject.run()
     before = _global_state()
     for method, task, phase in _every_phase(subject, run):
