@@ -1,7 +1,7 @@
 """The command line.
 
-Exit codes: 0 done; 1 some cell failed; 2 bad input, with one line on stderr and no traceback; 130 after Ctrl-C. What is
-heavy to import is imported where it is used, so that `--help` and most mistakes answer at once.
+Exit codes: 0 done; 1 some cell or check failed; 2 bad input, with one line on stderr and no traceback; 130 after
+Ctrl-C. What is heavy to import is imported where it is used, so that `--help` and most mistakes answer at once.
 """
 
 from __future__ import annotations
@@ -54,10 +54,12 @@ app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 some cell failed, 2 bad input, 130 stopped by Ctrl-C.",
+    epilog="Exit codes: 0 done, 1 some cell or check failed, 2 bad input, 130 stopped by Ctrl-C.",
 )
 data_app = typer.Typer(cls=Group, invoke_without_command=True)
 app.add_typer(data_app, name="data")
+new_app = typer.Typer(cls=Group, invoke_without_command=True)
+app.add_typer(new_app, name="new")
 
 GridName = Annotated[
     str, typer.Argument(metavar="GRID", help="A shipped grid's name (see `list grids`) or a YAML file.")
@@ -500,6 +502,115 @@ def report(
     print(f"{len(files)} files; open {files[0]}")
 
 
+@new_app.callback()
+def _new(ctx: typer.Context) -> None:
+    """Write a small working plugin, to start from."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="What grids will call it, such as truncated-bptt.")]
+NewFolder = Annotated[str, typer.Option("--dir", metavar="DIR", help="Where its folder is made.")]
+
+
+@new_app.command("method")
+def new_method(name: NewName, folder: NewFolder = ".") -> None:
+    """A training method: a package with its class, its test and an entry point."""
+    _write_plugin("method", name, folder)
+
+
+@new_app.command("task")
+def new_task(name: NewName, folder: NewFolder = ".") -> None:
+    """A task: a package with its class, its test and an entry point."""
+    _write_plugin("task", name, folder)
+
+
+def _write_plugin(kind: Literal["method", "task"], name: str, folder: str) -> None:
+    from bench import scaffold
+
+    written = scaffold.write(kind, name, Path(folder))
+    plugin, program = shlex.quote(str(written[0].parent)), _program()
+    print(f"wrote {', '.join(map(str, written))}")
+    print(f"try it:      {program} check {name} --plugin {shlex.quote(str(written[0]))}")
+    print(f"install it:  pip install -e {plugin}, then: {program} list {kind}s")
+
+
+@app.command()
+def check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Methods, tasks, backbones.", show_default=False)
+    ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option("--plugin", metavar="FILE", help="A Python file; without NAME all that it registers is checked."),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(metavar="method|task|backbone", help="For a name that several kinds of thing have.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Check everything that there is.")] = False,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the small runs, e.g. method.window=4."),
+    ] = None,
+    junit: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Also write JUnit XML, which CI services show.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that a method, task or backbone keeps the contract: a table, with what to mend in each failed row.
+
+    Exit code 1 when a row fails, or when nothing could be checked.
+    """
+    from bench import registry
+    from bench.testing import check as examine
+    from bench.testing.suite import write_junit
+
+    kinds = {one.kind: one for one in registry.REGISTRIES}
+    if kind is not None and kind not in kinds:
+        raise unknown("check: --kind", kind, kinds)
+    before = {one.kind: set(one.names()) for one in registry.REGISTRIES}
+    _load(plugin)
+    _warn_of_failures()
+    looked = [one for one in registry.REGISTRIES if kind in (None, one.kind)]
+    there = [(one.kind, name) for one in looked for name in one.names()]
+    if names:
+        known = {name for _, name in there}
+        for name in names:
+            if name not in known:
+                raise unknown("check", name, sorted(known))
+        subjects = [one for one in there if one[1] in names]
+    elif all_:
+        subjects = there
+    elif plugin:
+        subjects = [one for one in there if one[1] not in before[one[0]]]
+    else:
+        raise BadInput("check: nothing is named; give NAME, --plugin FILE, or --all")
+    outcomes = []
+    for one, name in subjects:
+        found = []
+        with _status(f"{one} {name}", quiet=as_json) as tell:
+            for outcome in examine(one, name, sets or ()):  # type: ignore[arg-type]
+                found.append(outcome)
+                tell(outcome.row)
+        outcomes += found
+        if not as_json:
+            rows = [[each.row, each.state, each.detail, f"{each.seconds:.1f}"] for each in found]
+            _print_table(_console(), f"{one} {name}", ["row", "outcome", "what was found", "seconds"], rows)
+            for each in found:
+                if each.state == "failed":
+                    print(f"to mend {each.row!r}: {each.mend}")
+    if junit is not None:
+        write_junit(outcomes, Path(junit))
+    counts = Counter(outcome.state for outcome in outcomes)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=1))
+    elif not counts["passed"] + counts["failed"]:
+        print("nothing could be checked")
+    else:
+        print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} not applicable")
+    raise typer.Exit(0 if counts["passed"] and not counts["failed"] else 1)
+
+
 @data_app.callback()
 def _data(ctx: typer.Context) -> None:
     """Data sets of the natural tasks: what is here, and how to bring the rest."""
@@ -617,6 +728,16 @@ def _print_table(console: Console, title: str, columns: Sequence[str], rows: Seq
         table.add_row(*(cell.replace("[", "\\[") for cell in row))
     console.print(table)
     console.print()
+
+
+@contextmanager
+def _status(what: str, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """A spinner that tells the last thing done, in a terminal; elsewhere nothing."""
+    if quiet or not sys.stdout.isatty():
+        yield lambda done: None
+        return
+    with _console().status(what) as status:
+        yield lambda done: status.update(f"{what}: {done} done")
 
 
 def _cell(value: Any) -> str:

@@ -1,5 +1,19 @@
-"""What many tests share: one thread, so that numbers repeat bit for bit."""
+"""What many tests share: one thread, so that numbers repeat bit for bit, and registries to add plugins to."""
 
+import pytest
 import torch
 
+from bench import registry
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    """Plugins loaded in a test leave the registries as they were."""
+    for one in registry.REGISTRIES:
+        one.names()
+    for one in registry.REGISTRIES:
+        monkeypatch.setattr(one, "_classes", dict(one._classes))
+    monkeypatch.setattr(registry, "failures", {})
+    monkeypatch.setattr(registry, "_plugin_files", [])

@@ -14,16 +14,6 @@ from bench.errors import BadInput
 from bench.registry import Registry, load_plugin
 
 
-@pytest.fixture
-def clean(monkeypatch):
-    """Plugins loaded in a test leave the registries as they were."""
-    registry.tasks.names(), registry.methods.names(), registry.backbones.names()
-    for one in registry.REGISTRIES:
-        monkeypatch.setattr(one, "_classes", dict(one._classes))
-    monkeypatch.setattr(registry, "failures", {})
-    monkeypatch.setattr(registry, "_plugin_files", [])
-
-
 def plugin(folder: Path, text: str) -> Path:
     file = folder / "plugin.py"
     file.write_text(textwrap.dedent(text))

@@ -1,0 +1,256 @@
+"""Every built-in method keeps the contract; each row fails for a method that is broken in just that way."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from typing import ClassVar
+
+import pytest
+import torch
+from pydantic import field_validator
+
+from bench import registry
+from bench.cli import main
+from bench.methods import MethodConfig, cross_entropy
+from bench.methods.bptt import BPTT
+from bench.testing import check, conformance
+from bench.testing.method import suite
+
+test_bptt = conformance("method", "bptt")
+test_smt = conformance("method", "smt")
+test_smt_dmt = conformance("method", "smt+dmt")
+test_transformer = conformance("method", "transformer")
+
+
+class GivesANumber(BPTT):
+    def gradients(self, batch, phase):
+        for scalars in super().gradients(batch, phase):
+            yield {"loss": scalars["loss"].item()}
+
+
+class TrainsOnHidden(BPTT):
+    def gradients(self, batch, phase):
+        yield from super().gradients(batch._replace(y=batch.y.clamp(min=0)), phase)
+
+
+class Remembers(BPTT):
+    calls: ClassVar[int] = 0
+
+    def gradients(self, batch, phase):
+        Remembers.calls += 1
+        for scalars in super().gradients(batch, phase):
+            self.rnn.embedding.weight.grad.mul_(1 + Remembers.calls % 7)
+            yield scalars
+
+
+class DrawsGlobally(BPTT):
+    def gradients(self, batch, phase):
+        torch.rand(1)
+        yield from super().gradients(batch, phase)
+
+
+class LooksAcrossRows(BPTT):
+    def predict(self, x):
+        logits = super().predict(x)
+        return logits - logits.mean(0)
+
+
+class SeesTheFuture(BPTT):
+    def predict(self, x):
+        return super().predict(x) + x.flip(1).cumsum(1).flip(1)[..., None]
+
+
+class KeepsEverything(BPTT):
+    def initial_state(self, batch_size):
+        return super().initial_state(batch_size), ()
+
+    def update(self, state, x_t):
+        return super().update(state[0], x_t), (*state[1], x_t)
+
+    def readout(self, state):
+        return super().readout(state[0])
+
+
+class ForgetsAParameter(BPTT):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.more = torch.nn.Linear(3, 3)
+
+
+class HalfAsSteep(BPTT):
+    def gradients(self, batch, phase):
+        for scalars in super().gradients(batch, phase):
+            self.rnn.embedding.weight.grad.div_(2)
+            yield scalars
+
+
+class CountsBesideTheCheckpoint(BPTT):
+    def gradients(self, batch, phase):
+        self.calls = getattr(self, "calls", 0) + 1
+        for scalars in super().gradients(batch, phase):
+            self.rnn.embedding.weight.grad.mul_((-1) ** self.calls)
+            yield scalars
+
+
+class Climbs(BPTT):
+    gradient_is: ClassVar = {}
+
+    def gradients(self, batch, phase):
+        loss = -cross_entropy(self.predict(batch.x), batch.y)
+        loss.backward()
+        yield {"loss": -loss.detach()}
+
+
+class ComputesElsewhere(BPTT):
+    gradient_is: ClassVar = {}
+
+    def gradients(self, batch, phase):
+        for parameter in self.parameters():
+            parameter.grad = parameter.detach()
+        yield {"loss": torch.tensor(0.0)}
+
+
+class Trips(MethodConfig):
+    width: int = 3
+
+    @field_validator("width", mode="before")
+    @classmethod
+    def _look_up(cls, value):
+        return {3: 3}[value if isinstance(value, int) else "none"]
+
+
+class TripsOverConfig(BPTT):
+    Config = Trips
+
+
+BROKEN = {
+    "phases and shapes": GivesANumber,
+    "labels of -1 are not scored": TrainsOnHidden,
+    "deterministic": Remembers,
+    "no global random state": DrawsGlobally,
+    "predict is the loop of updates": LooksAcrossRows,
+    "no leak from the future": SeesTheFuture,
+    "state of constant size": KeepsEverything,
+    "gradients reach what trains": ForgetsAParameter,
+    "gradients are what is promised": HalfAsSteep,
+    "resumes exactly": CountsBesideTheCheckpoint,
+    "learns an easy task": Climbs,
+    "cost can be traced": ComputesElsewhere,
+    "polite on bad config": TripsOverConfig,
+}
+
+
+def outcome_of(cls, row_name):
+    registry.register_method("examined")(cls)
+    (row,) = (row for row in suite.rows if row.name == row_name)
+    return suite.outcome(row, "examined")
+
+
+def test_every_row_has_its_broken_method():
+    assert [row.name for row in suite.rows] == list(BROKEN)
+
+
+@pytest.mark.parametrize("row", BROKEN)
+def test_a_row_fails_for_the_method_that_breaks_it(clean, row):
+    outcome = outcome_of(BROKEN[row], row)
+    assert outcome.state == "failed", outcome
+    assert outcome.detail and "\n" not in outcome.detail
+    assert outcome.mend
+
+
+class Streams(BPTT):
+    """Yields at every step; each yield's gradient is that of the step's mean, through all steps before it."""
+
+    def gradients(self, batch, phase):
+        logits = self.predict(batch.x)
+        for t in range(batch.x.shape[1]):
+            loss = cross_entropy(logits[:, t], batch.y[:, t])
+            loss.backward(retain_graph=True)
+            yield {"loss": loss.detach()}
+
+
+class Noisy(BPTT):
+    """Unbiased: the gradient times noise of mean one, drawn for every parameter."""
+
+    mean = 1.0
+    gradient_is: ClassVar = {"train": "unbiased"}
+
+    def gradients(self, batch, phase):
+        for scalars in super().gradients(batch, phase):
+            for parameter in self.parameters():
+                sign = torch.randint(2, (1,), generator=self.noise).item() * 2 - 1
+                parameter.grad.mul_(self.mean + 0.5 * sign)
+            yield scalars
+
+
+class Biased(Noisy):
+    mean = 1.2
+
+
+@pytest.mark.parametrize(("cls", "state"), [(Streams, "passed"), (Noisy, "passed"), (Biased, "failed")])
+def test_promises_of_estimates_and_of_online_gradients_are_examined(clean, cls, state):
+    outcome = outcome_of(cls, "gradients are what is promised")
+    assert outcome.state == state, outcome.detail
+    assert cls is not Biased or "standard error" in outcome.detail
+
+
+def test_a_promise_of_another_gradient_is_broken(clean):
+    class Unclear(BPTT):
+        gradient_is: ClassVar = {"train": "nearly"}
+
+    assert "should be exact, unbiased or own" in outcome_of(Unclear, "gradients are what is promised").detail
+
+
+def test_overrides_reach_the_runs(clean):
+    outcome = next(check("method", "bptt", ["method.nothing=3"]))
+    assert outcome.state == "failed" and "nothing" in outcome.detail
+
+
+PLUGIN = """
+from bench.methods import register_method
+from bench.methods.bptt import BPTT
+
+@register_method("plugged")
+class Plugged(BPTT):
+    gradient_is = {"trains": "exact"}
+"""
+
+
+def test_the_command_tells_what_to_mend_in_a_table_in_json_and_in_junit(clean, tmp_path, capsys):
+    file, junit = tmp_path / "plugged.py", tmp_path / "out" / "junit.xml"
+    file.write_text(PLUGIN)
+    assert main(["check", "--plugin", str(file), "--junit", str(junit)]) == 1
+    shown = capsys.readouterr().out
+    assert "gradient_is speaks of trains, which is no phase" in shown
+    assert "to mend 'gradients are what is promised': mend the gradient" in shown
+    assert "12 passed, 1 failed, 0 not applicable" in shown
+    (found,) = ET.parse(junit).getroot().findall("testsuite")
+    assert (found.get("tests"), found.get("failures")) == ("13", "1")
+    assert "no phase" in found.find("testcase/failure").get("message")
+    assert main(["check", "plugged", "--plugin", str(file), "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["row"] for row in rows if row["state"] == "failed"] == ["gradients are what is promised"]
+
+
+@pytest.mark.parametrize("text", ["", "import no_such_package"])
+def test_a_plugin_with_nothing_to_check_fails(clean, tmp_path, capsys, text):
+    file = tmp_path / "empty.py"
+    file.write_text(text)
+    assert main(["check", "--plugin", str(file)]) == 1
+    assert "nothing could be checked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing is named; give NAME, --plugin FILE, or --all"),
+        (["bpt"], "did you mean 'bptt'"),
+        (["transformer", "--kind", "methods"], "did you mean 'method'"),
+        (["gru", "--kind", "method"], "'gru' is unknown"),
+    ],
+)
+def test_a_wrong_name_is_answered_in_one_line(capsys, arguments, message):
+    assert main(["check", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
