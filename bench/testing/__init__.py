@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from bench.errors import unknown
+from bench.methods.base import Method
+from bench.tasks.base import Task
 from bench.testing import backbone, method, task
 from bench.testing.suite import Broken, NotApplicable, Outcome, Row, Suite
 
-__all__ = ["Broken", "NotApplicable", "Outcome", "check", "conformance"]
+__all__ = ["Broken", "NotApplicable", "Outcome", "check", "conformance", "tiny"]
 
 Kind = Literal["method", "task", "backbone"]
 SUITES: dict[str, Suite[Any]] = {one.kind: one for one in (method.suite, task.suite, backbone.suite)}
@@ -30,6 +32,12 @@ def suite_of(kind: str) -> Suite[Any]:
 def check(kind: Kind, name: str, set: Sequence[str] = ()) -> Iterator[Outcome]:
     """Examine every row for what is registered under that name; `set` holds KEY=VALUE overrides of its runs."""
     return suite_of(kind).outcomes(name, set)
+
+
+def tiny(name: str, set: Sequence[str] = ()) -> tuple[Method, Task]:
+    """A method of that name on a tiny run in float64, and its task, for tests of one's own; `set` as in `check`."""
+    subject = method.Subject(name, set)
+    return subject.build(subject.run())
 
 
 def conformance(kind: Kind, name: str, set: Sequence[str] = ()) -> Callable[..., None]:

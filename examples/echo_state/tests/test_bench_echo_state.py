@@ -1,0 +1,29 @@
+"""The contract, and what makes this method itself: the reservoir forgets how it began, and only the readout learns."""
+
+import bench_echo_state  # noqa: F401 (registers it)
+import torch
+
+from bench.testing import conformance, tiny
+
+test_contract = conformance("method", "echo-state")
+
+
+def test_the_reservoir_forgets_how_it_began():
+    built, _ = tiny("echo-state", ["model.d=64", "method.radius=0.5"])
+    x = torch.randint(2, (1, 60), generator=torch.Generator().manual_seed(0))
+    one, other = built.initial_state(1), torch.ones_like(built.initial_state(1))
+    apart = [(one - other).norm()]
+    for x_t in x.unbind(1):
+        one, other = built.update(one, x_t), built.update(other, x_t)
+        apart.append((one - other).norm())
+    assert apart[-1] < 1e-6 * apart[0]
+
+
+def test_its_spectral_radius_is_near_the_one_asked_for():
+    built, _ = tiny("echo-state", ["model.d=256", "method.radius=0.9"])
+    assert abs(torch.linalg.eigvals(built.recurrence).abs().max().item() - 0.9) < 0.1
+
+
+def test_only_the_readout_learns():
+    built, _ = tiny("echo-state")
+    assert [name for name, _ in built.named_parameters()] == ["linear.weight", "linear.bias"]
