@@ -116,6 +116,14 @@ class Task(ABC):
         """Bayes-optimal accuracy; None when it is not known."""
         return None
 
+    def oracle(self, x: Tensor) -> Tensor | None:
+        """Bayes-optimal probabilities of every label given the past: x (B, T) -> (B, T, O), float64.
+
+        None, the default, where they are not known; uniform or anything where nothing is scored. They are worked out
+        from x alone, of which any symbols may be given, and those at t from no more than `x[:, :t+1]`.
+        """
+        return None
+
     @property
     def picture_symbols(self) -> int | None:
         """How many symbols make a picture; None where sequences are no pictures."""
@@ -172,6 +180,14 @@ def corrupt(y: Tensor, labels: range, probability: float, generator: torch.Gener
     noise = torch.randint(labels.start, labels.stop, y.shape, generator=generator, device=y.device)
     hit = torch.rand(y.shape, generator=generator, device=y.device) < probability
     return torch.where(hit, noise, y)
+
+
+def corrupted_oracle(y: Tensor, size: int, labels: range, probability: float = 0.0) -> Tensor:
+    """How likely each of `size` labels is where y (B, T) is known but for its corruption: (B, T, size), float64."""
+    likely = torch.zeros(*y.shape, size, dtype=torch.float64, device=y.device)
+    likely.scatter_(-1, y[..., None], 1 - probability)
+    likely[..., labels.start : labels.stop] += probability / len(labels)
+    return likely
 
 
 def corrupted_ceiling(symbols: int, probability: float) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor
 from bench.config import Positive
 from bench.errors import BadInput
 from bench.registry import register_task
-from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig
+from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig, corrupted_oracle
 
 SMALL_KEY_SPACE = 1024  # up to here one random number for every possible key costs less than waiting for the device
 
@@ -109,6 +109,15 @@ class KeysValues(Task):
 
     def rules(self) -> dict[str, Callable[[Tensor], Tensor]]:
         return {**super().rules(), "the value stored last": lambda x: x.roll(2 * self.config.span - 1, 1)}
+
+    def oracle(self, x: Tensor) -> Tensor:
+        span = self.config.span
+        pairs = x[:, : -(2 * span - 1)].unflatten(1, (-1, 2 * span))  # (B, n, 2 L)
+        query = x[:, pairs.shape[1] * 2 * span :][:, None, :span]  # (B, 1, L)
+        asked = (pairs[..., :span] == query).all(2).int().argmax(1)
+        value = pairs[torch.arange(len(x), device=x.device), asked, span:]  # (B, L)
+        labels = torch.cat([x[:, span:], value], 1)
+        return corrupted_oracle(labels, self.output_size, range(self.output_size))
 
 
 def distinct(options: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:

@@ -26,6 +26,7 @@ from bench.registry import register_task
 from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig
 
 Range = tuple[Natural, Natural]
+ORACLE_CHUNK = 2**22  # sequences times rules that are looked at together
 
 
 class ModularArithmeticConfig(TaskConfig):
@@ -108,6 +109,23 @@ class ModularArithmetic(Task):
 
     def rules(self) -> dict[str, Callable[[Tensor], Tensor]]:
         return {"echo the last symbol": lambda x: x, "the last answer again": lambda x: x.roll(1, 1)}
+
+    def oracle(self, x: Tensor) -> Tensor:
+        """The share of the rules, among those that agree with all examples so far, that give each answer."""
+        ranges = (self.config.factors, self.config.offsets)
+        w, b = torch.cartesian_prod(*(torch.arange(first, last + 1, device=x.device) for first, last in ranges)).T
+        parts = x.split(max(1, ORACLE_CHUNK // len(w)))  # of a large modulus there are many rules
+        return torch.cat([self._shares(part, w, b) for part in parts])
+
+    def _shares(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        possible = torch.ones(len(x), len(w), dtype=torch.float64, device=x.device)  # rules, one a column
+        shares = []
+        for i in range(0, x.shape[1], 2):
+            answers = (w * x[:, i, None] + b) % self.config.modulus
+            votes = possible.new_zeros(len(x), self.config.modulus).scatter_add_(1, answers, possible)
+            shares.append(votes / votes.sum(1, keepdim=True).clamp(min=1))
+            possible *= answers == x[:, i + 1, None]
+        return torch.stack(shares, 1).repeat_interleave(2, 1)
 
 
 def _divisors(number: int) -> list[int]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from bench.registry import register_task
-from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig
+from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig, corrupted_oracle
 
 
 class ParityConfig(TaskConfig):
@@ -44,3 +45,6 @@ class Parity(Task):
 
     def accuracy_ceiling(self, length: int) -> float:
         return 1.0
+
+    def oracle(self, x: Tensor) -> Tensor:
+        return corrupted_oracle(x.cumsum(1) % 2, 2, range(2))

@@ -68,6 +68,13 @@ class Recency(Task):
     def rules(self) -> dict[str, Callable[[Tensor], Tensor]]:
         return {**super().rules(), "the first symbol": lambda x: x[:, :1].expand_as(x)}
 
+    def oracle(self, x: Tensor) -> Tensor:
+        batch, length = x.shape
+        weight = weights(length, self.config.decay, x.device)
+        weight = weight if self.config.primacy else weight.flip(0)
+        likely = weight.new_zeros(batch, self.config.symbols).scatter_add_(1, x, weight.expand(batch, -1))
+        return likely[:, None].expand(-1, length, -1)  # right at the last position, which is the one that is scored
+
 
 def weights(length: int, decay: float, device: torch.device | str = "cpu") -> Tensor:
     """How likely k steps from the favoured end are, (T,) float64."""

@@ -13,11 +13,22 @@ from typing import Annotated
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from bench.config import Share
 from bench.errors import BadInput
 from bench.registry import register_task
-from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig, corrupt, corrupted_ceiling, corrupted_floor
+from bench.tasks.base import (
+    IGNORED,
+    Batch,
+    Split,
+    Task,
+    TaskConfig,
+    corrupt,
+    corrupted_ceiling,
+    corrupted_floor,
+    corrupted_oracle,
+)
 
 SHORTEST = 3  # the id symbol, the needle, the id symbol
 ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996, and means 29
@@ -80,3 +91,9 @@ class Retrieval(Task):
 
     def accuracy_ceiling(self, length: int) -> float:
         return corrupted_ceiling(self.config.symbols, self.config.corruption)
+
+    def oracle(self, x: Tensor) -> Tensor:
+        after = (x == 0).int().argmax(1, keepdim=True) + 1
+        needle = x.gather(1, after.clamp(max=x.shape[1] - 1))  # (B, 1)
+        symbols = range(1, self.config.symbols + 1)
+        return corrupted_oracle(needle.expand_as(x), self.output_size, symbols, self.config.corruption)

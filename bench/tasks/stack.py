@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.config import Positive
 from bench.errors import BadInput
 from bench.registry import register_task
-from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig
+from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig, corrupted_oracle
 
 
 class StackConfig(TaskConfig):
@@ -50,13 +50,7 @@ class Stack(Task):
         pushes = after > before
         symbols = torch.randint(1, self.config.symbols + 1, shape, generator=generator, device=device)
         x = torch.where(pushes, symbols, 0)
-
-        # Every second event at one place of the stack is a pop, and takes what the push before it put there: with the
-        # events in order of place, then of time, every pop finds its symbol one step earlier.
-        place = torch.maximum(before, after)
-        order = (place * length + torch.arange(length, device=device)).argsort(1)
-        popped = torch.empty_like(x).scatter_(1, order, x.gather(1, order).roll(1, 1))
-        return Batch(x, torch.where(pushes, IGNORED, popped))
+        return Batch(x, torch.where(pushes, IGNORED, comes_off(x, torch.maximum(before, after))))
 
     def _levels(self, steps: Tensor) -> Tensor:
         """How full the stack is before, between and after the inputs: steps (B, T) of +-1 -> (B, T + 1) in 0..depth.
@@ -81,6 +75,22 @@ class Stack(Task):
 
     def rules(self) -> dict[str, Callable[[Tensor], Tensor]]:
         return {**super().rules(), "the symbol pushed last": pushed_last}
+
+    def oracle(self, x: Tensor) -> Tensor:
+        full = torch.where(x > 0, 1, -1).cumsum(1)  # after each input
+        place = torch.where(x > 0, full, full + 1)
+        return corrupted_oracle(comes_off(x, place), self.output_size, range(self.output_size))
+
+
+def comes_off(x: Tensor, place: Tensor) -> Tensor:
+    """What each pop of x (B, T) takes, where `place` (B, T) is the place of the stack that an input fills or empties.
+
+    Every second event at one place is a pop, and takes what the push before it put there: with the events in order of
+    place, then of time, every pop finds its symbol one step earlier.
+    """
+    length = x.shape[1]
+    order = (place * length + torch.arange(length, device=x.device)).argsort(1)
+    return torch.empty_like(x).scatter_(1, order, x.gather(1, order).roll(1, 1))
 
 
 def pushed_last(x: Tensor) -> Tensor:

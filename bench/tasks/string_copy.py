@@ -13,11 +13,22 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from bench.config import Share
 from bench.errors import BadInput
 from bench.registry import register_task
-from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig, corrupt, corrupted_ceiling, corrupted_floor
+from bench.tasks.base import (
+    IGNORED,
+    Batch,
+    Split,
+    Task,
+    TaskConfig,
+    corrupt,
+    corrupted_ceiling,
+    corrupted_floor,
+    corrupted_oracle,
+)
 
 
 class StringCopyConfig(TaskConfig):
@@ -62,3 +73,9 @@ class StringCopy(Task):
 
     def accuracy_ceiling(self, length: int) -> float:
         return corrupted_ceiling(self.config.symbols, self.config.corruption)
+
+    def oracle(self, x: Tensor) -> Tensor:
+        string = x[:, : x.shape[1] // 2]
+        answer = string.flip(1) if self.config.reverse else string
+        symbols = range(1, self.config.symbols + 1)
+        return corrupted_oracle(torch.cat([string, answer], 1), self.output_size, symbols, self.config.corruption)
