@@ -1,17 +1,526 @@
-"""The rows for tasks."""
+"""The rows for tasks. Sampled means are held to what is stated within 5 standard errors, and every draw is seeded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from types import FrameType
+from typing import Any
 
-from bench.testing.suite import Suite
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import registry, streams
+from bench.errors import BadInput
+from bench.grid import parse_set
+from bench.tasks.base import IGNORED, Batch, Split, StreamState, Task, TaskConfig
+from bench.tasks.windows import WindowTask
+from bench.testing.method import _global_state, _same_global_state, examine_config
+from bench.testing.suite import Broken, NotApplicable, Suite
+
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+HELD: tuple[Split, ...] = ("valid", "test")
+SEQUENCES = 16_384
+"""For a mean."""
+MOST_TOKENS = 2**21
+"""Drawn at a time: of long sequences fewer."""
+MOST_NUMBERS = 2**24
+"""Of an oracle's answers at a time."""
+ERRORS = 5
+"""Standard errors that a true claim may be off: once in 1.7 million."""
+STATED_ERROR = 5e-4
+"""Standard error that is granted to a stated floor or ceiling, which may itself come from sampling."""
+TRAINED, HELD_OUT = 4096, 512
+"""Sequences that are looked for in one another."""
+LONGEST = 256
+COMMON = 20
+"""Labels that were all seen this often are all there are."""
+WINDOWS = 64
+SHARED = 0.1
+"""Share of held-out windows that natural data may have in training too: the same sentence twice."""
+SEARCHED = 2**26
+"""Tokens of training data that are searched for them."""
+FEW, MANY = 16, 512
+"""Rows, for the work of sampling."""
 
 
 class Subject:
-    """A task by its name."""
+    """A task by its name, at its defaults changed by `task.KNOB=VALUE` overrides."""
 
     def __init__(self, name: str, sets: Sequence[str]) -> None:
+        self.cls: type[Task] = registry.tasks.get(name)
         self.name = name
+        pairs = [parse_set(text) for text in sets]
+        self.knobs = {key.removeprefix("task."): value for key, value in pairs if key.startswith("task.")}
+
+    def build(self, **knobs: Any) -> Task:
+        """A new task with these knobs too. Raises `NotApplicable` when its data is not here."""
+        if reason := self.cls.missing():
+            raise NotApplicable(reason)
+        return self.cls(self.cls.Config.parse({**self.knobs, **knobs}, f"task({self.name})"))
+
+    @cached_property
+    def task(self) -> Task:
+        return self.build()
+
+    @property
+    def length(self) -> int:
+        return self.task.config.length
+
+    def lengths(self) -> Iterator[int]:
+        """The configured length, and those near it, half and twice that the task has."""
+        yield self.length
+        for length in dict.fromkeys((self.length + 1, 2 * self.length, self.length // 2, self.length // 2 + 1)):
+            if length not in (0, self.length) and self._has(length):
+                yield length
+
+    def _has(self, length: int) -> bool:
+        try:
+            _draw(self.task, 1, length)
+        except BadInput:
+            return False
+        return True
 
 
 suite = Suite("task", Subject)
+
+
+# What the rows share.
+
+
+def _draw(task: Task, rows: int, length: int, split: Split = "test", seed: int = 0) -> Batch:
+    return task.sample(split, rows, length, streams.generator(seed, "check", split))
+
+
+def _rows(length: int) -> int:
+    """How many sequences to draw for a mean."""
+    return max(64, min(SEQUENCES, MOST_TOKENS // length))
+
+
+def _same(a: Batch, b: Batch) -> bool:
+    return torch.equal(a.x, b.x) and torch.equal(a.y, b.y)
+
+
+def _mean(values: Tensor, scored: Tensor) -> tuple[float, float]:
+    """Mean over the scored positions, and its standard error; sequences are independent, positions are not."""
+    sums, counts = values.double().masked_fill(~scored, 0).sum(1), scored.sum(1).double()
+    mean = sums.sum() / counts.sum()
+    return mean.item(), ((sums - mean * counts).square().sum().sqrt() / counts.sum()).item()
+
+
+def _allowed(error: float) -> float:
+    return ERRORS * math.hypot(error, STATED_ERROR)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    more = f" and {len(numbers) - 4} more" if len(numbers) > 4 else ""
+    return f"{', '.join(map(str, numbers[:4]))}{more}"
+
+
+# The rows.
+
+
+@suite.row(
+    "shapes, dtypes and ranges",
+    "return x and y as (B, T) int64, with x in [0, vocab_size) and y in [0, output_size) or IGNORED",
+)
+def _shapes(subject: Subject) -> str:
+    task, lengths = subject.task, list(subject.lengths())
+    for length, split, rows in itertools.product(lengths, SPLITS, (1, 33)):
+        batch, where = _draw(task, rows, length, split), f"{split}, {rows} rows, length {length}"
+        for name, part, size in (("x", batch.x, task.vocab_size), ("y", batch.y, task.output_size)):
+            if part.dtype != torch.int64 or part.dim() != 2 or len(part) != rows or part.device.type != "cpu":
+                found = f"{part.dtype} {tuple(part.shape)} on {part.device}"
+                raise Broken(f"{where}: {name} is {found}; should be int64 ({rows}, T) where the generator is")
+            lowest, highest = part.min().item(), part.max().item()
+            if lowest < (IGNORED if name == "y" else 0) or highest >= size:
+                raise Broken(f"{where}: {name} is in {lowest}..{highest}; should be below {size}, -1 only in y")
+        if batch.x.shape != batch.y.shape or not 1 <= batch.x.shape[1] <= length:
+            raise Broken(
+                f"{where}: x is {tuple(batch.x.shape)}, y {tuple(batch.y.shape)}; should be equal, T <= length"
+            )
+    return f"{task.vocab_size} symbols, {task.output_size} labels, at lengths {', '.join(map(str, lengths))}"
+
+
+@suite.row("scored columns", "let `scored_columns` name all columns that `sample` may score, and score some label")
+def _scored_columns(subject: Subject) -> str:
+    task, told = subject.task, []
+    for length in subject.lengths():
+        scored = (_draw(task, HELD_OUT, length).y != IGNORED).any(0)
+        width, columns = len(scored), task.scored_columns(length)
+        if not scored.any():
+            raise Broken(f"length {length}: no label of {HELD_OUT} sequences is scored")
+        outside = [column for column in scored.nonzero().flatten().tolist() if column not in columns]
+        if outside:
+            raise Broken(f"length {length}: columns {_listed(outside)} are scored; scored_columns says {columns}")
+        if any(not 0 <= column < width for column in columns):
+            raise Broken(f"length {length}: scored_columns says {columns}, but there are {width} columns")
+        if list(task.scored_columns(width)) != list(columns):
+            raise Broken(f"length {length}: scored_columns({width}), the width, is not scored_columns({length})")
+        told.append(f"{int(scored.sum())} of {width}")
+    return f"scored: {', '.join(told)}"
+
+
+@suite.row("deterministic", "draw from the generator that is given, and let nothing else change what is drawn")
+def _deterministic(subject: Subject) -> str:
+    length = subject.length
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 (the global generator is what must not matter)
+        task = subject.build()
+        for split in SPLITS[: seed - 1]:  # what was drawn before must not matter
+            _draw(task, 5, length, split, seed=9)
+        drawn.append([_draw(task, 64, length, split) for split in SPLITS])
+    for split, first, again in zip(SPLITS, *drawn, strict=True):
+        if not _same(first, again):
+            raise Broken(f"{split}: two draws from equal generators differ")
+        if _same(first, _draw(subject.task, 64, length, split, seed=1)):
+            raise Broken(f"{split}: 64 sequences are the same whatever the generator's seed")
+    generator = streams.generator(0, "check")
+    if _same(*(subject.task.sample("train", 64, length, generator) for _ in range(2))):
+        raise Broken("two batches of 64 from one generator are the same")
+    return "equal generators give equal batches, others give others"
+
+
+@suite.row("no global random state", "draw from the generator that is given; for fixed draws use bench.streams")
+def _no_global_state(subject: Subject) -> str:
+    before = _global_state()
+    task, length = subject.build(), subject.length
+    actions: dict[str, Callable[[], Any]] = {
+        "building it": lambda: None,
+        "sample": lambda: [_draw(task, 8, length, split) for split in SPLITS],
+        "stream": lambda: task.stream("train", 4, 5, streams.generator(0, "check"), None),
+        "chance": lambda: task.chance(length),
+        "loss_floor": lambda: task.loss_floor(length),
+        "accuracy_ceiling": lambda: task.accuracy_ceiling(length),
+        "shortcuts": lambda: task.shortcuts(length),
+        "oracle": lambda: task.oracle(_draw(task, 4, length).x),
+    }
+    for name, action in actions.items():
+        action()
+        if moved := _same_global_state(before, _global_state()):
+            raise Broken(f"{name} moves {moved} global generator")
+    return "torch's, numpy's and Python's generators stay where they were"
+
+
+@suite.row("splits are disjoint", "draw every split from the generator, or from data of its own")
+def _splits(subject: Subject) -> str:
+    task = subject.task
+    if isinstance(task, WindowTask):
+        return _data_apart(task)
+    first, width, length = None, 0, subject.length
+    while True:
+        try:
+            shared, now = _shared(task, length)
+        except BadInput:
+            now = width
+        if now <= width:  # no longer sequences
+            break
+        width, first = now, shared if first is None else first
+        found = f"{shared} of {2 * HELD_OUT} held-out sequences of length {width} are among {TRAINED:,} of training"
+        if not shared:
+            few = f"; of length {subject.length}, of which there are few, {first} are" if first else ""
+            return f"none{found.removeprefix('0')}{few}"
+        if task.fingerprint is not None:  # its data should not be
+            break
+        if length >= LONGEST:
+            raise Broken(f"{found}; at length {subject.length} {first} were")
+        length *= 2
+    if task.fingerprint is not None:
+        if shared > SHARED * 2 * HELD_OUT:
+            raise Broken(found)
+        return found
+    raise NotApplicable(f"{found}, and there are no longer ones: a few instances, or a pool for all splits")
+
+
+def _shared(task: Task, length: int) -> tuple[int, int]:
+    """How many held-out sequences are in another split too, drawn as the trainer draws them, and their width."""
+    data = streams.generator(0, "data")
+    train = [task.sample("train", 128, length, data).x for _ in range(TRAINED // 128)]
+    valid, test = (
+        task.sample(split, HELD_OUT, length, streams.generator(0, "evaluation", split, length)).x for split in HELD
+    )
+    seen = {row.tobytes() for x in train for row in x.numpy()}
+    shared = 0
+    for x in (valid, test):
+        rows = [row.tobytes() for row in x.numpy()]
+        shared += sum(row in seen for row in rows)
+        seen |= set(rows)
+    return shared, test.shape[1]
+
+
+def _data_apart(task: WindowTask) -> str:
+    """Look for windows of the held-out data in the training data."""
+    kind = np.uint8 if task.vocab_size <= 256 else np.int32
+    train = _read(task, "train", 0, min(task.tokens("train"), SEARCHED)).astype(kind).tobytes()
+    told = []
+    for split in HELD:
+        unit = max(task.image_tokens, 64)
+        starts = range(0, task.tokens(split) - unit, unit)
+        chosen = starts[:: max(1, len(starts) // WINDOWS)]
+        windows = [_read(task, split, start, unit) for start in chosen]
+        hits = sum(train.find(window.astype(kind).tobytes()) >= 0 for window in windows)
+        told.append(f"{hits} of {len(windows)} windows of the {split} split are in the training data")
+        if hits > SHARED * len(windows):
+            raise Broken(told[-1])
+    return "; ".join(told)
+
+
+def _read(task: WindowTask, split: Split, start: int, tokens: int) -> np.ndarray:
+    """Tokens from that place on; a lane's state is its position."""
+    pieces: list[np.ndarray] = []
+    position: StreamState = (torch.tensor([start]),)
+    generator, most = streams.generator(0, "check"), min(2**20, task.tokens(split) - 1)
+    while tokens > 0:
+        batch, position = task.stream(split, 1, min(tokens, most), generator, position)
+        pieces.append(batch.x[0].numpy())
+        tokens -= len(pieces[-1])
+    return np.concatenate(pieces)
+
+
+@suite.row(
+    "streams continue", "give from `stream` the same data in pieces, `start` true where a lane begins, state in tensors"
+)
+def _streams(subject: Subject) -> str:
+    task, lanes, length = subject.task, 5, subject.length
+    small = max(1, min(7, length // 3))
+    by_size = {size: _pieces(task, lanes, size, 2 * length) for size in (small, small + 2)}
+    (x, y, start), (other_x, other_y, other_start) = by_size.values()
+    common = min(x.shape[1], other_x.shape[1])
+    for name, a, b in (("x", x, other_x), ("y", y, other_y), ("start", start, other_start)):
+        if not torch.equal(a[:, :common], b[:, :common]):
+            raise Broken(f"{name} of {common} columns differs between pieces of {small} and of {small + 2}")
+    if type(task).stream is not Task.stream:
+        return f"pieces of {small} and {small + 2} columns give the same lanes"
+    generator = streams.generator(0, "check")
+    whole = [task.sample("train", lanes, length, generator) for _ in range(1 + common // length)]
+    begins = torch.cat([torch.arange(one.x.shape[1]).expand_as(one.x) == 0 for one in whole], 1)
+    for name, a, b in (
+        ("x", x, torch.cat([one.x for one in whole], 1)),
+        ("y", y, torch.cat([one.y for one in whole], 1)),
+        ("start", start, begins),
+    ):
+        width = min(common, b.shape[1])
+        if not torch.equal(a[:, :width], b[:, :width]):
+            raise Broken(f"{name} of the pieces is not that of whole sequences from an equal generator")
+    return f"pieces of {small} and {small + 2} columns make up whole sequences"
+
+
+def _pieces(task: Task, lanes: int, size: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """At least so many columns of the train stream: x, y, and where lanes begin, (lanes, columns) each."""
+    generator = streams.generator(0, "check")
+    state: StreamState | None = None
+    pieces: list[Batch] = []
+    while sum(piece.x.shape[1] for piece in pieces) < columns:
+        again = streams.generator(0, "check")
+        again.set_state(generator.get_state())
+        kept = None if state is None else tuple(part.clone() for part in state)  # as a checkpoint would
+        piece, state = task.stream("train", lanes, size, generator, state)
+        where = f"piece {len(pieces) + 1} of {size} columns"
+        if not isinstance(state, tuple) or not all(isinstance(part, Tensor) for part in state):
+            raise Broken(f"{where}: the state is {type(state).__name__}; should be a tuple of tensors")
+        if not _same(piece, task.stream("train", lanes, size, again, kept)[0]):
+            raise Broken(f"{where}: continued from a copy of the state it is another")
+        shape = tuple(piece.x.shape)
+        if len(shape) != 2 or shape[0] != lanes or not 1 <= shape[1] <= size or piece.y.shape != piece.x.shape:
+            raise Broken(f"{where}: x is {shape}, y {tuple(piece.y.shape)}; should be ({lanes}, {size} or fewer)")
+        start = piece.start
+        if not isinstance(start, Tensor) or start.dtype != torch.bool or tuple(start.shape) != (lanes,):
+            raise Broken(f"{where}: start is {start}; should be {lanes} truth values")
+        if not pieces and not start.all():
+            raise Broken(f"{where}: start is {start.tolist()}; should be true, as all lanes begin")
+        pieces.append(piece)
+    begins = [torch.arange(one.x.shape[1]).expand_as(one.x) == 0 for one in pieces]
+    starts = [begin & one.start[:, None] for begin, one in zip(begins, pieces, strict=True)]  # type: ignore[index]
+    return torch.cat([one.x for one in pieces], 1), torch.cat([one.y for one in pieces], 1), torch.cat(starts, 1)
+
+
+@suite.row("chance is blind guessing", "let `chance` be 1 / the number of labels that occur")
+def _chance(subject: Subject) -> str:
+    task, length = subject.task, subject.length
+    y = _draw(task, _rows(length), length).y
+    counts = y[y != IGNORED].bincount(minlength=task.output_size)
+    occur, rarest = int((counts > 0).sum()), int(counts[counts > 0].min())
+    chance, guessing, blind = task.chance(length), 1 / occur, 1 / task.output_size
+    said = (
+        f"chance {chance:.4g}; {occur} of {task.output_size} labels occur, guessing among them reaches {guessing:.4g}"
+    )
+    low, high = (guessing, guessing) if rarest >= COMMON and task.fingerprint is None else (blind, guessing)
+    if not low - 1e-6 <= chance <= high + 1e-6:
+        raise Broken(said)
+    return said
+
+
+@suite.row("nothing trivial is too good", "mend `loss_floor` or `accuracy_ceiling`, or the rule that beats them")
+def _trivial(subject: Subject) -> str:
+    task, length = subject.task, subject.length
+    floor, ceiling, chance = task.loss_floor(length), task.accuracy_ceiling(length), task.chance(length)
+    _consistent(task, floor, ceiling, chance)
+    batch = _draw(task, _rows(length), length)
+    scored = batch.y != IGNORED
+    shortcuts = task.shortcuts(length)
+    best = max(shortcuts, key=lambda name: shortcuts[name])
+    told = [f"best rule: {best}, {shortcuts[best]:.3f}"]
+    if ceiling is not None:
+        sequences = int((task._drawn("test", length).y != IGNORED).any(1).sum())
+        told.append(f"ceiling {ceiling:.3f}")
+        if shortcuts[best] > ceiling + _allowed(math.sqrt(ceiling * (1 - ceiling) / sequences)):
+            raise Broken(f"{best} reaches {shortcuts[best]:.4f}; the accuracy ceiling is {ceiling:.4f}")
+    if floor is not None:
+        fitted = _draw(task, len(batch.x), length, "train").y
+        counts = fitted[fitted != IGNORED].bincount(minlength=task.output_size) + 1
+        loss, error = _mean(-(counts / counts.sum()).log()[batch.y.clamp(min=0)], scored)
+        told.append(f"label frequencies alone {loss:.3f} nats, floor {floor:.3f}")
+        if loss < floor - _allowed(error):
+            raise Broken(f"label frequencies alone reach {loss:.4f} nats; the loss floor is {floor:.4f}")
+    return "; ".join(told)
+
+
+def _consistent(task: Task, floor: float | None, ceiling: float | None, chance: float) -> None:
+    """What holds for every Bayes-optimal predictor. Raises `Broken` where it does not."""
+    slack = ERRORS * STATED_ERROR
+    if ceiling is not None and not chance - slack <= ceiling <= 1:
+        raise Broken(f"the accuracy ceiling is {ceiling:.4f}; should be from chance, {chance:.4f}, to 1")
+    if floor is not None and not 0 <= floor <= math.log(task.output_size) + slack:
+        most = f"log {task.output_size} = {math.log(task.output_size):.4f}"
+        raise Broken(f"the loss floor is {floor:.4f} nats; should be from 0 to {most}")
+    if floor is not None and ceiling is not None and math.exp(-floor) > ceiling + slack:
+        raise Broken(f"a loss floor of {floor:.4f} nats needs a ceiling of {math.exp(-floor):.4f}, not {ceiling:.4f}")
+
+
+def _oracle(subject: Subject, x: Tensor) -> Tensor:
+    """The oracle's answers to all of x. Raises `NotApplicable` where there is none."""
+    task = subject.task
+    shape = (*x.shape, task.output_size)
+    parts = [task.oracle(part) for part in x.split(max(1, MOST_NUMBERS // (x.shape[1] * task.output_size)))]
+    if parts[0] is None:
+        raise NotApplicable("the task brings no `oracle`")
+    likely = torch.cat(parts)  # type: ignore[arg-type]
+    if tuple(likely.shape) != shape or likely.dtype != torch.float64:
+        raise Broken(f"oracle gives {likely.dtype} {tuple(likely.shape)}; should be torch.float64 {shape}")
+    return likely
+
+
+@suite.row("floor and ceiling are the oracle's", "mend `loss_floor`, `accuracy_ceiling`, `oracle` or the labels")
+def _floor(subject: Subject) -> str:
+    task, told = subject.task, ""
+    for length in subject.lengths():
+        batch = _draw(task, _rows(length) if length == subject.length else HELD_OUT, length)
+        scored, labels = batch.y != IGNORED, batch.y.clamp(min=0)[..., None]
+        likely = _oracle(subject, batch.x)
+        off = (likely.sum(-1) - 1).abs().masked_fill(~scored, 0)
+        if off.max() > 1e-6 or likely[scored].min() < 0:
+            raise Broken(
+                f"the oracle's probabilities sum to 1 but for {off.max():.2g}, the least is {likely.min():.2g}"
+            )
+        given = likely.gather(-1, labels)[..., 0]
+        if (given[scored] == 0).any():
+            share = (given[scored] == 0).double().mean()
+            raise Broken(f"length {length}: the oracle holds {share:.2%} of the labels that were drawn for impossible")
+        loss = _mean(-given.clamp(min=1e-300).log(), scored)
+        accuracy = _mean(likely.argmax(-1) == batch.y, scored)
+        for name, (found, error), stated in (
+            ("loss", loss, task.loss_floor(length)),
+            ("accuracy", accuracy, task.accuracy_ceiling(length)),
+        ):
+            if stated is not None and abs(found - stated) > _allowed(error):
+                bound = "floor" if name == "loss" else "ceiling"
+                off_by = f"{abs(found - stated) / math.hypot(error, STATED_ERROR):.1f} standard errors"
+                raise Broken(f"length {length}: the oracle's {name} is {found:.4f}, the {bound} {stated:.4f}: {off_by}")
+        told = told or f"oracle: loss {loss[0]:.4f} +- {loss[1]:.4f}, accuracy {accuracy[0]:.4f} +- {accuracy[1]:.4f}"
+    return told
+
+
+@suite.row("labels follow from the past", "let y at t, and the oracle's answer, depend on x up to t only")
+def _past(subject: Subject) -> str:
+    batch, other = (_draw(subject.task, 32, subject.length, seed=seed) for seed in (0, 1))
+    scored, width = batch.y != IGNORED, batch.x.shape[1]
+    likely = _oracle(subject, batch.x)
+    places = sorted(set(np.linspace(0, width - 1, 33).astype(int).tolist()[:-1]))
+    for t in places:
+        x = torch.cat([batch.x[:, : t + 1], other.x[:, t + 1 :]], 1)
+        moved = (_oracle(subject, x) - likely)[:, : t + 1].abs().amax(-1)[scored[:, : t + 1]]
+        if len(moved) and moved.max() > 1e-9:
+            raise Broken(f"with another x after t = {t} the oracle's answers up to t move by {moved.max():.2g}")
+    return f"the oracle's answers to t are unchanged when x after t is, at {len(places)} t"
+
+
+@suite.row("sampling is vectorised", "draw all rows at once with torch operators, without a Python loop over them")
+def _vectorised(subject: Subject) -> str:
+    task, length = subject.task, subject.length
+    few, many = (_lines(lambda rows=rows: _draw(task, rows, length)) for rows in (FEW, MANY))  # type: ignore[misc]
+    began = time.perf_counter()
+    _draw(task, MANY, length)
+    took = (time.perf_counter() - began) * 1e3
+    said = f"{few} lines of Python run for {FEW} sequences, {many} for {MANY}, which take {took:.2g} ms"
+    if many - few > (MANY - FEW) / 2:
+        raise Broken(said)
+    return said
+
+
+def _lines(action: Callable[[], object]) -> int:
+    """How many lines of Python run: unlike time, the same on a busy machine. What torch does in C is none."""
+    action()  # tables that are kept from then on
+    count = 0
+
+    def local(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return local
+
+    before = sys.gettrace()
+    sys.settrace(local)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@suite.row(
+    "polite on bad config", "derive `Config` from TaskConfig, validate there, and raise BadInput where no instance fits"
+)
+def _polite(subject: Subject) -> str:
+    config = subject.cls.Config
+    if not issubclass(config, TaskConfig):
+        raise Broken(f"Config is {config.__name__}, which is not a TaskConfig")
+    lacking = [name for name, field in config.model_fields.items() if field.is_required()]
+    if lacking:
+        raise Broken(f"Config has no default for {', '.join(lacking)}")
+    examine_config(config)
+    for length in (0, -1, 1.5, "long", True, None):
+        if _refused(f"length {length!r}", lambda length=length: config.parse({"length": length}, "check")) is None:  # type: ignore[misc]
+            raise Broken(f"length {length!r} is accepted")
+    if subject.cls.missing():
+        return f"{len(config.model_fields)} fields; lengths are not examined: {subject.cls.missing()}"
+    refused = [length for length in range(1, 9) if _tried(subject, length)]
+    if isinstance(subject.task, WindowTask) and not _tried(subject, 2**40):
+        raise Broken(f"length {2**40}, of which the data has none, is drawn")
+    return f"{len(config.model_fields)} fields; lengths that do not fit: {', '.join(map(str, refused)) or 'none'}"
+
+
+def _tried(subject: Subject, length: int) -> str | None:
+    """How that length is refused, in the config and when it is drawn; None: it is drawn."""
+    _refused(f"length {length} in the config", lambda: subject.build(length=length))
+    return _refused(f"drawing length {length}", lambda: (_draw(subject.task, 2, length), subject.task.chance(length)))
+
+
+def _refused(what: str, action: Callable[[], object]) -> str | None:
+    """The one line of `BadInput` that it ends in; None when it does not. Raises `Broken` for any other end."""
+    try:
+        action()
+    except BadInput as error:
+        if "\n" in str(error):
+            raise Broken(f"{what} is answered in several lines") from None
+        return str(error)
+    except Exception as error:
+        raise Broken(f"{what} ends in {type(error).__name__}, not in BadInput") from None
+    return None
