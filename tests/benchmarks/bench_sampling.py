@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench import registry, streams
-
-ROWS = LENGTH = 128
+from bench import registry
+from tests.benchmarks.workloads import LENGTH, ROWS, SAMPLED, sampling
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +26,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(
-    "name", ["retrieval", "string-copy", "stack", "keys-values", "modular-arithmetic", "parity", "recency"]
-)
+@pytest.mark.parametrize("name", SAMPLED)
 def test_draw_a_batch(benchmark: Any, name: str) -> None:
-    task_class = registry.tasks.get(name)
-    task, generator = task_class(task_class.Config(length=LENGTH)), streams.generator(0, "benchmark")
-    batch = benchmark(task.sample, "train", ROWS, LENGTH, generator)
-    assert len(batch.x) == ROWS
+    benchmark(sampling()[f"sampling: {name}"])
 
 
 def stack_row_by_row(rng: random.Random, depth: int, symbols: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Time of one training step of each method and phase, and of a rollout. Compare rows of one run with one another.
+"""Time of one training step of each method and phase, of predictions, and of tracing a step.
 
 python -m pytest tests/benchmarks/bench_steps.py
 """
@@ -6,52 +6,32 @@ python -m pytest tests/benchmarks/bench_steps.py
 from __future__ import annotations
 
 import pytest
-import torch
 
-from bench.grid import load_grid
-from bench.results import Folder
-from bench.training import Trainer
+from tests.benchmarks import workloads
+
+STEPS = ("smt+dmt, smt", "smt+dmt, dmt", "bptt, train", "transformer, train")
+PREDICTIONS = [f"{method}, {way}" for method in ("bptt", "transformer") for way in ("parallel", "streamed")]
 
 
 @pytest.fixture(scope="module")
-def trainers(tmp_path_factory) -> dict[str, Trainer]:
-    """The retrieval cells of the `quick` grid, at their start."""
+def timed(tmp_path_factory):
     root = tmp_path_factory.mktemp("steps")
-    found = {}
-    for run in load_grid("quick", ["task=retrieval", "device=cpu"]).runs:
-        found[run.method] = Trainer(run, Folder(root / run.id))
-        found[run.method]._enter_phase(0)
-    return found
+    return {**workloads.steps(root), **workloads.predictions(root), **workloads.tracing()}
 
 
-@pytest.mark.parametrize(("method", "phase"), [("bptt", 0), ("smt+dmt", 0), ("smt+dmt", 1), ("transformer", 0)])
-def test_step(benchmark, trainers, method, phase):
-    trainer = trainers[method]
-    trainer._enter_phase(phase)
-    trainer.counters.tokens = 0
+@pytest.mark.parametrize("name", STEPS)
+def test_step(benchmark, timed, name):
     benchmark.group = "one training step, retrieval"
-    benchmark.name = f"{method}, {trainer.phases[phase].name}"
-    one = trainer.phases[phase]
-
-    def step() -> None:
-        batch = trainer._draw(one)
-        for scalars in trainer.method.gradients(batch, one.name):
-            trainer._step(one, scalars)
-
-    benchmark.pedantic(step, rounds=20, warmup_rounds=3)
+    benchmark.pedantic(timed[f"step: {name}"], rounds=20, warmup_rounds=3)
 
 
-@pytest.mark.parametrize("way", ["parallel", "streamed"])
-@pytest.mark.parametrize("method", ["bptt", "transformer"])
-def test_prediction(benchmark, trainers, method, way):
-    predictor = trainers[method].method
-    x = torch.randint(0, predictor.task.vocab_size, (64, 32))
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_prediction(benchmark, timed, name):
     benchmark.group = "prediction of 64 sequences of length 32"
-    benchmark.name = f"{method}, {way}"
-    predict = predictor.predict if way == "parallel" else super(type(predictor), predictor).predict
+    benchmark.pedantic(timed[f"prediction: {name}"], rounds=10, warmup_rounds=2)
 
-    def run() -> None:
-        with torch.no_grad():
-            predict(x)
 
-    benchmark.pedantic(run, rounds=10, warmup_rounds=2)
+@pytest.mark.parametrize("name", ["smt+dmt", "bptt", "transformer"])
+def test_tracing(benchmark, timed, name):
+    benchmark.group = "tracing each phase's step at length 8"
+    benchmark.pedantic(timed[f"tracing: {name}"], rounds=5, warmup_rounds=1)

@@ -1,0 +1,39 @@
+"""Guard: no step, prediction, trace or draw has become slower, in units of what the machine is able to.
+
+    python -m pytest tests/benchmarks/bench_ratios.py        # 25 seconds on a free core
+
+docs/benchmarks.md tells what to do when it fails.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.methods.bptt import BPTT
+from tests.benchmarks import ratios, workloads
+
+
+def test_nothing_is_slower_than_the_committed_ratios(tmp_path):
+    now, before = ratios.measure(workloads.everything(tmp_path)), ratios.committed()
+    for name, rise in sorted(ratios.rises(now, before).items(), key=lambda one: -one[1]):
+        print(f"{rise:5.2f}  {name}")
+    assert now.keys() == before.keys(), "other workloads than in the committed ratios; write those anew"
+    found = ratios.slower(now, before)
+    assert not found, "\n".join([*found, "see docs/benchmarks.md"])
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_step_that_does_its_work_several_times_is_reported(tmp_path, monkeypatch, times):
+    once = BPTT.gradients
+
+    def again_and_again(self, batch, phase):
+        for _ in range(times - 1):
+            for _ in once(self, batch, phase):
+                self.zero_grad()
+        yield from once(self, batch, phase)
+
+    monkeypatch.setattr(BPTT, "gradients", again_and_again)
+    every = workloads.steps(tmp_path)
+    steps = {name: every[name] for name in ("step: transformer, train", "step: bptt, train")}
+    found = ratios.slower(ratios.measure(steps, rounds=5), ratios.committed())
+    assert len(found) == 1 and found[0].startswith("step: bptt, train: ")

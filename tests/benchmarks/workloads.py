@@ -1,0 +1,79 @@
+"""What the benchmarks time, by name: each a function without arguments, on one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from bench import registry, streams
+from bench.config import Run
+from bench.grid import load_grid
+from bench.measure.cost import step_costs
+from bench.results import Folder
+from bench.training import Trainer
+
+Workload = Callable[[], object]
+
+SAMPLED = ("retrieval", "string-copy", "stack", "keys-values", "modular-arithmetic", "parity", "recency")
+ROWS = LENGTH = 128
+
+
+def runs() -> dict[str, Run]:
+    """The retrieval cells of the grid `quick`, by method."""
+    return {run.method: run for run in load_grid("quick", ["task=retrieval", "device=cpu", "precision=float32"]).runs}
+
+
+def steps(root: Path) -> dict[str, Workload]:
+    """One training step of each method and phase, at its start."""
+    found: dict[str, Workload] = {}
+    for method, run in runs().items():
+        for index in range(len(Trainer(run, Folder(root / method)).phases)):
+            trainer = Trainer(run, Folder(root / f"{method}-{index}"))
+            trainer._enter_phase(index)
+            found[f"step: {method}, {trainer.phases[index].name}"] = partial(step, trainer)
+    return found
+
+
+def step(trainer: Trainer) -> None:
+    """Draw a batch, find its gradients, step on them."""
+    trainer.counters.tokens = 0  # the schedule stands still
+    phase = trainer.phases[trainer.counters.phase]
+    for scalars in trainer.method.gradients(trainer._draw(phase), phase.name):
+        trainer._step(phase, scalars)
+
+
+def predictions(root: Path) -> dict[str, Workload]:
+    """64 sequences of length 32, as `predict` does it and one token at a time."""
+    found: dict[str, Workload] = {}
+    for name, run in runs().items():
+        if name == "smt+dmt":  # the same RNN as bptt's
+            continue
+        method = Trainer(run, Folder(root / name)).method.eval()
+        x = torch.randint(0, method.task.vocab_size, (64, 32), generator=streams.generator(0, "benchmark"))
+        ways = {"parallel": method.predict, "streamed": super(type(method), method).predict}
+        for way, predict in ways.items():
+            found[f"prediction: {name}, {way}"] = partial(torch.no_grad()(predict), x)
+    return found
+
+
+def tracing() -> dict[str, Workload]:
+    """What `cost` does for a method: each phase's step twice, the second time traced, at length 8."""
+    return {f"tracing: {name}": partial(step_costs, run, 8) for name, run in runs().items()}
+
+
+def sampling() -> dict[str, Workload]:
+    """A 128 x 128 batch of every synthetic task."""
+    found: dict[str, Workload] = {}
+    for name in SAMPLED:
+        cls = registry.tasks.get(name)
+        task, generator = cls(cls.Config(length=LENGTH)), streams.generator(0, "benchmark")
+        found[f"sampling: {name}"] = partial(task.sample, "train", ROWS, LENGTH, generator)
+    return found
+
+
+def everything(root: Path) -> dict[str, Workload]:
+    """All of the above."""
+    return {**steps(root), **predictions(root), **tracing(), **sampling()}
