@@ -26,7 +26,6 @@ from bench.registry import register_task
 from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig
 
 Range = tuple[Natural, Natural]
-ORACLE_CHUNK = 2**22  # sequences times rules that are looked at together
 
 
 class ModularArithmeticConfig(TaskConfig):
@@ -112,20 +111,25 @@ class ModularArithmetic(Task):
 
     def oracle(self, x: Tensor) -> Tensor:
         """The share of the rules, among those that agree with all examples so far, that give each answer."""
-        ranges = (self.config.factors, self.config.offsets)
-        w, b = torch.cartesian_prod(*(torch.arange(first, last + 1, device=x.device) for first, last in ranges)).T
-        parts = x.split(max(1, ORACLE_CHUNK // len(w)))  # of a large modulus there are many rules
-        return torch.cat([self._shares(part, w, b) for part in parts])
-
-    def _shares(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        possible = torch.ones(len(x), len(w), dtype=torch.float64, device=x.device)  # rules, one a column
-        shares = []
-        for i in range(0, x.shape[1], 2):
-            answers = (w * x[:, i, None] + b) % self.config.modulus
-            votes = possible.new_zeros(len(x), self.config.modulus).scatter_add_(1, answers, possible)
-            shares.append(votes / votes.sum(1, keepdim=True).clamp(min=1))
+        modulus, (first, last) = self.config.modulus, self.config.offsets
+        w = torch.arange(self.config.factors[0], self.config.factors[1] + 1, device=x.device)
+        b = torch.arange(first, last + 1, device=x.device)
+        every = (w[:, None] * torch.arange(modulus, device=x.device)[:, None, None] + b) % modulus
+        shares = [_votes(every.flatten(1), modulus)[x[:, 0]]]  # to each input, of all rules
+        b = (x[:, 1, None] - w * x[:, 0, None]) % modulus  # with each w, after one example: (B, number of w)
+        possible = ((b >= first) & (b <= last)).double()
+        for i in range(2, x.shape[1], 2):
+            answers = (w * x[:, i, None] + b) % modulus
+            shares.append(_votes(answers, modulus, possible))
             possible *= answers == x[:, i + 1, None]
         return torch.stack(shares, 1).repeat_interleave(2, 1)
+
+
+def _votes(answers: Tensor, modulus: int, weight: Tensor | None = None) -> Tensor:
+    """The share of each answer in each row of answers (N, M), weighted: (N, V)."""
+    weight = torch.ones((), dtype=torch.float64, device=answers.device).expand_as(answers) if weight is None else weight
+    votes = weight.new_zeros(len(answers), modulus).scatter_add_(1, answers, weight)
+    return votes / votes.sum(1, keepdim=True).clamp(min=1)
 
 
 def _divisors(number: int) -> list[int]:
