@@ -1,7 +1,8 @@
 """The command line.
 
-Exit codes: 0 done; 1 some cell or check failed; 2 bad input, with one line on stderr and no traceback; 130 after
-Ctrl-C. What is heavy to import is imported where it is used, so that `--help` and most mistakes answer at once.
+Exit codes: 0 done; 1 some cell or check failed, or something is worse than it was; 2 bad input, with one line on stderr
+and no traceback; 130 after Ctrl-C. What is heavy to import is imported where it is used, so that `--help` and most
+mistakes answer at once.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from bench.errors import BadInput, unknown
 
 if TYPE_CHECKING:
     from bench.config import Run
-    from bench.grid import Collection, Grid
+    from bench.grid import Collection, Grid, Tolerances
     from bench.launch import LaunchOptions
     from bench.launch.plan import Cell
 
@@ -54,7 +55,7 @@ app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 some cell or check failed, 2 bad input, 130 stopped by Ctrl-C.",
+    epilog="Exit codes: 0 done, 1 some cell or check failed or is worse, 2 bad input, 130 stopped by Ctrl-C.",
 )
 data_app = typer.Typer(cls=Group, invoke_without_command=True)
 app.add_typer(data_app, name="data")
@@ -173,7 +174,7 @@ def run(
         typer.Option(
             "--measure",
             metavar="LIST",
-            help="What to look at in finished cells: cost, dynamics, samples, or none.",
+            help="What to look at in finished cells: cost, dynamics, samples, calibration, or none.",
             show_default="what the grid says",
         ),
     ] = None,
@@ -500,6 +501,75 @@ def report(
         with suppress(BadInput):  # a folder that holds traced costs alone
             reports.print_summary(reports.summary(folder), _console())
     print(f"{len(files)} files; open {files[0]}")
+
+
+@app.command()
+def compare(
+    results: Annotated[str, typer.Argument(metavar="RESULTS", help="A grid's results folder.")],
+    baseline: Annotated[str, typer.Argument(metavar="BASELINE", help="A baseline file, or another results folder.")],
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD", help="A field that is meant to differ, e.g. model.backbone; repeatable."),
+    ] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Of accuracy, loss, cost, time; repeatable.",
+            show_default="what the baseline keeps, or the grid says",
+        ),
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(metavar="GRID", help="Whose tolerances hold.", show_default="the one RESULTS is named for"),
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="Write RESULTS as the new BASELINE file.")] = False,
+    markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Also write Markdown.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether results are worse than a baseline: accuracy, loss, traced cost and time of every configuration.
+
+    Cells are matched by their whole configuration but the seed; seeds go in pairs. Exit code 1 when something is worse.
+    """
+    from bench.compare import judge, show, sides
+
+    new = sides.read(Path(results))
+    if update:
+        if Path(baseline).is_dir():
+            raise BadInput(f"compare: --update: {baseline} is a folder; should be a file such as {baseline}.json")
+        sides.write(Path(baseline), new, _tolerances(results, grid, None, tolerance))
+        print(f"{baseline} now holds {len(new.cells)} cells of {results}")
+        return
+    old = sides.read(Path(baseline))
+    found = judge.compare(new, old, _tolerances(results, grid, old.tolerances, tolerance), ignore or ())
+    if markdown is not None:
+        Path(markdown).write_text(show.markdown(found))
+    if as_json:
+        print(json.dumps(show.plain(found), indent=1))
+    else:
+        _print_table(_console(), f"{results} against {baseline}", show.COLUMNS, [show.cells(row) for row in found.rows])
+        for heading, told in show.sections(found).items():
+            print("\n  ".join([heading, *told]) + "\n")
+        print(show.verdict(found))
+    raise typer.Exit(1 if found.regressed else 0)
+
+
+def _tolerances(results: str, grid: str | None, kept: Tolerances | None, given: Sequence[str] | None) -> Tolerances:
+    """Those of the command line, else of --grid, of the baseline, of the shipped grid that RESULTS is named for."""
+    from bench.grid import Tolerances, grid_names, parse_yaml
+
+    name = Path(results).resolve().name
+    if grid is not None or (kept is None and name in grid_names()):
+        kept = _collection(grid or name, None).grids[0].compare
+    fields = (kept or Tolerances()).model_dump()
+    for one in given or ():
+        key, equals, value = one.partition("=")
+        if not equals:
+            raise BadInput(f"compare: --tolerance: {one!r} given; should be NAME=VALUE, such as accuracy=0.05")
+        if key not in fields:
+            raise unknown("compare: --tolerance", key, fields)
+        fields[key] = parse_yaml(value, f"--tolerance {one}")
+    return Tolerances.parse(fields, "compare: --tolerance")
 
 
 @new_app.callback()

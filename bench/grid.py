@@ -17,6 +17,7 @@
     parts:                           # further grids that share the above; each has its own axes
       - axes: {...}
     measure: [cost, dynamics]        # what `bench.measure` looks at in every finished cell
+    compare: {accuracy: 0.03}        # how far a cell may fall before `compare` calls it a regression
 
 A file may instead gather other grids, each of which keeps a folder of its own:
 
@@ -40,10 +41,11 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import Field
 
 from bench import registry
 from bench.build import build_method, build_task
-from bench.config import Config, EvaluationConfig, InitFrom, ModelConfig, Run, TrainingConfig
+from bench.config import Config, EvaluationConfig, InitFrom, ModelConfig, NonNegative, Run, TrainingConfig
 from bench.errors import BadInput, nearest, unknown
 from bench.measure import NAMES as MEASURES
 from bench.models.updaters import count_parameters
@@ -57,6 +59,15 @@ Fields = dict[str, Any]
 """Fields of a run as nested plain data; partial while a grid is expanded."""
 
 
+class Tolerances(Config):
+    """How much worse a cell may be on average over its seeds before `compare` calls it a regression."""
+
+    accuracy: NonNegative = Field(0.03, description="absolute: 0.03 is three of a hundred answers")
+    loss: NonNegative = Field(0.05, description="absolute, nats per scored token")
+    cost: NonNegative = Field(0.01, description="relative: traced FLOPs and sequential operations, which do not vary")
+    time: NonNegative = Field(0.5, description="relative: training seconds, against a calibration or on equal hardware")
+
+
 class GridFile(Config):
     """The keys of a grid file; see the module's text."""
 
@@ -67,6 +78,7 @@ class GridFile(Config):
     overrides: list[Override] = []
     parts: list[Part] = []
     measure: list[str] = []
+    compare: Tolerances = Tolerances()
     grids: list[str] = []
     cost: list[str] = []
 
@@ -98,6 +110,7 @@ class Grid:
     about: str
     runs: tuple[Run, ...]
     measures: tuple[str, ...] = ()
+    compare: Tolerances = dataclasses.field(default_factory=Tolerances)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +225,8 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = ()) -> Grid:
     runs = [
         _link(run, selector, runs, where) if selector else run for run, selector in zip(runs, selectors, strict=True)
     ]
-    return Grid(name, grid.about.strip(), tuple({run.identity: run for run in runs}.values()), tuple(grid.measure))
+    unique = tuple({run.identity: run for run in runs}.values())
+    return Grid(name, grid.about.strip(), unique, tuple(grid.measure), grid.compare)
 
 
 # Fields: nested data, addressed by dotted keys.

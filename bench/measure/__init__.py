@@ -2,9 +2,10 @@
 
 After a cell is done, and only where the grid or `--measure` asks for it, `measure` writes into the run's folder
 
-    cost.json       what one batch of each phase costs, traced
-    dynamics.json   gradient norms, drift, memory geometry
-    samples.json    pictures and text that the trained predictor writes
+    cost.json         what one batch of each phase costs, traced
+    dynamics.json     gradient norms, drift, memory geometry
+    samples.json      pictures and text that the trained predictor writes
+    calibration.json  how fast the machine was, then: what `compare` measures training seconds in
 
 Training pays nothing for any of them.
 """
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from bench.methods.base import Method
     from bench.tasks.base import Task
 
-NAMES = ("cost", "dynamics", "samples")
+NAMES = ("cost", "dynamics", "samples", "calibration")
 
 
 def lacking(folder: Folder, names: Iterable[str]) -> list[str]:
@@ -57,6 +58,10 @@ def measure(folder: Folder, name: str) -> dict[str, Any]:
 
         with autocast(run):
             record = samples.write(*trained(folder), seed=run.seed)
+    elif name == "calibration":
+        from bench.measure import calibration
+
+        record = calibration.measure(run.device, run.threads)
     else:
         from bench.measure import dynamics
 

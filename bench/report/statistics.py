@@ -50,6 +50,25 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Interva
     return mean_interval([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
 
 
+def difference_of_means(a: Sequence[float], b: Sequence[float]) -> Interval:
+    """Mean of a less mean of b, for numbers that do not go in pairs; `n` is the smaller side's.
+
+    Each side is resampled on its own. NaN as the interval where either has fewer than three numbers.
+    """
+    if not len(a) or not len(b):
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    fewer, mean, low, high = min(len(a), len(b)), float(np.mean(a) - np.mean(b)), float("nan"), float("nan")
+    if fewer >= SEEDS_FOR_AN_INTERVAL:
+        sides = (np.asarray(a, dtype=float), np.asarray(b, dtype=float))
+        interval = bootstrap(sides, _apart, n_resamples=RESAMPLES, method="percentile", random_state=0)
+        low, high = map(float, interval.confidence_interval)
+    return Interval(mean, low, high, fewer)
+
+
+def _apart(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+    return np.asarray(a.mean(axis) - b.mean(axis))
+
+
 def interquartile_mean(values: Sequence[float] | np.ndarray) -> float:
     """Mean of the middle half (Agarwal et al., arXiv 2108.13264): steadier than the mean over unlike tasks."""
     kept = np.asarray(values, dtype=float)

@@ -1,0 +1,15 @@
+"""Guard a grid: say whether anything is worse than it was.
+
+    found = compare(read(Path("results/regression")), read(Path("results/baselines/regression.json")), Tolerances())
+
+`sides` reads and writes what is compared, `judge` matches cells and judges, `show` says it in words. `golden` holds
+the first losses of every method to the last digits: it finds what changes a number, `compare` what changes a result.
+"""
+
+from __future__ import annotations
+
+from bench.compare.judge import Comparison, Row, compare
+from bench.compare.sides import Cell, Side, read, write
+from bench.grid import Tolerances
+
+__all__ = ["Cell", "Comparison", "Row", "Side", "Tolerances", "compare", "read", "write"]

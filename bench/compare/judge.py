@@ -1,0 +1,318 @@
+"""What has changed between two sides: cells matched by configuration, seeds in pairs, then judged number by number.
+
+A number is worse where the 95 % bootstrap interval of its difference excludes zero and the difference is beyond the
+tolerance. Both are asked: an interval alone finds a hair's breadth, and a tolerance alone calls noise a fault.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from bench.compare.sides import HARDWARE, MACHINE, Cell, Side
+from bench.errors import BadInput, unknown
+from bench.grid import Tolerances
+from bench.report.statistics import SEEDS_FOR_AN_INTERVAL, Interval, difference_of_means, paired_difference
+
+Verdict = Literal["regression", "improvement", "same", "unsure"]
+
+LOST = ("failed", "oom", "diverged", "damaged", "skipped")
+"""States of a cell that ran and gave no result; others are on their way to one."""
+RELATIVE = ("flops", "sequential operations", "time")
+
+
+class Row(NamedTuple):
+    """One number of one matched configuration; `interval` is of RESULTS less BASELINE, or a share of it if relative."""
+
+    cell: str
+    metric: str
+    baseline: float
+    results: float
+    interval: Interval
+    tolerance: float
+    relative: bool
+    paired: bool
+    verdict: Verdict
+    note: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that was found. `lost` and `missing` are sentences on cells, `notes` on what else differs."""
+
+    results: str
+    baseline: str
+    rows: Sequence[Row] = ()
+    lost: Sequence[str] = ()
+    missing: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    matched: int = 0
+
+    def of(self, verdict: Verdict) -> list[Row]:
+        """The rows with this verdict."""
+        return [row for row in self.rows if row.verdict == verdict]
+
+    @property
+    def regressed(self) -> bool:
+        """Whether a number is worse, or a cell that had a result has none now."""
+        return bool(self.lost) or bool(self.of("regression"))
+
+
+def compare(results: Side, baseline: Side, tolerances: Tolerances, ignore: Sequence[str] = ()) -> Comparison:
+    """Judge RESULTS by BASELINE. Fields named in `ignore`, and all below them, may differ between matched cells.
+
+    Raises `BadInput` when a field is unknown, when nothing matches, or when cells of one side differ in nothing else.
+    """
+    fields = sorted({part for name in results.fields | baseline.fields for part in _above(name)} - {"seed"})
+    for name in ignore:
+        if name not in fields:
+            raise unknown("compare: --ignore", name, fields)
+    new, old = _grouped(results, ignore), _grouped(baseline, ignore)
+    shared = [key for key in old if key in new]
+    if not shared:
+        raise BadInput(
+            f"compare: no cell of {results.name} matches one of {baseline.name}: {_nearest_miss(new, old)}; "
+            "differences that are meant can be named with --ignore FIELD"
+        )
+    names = _names({key: next(iter(old[key].values())) for key in shared})
+    rows, lost = list[Row](), list[str]()
+    for key in shared:
+        gone = _gone(new[key], old[key])
+        lost += [f"{names[key]}: {text}" for text in gone]
+        rows += _rows(names[key], _done(new[key]), _done(old[key]), tolerances)
+    missing = [
+        *_missing(new, old, results.name, baseline.name),
+        *_missing(old, new, baseline.name, results.name),
+    ]
+    pairs = [(new[key], old[key]) for key in shared]
+    notes = [*_ignored(pairs, ignore), *_machines(results, baseline), *_seeds(pairs)]
+    return Comparison(results.name, baseline.name, rows, lost, missing, notes, len(shared))
+
+
+# Matching.
+
+Key = tuple[tuple[str, Any], ...]
+Seeds = Mapping[int, Cell]
+
+
+def _above(name: str) -> list[str]:
+    """The name and those of the sections that it is in: a.b.c, a.b, a."""
+    parts = name.split(".")
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+def _key(config: Mapping[str, Any], ignore: Sequence[str]) -> Key:
+    return tuple(sorted((name, value) for name, value in config.items() if not set(_above(name)) & set(ignore)))
+
+
+def _grouped(side: Side, ignore: Sequence[str]) -> dict[Key, dict[int, Cell]]:
+    groups: dict[Key, dict[int, Cell]] = defaultdict(dict)
+    for cell in side.cells:
+        same = groups[_key(cell.config, ignore)]
+        if cell.seed in same:
+            fields = sorted(_differing(cell.config, same[cell.seed].config)) or ["nothing"]
+            raise BadInput(
+                f"compare: {side.name} has cells that cannot be told apart: {_label(cell)} with seed {cell.seed} "
+                f"is there twice, differing in {', '.join(fields)}"
+            )
+        same[cell.seed] = cell
+    return dict(groups)
+
+
+def _label(cell: Cell) -> str:
+    backbone = cell.config.get("model.backbone")
+    return " ".join(str(part) for part in (cell.config["task"], cell.config["method"], backbone) if part)
+
+
+def _names(firsts: Mapping[Key, Cell]) -> dict[Key, str]:
+    """Task, method, backbone; where several have the same, also the fields that tell them apart."""
+    labels = {key: _label(cell) for key, cell in firsts.items()}
+    counts = Counter(labels.values())
+    for key, label in list(labels.items()):
+        if counts[label] > 1:
+            alike = [other for other, text in firsts.items() if _label(text) == label]
+            varying = sorted({name for other in alike for name in _differing(dict(key), dict(other))})
+            labels[key] = f"{label} ({', '.join(f'{name} {dict(key).get(name, chr(8212))}' for name in varying)})"
+    return labels
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
+    return {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
+
+
+def _told(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    return f"{name} {a.get(name, 'at its default')} against {b.get(name, 'at its default')}"
+
+
+def _closest(key: Key, others: Iterable[Key]) -> tuple[Key, list[str]] | None:
+    """The other configuration of this task and method that differs in the fewest fields, and these."""
+    here = dict(key)
+    alike = [one for one in others if all(dict(one).get(name) == here.get(name) for name in ("task", "method"))]
+    if not alike:
+        return None
+    best = min(alike, key=lambda one: (len(_differing(here, dict(one))), one.__repr__()))
+    return best, sorted(_differing(here, dict(best)))
+
+
+def _nearest_miss(new: Iterable[Key], old: Iterable[Key]) -> str:
+    """In words, how the two configurations that are most alike differ."""
+    found = [(key, *near) for key in new if (near := _closest(key, old))]
+    if not found:
+        return "they have no task with the same method"
+    key, other, fields = min(found, key=lambda one: len(one[2]))
+    more = f" and {len(fields) - 4} more" if len(fields) > 4 else ""
+    return f"the nearest differ in {', '.join(_told(name, dict(key), dict(other)) for name in fields[:4])}{more}"
+
+
+def _missing(here: Mapping[Key, Seeds], there: Mapping[Key, Seeds], name: str, other: str) -> list[str]:
+    """The configurations of one side that the other has not, with the nearest that it has."""
+    found = []
+    for key in here:
+        if key in there:
+            continue
+        text = f"{_label(next(iter(here[key].values())))}: in {name}, not in {other}"
+        near = _closest(key, [one for one in there if one not in here])
+        if near:
+            text += (
+                f", whose nearest differs in {', '.join(_told(one, dict(key), dict(near[0])) for one in near[1][:4])}"
+            )
+        found.append(text)
+    return found
+
+
+def _done(seeds: Seeds) -> dict[int, Cell]:
+    return {seed: cell for seed, cell in seeds.items() if cell.state == "done"}
+
+
+def _gone(new: Seeds, old: Seeds) -> list[str]:
+    """What had a result and has none now; with other seeds, what has none where all had one."""
+    had = _done(old)
+    return [
+        f"seed {seed} is {cell.state}{f': {cell.reason}' if cell.reason else ''}"
+        for seed, cell in sorted(new.items())
+        if cell.state in LOST and (seed in had or len(had) == len(old))
+    ]
+
+
+# Judging.
+
+
+def _rows(name: str, new: Seeds, old: Seeds, tolerances: Tolerances) -> list[Row]:
+    there = {metric for cell in (*new.values(), *old.values()) for metric in cell.numbers}
+    scores = sorted((one for one in there if one.partition(" ")[0] in ("accuracy", "loss")), key=_order)
+    rows = []
+    for metric in (*scores, "flops", "sequential operations"):
+        a, b = _values(new, metric), _values(old, metric)
+        kind = "cost" if metric in RELATIVE else metric.partition(" ")[0]
+        if a and b:
+            rows.append(judge(name, metric, a, b, getattr(tolerances, kind)))
+    (a, b), note = _times(new, old)
+    if a and b:
+        rows.append(judge(name, "time", a, b, tolerances.time, note))
+    return rows
+
+
+def _order(metric: str) -> tuple[int, str]:
+    return int(metric.rpartition(" ")[2]) if " at " in metric else 0, metric
+
+
+def _values(cells: Seeds, metric: str) -> dict[int, float]:
+    return {seed: cell.numbers[metric] for seed, cell in cells.items() if metric in cell.numbers}
+
+
+def _times(new: Seeds, old: Seeds) -> tuple[tuple[dict[int, float], dict[int, float]], str]:
+    """Seconds per token: in calibrations where both sides have them, raw on equal hardware, else none."""
+    sides = _values(new, "seconds"), _values(old, "seconds")
+    clocks = _values(new, "calibration"), _values(old, "calibration")
+    if all(side and side.keys() <= clock.keys() for side, clock in zip(sides, clocks, strict=True)):
+        new_side, old_side = (
+            {seed: seconds / clock[seed] for seed, seconds in side.items()}
+            for side, clock in zip(sides, clocks, strict=True)
+        )
+        return (new_side, old_side), "in calibrations per token"
+    if len({tuple(cell.machine.get(name) for name in HARDWARE) for cell in (*new.values(), *old.values())}) == 1:
+        return sides, "in seconds per token; same hardware"
+    return ({}, {}), ""
+
+
+def judge(
+    cell: str, metric: str, new: Mapping[int, float], old: Mapping[int, float], tolerance: float, note: str = ""
+) -> Row:
+    """One row, from the numbers by seed. Relative ones are compared in logarithms, so that twice and half weigh alike.
+
+    Seeds go in pairs where both sides share enough of them for an interval; else the means are compared. Costs that
+    do not vary from seed to seed need no interval.
+    """
+    relative = metric in RELATIVE and min(*new.values(), *old.values()) > 0
+    a, b = ({seed: math.log(value) if relative else value for seed, value in one.items()} for one in (new, old))
+    shared = a.keys() & b.keys()
+    paired = len(shared) >= SEEDS_FOR_AN_INTERVAL
+    if paired:
+        a, b = ({seed: one[seed] for seed in sorted(shared)} for one in (a, b))
+        found = paired_difference(a, b)
+    else:
+        found = difference_of_means(list(a.values()), list(b.values()))
+    if metric in ("flops", "sequential operations") and len({*a.values()}) == len({*b.values()}) == 1:
+        found = Interval(found.mean, found.mean, found.mean, found.n)
+    limit = math.log1p(tolerance) if relative else tolerance
+    verdict: Verdict = "same"
+    beyond = abs(found.mean) > limit * (1 + 1e-9)
+    if beyond and math.isnan(found.low):
+        verdict = "unsure"
+        note = "; ".join(filter(None, [note, f"beyond the tolerance, but {found.n} seeds are too few to say"]))
+    elif beyond and not found.low <= 0 <= found.high:
+        better = found.mean > 0 if metric.startswith("accuracy") else found.mean < 0
+        verdict = "improvement" if better else "regression"
+    means = [sum(one.values()) / len(one) for one in (b, a)]
+    if relative:
+        means = [math.exp(mean) for mean in means]
+        found = Interval(math.expm1(found.mean), math.expm1(found.low), math.expm1(found.high), found.n)
+    return Row(cell, metric, means[0], means[1], found, tolerance, relative, paired, verdict, note)
+
+
+# What else differs.
+
+
+def _ignored(pairs: Iterable[tuple[Seeds, Seeds]], ignore: Sequence[str]) -> list[str]:
+    """Fields that --ignore let differ, with their values."""
+    found: Counter[str] = Counter()
+    for new, old in pairs:
+        a, b = (next(iter(side.values())).config for side in (new, old))
+        found.update(_told(name, a, b) for name in _differing(a, b))
+    return [f"config: {text} (in {count} configurations, as --ignore allows)" for text, count in sorted(found.items())]
+
+
+def _machines(results: Side, baseline: Side) -> list[str]:
+    """Versions and hardware that are not the same on both sides."""
+    notes = []
+    for name in MACHINE:
+        values = [{cell.machine.get(name) for cell in side.cells if cell.machine} for side in (results, baseline)]
+        if values[0] != values[1] and all(values):
+            new, old = (", ".join(sorted(str(value) for value in side)) for side in values)
+            notes.append(f"{name}: {new} against {old}")
+    return notes
+
+
+def _seeds(pairs: Iterable[tuple[Seeds, Seeds]]) -> list[str]:
+    """How seeds were matched, where not all went in pairs; and where times were not compared."""
+    notes = []
+    done = [(_done(new), _done(old)) for new, old in pairs]
+    apart = sum(len(new.keys() & old.keys()) < SEEDS_FOR_AN_INTERVAL for new, old in done if new and old)
+    some = sum(
+        SEEDS_FOR_AN_INTERVAL <= len(new.keys() & old.keys()) < len(new.keys() | old.keys()) for new, old in done
+    )
+    if apart:
+        notes.append(
+            f"seeds: {apart} configurations share fewer than {SEEDS_FOR_AN_INTERVAL}: means compared, unpaired"
+        )
+    if some:
+        notes.append(f"seeds: of {some} configurations only the seeds that both sides have were compared, in pairs")
+    untimed = sum(bool(new and old and not _times(new, old)[1]) for new, old in done)
+    if untimed:
+        notes.append(
+            f"time: not compared for {untimed} configurations: other hardware, and no calibration on both sides"
+        )
+    return notes

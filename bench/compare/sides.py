@@ -1,0 +1,189 @@
+"""What is compared: the finished cells of a results folder, or of a baseline file that was made of one.
+
+A baseline is one small JSON file: every configuration once, with the numbers of its seeds, the tolerances, and what
+made it. It holds no weights and no curves.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BadInput
+from bench.grid import Tolerances
+from bench.measure import calibration
+from bench.results import SCHEMA as RESULTS_SCHEMA
+from bench.results import Folder, read_json, run_folders, write_json
+
+SCHEMA = 1
+HARDWARE = ("processor", "cores", "device")
+"""What must be equal for raw seconds to be compared."""
+MACHINE = ("torch", "python", "platform", *HARDWARE, "commit", "dirty", "results schema")
+"""What is kept of the machine and the code that made a cell."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: `config` is its canonical form in dotted names, less the seed; `numbers` what it reached.
+
+    Numbers are accuracy and loss (nats per scored token) at the trained length, the same "at LENGTH" for others, and
+    where they are known `flops` and `sequential operations` of a batch, `seconds` per token of training, and
+    `calibration`, the seconds of the fixed workload then.
+    """
+
+    config: Mapping[str, Any]
+    seed: int
+    state: str
+    reason: str | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Cells with the name of where they are from; `fields` are all names that their configs could have."""
+
+    name: str
+    cells: Sequence[Cell]
+    fields: frozenset[str] = frozenset()
+    tolerances: Tolerances | None = None
+
+
+def read(path: Path) -> Side:
+    """A results folder, or a baseline file. Raises `BadInput` when it is neither, is damaged, or is too new."""
+    return from_folder(path) if path.is_dir() else from_file(path)
+
+
+def from_folder(path: Path) -> Side:
+    """All cells below a results folder, done or not."""
+    cells, fields = [], set[str]()
+    for folder in run_folders(path):
+        record = read_json(folder / "run.json")
+        if isinstance(record, dict) and int(record.get("schema") or 0) > RESULTS_SCHEMA:
+            raise BadInput(f"{folder.path}: has schema {record['schema']}; this version reads up to {RESULTS_SCHEMA}")
+        try:
+            config, full = flat(record["run"]), flat(record["full"])
+            seed = int(config.pop("seed"))
+            cells.append(_cell(folder, config, seed, record))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise BadInput(f"{folder.path}: is damaged: its JSON files cannot be read") from None
+        fields |= set(full)
+    if not cells:
+        raise BadInput(f"{path}: holds no cells; should be a results folder such as results/<grid>")
+    return Side(str(path), cells, frozenset(fields))
+
+
+def _cell(folder: Folder, config: dict[str, Any], seed: int, record: Mapping[str, Any]) -> Cell:
+    status, result = folder.status, read_json(folder / "result.json")
+    if "init_from.run" in config:  # that run's id ends with its seed and a hash over it
+        config["init_from.run"] = re.sub(r"-s\d+-[0-9a-f]+$", "", config["init_from.run"])
+    if status["state"] != "done":
+        return Cell(config, seed, status["state"], status.get("reason"))
+    if result is None:
+        return Cell(config, seed, "damaged", "result.json is missing or cannot be read")
+    numbers: dict[str, float | None] = {}
+    for score in result["scores"]:
+        if not score["reference"]:
+            at = "" if not numbers else f" at {score['length']}"  # the trained length comes first
+            numbers |= {f"{name}{at}": score[name] for name in ("accuracy", "loss")}
+    costs = result["costs"]
+    if costs["tokens"]:
+        numbers["seconds"] = costs["training_seconds"] / costs["tokens"]
+    traced, clock = read_json(folder / "cost.json"), read_json(folder / "calibration.json")
+    if traced is not None:
+        whole = [phase["whole"] for phase in traced["phases"]]
+        numbers["flops"] = sum(one["flops"] + one["elementwise"] for one in whole)
+        numbers["sequential operations"] = sum(one["sequential_operations"] for one in whole)
+    if clock is not None:
+        numbers["calibration"] = calibration.unit(clock)
+    made = result["provenance"]
+    machine = {**made, "torch": made["packages"]["torch"], "results schema": record["schema"]}
+    known = {name: float(value) for name, value in numbers.items() if value is not None}
+    return Cell(config, seed, "done", None, known, {name: machine.get(name) for name in MACHINE})
+
+
+def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain data as dotted names, `task` and `method` for what these are called; lists become text."""
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        name = prefix + key
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}.")
+        else:
+            found["task" if name == "task.name" else "method" if name == "method.name" else name] = (
+                json.dumps(value) if isinstance(value, list) else value
+            )
+    return found
+
+
+# The file.
+
+
+def write(path: Path, side: Side, tolerances: Tolerances) -> None:
+    """Make a baseline of the cells that are done. Raises `BadInput` when one is not: that is no state to return to."""
+    undone = Counter(cell.state for cell in side.cells if cell.state != "done")
+    if undone:
+        told = ", ".join(f"{count} {state}" for state, count in undone.items())
+        raise BadInput(f"{side.name}: cannot become a baseline: of {len(side.cells)} cells {told}")
+    machines = _unique(cell.machine for cell in side.cells)
+    groups = []
+    for config in _unique(cell.config for cell in side.cells):
+        same = sorted((cell for cell in side.cells if cell.config == config), key=lambda cell: cell.seed)
+        seeds = {str(cell.seed): {**cell.numbers, "machine": machines.index(dict(cell.machine))} for cell in same}
+        groups.append({"config": config, "seeds": seeds})
+    record = {
+        "schema": SCHEMA,
+        "kind": "baseline",
+        "tolerances": tolerances.model_dump(),
+        "fields": sorted(side.fields),
+        "machines": machines,
+        "cells": groups,
+    }
+    write_json(path, record)
+
+
+def from_file(path: Path) -> Side:
+    """What `write` wrote."""
+    if not path.exists():
+        raise BadInput(f"{path}: there is no such baseline file or results folder")
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("kind") != "baseline":
+        raise BadInput(f"{path}: is not a baseline, or is damaged; `compare RESULTS {path} --update` writes one")
+    if not isinstance(record.get("schema"), int) or record["schema"] > SCHEMA:
+        raise BadInput(f"{path}: has schema {record.get('schema')}; this version reads up to {SCHEMA}")
+    try:
+        cells = [
+            Cell(
+                dict(group["config"]),
+                int(seed),
+                "done",
+                None,
+                {name: float(value) for name, value in numbers.items() if name != "machine"},
+                record["machines"][numbers["machine"]],
+            )
+            for group in record["cells"]
+            for seed, numbers in group["seeds"].items()
+        ]
+        fields = frozenset(map(str, record["fields"]))
+        tolerances = Tolerances.parse(record["tolerances"], f"{path}: tolerances")
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path}: is damaged: {type(error).__name__} {error}") from None
+    if not cells:
+        raise BadInput(f"{path}: holds no cells")
+    return Side(str(path), cells, fields, tolerances)
+
+
+def _unique(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each once, in the order in which they come."""
+    kept: list[dict[str, Any]] = []
+    for one in map(dict, found):
+        if one not in kept:
+            kept.append(one)
+    return kept
