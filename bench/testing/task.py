@@ -513,7 +513,11 @@ def _polite(subject: Subject) -> str:
 def _tried(subject: Subject, length: int) -> str | None:
     """How that length is refused, in the config and when it is drawn; None: it is drawn."""
     _refused(f"length {length} in the config", lambda: subject.build(length=length))
-    return _refused(f"drawing length {length}", lambda: (_draw(subject.task, 2, length), subject.task.chance(length)))
+    drawn: list[Batch] = []
+    reason = _refused(f"drawing length {length}", lambda: drawn.append(_draw(subject.task, 64, length)))
+    if any((batch.y == IGNORED).all() for batch in drawn):
+        raise Broken(f"length {length} is drawn, but no label is scored; should be refused")
+    return reason
 
 
 def _refused(what: str, action: Callable[[], object]) -> str | None:

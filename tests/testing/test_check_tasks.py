@@ -275,6 +275,13 @@ class BreaksAtLengthOne(StringCopy):
         return super().sample(split, batch_size, length, generator)
 
 
+class HasNothingToAsk(Parity):
+    def sample(self, split, batch_size, length, generator):
+        x, y, _ = super().sample(split, batch_size, length, generator)
+        y[:, :4] = IGNORED
+        return Batch(x, y)
+
+
 @pytest.mark.parametrize(
     ("cls", "row", "message"),
     [
@@ -289,6 +296,7 @@ class BreaksAtLengthOne(StringCopy):
         (HoldsForImpossible, "floor and ceiling are the oracle's", "100.00% of the labels"),
         (IntoLists, "sampling is vectorised", "for 512"),
         (BreaksAtLengthOne, "polite on bad config", "drawing length 1 ends in RuntimeError"),
+        (HasNothingToAsk, "polite on bad config", "length 1 is drawn, but no label is scored"),
     ],
 )
 def test_other_ways_to_break_a_row(clean, cls, row, message):
