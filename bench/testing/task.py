@@ -216,29 +216,25 @@ def _splits(subject: Subject) -> str:
     task = subject.task
     if isinstance(task, WindowTask):
         return _data_apart(task)
-    first, width, length = None, 0, subject.length
-    while True:
-        try:
-            shared, now = _shared(task, length)
-        except BadInput:
-            now = width
-        if now <= width:  # no longer sequences
-            break
-        width, first = now, shared if first is None else first
-        found = f"{shared} of {2 * HELD_OUT} held-out sequences of length {width} are among {TRAINED:,} of training"
-        if not shared:
-            few = f"; of length {subject.length}, of which there are few, {first} are" if first else ""
-            return f"none{found.removeprefix('0')}{few}"
-        if task.fingerprint is not None:  # its data should not be
-            break
-        if length >= LONGEST:
-            raise Broken(f"{found}; at length {subject.length} {first} were")
-        length *= 2
-    if task.fingerprint is not None:
+    length = subject.length
+    shared, width = _shared(task, length)
+    said = f"{shared} of {2 * HELD_OUT} held-out sequences of length {width} are in another split too"
+    if not shared or task.fingerprint is not None:
         if shared > SHARED * 2 * HELD_OUT:
-            raise Broken(found)
-        return found
-    raise NotApplicable(f"{found}, and there are no longer ones: a few instances, or a pool for all splits")
+            raise Broken(said)
+        return said
+    while shared:  # a few instances, of which there are more at every longer length, or a pool?
+        if length >= LONGEST:
+            raise Broken(f"{said}; of length {width} {shared} still are")
+        length *= 2
+        try:
+            shared, wider = _shared(task, length)
+        except BadInput:
+            wider = width
+        if wider <= width:
+            raise NotApplicable(f"{said}, and none are longer: a few instances, or one pool for all splits")
+        width = wider
+    return f"{said}, as there are few of them; of length {width} none are"
 
 
 def _shared(task: Task, length: int) -> tuple[int, int]:
