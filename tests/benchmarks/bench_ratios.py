@@ -1,6 +1,6 @@
 """Guard: no step, prediction, trace or draw has become slower, in units of what the machine is able to.
 
-    python -m pytest tests/benchmarks/bench_ratios.py        # 25 seconds on a free core
+    python -m pytest tests/benchmarks/bench_ratios.py        # 20 seconds on a free core
 
 docs/benchmarks.md tells what to do when it fails.
 """

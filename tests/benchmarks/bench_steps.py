@@ -31,7 +31,7 @@ def test_prediction(benchmark, timed, name):
     benchmark.pedantic(timed[f"prediction: {name}"], rounds=10, warmup_rounds=2)
 
 
-@pytest.mark.parametrize("name", ["smt+dmt", "bptt", "transformer"])
+@pytest.mark.parametrize("name", ["bptt", "transformer"])
 def test_tracing(benchmark, timed, name):
-    benchmark.group = "tracing each phase's step at length 8"
+    benchmark.group = "tracing a step at length 8"
     benchmark.pedantic(timed[f"tracing: {name}"], rounds=5, warmup_rounds=1)

@@ -16,18 +16,20 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from bench.measure import calibration
 from bench.results import write_json
 from tests.benchmarks import workloads
 from tests.benchmarks.workloads import Workload
 
 BASELINE = Path(__file__).parents[2] / "results/baselines/benchmarks.json"
 MARGIN = 1.6
-"""What is not yet called slower. Runs on one machine differed by up to 1.06, also with other work on its cores; the
-rest is for other kinds of machines. Twice as slow is above it.
+"""What is not yet called slower. Measurements on one machine of two cores differed by up to 1.06 with three processes on
+it and 1.32 with ten; the rest is for machines of other kinds. Twice as slow is above it.
 """
 ROUNDS = 11
 SHORTEST = 0.004
@@ -38,22 +40,9 @@ Ratios = dict[str, dict[str, float]]
 
 
 def yardsticks() -> dict[str, Workload]:
-    """A few milliseconds of matrix products, and of operators too small to take any time but their call."""
-    generator = torch.Generator().manual_seed(0)
-    square = torch.randn(256, 256, generator=generator)
-    one = torch.randn(16, generator=generator)
-
-    def products() -> None:
-        x = square
-        for _ in range(8):
-            x = (x @ square).clamp_(-1, 1)
-
-    def calls() -> None:
-        x = one
-        for _ in range(800):
-            x = torch.tanh(x + one)
-
-    return {"products": products, "calls": calls}
+    """Those of `bench.measure.calibration`: matrix products, and operators so small that only their call takes time."""
+    square, small = torch.full((calibration.SIZE, calibration.SIZE), 1 / calibration.SIZE), torch.zeros(8)
+    return {"products": partial(calibration._products, square), "calls": partial(calibration._chain, small)}
 
 
 def measure(timed: Mapping[str, Workload], rounds: int = ROUNDS) -> Ratios:
