@@ -28,8 +28,8 @@ from tests.benchmarks.workloads import Workload
 
 BASELINE = Path(__file__).parents[2] / "results/baselines/benchmarks.json"
 MARGIN = 1.6
-"""What is not yet called slower. Measurements on one machine of two cores differed by up to 1.06 with three processes on
-it and 1.32 with ten; the rest is for machines of other kinds. Twice as slow is above it.
+"""What is not yet called slower. Measurements on one machine of two cores differed by up to 1.06 with three processes
+on it and 1.32 with ten; the rest is for machines of other kinds. Twice as slow is above it.
 """
 ROUNDS = 11
 SHORTEST = 0.004
