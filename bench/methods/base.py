@@ -59,7 +59,7 @@ class Method(nn.Module, ABC):
     predictor's logits over the scored positions; "unbiased": that, on average over `self.noise`; "own": the gradient of
     the "loss" that is handed over, whatever it is. No entry: no promise."""
     growing_state: ClassVar[bool] = False
-    """Whether the predictor's state grows with the sequence, as a Transformer's does and a recurrent network's may not."""
+    """Whether the predictor's state grows with the sequence, as a Transformer's does; a recurrent network's may not."""
     carry: Any = None
     """What must survive from one batch to the next: a tree of tensors, checkpointed by the trainer."""
 

@@ -1,5 +1,6 @@
-"""The surface that a task imports: the contract, the decorator, and label corruption."""
+"""The surface that a task imports: the contract, the decorator, bad input, and label corruption."""
 
+from bench.errors import BadInput
 from bench.registry import register_task
 from bench.tasks.base import (
     IGNORED,
@@ -15,6 +16,7 @@ from bench.tasks.base import (
 
 __all__ = [
     "IGNORED",
+    "BadInput",
     "Batch",
     "Split",
     "StreamState",

@@ -15,7 +15,7 @@ from bench.measure import trace
 from bench.models.layers import rms_normalise
 from bench.models.updaters import TransformerUpdater, Updater, count_parameters
 from bench.testing import method
-from bench.testing.method import _directions, _global_state, _same_global_state, _slope
+from bench.testing.probes import central_difference, global_state, same_global_state, unit_directions
 from bench.testing.suite import Broken, Suite
 
 TINY = {"d": 8, "memory_tokens": 3, "heads": 2, "updater_layers": 2}
@@ -168,11 +168,11 @@ def _independent(subject: Subject) -> str:
 def _deterministic(subject: Subject) -> str:
     updater = subject.build()
     memory, token = _inputs(updater)
-    before = _global_state()
+    before = global_state()
     first = updater(memory, token)
     updater(*_inputs(updater, 7, seed=1))
     again = updater(memory, token)
-    if moved := _same_global_state(before, _global_state()):
+    if moved := same_global_state(before, global_state()):
         raise Broken(f"`forward` moves {moved} global generator")
     if not torch.equal(first, again):
         raise Broken(f"two calls with the same inputs differ by up to {(first - again).abs().max():.2g}")
@@ -197,11 +197,11 @@ def _reach(subject: Subject) -> str:
 def _exact(subject: Subject) -> str:
     updater = subject.build()
     loss, of = _three_steps(updater)
-    found, directions = _gradients(loss(), of), _directions(of)
+    found, directions = _gradients(loss(), of), unit_directions(of)
     scale, worst = max(one.norm().item() for one in found.values()), 0.0
     for name, parameter in of.items():
         with torch.no_grad():
-            slope = _slope(parameter, directions[name], lambda: loss().item())
+            slope = central_difference(parameter, directions[name], lambda: loss().item())
         given = (found[name] * directions[name]).sum().item()
         off = abs(given - slope) / max(abs(slope), 1e-3 * scale, 1e-6)
         if off > 1e-4:
@@ -246,7 +246,7 @@ def _parameters(subject: Subject) -> str:
 
 @suite.row("learns an easy task", "see that the memory can hold what the token says, and that gradients point right")
 def _learns(subject: Subject) -> str:
-    return method._learns(subject.trainee())
+    return method.learns(subject.trainee())
 
 
 @suite.row("cost can be traced", "compute with torch operators, which can be counted")
@@ -260,4 +260,4 @@ def _traced(subject: Subject) -> str:
     if cost.whole.flops + cost.whole.elementwise == 0:
         raise Broken("no operator of `forward` was seen: 0 FLOPs, 0 elementwise operations")
     missed = f", not counted: {', '.join(sorted(cost.uncounted))}" if cost.uncounted else ""
-    return f"{cost.whole.flops:,} FLOPs a step{missed}; bptt with it: {method._traced(subject.trainee())}"
+    return f"{cost.whole.flops:,} FLOPs a step{missed}; bptt with it: {method.traced(subject.trainee())}"

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from bench import registry, streams
 from bench.build import build_method, build_task
-from bench.config import Config, Run
-from bench.errors import BadInput
+from bench.config import Run
 from bench.grid import make_grid
 from bench.measure import cost
 from bench.measure.inference import state_bytes
 from bench.methods.base import Method, MethodConfig, Phase, impossible
 from bench.results import Folder
 from bench.tasks.base import IGNORED, Batch, Task
+from bench.testing.probes import central_difference, examine_config, global_state, same_global_state, unit_directions
 from bench.testing.suite import Broken, NotApplicable, Suite
 from bench.training import Options, Stopped, Trainer
 
@@ -50,8 +50,6 @@ EASY_STEPS = 400
 ROWS = 3
 DRAWS = 400
 """Of noise, for the mean of an unbiased gradient."""
-STEP = 1e-5
-"""Of central differences, in float64: their error is about STEP squared, their rounding 1e-16 / STEP."""
 
 
 @dataclass(frozen=True)
@@ -190,41 +188,10 @@ def _claimed(method: Method, phase: Phase) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in method.named_parameters() if id(parameter) in ids}
 
 
-def _directions(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A random direction of unit length for each parameter."""
-    generator = streams.generator(0, "check", "directions")
-    drawn = {name: torch.randn(one.shape, generator=generator, dtype=one.dtype) for name, one in parameters.items()}
-    return {name: one / one.norm() for name, one in drawn.items()}
-
-
-def _slope(parameter: Tensor, direction: Tensor, value: Any) -> float:
-    """Central difference of `value()` along a direction of one parameter."""
-    original = parameter.detach().clone()
-    parameter.data = original + STEP * direction
-    above = value()
-    parameter.data = original - STEP * direction
-    below = value()
-    parameter.data = original
-    return (above - below) / (2 * STEP)
-
-
 def _spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and its standard error."""
     array = np.asarray(values)
     return float(array.mean()), float(array.std(ddof=1) / len(array) ** 0.5)
-
-
-def _global_state() -> tuple[Any, ...]:
-    return torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 (looked at, not drawn from)
-
-
-def _same_global_state(a: tuple[Any, ...], b: tuple[Any, ...]) -> str | None:
-    """Which global random generator has moved; None: none."""
-    if not torch.equal(a[0], b[0]):
-        return "torch's"
-    if a[1] != b[1]:
-        return "Python's"
-    return None if all(np.array_equal(x, y) for x, y in zip(a[2], b[2], strict=True)) else "numpy's"
 
 
 def _every_phase(subject: Subject, run: Run) -> Iterator[tuple[Method, Task, Phase]]:
@@ -318,17 +285,17 @@ def _deterministic(subject: Subject) -> str:
 @suite.row("no global random state", "draw from `self.noise` in `gradients`, and nothing at all in `predict`")
 def _no_global_state(subject: Subject) -> str:
     run = subject.run()
-    before = _global_state()
+    before = global_state()
     for method, task, phase in _every_phase(subject, run):
         batch = _batch(task, _length(run))
         _gradient(method, batch, phase.name)
-        moved = _same_global_state(before, _global_state())
+        moved = same_global_state(before, global_state())
         if moved:
             raise Broken(f"phase {phase.name}: `gradients` or the method's construction moved {moved} global generator")
         for name, predict in method.predictors().items():
             noise = method.noise.get_state()
             predict(batch.x)
-            moved = _same_global_state(before, _global_state())
+            moved = same_global_state(before, global_state())
             if moved or not torch.equal(noise, method.noise.get_state()):
                 raise Broken(f"predictor {name} draws random numbers from {moved or 'its own'} generator")
     return "torch's, numpy's and Python's generators stay where they were"
@@ -460,8 +427,8 @@ def _exact(method: Method, batch: Batch, phase: Phase, *, own: bool) -> str:
     worst = 0.0
     claimed = _claimed(method, phase)
     largest = max(gradient.norm().item() for gradient in found.by_name.values())
-    for name, direction in _directions(claimed).items():
-        slope = _slope(claimed[name], direction, value)
+    for name, direction in unit_directions(claimed).items():
+        slope = central_difference(claimed[name], direction, value)
         given = (found.by_name[name] * direction).sum().item() if name in found.by_name else 0.0
         error = abs(given - slope) / (abs(slope) + 1e-3 * largest + 1e-12)
         if not error <= 1e-4:
@@ -475,7 +442,7 @@ def _exact(method: Method, batch: Batch, phase: Phase, *, own: bool) -> str:
 def _unbiased(method: Method, batch: Batch, phase: Phase) -> str:
     """Its mean over noise draws against central differences, within 5 standard errors."""
     claimed = _claimed(method, phase)
-    directions = _directions(claimed)
+    directions = unit_directions(claimed)
     along: dict[str, list[float]] = {name: [] for name in claimed}
     for draw in range(DRAWS):
         found = _gradient(method, batch, phase.name, noise=draw).by_name
@@ -483,7 +450,7 @@ def _unbiased(method: Method, batch: Batch, phase: Phase) -> str:
             along[name].append((found[name] * direction).sum().item() if name in found else 0.0)
     worst = 0.0
     for name, direction in directions.items():
-        slope = _slope(claimed[name], direction, lambda: _streamed_loss(method, batch))
+        slope = central_difference(claimed[name], direction, lambda: _streamed_loss(method, batch))
         mean, error = _spread(along[name])
         distance = abs(mean - slope) / (error + 1e-4 * abs(slope) + 1e-9)
         if not distance <= 5:
@@ -522,7 +489,8 @@ def _resume(subject: Subject) -> str:
 @suite.row(
     "learns an easy task", "see that gradients point the right way; give --set training.optimiser.lr=... if it must"
 )
-def _learns(subject: Subject) -> str:
+def learns(subject: Subject) -> str:
+    """Accuracy on the first easy task that it can be trained on. Raises `Broken` below halfway to the ceiling."""
     training = {"batch_size": 32, "budget": {"steps": EASY_STEPS}, "optimiser": {"lr": 5e-3}}
     evaluation = {"sequences": 512, "reference_sequences": 8, "every": 1.0}
     run = subject.run(EASY, training=training, evaluation=evaluation, model=EASY_MODEL, precision="float32")
@@ -540,7 +508,8 @@ def _learns(subject: Subject) -> str:
 
 
 @suite.row("cost can be traced", "compute with torch operators, which can be counted")
-def _traced(subject: Subject) -> str:
+def traced(subject: Subject) -> str:
+    """FLOPs of a step of each phase. Raises `Broken` where none is seen."""
     costs = cost.step_costs(subject.run(precision="float32"))
     told, uncounted = [], set()
     for name, record in costs.items():
@@ -570,18 +539,3 @@ def _polite(subject: Subject) -> str:
         if reason is not None and (not isinstance(reason, str) or "\n" in reason):
             raise Broken(f"with the backbone {backbone} it is refused with {reason!r}; should be a line of text")
     return f"{len(config.model_fields)} fields; unknown keys and wrong types are refused in one line"
-
-
-def examine_config(config: type[Config]) -> None:
-    """Unknown keys and values of an impossible type give `BadInput` in one line. Raises `Broken` where they do not."""
-    wrong: list[dict[str, Any]] = [{"no_such_field": 1}, *({name: {"no": ["such"]}} for name in config.model_fields)]
-    for fields in wrong:
-        try:
-            config.parse(fields, "check")
-        except BadInput as error:
-            if "\n" in str(error):
-                raise Broken(f"{fields} is answered in several lines") from None
-        except Exception as error:
-            raise Broken(f"{fields} ends in {type(error).__name__}, not in BadInput") from None
-        else:
-            raise Broken(f"{fields} is accepted")

@@ -21,7 +21,7 @@ from bench.errors import BadInput
 from bench.grid import parse_set
 from bench.tasks.base import IGNORED, Batch, Split, StreamState, Task, TaskConfig
 from bench.tasks.windows import WindowTask
-from bench.testing.method import _global_state, _same_global_state, examine_config
+from bench.testing.probes import examine_config, global_state, same_global_state
 from bench.testing.suite import Broken, NotApplicable, Suite
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -192,7 +192,7 @@ def _deterministic(subject: Subject) -> str:
 
 @suite.row("no global random state", "draw from the generator that is given; for fixed draws use bench.streams")
 def _no_global_state(subject: Subject) -> str:
-    before = _global_state()
+    before = global_state()
     task, length = subject.build(), subject.length
     actions: dict[str, Callable[[], Any]] = {
         "building it": lambda: None,
@@ -206,7 +206,7 @@ def _no_global_state(subject: Subject) -> str:
     }
     for name, action in actions.items():
         action()
-        if moved := _same_global_state(before, _global_state()):
+        if moved := same_global_state(before, global_state()):
             raise Broken(f"{name} moves {moved} global generator")
     return "torch's, numpy's and Python's generators stay where they were"
 
