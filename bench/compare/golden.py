@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,24 @@ def runs(threads: int = 1) -> dict[str, Run]:
     return found
 
 
+@contextmanager
+def _double() -> Iterator[None]:
+    """Initial weights are drawn in float64: in float32 their last digits depend on the processor's instructions."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def losses(run: Run) -> list[float]:
     """The loss of every training step, in float64."""
     with tempfile.TemporaryDirectory() as place:
         folder = Folder(Path(place) / run.id)
         folder.describe(run)
-        trainer = _Recorder(run, folder)
+        with _double():
+            trainer = _Recorder(run, folder)
         trainer.losses = []
         trainer.train()
     return trainer.losses

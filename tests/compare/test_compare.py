@@ -1,0 +1,311 @@
+"""What `compare` promises: it matches what is alike, judges by interval and tolerance, and says what else differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import cli
+from bench.compare import Cell, Comparison, Side, Tolerances, compare, read, show, sides, write
+from bench.compare.judge import judge
+from bench.errors import BadInput
+from bench.grid import load_grid
+from bench.launch.cell import run_cell
+from bench.results import read_json, write_json
+from tests.helpers import folder_of, tiny_run
+
+ROOT = Path(__file__).parents[2]
+BASELINE = ROOT / "results" / "baselines" / "regression.json"
+MACHINE = {"torch": "2.13.0", "processor": "one", "cores": 2, "device": "cpu"}
+SCORES = {"accuracy": 0.9, "loss": 0.2}
+
+
+def side(
+    numbers: Mapping[str, float] = SCORES,
+    seeds: range = range(5),
+    machine: Mapping[str, Any] = MACHINE,
+    spread: float = 0.002,
+    **config: Any,
+) -> Side:
+    """One configuration; its seeds lie `spread` apart."""
+    named = {"task": "stack", "method": "bptt", "threads": 1, **config}
+    cells = [
+        Cell(named, seed, "done", None, {name: value * (1 + spread * i) for name, value in numbers.items()}, machine)
+        for i, seed in enumerate(seeds)
+    ]
+    return Side("side", cells, frozenset({"task", "method", "threads", "seed", "model.d", "model.backbone"}))
+
+
+def only(found: Comparison, metric: str) -> Any:
+    (row,) = (row for row in found.rows if row.metric == metric)
+    return row
+
+
+def against(new: Side, old: Side, ignore: tuple[str, ...] = (), **tolerances: float) -> Comparison:
+    return compare(new, old, Tolerances(**tolerances), ignore)
+
+
+# Verdicts.
+
+
+@pytest.mark.parametrize(
+    ("metric", "old", "new", "expected"),
+    [
+        ("accuracy", 0.9, 0.8, "regression"),
+        ("accuracy", 0.8, 0.9, "improvement"),
+        ("accuracy", 0.9, 0.88, "same"),  # within 0.03, however sure
+        ("loss", 0.2, 0.3, "regression"),
+        ("loss", 0.3, 0.2, "improvement"),
+        ("flops", 1e6, 1.02e6, "regression"),
+        ("flops", 1e6, 1.005e6, "same"),
+        ("sequential operations", 200, 100, "improvement"),
+    ],
+)
+def test_a_number_is_worse_in_its_own_direction_and_beyond_its_tolerance(
+    metric: str, old: float, new: float, expected: str
+) -> None:
+    assert only(against(side({metric: new}), side({metric: old})), metric).verdict == expected
+
+
+def test_an_effect_that_seeds_do_not_agree_on_is_none() -> None:
+    old = dict.fromkeys(range(5), 0.9)
+    one_bad = {**old, 4: 0.6}  # 0.06 worse on average, by one seed alone
+    assert judge("cell", "accuracy", one_bad, old, 0.03).verdict == "same"
+    assert judge("cell", "accuracy", dict.fromkeys(range(5), 0.84), old, 0.03).verdict == "regression"
+
+
+def test_seeds_go_in_pairs_so_that_a_spread_they_share_hides_nothing() -> None:
+    old = {seed: 0.5 + 0.1 * seed for seed in range(5)}
+    new = {seed: value - 0.05 for seed, value in old.items()}
+    assert judge("cell", "accuracy", new, old, 0.03).verdict == "regression"
+    elsewhere = {seed + 10: value for seed, value in new.items()}
+    row = judge("cell", "accuracy", elsewhere, old, 0.03)
+    assert not row.paired and row.verdict == "same"
+
+
+def test_other_seeds_are_compared_unpaired_and_it_is_said() -> None:
+    found = against(side({"accuracy": 0.7}, seeds=range(10, 15)), side({"accuracy": 0.9}))
+    assert found.regressed and not only(found, "accuracy").paired
+    assert any("unpaired" in note for note in found.notes)
+
+
+def test_too_few_seeds_are_no_verdict() -> None:
+    found = against(side({"accuracy": 0.5}, seeds=range(2)), side({"accuracy": 0.9}, seeds=range(2)))
+    assert only(found, "accuracy").verdict == "unsure" and not found.regressed
+    assert "2 seeds are too few" in show.markdown(found)
+
+
+def test_a_cell_that_had_a_result_and_has_none_is_a_regression() -> None:
+    old = side()
+    gone = dataclasses.replace(old.cells[2], state="diverged", reason="loss is not finite", numbers={}, machine={})
+    found = against(dataclasses.replace(old, cells=[*old.cells[:2], gone, *old.cells[3:]]), old)
+    assert found.regressed and "seed 2 is diverged: loss is not finite" in found.lost[0]
+
+
+# Time.
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(2.0, "regression"), (1.3, "same"), (0.5, "improvement")])
+def test_time_is_told_in_calibrations(factor: float, expected: str) -> None:
+    old = side({"seconds": 1e-4, "calibration": 1e-3})
+    slow_machine = {"seconds": 3e-4 * factor, "calibration": 3e-3}  # everything there takes three times as long
+    found = against(side(slow_machine, machine={**MACHINE, "processor": "another"}), old)
+    assert only(found, "time").verdict == expected
+
+
+def test_raw_seconds_are_compared_on_equal_hardware_only() -> None:
+    old, new = side({"seconds": 1e-4}), side({"seconds": 3e-4})
+    assert only(against(new, old), "time").verdict == "regression"
+    found = against(side({"seconds": 3e-4, "loss": 0.2}, machine={**MACHINE, "processor": "another"}), old)
+    assert not found.rows and any("time: not compared" in note for note in found.notes)
+
+
+# Matching.
+
+
+def test_declared_differences_match_and_are_named() -> None:
+    old, new = side(threads=1), side(threads=2)
+    with pytest.raises(BadInput, match="threads 2 against 1.*--ignore"):
+        against(new, old)
+    found = against(new, old, ("threads",))
+    assert found.matched == 1 and any("threads 2 against 1" in note for note in found.notes)
+
+
+def test_a_section_is_ignored_with_all_that_is_in_it() -> None:
+    found = against(side(**{"model.d": 8, "model.backbone": "gru"}), side(**{"model.d": 16}), ("model",))
+    assert found.matched == 1 and any("model.backbone gru against at its default" in note for note in found.notes)
+
+
+def test_a_field_that_is_not_there_is_told_with_the_nearest() -> None:
+    with pytest.raises(BadInput, match="--ignore: 'model.backbon' is unknown.*did you mean 'model.backbone'"):
+        against(side(), side(), ("model.backbon",))
+
+
+def test_cells_that_ignoring_makes_alike_are_refused() -> None:
+    both = dataclasses.replace(side(), cells=[*side(threads=1).cells, *side(threads=2).cells])
+    with pytest.raises(BadInput, match="cannot be told apart.*threads"):
+        against(both, both, ("threads",))
+
+
+def test_what_is_on_one_side_only_is_listed_with_how_its_nearest_differs() -> None:
+    common, extra, other = side(), side(**{"model.d": 8}), side(**{"model.d": 16})
+    new = Side("new", [*common.cells, *extra.cells])
+    old = Side("old", [*common.cells, *other.cells])
+    found = compare(new, old, Tolerances())
+    assert len(found.missing) == 2 and not found.regressed
+    assert "in new, not in old, whose nearest differs in model.d 8 against 16" in found.missing[0]
+
+
+def test_versions_that_differ_are_named() -> None:
+    found = against(side(machine={**MACHINE, "torch": "2.8.0"}), side())
+    assert "torch: 2.8.0 against 2.13.0" in found.notes
+
+
+# What is shown.
+
+
+def test_markdown_says_the_verdict_first_and_holds_every_number() -> None:
+    text = show.markdown(against(side({"accuracy": 0.7, "loss": 0.2}), side()))
+    assert text.startswith("### Regression") and "| stack bptt | accuracy |" in text and "<details>" in text
+    assert show.markdown(against(side(), side())).startswith("### No regression")
+
+
+# Statistics of the whole: seeds drawn around the means that the real grid had, with its spread.
+
+
+def drawn(baseline: Side, random_: random.Random, seeds: range, shift: Mapping[tuple[int, str], float]) -> Side:
+    """New seeds of every configuration of a baseline; `shift` moves a number of the configuration with that index."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in baseline.cells:
+        groups.setdefault(json.dumps(dict(cell.config), sort_keys=True), []).append(cell)
+    cells = []
+    for index, same in enumerate(groups.values()):
+        for seed in seeds:
+            numbers = {}
+            for metric in ("accuracy", "loss"):
+                values = [cell.numbers[metric] for cell in same]
+                mean = sum(values) / len(values)
+                deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+                numbers[metric] = random_.gauss(mean, deviation) + shift.get((index, metric), 0.0)
+            cells.append(Cell(same[0].config, seed, "done", None, numbers))
+    return Side("drawn", cells, baseline.fields)
+
+
+def test_other_seeds_regress_in_at_most_5_of_100_pairs_and_twice_the_tolerance_is_found_in_95() -> None:
+    baseline, random_ = read(BASELINE), random.Random(0)
+    tolerances = baseline.tolerances
+    assert tolerances is not None
+    configurations = len({json.dumps(dict(cell.config)) for cell in baseline.cells})
+    quiet = found = 0
+    for _ in range(100):
+        old = drawn(baseline, random_, range(5), {})
+        quiet += not compare(drawn(baseline, random_, range(5, 10), {}), old, tolerances).regressed
+        index, metric = random_.randrange(configurations), random_.choice(["accuracy", "loss"])
+        effect = -2 * tolerances.accuracy if metric == "accuracy" else 2 * tolerances.loss
+        new = drawn(baseline, random_, range(5, 10), {(index, metric): effect})
+        found += any(row.metric == metric for row in compare(new, old, tolerances).of("regression"))
+    assert quiet >= 95 and found >= 95, (quiet, found)
+
+
+# Folders and files.
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seeds of a tiny cell, with cost and calibration."""
+    root = tmp_path_factory.mktemp("results") / "tiny"
+    for seed in range(3):
+        end = run_cell(folder_of(tiny_run(seed=seed), root), measures=("cost", "calibration"))
+        assert end.state == "done", end
+    return root
+
+
+def test_a_folder_equals_the_baseline_made_of_it(trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "base.json"
+    write(file, read(trained), Tolerances(accuracy=0.2))
+    kept = read(file)
+    assert kept.tolerances == Tolerances(accuracy=0.2)
+    found = compare(read(trained), kept, Tolerances())
+    assert [row.metric for row in found.rows] == ["accuracy", "loss", "flops", "sequential operations", "time"]
+    assert all(row.verdict == "same" and row.interval.mean == 0 for row in found.rows)
+    assert not (found.missing or found.notes or found.lost) and file.stat().st_size < 5000
+
+
+def test_a_baseline_is_not_made_of_cells_that_are_not_done(trained: Path, tmp_path: Path) -> None:
+    folder_of(tiny_run(seed=9), tmp_path / "grid")
+    with pytest.raises(BadInput, match="1 pending"):
+        write(tmp_path / "base.json", read(tmp_path / "grid"), Tolerances())
+    assert not (tmp_path / "base.json").exists()
+
+
+def test_the_command_writes_a_baseline_and_tells_a_regression_by_its_exit_code(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, page = tmp_path / "base.json", tmp_path / "page.md"
+    assert cli.main(["compare", str(trained), str(file), "--update", "--tolerance", "loss=0.5"]) == 0
+    assert read(file).tolerances == Tolerances(loss=0.5)
+    assert cli.main(["compare", str(trained), str(file), "--markdown", str(page)]) == 0
+    assert "no regression" in capsys.readouterr().out and page.read_text().startswith("### No regression")
+    assert cli.main(["compare", str(trained), str(trained)]) == 0
+    record = read_json(file)
+    for numbers in record["cells"][0]["seeds"].values():
+        numbers["flops"] *= 0.5
+    write_json(file, record)
+    capsys.readouterr()
+    assert cli.main(["compare", str(trained), str(file), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["regressed"] and [row["metric"] for row in told["rows"] if row["verdict"] == "regression"] == ["flops"]
+    assert cli.main(["compare", str(trained), str(file), "--tolerance", "cost=2"]) == 0
+
+
+def test_what_cannot_be_compared_ends_in_one_line(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad, empty = tmp_path / "good.json", tmp_path / "bad.json", tmp_path / "empty"
+    write(good, read(trained), Tolerances())
+    empty.mkdir()
+    newer = {**read_json(good), "schema": sides.SCHEMA + 1}
+    other = {**read_json(good)}
+    other["cells"] = [{**other["cells"][0], "config": {"task": "stack", "method": "bptt"}}]
+    cut = {name: value for name, value in read_json(good).items() if name != "machines"}
+    cases: list[tuple[Any, list[str], str]] = [
+        (None, [str(empty), str(good)], "holds no cells"),
+        (None, [str(trained), str(tmp_path / "nowhere.json")], "no such baseline"),
+        (None, [str(tmp_path / "nowhere"), str(good)], "no such"),
+        ("{", [str(trained), str(bad)], "is not a baseline, or is damaged"),
+        (cut, [str(trained), str(bad)], "is damaged"),
+        (newer, [str(trained), str(bad)], "reads up to 1"),
+        (other, [str(trained), str(bad)], "no cell of"),
+        (None, [str(trained), str(good), "--ignore", "thread"], "did you mean 'threads'?"),
+        (None, [str(trained), str(good), "--tolerance", "los=1"], "did you mean 'loss'?"),
+        (None, [str(trained), str(good), "--tolerance", "loss=-1"], "should be greater than or equal to 0"),
+        (None, [str(trained), str(trained), "--update"], "is a folder"),
+    ]
+    for content, arguments, expected in cases:
+        if content is not None:
+            bad.write_text(content if isinstance(content, str) else json.dumps(content))
+        assert cli.main(["compare", *arguments]) == 2, arguments
+        out, err = capsys.readouterr()
+        assert not out and len(err.splitlines()) == 1 and expected in err, (arguments, err)
+
+
+def test_a_grid_states_its_tolerances() -> None:
+    grid = load_grid("regression")
+    assert grid.measures == ("cost", "calibration") and len({run.seed for run in grid.runs}) >= 5
+    assert read(BASELINE).tolerances == grid.compare
+
+
+def test_the_committed_baseline_is_of_the_grid_as_it_is() -> None:
+    kept = {(json.dumps(dict(cell.config), sort_keys=True), cell.seed) for cell in read(BASELINE).cells}
+    configs = []
+    for run in load_grid("regression", ["device=cpu", "precision=float32"]).runs:
+        config = sides.flat(json.loads(json.dumps(run.describe())))
+        configs.append((json.dumps({k: v for k, v in config.items() if k != "seed"}, sort_keys=True), run.seed))
+    assert kept == set(configs)

@@ -1,0 +1,161 @@
+"""Faults, planted one at a time: the golden losses or `compare` find each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import training
+from bench.compare import Comparison, Tolerances, compare, golden, read
+from bench.config import Run
+from bench.launch.cell import run_cell
+from bench.methods import smt
+from bench.methods.bptt import BPTT
+from bench.models.rnn import RNN
+from bench.models.teacher import windows
+from bench.results import read_json
+from bench.tasks.base import IGNORED, Batch
+from bench.tasks.retrieval import Retrieval
+from tests.helpers import folder_of, tiny_run
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+GOLDEN = Path(__file__).parents[2] / "results" / "baselines" / "golden.json"
+
+
+def wrong_sign(patch: pytest.MonkeyPatch) -> None:
+    """Memories are pushed together instead of apart; the term weighs a thousandth of the loss."""
+    right = smt.uniformity_loss
+    patch.setattr(smt, "uniformity_loss", lambda *given: -right(*given))
+
+
+def off_by_one(patch: pytest.MonkeyPatch) -> None:
+    """The decoder is given y_{t+1}, ... where it should be given y_t, ..."""
+    right = smt.cut_windows
+
+    def cut(x: torch.Tensor, y: torch.Tensor, t: torch.Tensor, context: int, future: int, first: int = 0) -> Any:
+        targets = windows(y, t + 1, min(future, x.shape[1]), IGNORED).flatten(0, 1)
+        return right(x, y, t, context, future, first)._replace(targets=targets)
+
+    patch.setattr(smt, "cut_windows", cut)
+
+
+def detached_gradient(patch: pytest.MonkeyPatch) -> None:
+    """No gradient from one step to the one before."""
+
+    def unroll(self: RNN, memory: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        memories = []
+        for token in self.embedding(x).unbind(1):
+            memory = self.step(memory.detach(), token)
+            memories.append(memory)
+        return torch.stack(memories, 1)
+
+    patch.setattr(RNN, "unroll", unroll)
+
+
+def doubled_learning_rate(patch: pytest.MonkeyPatch) -> None:
+    right = training.learning_rate
+    patch.setattr(training, "learning_rate", lambda phase, progress: 2 * right(phase, progress))
+
+
+def leaked_label(patch: pytest.MonkeyPatch) -> None:
+    """The last input is the answer instead of the question."""
+    right = Retrieval.sample
+
+    def sample(self: Retrieval, *given: Any) -> Batch:
+        batch = right(self, *given)
+        batch.x[:, -1] = batch.y[:, -1]
+        return batch
+
+    patch.setattr(Retrieval, "sample", sample)
+
+
+def negated_loss(patch: pytest.MonkeyPatch) -> None:
+    """The gradient climbs."""
+    right = BPTT.gradients
+
+    def gradients(self: BPTT, batch: Batch, phase: str) -> Iterator[dict[str, torch.Tensor]]:
+        for scalars in right(self, batch, phase):
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.neg_()
+            yield scalars
+
+    patch.setattr(BPTT, "gradients", gradients)
+
+
+def twice_as_slow(patch: pytest.MonkeyPatch) -> None:
+    """Every gradient is computed twice; the numbers stay."""
+    right = BPTT.gradients
+
+    def gradients(self: BPTT, batch: Batch, phase: str) -> Iterator[dict[str, torch.Tensor]]:
+        for _ in right(self, batch, phase):
+            self.zero_grad()
+        yield from right(self, batch, phase)
+
+    patch.setattr(BPTT, "gradients", gradients)
+
+
+@pytest.mark.parametrize(
+    ("plant", "name"),
+    [
+        (wrong_sign, "retrieval smt mlp"),
+        (off_by_one, "stack smt+dmt gru"),
+        (detached_gradient, "retrieval bptt mlp"),
+        (doubled_learning_rate, "stack transformer transformer"),
+        (leaked_label, "retrieval transformer transformer"),
+        (negated_loss, "stack bptt gru"),
+    ],
+)
+def test_golden_losses_find_what_changes_a_number(plant: Plant, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    told = golden.differences(read_json(GOLDEN), {name: golden.losses(golden.runs()[name])})
+    assert name in told, "the golden losses do not see it"
+
+
+# `compare`, on cells that are really trained.
+
+
+def one_cell(seed: int) -> Run:
+    """Learns retrieval of one symbol in half a second."""
+    budget = {"batch_size": 16, "budget": {"steps": 60}, "optimiser": {"lr": 1e-2}}
+    return tiny_run("bptt", {"name": "retrieval", "length": 4, "symbols": 2}, seed=seed, training=budget)
+
+
+def train(seeds: Sequence[int], root: Path) -> None:
+    for seed in seeds:
+        end = run_cell(folder_of(one_cell(seed), root), measures=("cost", "calibration"))
+        assert end.state == "done", end
+
+
+def planted(plant: Plant, monkeypatch: pytest.MonkeyPatch, root: Path, seeds: int = 3) -> Comparison:
+    """Sound and faulty cells in turns, so that a machine that grows busier does not favour either side."""
+    for seed in range(seeds):
+        train([seed], root / "sound")
+        with monkeypatch.context() as patch:
+            plant(patch)
+            train([seed], root / "faulty")
+    return compare(read(root / "faulty"), read(root / "sound"), Tolerances())
+
+
+def test_compare_finds_a_slower_step_by_time_and_by_traced_cost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = planted(twice_as_slow, monkeypatch, tmp_path, seeds=5)
+    told = {row.metric: row for row in found.of("regression")}
+    assert told.keys() == {"flops", "time"}  # the second time waits for nothing of the first: as many in sequence
+    assert 0.9 < told["flops"].interval.mean < 1.1
+    assert "in calibrations per token" in told["time"].note
+
+
+def test_compare_finds_a_loss_that_is_climbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = planted(negated_loss, monkeypatch, tmp_path)
+    assert {"accuracy", "loss"} <= {row.metric for row in found.of("regression")}
+
+
+def test_a_label_that_leaks_is_listed_as_an_improvement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = planted(leaked_label, monkeypatch, tmp_path)
+    assert "loss" in {row.metric for row in found.of("improvement")}
