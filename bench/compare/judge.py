@@ -21,7 +21,8 @@ Verdict = Literal["regression", "improvement", "same", "unsure"]
 
 LOST = ("failed", "oom", "diverged", "damaged", "skipped")
 """States of a cell that ran and gave no result; others are on their way to one."""
-RELATIVE = ("flops", "sequential operations", "time")
+TRACED = ("flops", "sequential operations")
+RELATIVE = (*TRACED, "time")
 
 
 class Row(NamedTuple):
@@ -190,21 +191,29 @@ def _done(seeds: Seeds) -> dict[int, Cell]:
 def _gone(new: Seeds, old: Seeds) -> list[str]:
     """What had a result and has none now; with other seeds, what has none where all had one."""
     had = _done(old)
-    return [
-        f"seed {seed} is {cell.state}{f': {cell.reason}' if cell.reason else ''}"
-        for seed, cell in sorted(new.items())
-        if cell.state in LOST and (seed in had or len(had) == len(old))
-    ]
+    scores = _scores(had)
+    told = []
+    for seed, cell in sorted(new.items()):
+        if seed not in had and len(had) < len(old):
+            continue
+        if cell.state in LOST:
+            told.append(f"seed {seed} is {cell.state}{f': {cell.reason}' if cell.reason else ''}")
+        elif cell.state == "done" and scores - cell.numbers.keys():
+            told.append(f"seed {seed} has no finite {', '.join(sorted(scores - cell.numbers.keys()))}")
+    return told
+
+
+def _scores(cells: Seeds) -> set[str]:
+    """The names of accuracies and losses that these have."""
+    return {name for cell in cells.values() for name in cell.numbers if name.partition(" ")[0] in ("accuracy", "loss")}
 
 
 # Judging.
 
 
 def _rows(name: str, new: Seeds, old: Seeds, tolerances: Tolerances) -> list[Row]:
-    there = {metric for cell in (*new.values(), *old.values()) for metric in cell.numbers}
-    scores = sorted((one for one in there if one.partition(" ")[0] in ("accuracy", "loss")), key=_order)
     rows = []
-    for metric in (*scores, "flops", "sequential operations"):
+    for metric in (*sorted(_scores(new) | _scores(old), key=_order), *TRACED):
         a, b = _values(new, metric), _values(old, metric)
         kind = "cost" if metric in RELATIVE else metric.partition(" ")[0]
         if a and b:
@@ -255,7 +264,7 @@ def judge(
         found = paired_difference(a, b)
     else:
         found = difference_of_means(list(a.values()), list(b.values()))
-    if metric in ("flops", "sequential operations") and len({*a.values()}) == len({*b.values()}) == 1:
+    if metric in TRACED and len({*a.values()}) == len({*b.values()}) == 1:
         found = Interval(found.mean, found.mean, found.mean, found.n)
     limit = math.log1p(tolerance) if relative else tolerance
     verdict: Verdict = "same"
@@ -297,7 +306,7 @@ def _machines(results: Side, baseline: Side) -> list[str]:
 
 
 def _seeds(pairs: Iterable[tuple[Seeds, Seeds]]) -> list[str]:
-    """How seeds were matched, where not all went in pairs; and where times were not compared."""
+    """How seeds were matched, where not all went in pairs; and which costs and times were not compared."""
     notes = []
     done = [(_done(new), _done(old)) for new, old in pairs]
     apart = sum(len(new.keys() & old.keys()) < SEEDS_FOR_AN_INTERVAL for new, old in done if new and old)
@@ -310,6 +319,10 @@ def _seeds(pairs: Iterable[tuple[Seeds, Seeds]]) -> list[str]:
         )
     if some:
         notes.append(f"seeds: of {some} configurations only the seeds that both sides have were compared, in pairs")
+    for metric in TRACED:
+        bare = sum(bool(_values(old, metric) and new and not _values(new, metric)) for new, old in done)
+        if bare:
+            notes.append(f"{metric}: not compared for {bare} configurations: not traced in RESULTS (`--measure cost`)")
     untimed = sum(bool(new and old and not _times(new, old)[1]) for new, old in done)
     if untimed:
         notes.append(
