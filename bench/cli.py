@@ -13,8 +13,9 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -29,15 +30,17 @@ from bench.errors import BadInput, unknown
 
 if TYPE_CHECKING:
     from bench.config import Run
-    from bench.grid import Collection, Grid, Tolerances
-    from bench.launch import LaunchOptions
+    from bench.grid import Collection, Grid, Site, Tolerances
+    from bench.launch import LaunchOptions, Outcome
     from bench.launch.plan import Cell
+    from bench.launch.slurm import Launch
+    from bench.launch.slurm.ledger import Sight
 
 # typer brings its own copy of click or uses the installed one, by version; its public BadParameter knows which.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 KINDS = ("tasks", "methods", "backbones", "grids")
-LAUNCHERS = ("local", "inline")
+LAUNCHERS = ("local", "inline", "slurm")
 
 
 class Group(typer.core.TyperGroup):
@@ -151,7 +154,11 @@ def run(
     grid: GridName,
     sets: Sets = None,
     launcher: Annotated[
-        str, typer.Option(metavar="local|inline", help="Worker processes on this machine, or this process (to debug).")
+        str,
+        typer.Option(
+            metavar="local|inline|slurm",
+            help="Worker processes on this machine, this process (to debug), or jobs of a cluster.",
+        ),
     ] = "local",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Cells at a time.", show_default="one per core or GPU")
@@ -164,7 +171,14 @@ def run(
     stale: Annotated[
         bool, typer.Option("--stale", help="Run anew what was done by code that has changed since.")
     ] = False,
-    retry: Annotated[int, typer.Option(min=0, help="How often to go on with a cell whose worker died.")] = 1,
+    retry: Annotated[
+        int | None,
+        typer.Option(min=0, help="How often to go on with a cell whose worker or job died.", show_default="1"),
+    ] = None,
+    slurm_profile: Annotated[
+        str | None, typer.Option("--slurm-profile", metavar="FILE", help="YAML: what jobs ask of this cluster.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="On a cluster: return once the jobs are submitted.")] = False,
     plugin: Plugins = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write TensorBoard events beside results.")
@@ -182,26 +196,45 @@ def run(
     """Run the cells of a grid; what is done is skipped, what was stopped goes on.
 
     Ends with a table of all cells. Ctrl-C stops cleanly; the same command goes on from there. A grid that gathers
-    others runs them one after another and ends with their report.
+    others runs them one after another and ends with their report. On a cluster Ctrl-C, or --detach, leaves the jobs
+    running: see `status` and `cancel`.
     """
     if launcher not in LAUNCHERS:
         raise unknown("run: --launcher", launcher, LAUNCHERS)
     wanted = None if measures is None else _measures(measures)
+    sets, asked = _split_sets(sets)
+    if launcher != "slurm" and (asked or slurm_profile or detach):
+        given = "--slurm-profile" if slurm_profile else "--detach" if detach else f"--set slurm.{asked[0][0]}"
+        raise BadInput(f"run: {given}: is for --launcher slurm")
     _load(plugin)
-    collection = _collection(grid, sets)
+    collection = _collection(grid, sets, _site(slurm_profile, asked) if launcher == "slurm" else None)
     from bench.launch import LaunchOptions
 
     options = LaunchOptions(
-        launcher=cast(Literal["local", "inline"], launcher),
+        launcher=cast(Literal["local", "inline", "slurm"], launcher),
         workers=workers,
-        retry=retry,
+        retry=1 if retry is None else retry,
         force=force,
         stale=stale,
         tensorboard=tensorboard,
     )
     _warn_of_failures()
     exit_code = 0
-    for loaded in collection.grids:
+    if launcher == "slurm":
+        from bench.launch import slurm
+
+        launches = [
+            slurm.Launch(
+                loaded.runs,
+                collection.folder(Path(results), loaded),
+                dataclasses.replace(options, measures=loaded.measures if wanted is None else wanted),
+                loaded.slurm,
+                insist=retry is not None,
+            )
+            for loaded in collection.grids
+        ]
+        exit_code = _run_on_slurm(grid, Path(results), launches, dry_run, detach)
+    for loaded in collection.grids if launcher != "slurm" else ():
         folder = collection.folder(Path(results), loaded)
         own = dataclasses.replace(options, measures=loaded.measures if wanted is None else wanted)
         if not collection.single:
@@ -212,7 +245,7 @@ def run(
             _print_plan(loaded, plan(loaded.runs, folder, own))
         else:
             exit_code = max(exit_code, _run_one(loaded, folder, own))
-    if not (collection.single or dry_run):
+    if not (collection.single or dry_run or detach):
         _finish_collection(collection, Path(results))
     raise typer.Exit(exit_code)
 
@@ -230,18 +263,104 @@ def _measures(text: str) -> tuple[str, ...]:
 
 def _run_one(grid: Grid, folder: Path, options: LaunchOptions) -> int:
     """Run one grid into its folder and show its table. Returns the exit code; leaves at once after Ctrl-C."""
-    from bench import report as reports
     from bench.launch import run_cells
 
     outcome = run_cells(grid.runs, folder, options)
     if outcome.interrupted:
         print(f"stopped; go on with: {_same_command()}")
         raise typer.Exit(outcome.exit_code)
+    return _show_outcome(folder, outcome)
+
+
+def _show_outcome(folder: Path, outcome: Outcome) -> int:
+    """The table of a grid that has been run. Returns the exit code."""
+    from bench import report as reports
+
     if any(end.state == "done" for end in outcome.ends.values()):
         reports.print_summary(reports.summary(folder), _console())
     _tell_of_stale(outcome.stale)
     print(f"results are in {folder}; for tables and figures: {_program()} report {shlex.quote(str(folder))}")
     return outcome.exit_code
+
+
+def _split_sets(sets: Sequence[str] | None) -> tuple[list[str], list[tuple[str, Any]]]:
+    """`--set` for the cells, and those that are for the cluster: `slurm.gpus=1` as ("gpus", 1)."""
+    from bench.grid import parse_yaml
+
+    cells, asked = [], []
+    for one in sets or ():
+        key, equals, value = one.partition("=")
+        if key.strip().startswith("slurm.") and equals:
+            asked.append((key.strip().removeprefix("slurm."), parse_yaml(value, f"--set {one}")))
+        else:
+            cells.append(one)
+    return cells, asked
+
+
+def _site(profile: str | None, asked: Sequence[tuple[str, Any]]) -> Site:
+    """From a grid's `slurm` section to the settings of this command."""
+    from bench.launch import slurm
+
+    slurm.require()
+
+    def settings(section: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
+        merged = slurm.gather(section, profile, asked)
+        return merged, slurm.has_gpus(merged)
+
+    return settings
+
+
+def _run_on_slurm(name: str, results: Path, launches: Sequence[Launch], dry_run: bool, detach: bool) -> int:
+    """Submit the cells of some grids, all or none; follow them until they have ended. Returns the exit code."""
+    if dry_run:
+        for text in [text for launch in launches for text in launch.dry()] or ["nothing to submit"]:
+            print(text)
+        return 0
+    from bench.launch.local import Interrupts
+
+    with Interrupts() as interrupts:
+        for i, launch in enumerate(launches):
+            try:
+                launch.submit()
+            except BadInput:
+                for before in launches[:i]:
+                    before.withdraw()
+                raise
+            print(launch.told(), flush=True)
+        followers = [word for word in _arguments if word not in ("--force", "--stale", "--detach")]
+        follow = shlex.join([*_program().split(), *followers])
+        place = [] if results == Path("results") else ["--results", str(results)]
+        cancel_command = shlex.join([*_program().split(), "cancel", name, *place])
+        if detach:
+            print(f"follow with: {follow}\ncancel with: {cancel_command}")
+            return 0
+        exit_code = 0
+        for launch in launches:
+            outcome = launch.follow(interrupts)
+            if outcome.interrupted:
+                print(f"the jobs go on; follow them with: {follow}\ncancel them with: {cancel_command}")
+                return outcome.exit_code
+            exit_code = max(exit_code, _show_outcome(launch.folder, outcome))
+    return exit_code
+
+
+@app.command()
+def cancel(grid: GridName, results: Results = "results") -> None:
+    """Cancel a grid's jobs on a cluster. What they computed stays; `run` goes on from it."""
+    from bench.launch import slurm
+
+    slurm.require()
+    folders = _slurm_folders(grid, Path(results))
+    numbers = [number for folder in folders for number in slurm.cancel(folder)]
+    print(f"cancelled: {', '.join(numbers)}" if numbers else f"no jobs of {grid} wait or run")
+
+
+def _slurm_folders(name: str, results: Path) -> list[Path]:
+    """The folders of a grid, or of the grids that it gathers, that have sent jobs."""
+    folder = results / (Path(name).stem if Path(name).suffix in (".yaml", ".yml") else name)
+    if not folder.is_dir():
+        raise BadInput(f"cancel: no results folder {str(folder)!r}")
+    return [one for one in (folder, *sorted(folder.iterdir())) if (one / "slurm" / "jobs").is_dir()]
 
 
 def _finish_collection(collection: Collection, results: Path) -> None:
@@ -430,14 +549,27 @@ def status(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    columns = ["cell", "state", "phase", "progress", "loss", "accuracy", "reason"]
-    order = ["running", "failed", "oom", "diverged", "stopped", "pending", "skipped", "done"]
+    sent = any(row["job"] for row in rows)
+    columns = [
+        "cell",
+        "state",
+        *(["job"] if sent else []),
+        "phase",
+        "progress",
+        "loss",
+        "accuracy",
+        "last word",
+        "reason",
+    ]
+    order = ["running", "lost", "failed", "oom", "diverged", "stopped", "pending", "skipped", "done"]
     rows.sort(key=lambda row: order.index(row["state"]) if row["state"] in order else -1)
     shown = []
     for row in rows:
         progress = "" if row["progress"] is None else f"{row['progress']:.0%}"
         numbers = ["" if row[name] is None else f"{row[name]:.3f}" for name in ("loss", "accuracy")]
-        shown.append([row["id"], row["state"], row["phase"] or "", progress, *numbers, row["reason"] or ""])
+        job = [row["job"] or ""] if sent else []
+        facts = [row["phase"] or "", progress, *numbers, _age(row["updated"] or row["submitted"])]
+        shown.append([row["id"], row["state"], *job, *facts, row["reason"] or ""])
     _print_table(_console(), grid, columns, shown)
     counts = Counter(row["state"] for row in rows)
     print(f"{len(rows)} cells: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}")
@@ -464,13 +596,36 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
     folders = {one.id: Folder(grid_folder / one.id) for one in runs}
     if grid_folder.is_dir():
         folders |= {folder.path.name: folder for folder in run_folders(grid_folder)}
+    statuses = {identifier: folder.status for identifier, folder in folders.items()}
+    sights: dict[str, Sight] = {}
+    if (grid_folder / "slurm" / "jobs").is_dir():
+        from bench.launch import slurm
+
+        sights, silence = slurm.sights(grid_folder, statuses)
+        if silence:
+            print(f"warning: the cluster was not asked: {silence}", file=sys.stderr)
     rows = []
-    for identifier, folder in folders.items():
-        told = folder.status
+    for identifier, told in statuses.items():
         state, reason = seen_state(told, platform.node(), _alive)
+        job = sights.get(identifier)
+        if job is not None:
+            state, reason = job.state, job.reason
         keys = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy", "attempt", "updated")
-        rows.append({"id": identifier, "state": state, "reason": reason, **{key: told.get(key) for key in keys}})
+        facts = {key: told.get(key) for key in keys}
+        placed = {key: getattr(job, key, None) for key in ("job", "job_state", "submitted")}
+        rows.append({"id": identifier, "state": state, "reason": reason, **facts, **placed})
     return rows
+
+
+def _age(then: float | None) -> str:
+    """How long ago, in words."""
+    if then is None:
+        return ""
+    seconds = max(0.0, time.time() - then)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
 
 
 def _alive(pid: int) -> bool:
@@ -772,10 +927,10 @@ def _grid(name: str, sets: Sequence[str] | None) -> Grid:
     return load_grid(name, sets or ())
 
 
-def _collection(name: str, sets: Sequence[str] | None) -> Collection:
+def _collection(name: str, sets: Sequence[str] | None, site: Site | None = None) -> Collection:
     from bench.grid import load_collection
 
-    return load_collection(name, sets or ())
+    return load_collection(name, sets or (), site)
 
 
 def _warn_of_failures() -> None:

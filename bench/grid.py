@@ -18,6 +18,7 @@
       - axes: {...}
     measure: [cost, dynamics]        # what `bench.measure` looks at in every finished cell
     compare: {accuracy: 0.03}        # how far a cell may fall before `compare` calls it a regression
+    slurm: {gpus: 1, minutes: 720}   # what its jobs ask for on a cluster; see `bench/launch/slurm/settings.py`
 
 A file may instead gather other grids, each of which keeps a folder of its own:
 
@@ -34,7 +35,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ SHIPPED = files("bench") / "grids"
 
 Fields = dict[str, Any]
 """Fields of a run as nested plain data; partial while a grid is expanded."""
+Site = Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], bool]]
+"""From the `slurm` section of a grid to the settings of a launch, and whether its jobs have GPUs."""
 
 
 class Tolerances(Config):
@@ -79,6 +82,7 @@ class GridFile(Config):
     parts: list[Part] = []
     measure: list[str] = []
     compare: Tolerances = Tolerances()
+    slurm: dict[str, Any] = {}
     grids: list[str] = []
     cost: list[str] = []
 
@@ -111,6 +115,7 @@ class Grid:
     runs: tuple[Run, ...]
     measures: tuple[str, ...] = ()
     compare: Tolerances = dataclasses.field(default_factory=Tolerances)
+    slurm: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +146,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    """12:30:00 is a text, not, as YAML 1.1 has it, a number to the base of 60."""
+    return node.value if ":" in node.value else loader.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
@@ -167,25 +178,25 @@ def grid_names() -> dict[str, str]:
     return {file.name[:-5]: parse_yaml(file.read_text(), file.name).get("about", "").strip() for file in found}
 
 
-def load_collection(name: str, sets: Sequence[str] = ()) -> Collection:
+def load_collection(name: str, sets: Sequence[str] = (), site: Site | None = None) -> Collection:
     """As `load_grid`; also of a file that gathers grids. The overrides hold for each of those that are trained."""
     stem, data = _read(name)
     if not (isinstance(data, Mapping) and "grids" in data):
-        return Collection(stem, (make_grid(stem, data, sets),), single=True)
+        return Collection(stem, (make_grid(stem, data, sets, site),), single=True)
     where = f"grid {stem}"
     gathered = GridFile.parse(data, where)
     if others := sorted(set(data) - {"about", "grids", "cost"}):
         raise BadInput(f"{where}: {others[0]}: cannot stand beside grids; allowed: about, grids, cost")
     if not gathered.grids:
         raise BadInput(f"{where}: grids: names none; should be names of grids: {', '.join(grid_names())}")
-    trained = tuple(load_grid(one, sets) for one in gathered.grids)
+    trained = tuple(load_grid(one, sets, site) for one in gathered.grids)
     return Collection(stem, trained, tuple(load_grid(one) for one in gathered.cost))
 
 
-def load_grid(name: str, sets: Sequence[str] = ()) -> Grid:
+def load_grid(name: str, sets: Sequence[str] = (), site: Site | None = None) -> Grid:
     """A shipped grid, by name, or a YAML file, with `--set` overrides "KEY=VALUE" applied."""
     stem, data = _read(name)
-    return make_grid(stem, data, sets)
+    return make_grid(stem, data, sets, site)
 
 
 def _read(name: str) -> tuple[str, Any]:
@@ -204,8 +215,12 @@ def _read(name: str) -> tuple[str, Any]:
     return name, parse_yaml(shipped.read_text(), f"{name}.yaml")
 
 
-def make_grid(name: str, data: Any, sets: Sequence[str] = ()) -> Grid:
-    """Expand what a grid file holds into runs."""
+def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None = None) -> Grid:
+    """Expand what a grid file holds into runs.
+
+    `site` is for cells that run elsewhere: it makes settings of the grid's `slurm` section, and says whether there are
+    GPUs there.
+    """
     where = f"grid {name}"
     if not isinstance(data, Mapping):
         raise BadInput(f"{where}: should hold keys such as base and axes, not {type(data).__name__}")
@@ -221,12 +236,13 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = ()) -> Grid:
         raise BadInput(f"{where}: has no cells; give axes with at least one value each")
     _require_some_use(cells, given)
     selectors = [_take_selector(cell) for cell in cells]
-    runs = [_resolve(cell, where) for cell in cells]
+    settings, gpu = (grid.slurm, None) if site is None else site(grid.slurm)
+    runs = [_resolve(cell, where, gpu) for cell in cells]
     runs = [
         _link(run, selector, runs, where) if selector else run for run, selector in zip(runs, selectors, strict=True)
     ]
     unique = tuple({run.identity: run for run in runs}.values())
-    return Grid(name, grid.about.strip(), unique, tuple(grid.measure), grid.compare)
+    return Grid(name, grid.about.strip(), unique, tuple(grid.measure), grid.compare, settings)
 
 
 # Fields: nested data, addressed by dotted keys.
@@ -347,6 +363,12 @@ def _check_where(conditions: Mapping[str, Any], where: str) -> None:
             kind.get(str(name))  # type: ignore[union-attr]
 
 
+def matches(run: Run, conditions: Fields, where: str) -> bool:
+    """Whether a run has these values at these dotted keys. Raises `BadInput` for a key that no run has."""
+    _check_where(conditions, where)
+    return all(_matches(_at(run.full(), key), wanted) for key, wanted in conditions.items())
+
+
 def _matches(value: Any, wanted: Any) -> bool:
     return value in wanted if isinstance(wanted, list) else value == wanted
 
@@ -386,17 +408,22 @@ def _take_selector(cell: Fields) -> Fields | None:
     return dict(init_from)
 
 
-def _resolve(cell: Fields, where: str) -> Run:
-    """The run, for this machine: device and precision chosen, width found where a parameter count is asked for."""
-    available = torch.cuda.is_available()
+def _resolve(cell: Fields, where: str, gpu: bool | None = None) -> Run:
+    """The run: device and precision chosen, width found where a parameter count is asked for.
+
+    `gpu` says whether it gets one elsewhere; None: it runs on this machine.
+    """
+    available = torch.cuda.is_available() if gpu is None else gpu
     device = cell.get("device", "auto")
     device = ("cuda" if available else "cpu") if device == "auto" else device
     if device == "cuda" and not available:
+        if gpu is not None:
+            raise BadInput(f"{where}: device: cuda given, but slurm.gpus is 0; give slurm.gpus=1, or device=cpu")
         raise BadInput(
             f"{where}: device: cuda given; this machine has no GPU that torch can use; should be cpu or auto"
         )
     precision = cell.get("precision", "auto")
-    gains = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    gains = device == "cuda" and (gpu is not None or torch.cuda.is_bf16_supported(including_emulation=False))
     precision = ("bfloat16" if gains else "float32") if precision == "auto" else precision
     missing = [name for name in ("task", "method", "training") if name not in cell]
     if missing:

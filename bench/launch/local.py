@@ -60,7 +60,7 @@ def run_cells(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> Outc
 
     Raises `BadInput` when the folder cannot be written or another launcher is at it, before anything is changed.
     """
-    _check(runs, folder, options)
+    check(runs, folder, options)
     interrupts = Interrupts(patience=1 if options.launcher == "inline" else None)
     with _grid_lock(folder), interrupts:
         cells = plan(runs, folder, options)
@@ -76,10 +76,11 @@ def run_cells(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> Outc
     return Outcome({cell.id: board.ends.get(cell.id, End("pending")) for cell in cells}, stale, interrupts.count > 0)
 
 
-def _check(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> None:
+def check(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> None:
+    """Raise `BadInput` for what no cell of the launch could get over."""
     if options.tensorboard and find_spec("tensorboard") is None:
         raise BadInput("--tensorboard: the package tensorboard is missing; pip install 'recurbench[tensorboard]'")
-    if options.launcher == "local":
+    if options.launcher != "inline":
         for run in runs:
             for kind, name in ((registry.tasks, run.task), (registry.methods, run.method)):
                 if kind.get(name).__module__ == "__main__":

@@ -28,7 +28,7 @@ ENDED_WELL = ("done", "skipped")
 class LaunchOptions:
     """How to run the cells of a grid, as far as it does not change their outcome."""
 
-    launcher: Literal["local", "inline"] = "local"
+    launcher: Literal["local", "inline", "slurm"] = "local"
     workers: int | None = None  # None: one per core or GPU
     retry: int = 1  # how often a cell whose worker died is taken up again
     force: bool = False
@@ -101,7 +101,7 @@ def decide(
         return Decision("skip", "skipped", refusal)
     if ended or options.force:
         return Decision("run", "pending", fresh=True)
-    return Decision("run", state if state in ("failed", "oom", "stopped") else "pending")
+    return Decision("run", state if state in ("failed", "oom", "stopped", "lost") else "pending")
 
 
 def _made_by(folder: Folder, status: Mapping[str, Any]) -> str | None:

@@ -20,6 +20,9 @@ from bench.results import read_json
 LINE_SECONDS = 15.0
 """Between two plain lines about cells that are still running."""
 
+SHOWN = 16
+"""Running cells shown one by one; a cluster may run hundreds."""
+
 Statuses = Mapping[str, Mapping[str, Any]]
 """The last status of each running cell, by its id."""
 
@@ -36,6 +39,7 @@ class View:
 
     def __init__(self, board: Board) -> None:
         self.board = board
+        self.note = ""  # why cells wait
 
     def __enter__(self) -> Self:
         return self
@@ -69,8 +73,10 @@ class Lines(View):
         if time.monotonic() - self.last < LINE_SECONDS:
             return
         self.last = time.monotonic()
-        told = "; ".join(cell_text(cell, live.get(name, {})) for name, cell in self.board.running.items())
-        self.say(f"{counted(self.board)}, {left_text(self.board.seconds_left(live))}: {told or 'starting'}")
+        cells = [cell_text(cell, live.get(name, {})) for name, cell in self.board.running.items()]
+        more = [f"and {len(cells) - SHOWN} more"] if len(cells) > SHOWN else []
+        told = "; ".join(filter(None, [*cells[:SHOWN], *more, self.note])) or "starting"
+        self.say(f"{counted(self.board)}, {left_text(self.board.seconds_left(live))}: {told}")
 
     def ended(self, cells: Sequence[Cell]) -> None:
         """A line for each."""
@@ -120,6 +126,8 @@ class Bars(View):
             ProgressBar(len(board.cells), len(board.ends), width=40),
             left_text(board.seconds_left(live)) if board.waiting or board.running else "",
         )
+        if self.note:
+            total.add_row(Text(self.note, style="dim"))
         if not board.running:
             return Group(total)
         rows = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -128,7 +136,7 @@ class Bars(View):
         rows.add_column("", no_wrap=True)
         for name in ("done", "loss", "accuracy"):
             rows.add_column(name, justify="right", no_wrap=True)
-        for name, cell in board.running.items():
+        for name, cell in [*board.running.items()][:SHOWN]:
             status = live.get(name, {})
             done = progress_of(status)
             bar = ProgressBar(1, done, width=20)

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client")
@@ -145,8 +146,9 @@ class Cluster:
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
         munge = self.folder / "munge"
-        self._daemon("munged", "--force", f"--socket={munge}/socket", f"--key-file={key}", f"--seed-file={munge}/seed",
-                     f"--log-file={self.folder}/log/munged.log", f"--pid-file={self.folder}/run/munged.pid")  # fmt: skip
+        files = {"socket": munge / "socket", "key-file": key, "seed-file": munge / "seed"}
+        files |= {"log-file": self.folder / "log" / "munged.log", "pid-file": self.folder / "run" / "munged.pid"}
+        self._daemon("munged", "--force", *(f"--{name}={file}" for name, file in files.items()))
         self.start_controller()
         for node in self.nodes:
             self.start_node(node)
@@ -198,7 +200,12 @@ class Cluster:
             for node, state in states.items():
                 if state.startswith(("down", "drain")):
                     self.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
-            return len(states) == len(self.nodes) and set(states.values()) <= {"idle", "mixed", "allocated", "completing"}
+            return len(states) == len(self.nodes) and set(states.values()) <= {
+                "idle",
+                "mixed",
+                "allocated",
+                "completing",
+            }
 
         if not _until(up):
             raise RuntimeError(f"the cluster did not come up; see {self.folder}/log")
@@ -226,10 +233,10 @@ class Cluster:
             if not _command_line(process).startswith("slurmstepd"):
                 continue
             try:
-                files = [os.readlink(file) for file in (process / "fd").iterdir()]
+                files = [file.readlink() for file in (process / "fd").iterdir()]
             except OSError:
                 continue
-            if log in files:
+            if log in map(str, files):
                 found.append(int(process.name))
         return found
 
@@ -303,10 +310,8 @@ def _children() -> dict[int, list[int]]:
 
 def _kill(pid: int) -> None:
     if pid:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def main() -> None:

@@ -1,0 +1,263 @@
+"""One launch on a cluster: cells are sent, or found to be in the queue already, and watched until they have ended.
+
+Nothing here is needed by the jobs: a launch that is interrupted or killed leaves them as they are, and the next one
+finds them in the ledger. Two launches of one grid share its jobs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from bench.config import Run
+from bench.errors import BadInput
+from bench.launch.cell import End
+from bench.launch.local import Interrupts, Outcome, check
+from bench.launch.plan import Board, Cell, LaunchOptions, plan, prepare
+from bench.launch.progress import view_for
+from bench.launch.slurm import queue
+from bench.launch.slurm.ledger import ENDED, Ledger, Place, Sight, Submission, fresh
+from bench.launch.slurm.settings import Settings
+from bench.launch.slurm.submit import submit, texts, withdraw
+
+TICK = 0.5
+"""Seconds between two looks at the folders of running cells."""
+SURE = 2
+"""How many looks at the queue must find a job gone: its last files may take a moment to be seen from here."""
+SUBMITTING_SECONDS = 300.0
+"""How long to wait for another launch that is at its submission."""
+
+
+class Launch:
+    """The cells of one grid on the cluster."""
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        folder: Path,
+        options: LaunchOptions,
+        settings: Mapping[str, Any],
+        insist: bool = False,
+    ) -> None:
+        self.runs = runs
+        self.folder = folder
+        self.options = options
+        self.settings = settings
+        self.insist = insist  # what was cancelled by hand is sent again too
+        self.poll = Settings.parse(settings, "slurm").poll_seconds
+        self.sent: list[Submission] = []
+
+    def dry(self) -> list[str]:
+        """The sbatch files that `submit` would send."""
+        check(self.runs, self.folder, self.options)
+        cells = plan(self.runs, self.folder, self.options)
+        ledger = self._ledger([cell.id for cell in cells])
+        return texts([cell for cell in cells if self._to_send(cell, ledger)], self.folder, self.settings)
+
+    def submit(self) -> None:
+        """Send what is not done and not in the queue. Raises `BadInput` when that cannot be; then nothing was sent."""
+        check(self.runs, self.folder, self.options)
+        try:
+            (self.folder / "slurm").mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.folder / "slurm" / ".lock", timeout=SUBMITTING_SECONDS)
+            lock.acquire()
+        except filelock.Timeout:
+            raise BadInput(
+                f"{self.folder}: another launch has been submitting for {SUBMITTING_SECONDS:.0f} s"
+            ) from None
+        except OSError as error:
+            raise BadInput(f"--results: cannot write to {self.folder}: {error.strerror}") from None
+        with lock:
+            self.cells = plan(self.runs, self.folder, self.options)
+            self.ledger = self._ledger([cell.id for cell in self.cells])
+            busy = [cell.id for cell in self.cells if cell.decision.fresh and self.ledger.active(cell.id)]
+            if busy:
+                raise BadInput(f"{len(busy)} of the cells to run anew have jobs, such as {busy[0]}; cancel these first")
+            prepare(self.cells)
+            new = [cell for cell in self.cells if self._to_send(cell, self.ledger)]
+            self.adopted = sum(cell.decision.action == "run" for cell in self.cells) - len(new)
+            if new:
+                self.sent = submit(new, self.folder, self.options, self.settings, self.ledger)
+
+    def withdraw(self) -> None:
+        """Take back what `submit` sent."""
+        withdraw(self.sent, self.ledger)
+
+    def _ledger(self, cells: Sequence[str]) -> Ledger:
+        ledger = Ledger(self.folder)
+        try:
+            ledger.look(cells)
+        except queue.Silent as silent:
+            raise BadInput(f"slurm: {silent}") from None
+        return ledger
+
+    @staticmethod
+    def _to_send(cell: Cell, ledger: Ledger) -> bool:
+        return cell.decision.action == "run" and not ledger.active(cell.id)
+
+    def told(self) -> str:
+        """What was sent, in a line."""
+        jobs = sum(len(one.cells) for one in self.sent)
+        numbers = ", ".join(one.number for one in self.sent)
+        sent = f"{jobs} jobs submitted ({numbers})" if jobs else "nothing submitted"
+        return f"{self.folder.name}: {sent}" + (f"; {self.adopted} cells have jobs already" if self.adopted else "")
+
+    # Following.
+
+    def follow(self, interrupts: Interrupts) -> Outcome:
+        """Watch until every cell has ended, or until Ctrl-C, which leaves the jobs alone."""
+        self.board = Board(self.cells, self.options.retry)
+        self.lives = {cell.id: dict[str, Any](cell.folder.status) for cell in self.board.waiting}
+        self.gone: dict[str, tuple[int, Any]] = {}
+        self.sends: Counter[str] = Counter()
+        self.silence = False
+        with view_for(self.board, self.options.quiet) as self.view:
+            pause, looked = 1.0, float("-inf")
+            while (self.board.waiting or self.board.running) and not interrupts.count:
+                if time.monotonic() - looked >= pause:
+                    self._look()
+                    looked, pause = time.monotonic(), min(self.poll, 1.5 * pause)
+                else:
+                    self._glance()
+                self.view.tick({name: self.lives[name] for name in self.board.running})
+                time.sleep(TICK)
+        stale = tuple(cell.id for cell in self.cells if cell.decision.stale and cell.decision.action == "keep")
+        ends = {cell.id: self.board.ends.get(cell.id, End("pending")) for cell in self.cells}
+        return Outcome(ends, stale, interrupts.count > 0)
+
+    def _glance(self) -> None:
+        """At the folders of the cells that run."""
+        for cell in list(self.board.running.values()):
+            status = self.lives[cell.id] = cell.folder.status
+            if status["state"] in ENDED:
+                self._end(cell, End(status["state"], status.get("reason")))
+
+    def _look(self) -> None:
+        """At the queue, and then at the folders of all cells that have not ended."""
+        open_cells = [*self.board.waiting, *self.board.running.values()]
+        self.ledger.read()
+        try:
+            self.ledger.look([cell.id for cell in open_cells])
+        except queue.Silent as silent:
+            if not self.silence:
+                self.view.say(f"the cluster does not answer: {silent}; still watching")
+            self.silence = True
+            return self._glance()
+        if self.silence:
+            self.view.say("the cluster answers again")
+        self.silence = False
+        waits: Counter[str] = Counter()
+        lost: list[tuple[Cell, Sight]] = []
+        for cell in open_cells:
+            status = self.lives[cell.id] = cell.folder.status
+            sight = self.ledger.sight(cell.id, status)
+            if sight.state in ENDED:
+                self._end(cell, End(sight.state, sight.reason))
+            elif sight.state == "running":
+                self._place(cell, running=True)
+            elif sight.state == "pending":
+                self._place(cell, running=False)
+                waits[sight.reason or "no reason given"] += 1
+            elif self._surely_gone(cell, status):
+                lost.append((cell, sight))
+        self.view.note = "; ".join(f"{count} wait: {reason}" for reason, count in waits.most_common(3))
+        self._take_up(lost)
+        return None
+
+    def _surely_gone(self, cell: Cell, status: Mapping[str, Any]) -> bool:
+        """Whether several looks have found the job gone, and the cell silent between them."""
+        looks, word = self.gone.get(cell.id, (0, None))
+        looks = looks + 1 if word == status.get("updated") else 1
+        self.gone[cell.id] = looks, status.get("updated")
+        return looks >= SURE
+
+    def _take_up(self, lost: Sequence[tuple[Cell, Sight]]) -> None:
+        """Send again what may be sent again; note the rest as lost."""
+        again = [cell for cell, sight in lost if self._may_return(cell, sight)]
+        refused = ""
+        if again:
+            try:
+                for cell in again:
+                    self.gone.pop(cell.id, None)
+                    self.sends[cell.id] += 1
+                    self._place(cell, running=False)
+                told = ", ".join(
+                    one.number for one in submit(again, self.folder, self.options, self.settings, self.ledger)
+                )
+                reasons = {cell.id: sight.reason for cell, sight in lost}
+                for cell in again:
+                    self.view.say(f"{cell.label} lost: {reasons[cell.id]}; sent again (job {told})")
+            except (BadInput, OSError) as error:
+                again, refused = [], f"; it could not be sent again: {error}"
+        for cell, sight in lost:
+            if cell in again:
+                continue
+            end = End(sight.state, f"{sight.reason}{refused if self.sends[cell.id] else ''}")
+            cell.folder.set_status(**{**cell.folder.status, "state": end.state, "reason": end.reason})
+            self._end(cell, end)
+
+    def _may_return(self, cell: Cell, sight: Sight) -> bool:
+        by_hand = (sight.job_state or "").startswith("CANCELLED") and not self.insist
+        return sight.state == "lost" and not by_hand and self.sends[cell.id] < self.options.retry
+
+    def _place(self, cell: Cell, running: bool) -> None:
+        """Put a cell among those that wait, or those that run."""
+        self.gone.pop(cell.id, None)
+        if running and cell in self.board.waiting:
+            self.board.waiting.remove(cell)
+            self.board.running[cell.id] = cell
+        elif not running and cell.id in self.board.running:
+            del self.board.running[cell.id]
+            self.board.waiting.append(cell)
+
+    def _end(self, cell: Cell, end: End) -> None:
+        if cell in self.board.waiting:
+            self.board.waiting.remove(cell)
+        self.view.ended(self.board.end(cell, end))
+
+
+def sights(folder: Path, statuses: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Sight], str | None]:
+    """How the cells of a grid's folder stand that have, or had, a job; and why the queue could not be asked."""
+    ledger = Ledger(folder)
+    placed = {name: status for name, status in statuses.items() if name in ledger.places}
+    try:
+        ledger.look([name for name, status in placed.items() if status["state"] not in ENDED])
+    except queue.Silent as silent:
+        return {name: _unasked(status, ledger.places[name][-1]) for name, status in placed.items()}, str(silent)
+    found = {}
+    for name, status in placed.items():
+        sight = ledger.sight(name, status)
+        alive = sight.state in ("lost", "stopped") and fresh(status)
+        found[name] = sight._replace(state="running", reason=None) if alive else sight
+    return found, None
+
+
+def _unasked(status: Mapping[str, Any], place: Place) -> Sight:
+    return Sight(status["state"], status.get("reason"), place.number, None, place.submission.submitted)
+
+
+def cancel(folder: Path) -> list[str]:
+    """Cancel the jobs of a grid's folder; their numbers."""
+    ledger = Ledger(folder)
+    open_cells = [name for name in ledger.places if ledger.places[name]]
+    try:
+        ledger.look(open_cells)
+        going = [one for one in ledger.read() if _any_active(one, ledger)]
+        for one in going:  # first, so that nobody who watches takes them for lost
+            one.cancelled = True
+            ledger.write(one)
+        if going:
+            queue.cancel([one.number for one in going])
+    except queue.Silent as silent:
+        raise BadInput(f"slurm: {silent}") from None
+    return [one.number for one in going]
+
+
+def _any_active(submission: Submission, ledger: Ledger) -> bool:
+    jobs = (ledger.queue.get(number) for number, _ in submission.jobs())
+    return any(job is not None and not job.over for job in jobs)

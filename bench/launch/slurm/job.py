@@ -1,0 +1,156 @@
+"""What a job of the cluster does: it runs cells, as the local launcher does, and lets itself be stopped at any step.
+
+The signals that say that time is up (USR2 before a time limit or a preemption, TERM when no more than a moment is left)
+only set a flag. The training loop sees it between two steps, writes a checkpoint and ends; only then, and if something
+is left to do, is the job put back into the queue. The next start runs what is not done, from the checkpoints in the
+cells' folders; so does a job that SLURM itself starts again, after a crash of its node for example.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from submitit.helpers import DelayedSubmission
+
+from bench import registry
+from bench.launch.cell import open_log, run_cell
+from bench.launch.local import Interrupts, Pool, Slot
+from bench.launch.plan import ENDED_WELL, Board, Cell, LaunchOptions, plan
+from bench.launch.progress import View
+from bench.results import Folder
+
+WARNING = signal.SIGUSR2
+SLACK = 75.0
+"""SLURM looks at time limits every half minute: a warning may come so much sooner than it was asked for."""
+
+
+@dataclass
+class Job:
+    """The description of a job, in plain data; called, it does it."""
+
+    grid: str  # the grid's folder
+    cells: list[str]  # ids
+    options: dict[str, Any]  # of `run_cell`
+    plugins: list[str] = field(default_factory=list)
+    attempt: int = 1
+    retry: int = 1
+    at_once: int = 1
+    minutes: int = 60
+    signal_seconds: int = 90
+
+    def __call__(self) -> dict[str, str]:
+        """Run the cells that are not done; the state of each."""
+        stop = Stop()
+        for file in self.plugins:
+            registry.load_plugin(file)
+        if len(self.cells) == 1:
+            self._run_alone(stop)
+        else:
+            self._run_packed(stop)
+        states = {name: Folder(Path(self.grid) / name).status["state"] for name in self.cells}
+        if stop.warned and any(state in ("running", "pending", "stopped") for state in states.values()):
+            stop.requeue(self._timed_out(stop.warned))
+        return states
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What submitit keeps for the next start: the description. What was computed is in the cells' folders."""
+        return DelayedSubmission(self)
+
+    def _run_alone(self, stop: Stop) -> None:
+        """In this process."""
+        folder = Folder(Path(self.grid) / self.cells[0])
+        attempt = self.attempt + int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        with _printing_to_log(folder):
+            run_cell(folder, attempt, should_stop=lambda: stop.count > 0, **self.options)
+
+    def _run_packed(self, stop: Stop) -> None:
+        """Each in a worker process, so that none of them harms another."""
+        names = [name for name in self.cells if Folder(Path(self.grid) / name).status["state"] not in ENDED_HERE]
+        options = LaunchOptions(workers=self.at_once, retry=self.retry, **self.options)
+        cells = plan((Folder(Path(self.grid) / name).run() for name in names), Path(self.grid), options)
+        board = Board(cells, self.retry)
+        Workers(board, View(board), options, stop).run()
+
+    def _timed_out(self, warned: float) -> bool:
+        """Whether the warning was of the time limit, and not of a preemption."""
+        try:
+            command = ["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]]
+            told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+            if "PreemptTime=" in told:
+                facts = dict(word.partition("=")[::2] for word in told.split())
+                if facts["PreemptTime"] not in ("None", "N/A", "Unknown"):
+                    return False
+        except (OSError, KeyError, subprocess.SubprocessError):
+            pass  # then the clock alone says it
+        return warned > 60 * self.minutes - self.signal_seconds - SLACK
+
+
+@contextmanager
+def _printing_to_log(folder: Folder) -> Iterator[None]:
+    """What is printed inside goes to the cell's log."""
+    kept = [os.dup(number) for number in (1, 2)]
+    with open_log(folder) as log:
+        for number in (1, 2):
+            os.dup2(log.fileno(), number)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, before in zip((1, 2), kept, strict=True):
+            os.dup2(before, number)
+            os.close(before)
+
+
+ENDED_HERE = (*ENDED_WELL, "failed", "oom", "diverged")
+"""States that a job which is started again leaves alone."""
+
+
+class Stop(Interrupts):
+    """The flag that the signals set. Keeps submitit's handler of the warning, to be called when there is time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = time.monotonic()
+        self.warned: float | None = None
+        self._requeue = signal.getsignal(WARNING)
+        signal.signal(WARNING, self._warn)
+        signal.signal(signal.SIGTERM, self._end)
+
+    def _warn(self, number: int, frame: FrameType | None) -> None:
+        self.warned = time.monotonic() - self.began
+        self.count = 1
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self.count = 1
+
+    def requeue(self, timed_out: bool) -> None:
+        """Let submitit put the job back into the queue, and leave; a preemption costs no allowance.
+
+        submitit takes every warning in a job of up to ten minutes for one of its time limit: here it is told.
+        """
+        if handler := getattr(self._requeue, "__self__", None):
+            handler.has_timed_out = lambda: timed_out
+        if callable(self._requeue):
+            self._requeue(WARNING, None)
+
+
+class Workers(Pool):
+    """The local pool inside a job. Its workers never see the warning, which SLURM sends to every process of a job."""
+
+    def _start(self, slot: Slot, cell: Cell) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {WARNING})  # a process that is started now keeps it blocked
+        try:
+            super()._start(slot, cell)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {WARNING})

@@ -1,0 +1,159 @@
+"""Which job has which cells, and how a cell stands by its own files together with the queue.
+
+    results/<grid>/slurm/
+        jobs/<number>.json     one per job or array: its cells, when it was submitted and to which cluster
+        logs/                  submitit's: what was submitted, and what the jobs printed
+
+A cell's end is what its folder says. The queue only says whether somebody is still at it: a cell that has not ended,
+and whose job is gone, is lost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.launch.slurm import queue
+from bench.results import read_json, write_json
+
+ENDED = ("done", "failed", "oom", "diverged", "skipped")
+"""States of cells that have ended by themselves."""
+FRESH = 60.0
+"""Seconds since its last word for which a cell is taken to run, whatever the queue says of its job."""
+
+
+@dataclasses.dataclass
+class Submission:
+    """A job, or an array of jobs, as its file describes it."""
+
+    number: str
+    array: bool
+    submitted: float
+    cluster: str
+    cells: list[list[str]]  # of each job, by their ids
+    cancelled: bool = False  # by `cancel`
+    gpus: int = 0
+
+    def jobs(self) -> Iterator[tuple[str, list[str]]]:
+        """Each job's number and cells."""
+        for i, cells in enumerate(self.cells):
+            yield (f"{self.number}_{i}" if self.array else self.number), cells
+
+
+class Place(NamedTuple):
+    """Where a cell was sent."""
+
+    number: str
+    submission: Submission
+
+
+class Sight(NamedTuple):
+    """How a cell stands, as an observer sees it."""
+
+    state: str
+    reason: str | None = None
+    job: str | None = None
+    job_state: str | None = None
+    submitted: float | None = None
+
+
+class Ledger:
+    """The jobs of one grid's folder."""
+
+    def __init__(self, grid: Path) -> None:
+        self.folder = grid / "slurm"
+        self.places: dict[str, list[Place]] = {}
+        self.queue: dict[str, queue.Job] = {}
+        self.read()
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    def read(self) -> list[Submission]:
+        """Read the files anew; the submissions, oldest first."""
+        found = []
+        for file in (self.folder / "jobs").glob("*.json"):
+            record = read_json(file)
+            if isinstance(record, dict):
+                found.append(Submission(**record))
+        found.sort(key=lambda one: one.submitted)
+        self.places = {}
+        for submission in found:
+            for number, cells in submission.jobs():
+                for cell in cells:
+                    self.places.setdefault(cell, []).append(Place(number, submission))
+        return found
+
+    def write(self, submission: Submission) -> None:
+        """Keep a submission's file."""
+        write_json(self.folder / "jobs" / f"{submission.number}.json", dataclasses.asdict(submission))
+
+    def forget(self, submission: Submission) -> None:
+        """Remove a submission's file."""
+        (self.folder / "jobs" / f"{submission.number}.json").unlink(missing_ok=True)
+
+    def look(self, cells: Iterable[str]) -> None:
+        """Ask the queue for the jobs of these cells. Raises `Silent` when there is no answer."""
+        submissions = {
+            place.submission.number: place.submission for cell in cells for place in self.places.get(cell, [])
+        }
+        here = [one.number for one in submissions.values() if one.cluster == queue.cluster()] if submissions else []
+        self.queue = queue.jobs(here)
+
+    def job(self, cell: str) -> tuple[Place, queue.Job | None] | None:
+        """The job of a cell: one that waits or runs, else the last; None when it was never submitted."""
+        places = self.places.get(cell)
+        if not places:
+            return None
+        for place in reversed(places):
+            job = self.queue.get(place.number)
+            if job is not None and not job.over:
+                return place, job
+        return places[-1], self.queue.get(places[-1].number)
+
+    def active(self, cell: str) -> bool:
+        """Whether a job of this cell waits or runs."""
+        found = self.job(cell)
+        return found is not None and found[1] is not None and not found[1].over
+
+    def sight(self, cell: str, status: Mapping[str, Any]) -> Sight:
+        """How a cell with this status stands, by the last look at the queue."""
+        state, reason = status["state"], status.get("reason")
+        found = self.job(cell)
+        if found is None:
+            return Sight(state, reason)
+        (number, submission), job = found
+        if state not in (*ENDED, "lost") and (job is None or job.over):
+            cancelled = ("stopped", f"job {number} was cancelled")
+            state, reason = cancelled if submission.cancelled else ("lost", self.last_words(number, job))
+        elif state not in ENDED and job is not None and not job.over:
+            if job.state == "PENDING":
+                state, reason = "pending", job.reason or None
+            elif state != "running":
+                state, reason = "pending", f"its job is {job.state.lower()}"
+        return Sight(state, reason, number, job.state if job else None, submission.submitted)
+
+    def last_words(self, number: str, job: queue.Job | None) -> str:
+        """What is known of a job that is gone."""
+        if job is None:
+            known = f"job {number} is gone from the queue"
+        else:
+            why = f" ({job.reason})" if job.reason else ""
+            where = f" on {job.node}" if job.node else ""
+            known = f"job {number} is {job.state}{why}{where}"
+        try:
+            lines = (self.logs / f"{number}_0_log.err").read_text(errors="replace").splitlines()[-50:]
+        except OSError:
+            return known
+        lines = [line.strip() for line in lines if line.strip() and not line.startswith(("submitit ", "+"))]
+        said = [line for line in lines if not line.startswith("srun:")] or lines
+        return f"{known}; it said: {said[-1][:300]}" if said else known
+
+
+def fresh(status: Mapping[str, Any]) -> bool:
+    """Whether a cell has told of itself just now, by this machine's clock."""
+    return status["state"] == "running" and abs(time.time() - status.get("updated", 0)) < FRESH

@@ -1,0 +1,133 @@
+"""What the cluster says, and what it is told: squeue, scontrol, sinfo and scancel, each in one place.
+
+`sacct` is never asked: many sites have no accounting, and then it knows nothing. squeue forgets a job some minutes
+after its end, so what happened to the job's cells is read from their folders.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
+
+from bench.errors import BadInput
+
+SECONDS = 30.0
+"""How long to wait for an answer; without its controller, squeue waits longer than a user does."""
+
+OVER = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+    "TIMEOUT",
+)  # fmt: skip
+"""States in which a job does nothing any more."""
+
+
+class Silent(Exception):
+    """The cluster does not answer."""
+
+
+class Job(NamedTuple):
+    """A job, or one of an array's, as squeue shows it."""
+
+    state: str
+    reason: str = ""  # why it waits, where it does
+    node: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.state.partition(" ")[0] in OVER
+
+
+def require() -> None:
+    """Raise `BadInput` where there is no SLURM."""
+    for program in ("sbatch", "srun", "squeue", "scancel", "scontrol"):
+        if shutil.which(program) is None:
+            raise BadInput(
+                f"--launcher slurm: no {program} on PATH; run it on a machine of the cluster, or use 'local'"
+            )
+
+
+def ask(*command: str) -> str:
+    """Output of a program. Raises `Silent`, with what it said, when it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise Silent(f"{command[0]} does not answer within {SECONDS:.0f} s") from None
+    except OSError as error:
+        raise Silent(f"{command[0]}: {error.strerror}") from None
+    if done.returncode:
+        raise Silent(one_line(done.stderr) or f"{command[0]} ended with code {done.returncode}")
+    return done.stdout
+
+
+def one_line(said: str) -> str:
+    """What a program of SLURM's said, without its name, in one line."""
+    lines = [re.sub(r"^\w+: (error: )?", "", line.strip()) for line in said.splitlines() if line.strip()]
+    return "; ".join(lines)
+
+
+def jobs(numbers: Iterable[str]) -> dict[str, Job]:
+    """The jobs with these numbers that squeue knows; of an array each one, as 12_3. Raises `Silent`."""
+    wanted = sorted(set(numbers))
+    if not wanted:
+        return {}
+    listing = ("squeue", "--noheader", "--all", "--array", "--states=all", "--format=%i|%T|%r|%N")
+    try:
+        told = ask(*listing, f"--jobs={','.join(wanted)}")
+    except Silent as silent:
+        if "Invalid job id" not in str(silent):  # said when it knows none of them
+            raise
+        told = ""
+    found = {}
+    for line in told.splitlines():
+        number, state, reason, node = line.split("|", 3)
+        found[number.strip()] = Job(state, "" if reason == "None" else reason, node)
+    return found
+
+
+@cache
+def config() -> Mapping[str, str]:
+    """The cluster's configuration. Raises `Silent`."""
+    pairs = (line.partition("=") for line in ask("scontrol", "show", "config").splitlines() if "=" in line)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def largest_array() -> int:
+    """How many jobs an array may have."""
+    return max(1, int(config().get("MaxArraySize", "1001")))
+
+
+def cluster() -> str:
+    """The cluster's name: a job's number means nothing on another one."""
+    return config().get("ClusterName", "")
+
+
+def cancel(numbers: Sequence[str]) -> None:
+    """Cancel jobs, or whole arrays; one that is over already is no error. Raises `Silent`."""
+    for i in range(0, len(numbers), 500):  # as many as a command line holds
+        ask("scancel", *numbers[i : i + 500])
+
+
+def partitions() -> list[str]:
+    """The names of the partitions; none when they cannot be had."""
+    try:
+        return list(dict.fromkeys(ask("sinfo", "--noheader", "--format=%R").split()))
+    except Silent:
+        return []
+
+
+def nodes() -> list[str]:
+    """What kinds of nodes there are, in words; none when that cannot be had."""
+    try:
+        told = ask("sinfo", "--noheader", "--format=%R|%c|%m|%G")
+    except Silent:
+        return []
+    kinds = []
+    for line in told.splitlines():
+        partition, cpus, memory, gpus = line.split("|", 3)
+        kinds.append(f"{partition}: {cpus} CPUs, {memory} MB" + ("" if "null" in gpus else f", {gpus}"))
+    return list(dict.fromkeys(kinds))

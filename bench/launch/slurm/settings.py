@@ -1,0 +1,161 @@
+"""What is asked of the cluster: the `slurm:` section of a grid, a profile file, `--set slurm.KEY=VALUE`.
+
+    slurm:
+      partition: gpu
+      gpus: 1
+      minutes: 720                     # a whole number
+      cells_per_job: 4                 # small cells share a job
+      setup: [module load cuda, source ~/venv/bin/activate]
+      directives: {mail-type: FAIL}    # further options of sbatch
+      overrides:                       # for the cells that match
+        - where: {model.d: 512}
+          set: {minutes: 2880, cells_per_job: 1}
+
+A profile holds these keys at its top. The command line wins over the profile, the profile over the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from bench.config import Config, Natural, NonNegative, Positive, Run
+from bench.errors import BadInput
+from bench.grid import matches, parse_yaml
+
+OURS = {
+    "array": "parallel", "cpus-per-task": "cpus", "error": None, "gpus-per-node": "gpus", "job-name": None,
+    "mem": "memory", "nodes": None, "ntasks-per-node": None, "open-mode": None, "output": None, "requeue": None,
+    "signal": "signal_seconds", "time": "minutes", "partition": "partition", "account": "account", "qos": "qos",
+    "constraint": "constraint", "dependency": None,
+}  # fmt: skip
+"""Options of sbatch that the launcher gives itself, and the settings that they come from."""
+
+
+def _whole_minutes(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("should be minutes, a whole number such as 720 for twelve hours")
+    return value
+
+
+Minutes = Annotated[int, BeforeValidator(_whole_minutes), Field(gt=0)]
+
+
+class Override(Config):
+    """Settings for the cells that match."""
+
+    where: dict[str, Any]
+    set: dict[str, Any]
+
+
+class Settings(Config):
+    """The settings of one launch."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = Field(None, description="features of the node, as sbatch takes them")
+    gpus: Natural = 0
+    cpus: Positive | None = Field(None, description="null: the cell's threads, times how many run at once")
+    memory: Annotated[float, Field(gt=0)] | None = Field(None, description="GB for the job; null: the site's default")
+    minutes: Minutes = Field(60, description="the job's time limit; a cell that needs longer goes on in the next job")
+    parallel: Positive = Field(256, description="jobs of an array that run at a time")
+    cells_per_job: Positive = 1
+    at_once: Positive = Field(1, description="cells of a job that run at a time, each in a process of its own")
+    setup: tuple[str, ...] = Field((), description="shell lines before the job's command")
+    directives: dict[str, str | int | bool] = Field({}, description="further options of sbatch, without the dashes")
+    python: str | None = Field(None, description="how a job calls Python; null: as this process was")
+    signal_seconds: Positive = Field(90, description="warning before the time limit; SLURM may give it a minute sooner")
+    timeouts: Natural = Field(100, description="how often a job may reach its time limit and go on")
+    poll_seconds: Annotated[float, Field(gt=0)] = Field(15.0, description="between two questions to squeue")
+    overrides: tuple[Override, ...] = ()
+
+    @field_validator("directives")
+    @classmethod
+    def _not_ours(cls, directives: dict[str, Any]) -> dict[str, Any]:
+        for name in directives:
+            if name.startswith("-"):
+                raise ValueError(f"write {name.lstrip('-')!r}, without the dashes")
+            if name.replace("_", "-") in OURS:
+                field = OURS[name.replace("_", "-")]
+                raise ValueError(f"{name!r} is given by " + (f"the setting {field!r}" if field else "the launcher"))
+        return directives
+
+
+class Request(Config):
+    """What one job asks for; cells with equal requests share an executor and its arrays."""
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    gpus: int
+    cpus: int
+    memory: NonNegative | None
+    minutes: int
+    parallel: int
+    cells_per_job: int
+    at_once: int
+    setup: tuple[str, ...]
+    directives: tuple[tuple[str, str | int | bool], ...]
+    python: str | None
+    signal_seconds: int
+    timeouts: int
+    threads: int
+
+    def __str__(self) -> str:
+        asked: dict[str, Any] = {
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+        }
+        asked |= {"gpus": self.gpus or None, "cpus": self.cpus, "memory": self.memory and f"{self.memory:g} GB"}
+        asked |= {"minutes": self.minutes}
+        return ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
+
+
+def gather(grid: Mapping[str, Any], profile: str | None, sets: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The settings of a grid, its profile and the command line in one mapping, each checked where it stands."""
+    merged = {**grid}
+    Settings.parse(merged, "slurm")
+    if profile is not None:
+        try:
+            text = Path(profile).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "is not text"
+            raise BadInput(f"--slurm-profile {profile!r}: {reason}") from None
+        read = parse_yaml(text, Path(profile).name)
+        if not isinstance(read, Mapping):
+            raise BadInput(f"{profile}: should hold settings such as partition and minutes")
+        Settings.parse(read, Path(profile).name)
+        merged |= read
+    for key, value in sets:
+        Settings.parse({key: value}, "--set slurm")
+        merged[key] = value
+    settings = Settings.parse(merged, "slurm")
+    for i, override in enumerate(settings.overrides):
+        Settings.parse(override.set, f"slurm.overrides.{i}.set")
+    return merged
+
+
+def has_gpus(data: Mapping[str, Any]) -> bool:
+    """Whether any of the jobs asks for GPUs."""
+    parts = [data, *(override["set"] for override in data.get("overrides", ()))]
+    return any(part.get("gpus") or "gpu" in str(part.get("directives", "")) for part in parts)
+
+
+def request(data: Mapping[str, Any], run: Run) -> Request:
+    """What the job of this cell asks for."""
+    merged = dict(data)
+    for override in data.get("overrides", ()):
+        if matches(run, override["where"], "slurm"):
+            merged |= override["set"]
+    settings = Settings.parse(merged, "slurm")
+    at_once = min(settings.at_once, settings.cells_per_job)
+    fields = {name: getattr(settings, name) for name in Request.model_fields if name in Settings.model_fields}
+    fields |= {"directives": tuple(sorted(settings.directives.items())), "at_once": at_once, "threads": run.threads}
+    return Request(**fields | {"cpus": settings.cpus or run.threads * at_once})

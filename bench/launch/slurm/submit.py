@@ -1,0 +1,191 @@
+"""Cells become jobs: packed, grouped by what they ask for, and sent as arrays no larger than the site allows.
+
+All or nothing: when the site refuses one array, those that it took before are cancelled, and every cell is as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from bench import registry
+from bench.errors import BadInput, nearest
+from bench.launch.cell import FACTS
+from bench.launch.local import ROOT
+from bench.launch.plan import Cell, LaunchOptions
+from bench.launch.slurm import queue
+from bench.launch.slurm.job import Job
+from bench.launch.slurm.ledger import Ledger, Submission
+from bench.launch.slurm.settings import Request, request
+
+
+@dataclass
+class Array:
+    """Jobs that are sent together: each a list of cells."""
+
+    request: Request
+    jobs: list[list[Cell]]
+    parallel: int
+    wave: int = 0  # jobs of a later wave start from what those of the waves before it have computed
+    numbers: list[str] = field(default_factory=list)  # of the submissions to wait for
+
+
+def arrays(cells: Sequence[Cell], settings: Mapping[str, Any], largest: int) -> list[Array]:
+    """The arrays for these cells, in the order in which they are to be sent."""
+    members = {cell.id: cell for cell in cells}
+
+    def wave(cell: Cell) -> int:
+        source = members.get(cell.run.init_from.run) if cell.run.init_from else None
+        return 0 if source is None else 1 + wave(source)
+
+    groups: dict[tuple[int, Request], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((wave(cell), request(settings, cell.run)), []).append(cell)
+    found = []
+    for (number, asked), group in sorted(groups.items(), key=lambda item: item[0][0]):
+        jobs = [group[i : i + asked.cells_per_job] for i in range(0, len(group), asked.cells_per_job)]
+        parts = [jobs[i : i + largest] for i in range(0, len(jobs), largest)]
+        shares = [asked.parallel // len(parts) + (i < asked.parallel % len(parts)) for i in range(len(parts))]
+        found += [Array(asked, part, max(1, share), number) for part, share in zip(parts, shares, strict=True)]
+    return found
+
+
+def executor(array: Array, logs: Path, name: str) -> submitit.AutoExecutor:
+    """submitit's executor for what an array asks for."""
+    asked = array.request
+    made = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=asked.timeouts, slurm_python=asked.python)
+    paths = [] if asked.python else [f"export PYTHONPATH={ROOT}${{PYTHONPATH:+:$PYTHONPATH}}"]
+    threads = [f"export {variable}={asked.threads}" for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+    further = {name: value for name, value in asked.directives if value is not False}
+    if array.numbers:
+        further["dependency"] = ":".join(["afterany", *array.numbers])
+    made.update_parameters(
+        name=f"bench-{name}",
+        timeout_min=asked.minutes,
+        mem_gb=asked.memory,
+        gpus_per_node=asked.gpus or None,
+        cpus_per_task=asked.cpus,
+        slurm_partition=asked.partition,
+        slurm_account=asked.account,
+        slurm_qos=asked.qos,
+        slurm_constraint=asked.constraint,
+        slurm_array_parallelism=array.parallel,
+        slurm_signal_delay_s=asked.signal_seconds,
+        slurm_srun_args=[f"--cpus-per-task={asked.cpus}"],  # since SLURM 22.05 srun does not inherit it
+        slurm_setup=[*paths, *threads, *asked.setup],
+        slurm_additional_parameters={"requeue": True, **further},
+    )
+    return made
+
+
+def texts(cells: Sequence[Cell], grid: Path, settings: Mapping[str, Any]) -> list[str]:
+    """The sbatch files that would be sent; nothing is written."""
+    found = []
+    for array in _arrays(cells, settings):
+        with _quiet():
+            inner: Any = executor(array, (grid / "slurm" / "logs").resolve(), grid.name)._executor
+        if len(array.jobs) > 1:
+            inner.parameters["map_count"] = len(array.jobs)
+        found.append(inner._make_submission_file_text(inner._submitit_command_str, "0"))
+    return found
+
+
+def _arrays(cells: Sequence[Cell], settings: Mapping[str, Any]) -> list[Array]:
+    try:
+        return arrays(cells, settings, queue.largest_array())
+    except queue.Silent as silent:
+        raise BadInput(f"slurm: {silent}") from None
+
+
+def submit(
+    cells: Sequence[Cell], grid: Path, options: LaunchOptions, settings: Mapping[str, Any], ledger: Ledger
+) -> list[Submission]:
+    """Send these cells. Raises `BadInput`, with sbatch's own words, when the site refuses; then nothing was sent."""
+    found = _arrays(cells, settings)
+    before = [(cell, cell.folder.status) for cell in cells]
+    sent: list[Submission] = []
+    try:
+        for cell, status in before:
+            if status["state"] != "pending":
+                kept = {name: status[name] for name in (*FACTS, "attempt") if name in status}
+                cell.folder.set_status("pending", **kept)
+        for array in found:
+            array.numbers = [one.number for one, earlier in zip(sent, found, strict=False) if earlier.wave < array.wave]
+            sent.append(_send(array, grid, options, ledger))
+            ledger.write(sent[-1])
+    except BaseException:
+        withdraw(sent, ledger)
+        for cell, status in before:
+            if cell.folder.status != status:
+                cell.folder.set_status(**status)
+        raise
+    finally:
+        ledger.read()
+    return sent
+
+
+def withdraw(sent: Sequence[Submission], ledger: Ledger) -> None:
+    """Cancel submissions as if they had not been made."""
+    with contextlib.suppress(queue.Silent):
+        queue.cancel([one.number for one in sent])
+    for one in sent:
+        ledger.forget(one)
+
+
+def _send(array: Array, grid: Path, options: LaunchOptions, ledger: Ledger) -> Submission:
+    ledger.logs.mkdir(parents=True, exist_ok=True)
+    made = executor(array, ledger.logs.resolve(), grid.name)
+    jobs = [
+        Job(
+            grid=str(grid.resolve()),
+            cells=[cell.id for cell in some],
+            options=options.cell(),
+            plugins=registry.plugin_files(),
+            attempt=1 + max(cell.folder.status.get("attempt", 0) for cell in some),
+            retry=options.retry,
+            at_once=array.request.at_once,
+            minutes=array.request.minutes,
+            signal_seconds=array.request.signal_seconds,
+        )
+        for some in array.jobs
+    ]
+    try:
+        with _quiet(), made.batch():
+            sent = [made.submit(job) for job in jobs]
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise BadInput(_refusal(str(error), array.request)) from None
+    number, _, element = sent[0].job_id.partition("_")
+    names = [job.cells for job in jobs]
+    return Submission(number, bool(element), time.time(), queue.cluster(), names, gpus=array.request.gpus)
+
+
+def _refusal(said: str, asked: Request) -> str:
+    """sbatch's message in one line, with what would be possible."""
+    message = f"slurm: sbatch refuses: {queue.one_line(said)}; asked for: {asked}"
+    if "partition" in said and (names := queue.partitions()):
+        guess = nearest(asked.partition or "", names)
+        return f"{message}; partitions: {', '.join(names)}" + (f"; did you mean {guess!r}?" if guess else "")
+    if "node configuration" in said and (kinds := queue.nodes()):
+        return f"{message}; nodes here: {'; '.join(kinds)}"
+    return message
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """submitit prints and logs what it then raises; here only what is raised is told."""
+    logger = logging.getLogger("submitit")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
