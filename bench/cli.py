@@ -357,7 +357,7 @@ def cancel(grid: GridName, results: Results = "results") -> None:
 
 def _slurm_folders(name: str, results: Path) -> list[Path]:
     """The folders of a grid, or of the grids that it gathers, that have sent jobs."""
-    folder = results / (Path(name).stem if Path(name).suffix in (".yaml", ".yml") else name)
+    folder = _folder(name, results)
     if not folder.is_dir():
         raise BadInput(f"cancel: no results folder {str(folder)!r}")
     return [one for one in (folder, *sorted(folder.iterdir())) if (one / "slurm" / "jobs").is_dir()]
@@ -576,12 +576,19 @@ def status(
     _warn_of_failures()
 
 
+def _folder(name: str, results: Path) -> Path:
+    """Where a grid, or a collection of grids, keeps its results."""
+    return results / (Path(name).stem if Path(name).suffix in (".yaml", ".yml") else name)
+
+
 def _members(name: str, sets: Sequence[str] | None, results: Path) -> list[tuple[Path, Sequence[Run]]]:
     """The folder and the runs of each grid that this one gathers, or of itself."""
+    folder = _folder(name, results)
+    sent = list(folder.glob("slurm/jobs/*.json")) + list(folder.glob("*/slurm/jobs/*.json"))
+    gpu = any(json.loads(file.read_bytes()).get("gpu") for file in sent)
     try:
-        collection = _collection(name, sets)
+        collection = _collection(name, sets, (lambda section: (section, True)) if gpu else None)
     except BadInput:
-        folder = results / (Path(name).stem if Path(name).suffix in (".yaml", ".yml") else name)
         if sets or not folder.is_dir():
             raise
         return [(folder, ())]  # a grid from Python, or whose plugin is not given: what is there can still be told

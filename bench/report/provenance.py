@@ -17,7 +17,7 @@ CONFIG = ("task.", "method.", "model.", "training.", "evaluation.", "init_from."
 SINGLE = ("device", "precision", "threads")
 PRIVATE = ("provenance.host", "provenance.seed")
 """Not told: a host's name is nobody's business, and seeds have a column of their own."""
-STATES = ("done", "running", "pending", "stopped", "skipped", "diverged", "oom", "failed", "damaged")
+STATES = ("done", "running", "pending", "stopped", "lost", "skipped", "diverged", "oom", "failed", "damaged")
 MOST_ROWS = 200
 """Of the table of configurations; more cells are told by groups that differ in nothing but their seed."""
 

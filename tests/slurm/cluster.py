@@ -40,8 +40,8 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
-# cred_expire is also the least time between a requeue and the next start
-AuthInfo=socket={folder}/munge/socket,cred_expire=3
+# cred_expire, of which 5 is the least, is also the time between a requeue and the next start
+AuthInfo=socket={folder}/munge/socket,cred_expire=5
 SlurmctldPidFile={folder}/run/slurmctld.pid
 SlurmdPidFile={folder}/run/%n.pid
 SlurmctldLogFile={folder}/log/slurmctld.log

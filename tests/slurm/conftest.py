@@ -145,10 +145,24 @@ def user(cluster: Cluster, tmp_path: Path) -> Iterator[User]:
     cluster.run("scancel", f"--user={os.environ.get('USER', 'root')}", check=False)
 
 
-def local(folder: Path, user: User) -> Path:
-    """The same grid, run by this machine's launcher and with nothing in its way; its folder."""
-    user.bench("run", "grid.yaml", "--plugin", str(SLOW), "--results", str(folder / "local"))
-    return folder / "local" / "grid"
+@pytest.fixture(scope="session")
+def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The numbers of all cells that the tests have, from this machine's launcher with nothing in its way."""
+    user = User(cluster, tmp_path_factory.mktemp("undisturbed"))
+    user.grid(method=["slow-bptt", "smt+dmt", "transformer"], seed=[0, 1, 2])
+    user.bench("run", "grid.yaml", "--plugin", str(SLOW))
+    return numbers(user.results)
+
+
+@pytest.fixture
+def agree(undisturbed: dict[str, Any]) -> Callable[[User], bool]:
+    """Whether a user's cells, all of them done, have the undisturbed numbers bit for bit."""
+
+    def compare(user: User) -> bool:
+        found = numbers(user.results)
+        return bool(found) and found == {name: undisturbed[name] for name in found}
+
+    return compare
 
 
 def numbers(grid: Path) -> dict[str, Any]:

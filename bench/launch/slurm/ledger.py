@@ -35,7 +35,7 @@ class Submission:
     cluster: str
     cells: list[list[str]]  # of each job, by their ids
     cancelled: bool = False  # by `cancel`
-    gpus: int = 0
+    gpu: bool = False  # whether `auto` means a GPU in its cells
 
     def jobs(self) -> Iterator[tuple[str, list[str]]]:
         """Each job's number and cells."""

@@ -24,7 +24,7 @@ from bench.launch.plan import Cell, LaunchOptions
 from bench.launch.slurm import queue
 from bench.launch.slurm.job import Job
 from bench.launch.slurm.ledger import Ledger, Submission
-from bench.launch.slurm.settings import Request, request
+from bench.launch.slurm.settings import Request, has_gpus, request
 
 
 @dataclass
@@ -119,7 +119,7 @@ def submit(
                 cell.folder.set_status("pending", **kept)
         for array in found:
             array.numbers = [one.number for one, earlier in zip(sent, found, strict=False) if earlier.wave < array.wave]
-            sent.append(_send(array, grid, options, ledger))
+            sent.append(_send(array, grid, options, ledger, has_gpus(settings)))
             ledger.write(sent[-1])
     except BaseException:
         withdraw(sent, ledger)
@@ -140,7 +140,7 @@ def withdraw(sent: Sequence[Submission], ledger: Ledger) -> None:
         ledger.forget(one)
 
 
-def _send(array: Array, grid: Path, options: LaunchOptions, ledger: Ledger) -> Submission:
+def _send(array: Array, grid: Path, options: LaunchOptions, ledger: Ledger, gpu: bool) -> Submission:
     ledger.logs.mkdir(parents=True, exist_ok=True)
     made = executor(array, ledger.logs.resolve(), grid.name)
     jobs = [
@@ -164,7 +164,7 @@ def _send(array: Array, grid: Path, options: LaunchOptions, ledger: Ledger) -> S
         raise BadInput(_refusal(str(error), array.request)) from None
     number, _, element = sent[0].job_id.partition("_")
     names = [job.cells for job in jobs]
-    return Submission(number, bool(element), time.time(), queue.cluster(), names, gpus=array.request.gpus)
+    return Submission(number, bool(element), time.time(), queue.cluster(), names, gpu=gpu)
 
 
 def _refusal(said: str, asked: Request) -> str:

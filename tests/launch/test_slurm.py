@@ -1,0 +1,206 @@
+"""What can be said of the SLURM launcher without a SLURM: settings, arrays, how a cell stands. See `tests/slurm`."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import cli
+from bench.config import Run
+from bench.errors import BadInput
+from bench.grid import make_grid
+from bench.launch.plan import Cell, Decision
+from bench.launch.slurm import gather, has_gpus, queue
+from bench.launch.slurm.job import Job, Stop
+from bench.launch.slurm.ledger import Ledger, Submission
+from bench.launch.slurm.settings import request
+from bench.launch.slurm.submit import arrays
+from bench.results import Folder
+from tests.helpers import TINY, tiny_run
+
+GRID: dict[str, Any] = {
+    "base": {"task": "retrieval", "model": TINY, "training.budget.steps": 6},
+    "axes": {"method": ["bptt", "transformer"], "seed": [0, 1, 2, 3, 4]},
+}
+
+
+def cell(run: Run, root: Path = Path("nowhere")) -> Cell:
+    return Cell(run, Folder(root / run.id), Decision("run", "pending"))
+
+
+def test_the_command_line_wins_over_the_profile_and_the_profile_over_the_grid(tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text("partition: gpu\nminutes: 20\nsetup: [module load cuda]\n")
+    merged = gather({"minutes": 10, "gpus": 1}, str(tmp_path / "cluster.yaml"), [("minutes", 30)])
+    assert merged == {"partition": "gpu", "minutes": 30, "setup": ["module load cuda"], "gpus": 1}
+    assert has_gpus(merged) and not has_gpus({}) and has_gpus({"directives": {"gres": "gpu:a100:1"}})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("minutes: 12:00:00", "cluster.yaml.minutes: '12:00:00' given; should be minutes, a whole number"),
+        ("minutes: '60'", "should be minutes, a whole number"),
+        ("gpu: 1", "did you mean 'gpus'?"),
+        ("memory: 4GB", "'4GB' given"),
+        ("setup: module load cuda", "'module load cuda' given"),
+        ("directives: {--exclude: node1}", "without the dashes"),
+        ("directives: {cpus_per_task: 3}", "is given by the setting 'cpus'"),
+        ("directives: {array: 3}", "is given by the setting 'parallel'"),
+        ("- gpus", "should hold settings"),
+        ("overrides: [{where: {}, set: {gpu: 1}}]", "overrides.0.set.gpu"),
+    ],
+)
+def test_a_bad_profile_is_told_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text(text)
+    with pytest.raises(BadInput) as raised:
+        gather({}, str(tmp_path / "cluster.yaml"), [])
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "slurm.gpus=1"], "--set slurm.gpus: is for --launcher slurm"),
+        (["--detach"], "--detach: is for --launcher slurm"),
+        (["--launcher", "slurm"], "no sbatch on PATH"),
+        (["--launcher", "slrum"], "did you mean 'slurm'?"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(["run", "ci", *words]) == 2
+    err = capsys.readouterr().err
+    assert message in err and len(err.strip().splitlines()) == 1
+
+
+def test_gpus_on_the_cluster_decide_what_device_auto_means() -> None:
+    def site(section: Any) -> tuple[Any, bool]:
+        return {**section, "gpus": 1}, True
+
+    elsewhere = make_grid("grid", GRID, (), site)
+    assert {(run.device, run.precision) for run in elsewhere.runs} == {("cuda", "bfloat16")}
+    assert elsewhere.slurm == {"gpus": 1}
+    with pytest.raises(BadInput, match=r"slurm\.gpus is 0"):
+        make_grid("grid", GRID, ["device=cuda"], lambda section: (section, False))
+
+
+def test_cells_are_packed_grouped_and_cut_into_arrays() -> None:
+    cells = [cell(run) for run in make_grid("grid", GRID, ["device=cpu"]).runs]
+    settings = {
+        "parallel": 3,
+        "cells_per_job": 2,
+        "overrides": [{"where": {"method": "transformer"}, "set": {"cells_per_job": 1, "minutes": 9}}],
+    }
+    found = arrays(cells, settings, largest=2)
+    assert [[len(job) for job in one.jobs] for one in found] == [[2, 2], [1], [1, 1], [1, 1], [1]]
+    assert [one.parallel for one in found] == [2, 1, 1, 1, 1], "three at a time, of all that ask for the same"
+    assert {one.request.minutes for one in found} == {60, 9}
+
+
+def test_a_cell_is_sent_after_the_one_that_it_starts_from() -> None:
+    case = {"method": "smt+dmt", "init_from": {"method": "smt", "phase": "smt"}}
+    grid = make_grid("grid", {**GRID, "axes": {"case": [case, {"method": "smt"}]}}, ["device=cpu"])
+    found = arrays([cell(run) for run in grid.runs], {}, largest=10)
+    assert [one.jobs[0][0].run.method for one in found] == ["smt", "smt+dmt"] and [one.wave for one in found] == [0, 1]
+
+
+def test_a_condition_that_no_cell_can_meet_is_refused() -> None:
+    with pytest.raises(BadInput, match="did you mean 'memory_tokens'"):
+        request({"overrides": [{"where": {"model.memory_token": 2}, "set": {}}]}, tiny_run())
+
+
+def test_processors_are_those_of_the_cells_that_run_at_once() -> None:
+    assert request({"cells_per_job": 4, "at_once": 2}, tiny_run(threads=3)).cpus == 6
+    assert request({"at_once": 2}, tiny_run(threads=3)).cpus == 3
+    assert request({"cpus": 8}, tiny_run(threads=3)).cpus == 8
+
+
+RUNNING, WAITING = queue.Job("RUNNING", node="node1"), queue.Job("PENDING", "Priority")
+KILLED = queue.Job("OUT_OF_MEMORY", "OutOfMemory", "node1")
+
+
+@pytest.mark.parametrize(
+    ("state", "job", "cancelled", "seen", "reason"),
+    [
+        ("pending", WAITING, False, "pending", "Priority"),
+        ("running", WAITING, False, "pending", "Priority"),  # put back into the queue
+        ("stopped", WAITING, False, "pending", "Priority"),
+        ("pending", RUNNING, False, "pending", "its job is running"),
+        ("running", RUNNING, False, "running", None),
+        ("done", RUNNING, False, "done", None),  # others of its job go on
+        ("done", None, False, "done", None),
+        ("failed", KILLED, False, "failed", None),
+        ("running", KILLED, False, "lost", "job 7_1 is OUT_OF_MEMORY (OutOfMemory) on node1; it said: Killed"),
+        ("running", None, False, "lost", "job 7_1 is gone from the queue; it said: Killed"),
+        ("pending", queue.Job("CANCELLED"), True, "stopped", "job 7_1 was cancelled"),
+        ("lost", RUNNING, False, "pending", "its job is running"),  # somebody sent it again
+    ],
+)
+def test_how_a_cell_stands(
+    state: str, job: queue.Job | None, cancelled: bool, seen: str, reason: str | None, tmp_path: Path
+) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write(Submission("7", True, 1.0, "here", [["other"], ["cell"]], cancelled=cancelled))
+    ledger.logs.mkdir()
+    (ledger.logs / "7_1_0_log.err").write_text("submitit WARNING - x\nKilled\nsrun: error: node1: task 0: Killed\n")
+    ledger.read()
+    ledger.queue = {"7_1": job} if job else {}
+    sight = ledger.sight("cell", {"state": state})
+    assert (sight.state, sight.reason, sight.job) == (seen, reason, "7_1")
+    assert ledger.sight("unknown", {"state": state}).state == state
+
+
+def test_a_job_that_still_runs_counts_more_than_a_later_one_that_is_over(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for number, submitted in (("7", 1.0), ("9", 2.0)):
+        ledger.write(Submission(number, False, submitted, "here", [["cell"]]))
+    ledger.read()
+    ledger.queue = {"7": RUNNING, "9": KILLED}
+    assert ledger.active("cell") and ledger.sight("cell", {"state": "running"}).job == "7"
+
+
+@pytest.mark.parametrize(
+    ("told", "minutes", "warned", "timed_out"),
+    [
+        ("RunTime=1 PreemptEligibleTime=x PreemptTime=2026-01-01T00:00:00", 1, 30.0, False),
+        ("PreemptEligibleTime=x PreemptTime=None", 1, 30.0, True),
+        ("PreemptEligibleTime=x PreemptTime=None", 60, 30.0, False),
+        ("PreemptEligibleTime=x PreemptTime=None", 60, 3480.0, True),
+        (None, 60, 3480.0, True),
+    ],
+)
+def test_a_preemption_is_no_time_limit(
+    told: str | None, minutes: int, warned: float, timed_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def show(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        if told is None:
+            raise subprocess.TimeoutExpired(command, 1)
+        return subprocess.CompletedProcess(command, 0, told, "")
+
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setattr(subprocess, "run", show)
+    assert Job("grid", ["cell"], {}, minutes=minutes)._timed_out(warned) is timed_out
+
+
+def test_a_warning_only_sets_a_flag_and_what_is_kept_is_the_description() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    called: list[int] = []
+    signal.signal(signal.SIGUSR2, lambda number, frame: called.append(number))
+    try:
+        stop = Stop()
+        signal.raise_signal(signal.SIGUSR2)
+        signal.raise_signal(signal.SIGUSR2)
+        assert stop.count == 1 and stop.warned is not None and not called
+        stop.requeue(timed_out=False)
+        assert called == [signal.SIGUSR2]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    job = Job("grid", ["cell"], {"checkpoint_seconds": 20.0})
+    assert job.checkpoint().function is job and set(map(type, vars(job).values())) <= {str, list, dict, int}
