@@ -144,7 +144,7 @@ def test_every_option_has_a_help_text() -> None:
         commands += getattr(command, "commands", {}).values()
         assert command.help
         assert all(param.help for param in command.params), command.name
-    assert len(commands) == 16
+    assert len(commands) == 17
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

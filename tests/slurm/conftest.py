@@ -35,11 +35,16 @@ GRID: dict[str, Any] = {
 """One cell of 40 steps, each of which takes SLOW_SECONDS."""
 
 
+LONG = "takes minutes of SLURM's own; BENCH_SLURM=all runs it"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    reason = missing()
+    absent = missing()
     for item in items:
-        if Path(item.fspath).parent == Path(__file__).parent and item.get_closest_marker("slurm") and reason:
-            item.add_marker(pytest.mark.skip(reason=reason))
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("slurm"):
+            core = item.path.name == "test_core.py" or os.environ.get("BENCH_SLURM") == "all"
+            if reason := absent or (None if core else LONG):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
