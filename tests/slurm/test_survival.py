@@ -35,7 +35,7 @@ def test_three_time_limits_in_one_cell_and_in_a_packed_job(user: User, agree: Ag
     limits = {"minutes": 1, "signal_seconds": 20}
     packed = {"where": {"seed": [1, 2]}, "set": {"cells_per_job": 2, "at_once": 2}}
     user.grid({**limits, "overrides": [packed]}, seed=[0, 1, 2])
-    user.run("--retry", "0", slow=3.0, timeout=600)
+    user.run("--retry", "0", slow=2.2, timeout=600)
     assert user.states() == ["done"] * 3
     for cell in user.cells():
         assert (cell / "log.txt").read_text().count("--- attempt") >= 4
