@@ -81,7 +81,7 @@ def test_a_cancelled_job_is_noticed_and_its_cell_is_lost_until_the_next_run(user
 
 def test_detached_jobs_can_be_seen_and_cancelled(user: User) -> None:
     user.grid()
-    out = user.run("--detach", slow=0.5)
+    out = user.run("--detach", slow=2.0)
     assert "follow with:" in out and "cancel with:" in out
     cell = user.running()
     (row,) = user.status()
