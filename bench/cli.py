@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 import shlex
 import sys
 from collections import Counter
@@ -164,7 +163,21 @@ def run(
     stale: Annotated[
         bool, typer.Option("--stale", help="Run anew what was done by code that has changed since.")
     ] = False,
-    retry: Annotated[int, typer.Option(min=0, help="How often to go on with a cell whose worker died.")] = 1,
+    retry: Annotated[
+        int, typer.Option(min=0, help="How often to go on with a cell whose worker died, stuck, or ran out of memory.")
+    ] = 1,
+    stuck: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="Kill a worker that makes no step for so long; 0: never."),
+    ] = 1800,
+    lease: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="Take over the cell of a process that gives no sign of life for so long; kill a worker that does not.",
+        ),
+    ] = 60,
     plugin: Plugins = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write TensorBoard events beside results.")
@@ -181,8 +194,9 @@ def run(
 ) -> None:
     """Run the cells of a grid; what is done is skipped, what was stopped goes on.
 
-    Ends with a table of all cells. Ctrl-C stops cleanly; the same command goes on from there. A grid that gathers
-    others runs them one after another and ends with their report.
+    Ends with a table of all cells. Ctrl-C stops cleanly; the same command goes on from there. The same command given
+    twice, here or on another machine that sees DIR, shares the cells. A grid that gathers others runs them one after
+    another and ends with their report.
     """
     if launcher not in LAUNCHERS:
         raise unknown("run: --launcher", launcher, LAUNCHERS)
@@ -198,6 +212,8 @@ def run(
         force=force,
         stale=stale,
         tensorboard=tensorboard,
+        lease_seconds=lease,
+        stuck_seconds=stuck or None,
     )
     _warn_of_failures()
     exit_code = 0
@@ -236,6 +252,10 @@ def _run_one(grid: Grid, folder: Path, options: LaunchOptions) -> int:
     outcome = run_cells(grid.runs, folder, options)
     if outcome.interrupted:
         print(f"stopped; go on with: {_same_command()}")
+        raise typer.Exit(outcome.exit_code)
+    if outcome.halted:
+        print(f"error: {outcome.halted}", file=sys.stderr)
+        print(f"when that is mended, go on with: {_same_command()}")
         raise typer.Exit(outcome.exit_code)
     if any(end.state == "done" for end in outcome.ends.values()):
         reports.print_summary(reports.summary(folder), _console())
@@ -467,20 +487,10 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for identifier, folder in folders.items():
         told = folder.status
-        state, reason = seen_state(told, platform.node(), _alive)
+        state, reason = seen_state(folder)
         keys = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy", "attempt", "updated")
         rows.append({"id": identifier, "state": state, "reason": reason, **{key: told.get(key) for key in keys}})
     return rows
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # another user's
-    return True
 
 
 @app.command()
