@@ -11,7 +11,8 @@
             weights-<phase>.pt, checkpoint.pt (while it is needed), log.txt
 
 `Folder.files` is where the files of the attempt that counts are: the one that the result names, or else the newest. In
-folders that are older than attempts they are beside run.json. A reader needs these files and nothing of the code that wrote them.
+folders that are older than attempts they are beside run.json. A reader needs these files and nothing of the code that
+wrote them.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import faulthandler
 import gc
+import json
 import os
 import platform
 import time
@@ -235,11 +236,16 @@ def open_log(mine: Folder) -> IO[bytes]:
 
 
 def _sweep(mine: Folder) -> None:
-    """Remove what earlier attempts that were killed while they wrote have left, and a result that is damaged."""
+    """Remove what earlier attempts that were killed while they wrote have left; set a damaged result aside."""
     for pattern in (".*.json.*", ".*.pt.*", ".beat.*"):
         mine.drop(pattern)
-    if (mine / "result.json").exists() and mine.result is None:
-        (mine / "result.json").unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        try:
+            whole = isinstance(json.loads((mine / "result.json").read_bytes()), dict)
+        except ValueError:
+            whole = False
+        if not whole:
+            (mine / "result.json").rename(mine.files / "damaged-result.json")
 
 
 Scalars = Callable[[int, dict[str, float]], None]

@@ -132,7 +132,7 @@ def test_workers_that_are_killed_at_several_moments_cost_attempts_and_change_no_
         # At once; at a checkpoint; past the middle, which for smt+dmt is at its first evaluation in the second phase.
         for reached in (
             lambda at: True,
-            lambda at: (Folder(at).files / "checkpoint.pt").exists(),
+            lambda at: bool(Folder(at).checkpoints()),
             lambda at: points(at) > 2,
         ):
             pid, at = wait_for(lambda cell=cell: newly_running(folder, cell, killed))
