@@ -2,10 +2,11 @@
 
     python tests/faults/campaign.py --kills 200 --seed 0
 
-Each shot is a SIGKILL of a launcher or a worker, or now and then a SIGSTOP of a worker past its lease: alone, or with its
-launcher, as a machine that hangs, so that the other launcher takes the cell over before SIGCONT. Launchers that ended are
-started again. When the grid is done its cells are compared with the undisturbed ones, bit for bit; then it begins anew in
-another folder, until there were enough kills. It ends with the counts, and with exit code 1 when something did not hold.
+Each shot is a SIGKILL of a launcher or a worker, or now and then a SIGSTOP of a worker past its lease: alone, or with
+its launcher, as a machine that hangs, so that the other launcher takes the cell over before SIGCONT. Launchers that
+were killed are started again. When the grid is done its cells are compared with the undisturbed ones, bit for bit; then
+it begins anew in another folder, until there were enough kills. It ends with the counts, and with exit code 1 when
+something did not hold.
 Linux only: processes are found in /proc.
 """
 
@@ -30,6 +31,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 MARK = "BENCH_FAULT_CAMPAIGN"
 LEASE = 4.0
+TINY = {"d": 8, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1}
 METHODS = ["bptt", "smt", "smt+dmt", "transformer"]
 
 GRID = {

@@ -209,9 +209,8 @@ def test_a_cell_whose_owner_is_alive_is_elsewhere(tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: ends.append(run_cell(folder, lease_seconds=3, should_stop=stop.is_set)))
     thread.start()
     wait_for(lambda: folder.status["state"] == "running")
-    assert run_cell(folder, lease_seconds=3) == End(
-        "elsewhere", f"process {os.getpid()} on {process()['host']} is at it"
-    )
+    told = f"process {os.getpid()} on {process()['host']} is at it"
+    assert run_cell(folder, lease_seconds=3) == End("elsewhere", told)
     stop.set()
     thread.join()
     assert ends == [End("stopped")] and folder.attempts() == [1]
@@ -355,12 +354,12 @@ def test_how_a_cell_ended_elsewhere_is_how_it_ended(tmp_path: Path) -> None:
 def test_a_worker_that_makes_no_step_is_killed_and_its_cell_fails_when_it_is_out_of_attempts(
     plugin: None, tmp_path: Path
 ) -> None:
-    outcome = launch(tiny_grid(method=["sleepy"]), tmp_path / "grid", stuck_seconds=1, lease_seconds=3)
+    outcome = launch(tiny_grid(method=["sleepy"]), tmp_path / "grid", stuck_seconds=3, lease_seconds=3)
     (end,) = outcome.ends.values()
-    assert end == End("failed", "no step for 1 s, see log.txt (attempt 2 of 2)")
+    assert end == End("failed", "no step for 3 s, see log.txt (attempt 2 of 2)")
     (folder,) = (Folder(path) for path in (tmp_path / "grid").iterdir())
     assert (folder.status["state"], folder.status["reason"]) == end
-    assert "in gradients" in (folder.files / "log.txt").read_text(), "it tells where"
+    assert "every thread is at:" in (folder.files / "log.txt").read_text()
 
 
 def test_a_frozen_worker_is_killed_and_its_cell_goes_on(tmp_path: Path) -> None:
@@ -369,8 +368,7 @@ def test_a_frozen_worker_is_killed_and_its_cell_goes_on(tmp_path: Path) -> None:
     grid["base"]["training"]["budget"] = {"steps": 400}
     thread = threading.Thread(target=lambda: outcomes.append(launch(grid, folder, lease_seconds=2)))
     thread.start()
-    pid = wait_for(lambda: [Folder(path).status.get("pid") for path in folder.glob("retrieval-*")])[0]
-    pid = wait_for(lambda: [Folder(path).status.get("pid") for path in folder.glob("retrieval-*")][0])
+    pid = wait_for(lambda: next((Folder(path).status.get("pid") for path in folder.glob("retrieval-*")), None))
     os.kill(pid, signal.SIGSTOP)
     thread.join()
     assert outcomes[0].exit_code == 0
