@@ -182,7 +182,7 @@ def _train(run: Run, mine: Folder, options: Options) -> End:
         return End("stopped")
     except Diverged as error:
         (mine.files / "checkpoint.pt").unlink(missing_ok=True)  # it could only diverge again
-        mine.drop("*.pt")
+        mine.drop("checkpoint.pt")
         return End("diverged", str(error))
     except (Exception, SystemExit) as error:  # (a plugin may raise anything; the log has the traceback)
         log(mine, traceback.format_exc())

@@ -327,7 +327,6 @@ class Pool:
     def _kill(self, slot: Slot, how: str) -> None:
         assert slot.process is not None
         slot.process.kill()
-        slot.process.wait()
         self._bury(slot, how)
 
     def _hear(self, slot: Slot, dead: bool) -> None:
@@ -359,7 +358,7 @@ class Pool:
         if end.state == "elsewhere":
             self.board.away(cell)
         elif end.state == "oom":
-            self.view.ended(self.board.lost(cell, end))
+            self.view.ended(self.board.lost(cell, end, slot.mine))
         else:
             self.view.ended(self.board.end(cell, end))
             if _unwritable(end):
@@ -398,7 +397,8 @@ class Pool:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):  # a dead file system can hold even a killed process
+                process.wait(10)
         if slot.errors is not None:
             slot.errors.close()
         return process

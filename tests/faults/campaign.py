@@ -100,7 +100,7 @@ class Campaign:
     kills: int
     seed: int = 0
     seeds: int = 2
-    steps: int = 300
+    steps: int = 150
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
@@ -109,8 +109,6 @@ class Campaign:
         self.mark = f"{os.getpid()}-{self.seed}"
         self.launchers: list[subprocess.Popen[bytes] | None] = [None, None]
         self.published: dict[Path, tuple[int, int]] = {}
-        self.frozen: list[tuple[float, list[int]]] = []
-        self.shots = 0
 
     def run(self) -> bool:
         """All rounds. Returns whether everything held."""
@@ -138,8 +136,6 @@ class Campaign:
                 time.sleep(0.02)
             if self.counts["kills"] < self.kills:
                 self.shoot(folder)
-            self.thaw()
-        self.thaw(at_once=True)
         for launcher in self.launchers:
             assert launcher is not None
             if launcher.returncode != 0:
@@ -194,22 +190,21 @@ class Campaign:
 
         found = {}
         for cell in self.cells(folder):
-            seen = look(cell)
             with suppress(ValueError, OSError, IndexError):
-                if seen.state == "owned":
-                    pid = json.loads(seen.beat)["pid"]
+                if look(cell).state == "owned":
+                    pid = _owner(cell)
                     found[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         return found
 
     def shoot(self, folder: Path) -> None:
         """One shot, at a process chosen at random; most often at a worker that is at a cell."""
         alive, at_work = self.processes(), self.at_work(folder)
-        kind = self.random.choices(["at work", "launcher", "worker", "freeze"], [6, 2, 1, 2])[0]
+        kind = self.random.choices(["at work", "launcher", "worker", "freeze"], [6, 2, 1, 0.6])[0]
         pids = {
             "at work": [pid for pid in at_work if pid in alive],
             "launcher": [pid for pid, role in alive.items() if role == "launcher"] if at_work else [],
             "worker": [pid for pid, role in alive.items() if role == "worker" and pid not in at_work],
-            "freeze": [pid for pid in at_work if alive.get(pid) == "worker"] if not self.frozen else [],
+            "freeze": [pid for pid in at_work if alive.get(pid) == "worker"],
         }[kind]
         if not pids:
             return
@@ -217,25 +212,33 @@ class Campaign:
         if kind == "freeze":
             together = self.random.random() < 0.7
             chosen = [at_work[pid], pid] if together and at_work[pid] in alive else [pid]
-            for one in chosen:
-                with suppress(ProcessLookupError):
-                    os.kill(one, signal.SIGSTOP)
-            self.counts["frozen with their launcher" if len(chosen) > 1 else "frozen alone"] += 1
-            self.frozen.append((time.monotonic() + LEASE * self.random.uniform(1.2, 2.0), chosen))
+            self.freeze(folder, chosen)
             return
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             self.counts["kills"] += 1
             self.counts[f"kills: {'worker at a cell' if kind == 'at work' else kind}"] += 1
 
-    def thaw(self, at_once: bool = False) -> None:
-        """Let go on what was frozen for long enough."""
-        due = [one for one in self.frozen if at_once or one[0] < time.monotonic()]
-        for one in due:
-            self.frozen.remove(one)
-            for pid in one[1]:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
+    def freeze(self, folder: Path, pids: list[int]) -> None:
+        """Stop processes past the lease, hold fire until another attempt has begun at the cell, and let them go on."""
+        before = {cell.path: cell.newest for cell in self.cells(folder) if pids[-1] == _owner(cell)}
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        self.counts["frozen with their launcher" if len(pids) > 1 else "frozen alone"] += 1
+        began = time.monotonic()
+        while time.monotonic() - began < 8 * LEASE:
+            self.observe(folder)
+            for i in (0, 1):
+                self.start(i, folder)
+            if any(cell.newest != before.get(cell.path, cell.newest) for cell in self.cells(folder)):
+                self.counts["frozen until another took over"] += 1
+                break
+            time.sleep(0.05)
+        time.sleep(self.random.uniform(0, 1))
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     # What is seen.
 
@@ -299,6 +302,13 @@ class Campaign:
                 one.wait()
 
 
+def _owner(cell: Any) -> int:
+    """The process that is or was last at a cell; 0 when that is not known."""
+    with suppress(OSError, ValueError):
+        return int(json.loads((cell.place(cell.newest) / "beat").read_text())["pid"])
+    return 0
+
+
 def _same(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
 
@@ -311,7 +321,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the shots; their moments also depend on the machine")
     parser.add_argument("--seeds", type=int, default=2, help="cells per method")
-    parser.add_argument("--steps", type=int, default=300, help="of a cell")
+    parser.add_argument("--steps", type=int, default=150, help="of a cell")
     parser.add_argument("--launch", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.launch:
