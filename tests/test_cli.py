@@ -291,7 +291,7 @@ def test_sample_shows_what_a_trained_model_writes(folder: Path, capsys: pytest.C
     assert cli.main(["sample", str(cell), "--count", "2", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["kind"] == "image" and len(record["written"]) == 2
-    (cell / "weights-train.pt").unlink()
+    (cell / "attempts/000001/weights-train.pt").unlink()
     assert cli.main(["sample", str(cell)]) == 2
     assert "has no weights-train.pt" in capsys.readouterr().err
 
