@@ -29,6 +29,8 @@ def run(
     launcher: Literal["local", "inline"] = "local",
     workers: int | None = None,
     retry: int = 1,
+    stuck: float | None = 1800,
+    lease: float = 60,
     force: bool = False,
     stale: bool = False,
     plugins: Sequence[str | Path] = (),
@@ -40,9 +42,10 @@ def run(
 
     `grid` is the name of a shipped grid, a YAML file, or what such a file would hold (then `name` names its folder).
     `set` holds KEY=VALUE overrides. `measure` says what to look at in finished cells; None: what the grid says.
-    `launcher` "local" runs worker processes, "inline" this one. Raises `BadInput` (a `ValueError`) with one line when
-    something given cannot be used, and `KeyboardInterrupt` after a clean stop. Cells that fail do not raise: see the
-    columns `state` and `reason`.
+    `launcher` "local" runs worker processes, "inline" this one; `stuck` and `lease` are told at `run --help`.
+    Raises `BadInput` (a `ValueError`) with one line when something given cannot be used, `KeyboardInterrupt` after a
+    clean stop, and `OSError` when results cannot be written. Cells that fail do not raise: see the columns `state` and
+    `reason`.
     """
     from bench import registry
     from bench.grid import Collection, load_collection, make_grid
@@ -61,13 +64,18 @@ def run(
         force=force,
         stale=stale,
         tensorboard=tensorboard,
+        lease_seconds=lease,
+        stuck_seconds=stuck,
         quiet=quiet,
     )
     for loaded in collection.grids:
         measures = loaded.measures if measure is None else tuple(measure)
         folder = collection.folder(Path(results), loaded)
-        if run_cells(loaded.runs, folder, dataclasses.replace(options, measures=measures)).interrupted:
+        outcome = run_cells(loaded.runs, folder, dataclasses.replace(options, measures=measures))
+        if outcome.interrupted:
             raise KeyboardInterrupt
+        if outcome.halted:
+            raise OSError(outcome.halted)
     return load_results(folder if collection.single else Path(results) / collection.name)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 import shlex
 import sys
 import time
@@ -173,12 +172,28 @@ def run(
     ] = False,
     retry: Annotated[
         int | None,
-        typer.Option(min=0, help="How often to go on with a cell whose worker or job died.", show_default="1"),
+        typer.Option(
+            min=0,
+            help="How often to go on with a cell whose worker or job died, stuck, or ran out of memory.",
+            show_default="1",
+        ),
     ] = None,
     slurm_profile: Annotated[
         str | None, typer.Option("--slurm-profile", metavar="FILE", help="YAML: what jobs ask of this cluster.")
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="On a cluster: return once the jobs are submitted.")] = False,
+    stuck: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="Kill a worker that makes no step for so long; 0: never."),
+    ] = 1800,
+    lease: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="Take over the cell of a process that gives no sign of life for so long; kill a worker that does not.",
+        ),
+    ] = 60,
     plugin: Plugins = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write TensorBoard events beside results.")
@@ -195,9 +210,10 @@ def run(
 ) -> None:
     """Run the cells of a grid; what is done is skipped, what was stopped goes on.
 
-    Ends with a table of all cells. Ctrl-C stops cleanly; the same command goes on from there. A grid that gathers
-    others runs them one after another and ends with their report. On a cluster Ctrl-C, or --detach, leaves the jobs
-    running: see `status` and `cancel`.
+    Ends with a table of all cells. Ctrl-C stops cleanly; the same command goes on from there. The same command given
+    twice, here or on another machine that sees DIR, shares the cells. A grid that gathers others runs them one after
+    another and ends with their report. On a cluster Ctrl-C, or --detach, leaves the jobs running: see `status` and
+    `cancel`.
     """
     if launcher not in LAUNCHERS:
         raise unknown("run: --launcher", launcher, LAUNCHERS)
@@ -217,6 +233,8 @@ def run(
         force=force,
         stale=stale,
         tensorboard=tensorboard,
+        lease_seconds=lease,
+        stuck_seconds=stuck or None,
     )
     _warn_of_failures()
     exit_code = 0
@@ -268,6 +286,10 @@ def _run_one(grid: Grid, folder: Path, options: LaunchOptions) -> int:
     outcome = run_cells(grid.runs, folder, options)
     if outcome.interrupted:
         print(f"stopped; go on with: {_same_command()}")
+        raise typer.Exit(outcome.exit_code)
+    if outcome.halted:
+        print(f"error: {outcome.halted}", file=sys.stderr)
+        print(f"when that is mended, go on with: {_same_command()}")
         raise typer.Exit(outcome.exit_code)
     return _show_outcome(folder, outcome)
 
@@ -612,8 +634,9 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
         if silence:
             print(f"warning: the cluster was not asked: {silence}", file=sys.stderr)
     rows = []
-    for identifier, told in statuses.items():
-        state, reason = seen_state(told, platform.node(), _alive)
+    for identifier, folder in folders.items():
+        told = statuses[identifier]
+        state, reason = seen_state(folder)
         job = sights.get(identifier)
         if job is not None:
             state, reason = job.state, job.reason
@@ -633,16 +656,6 @@ def _age(then: float | None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit} ago"
     return f"{seconds:.0f} s ago"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # another user's
-    return True
 
 
 @app.command()

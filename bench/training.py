@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -25,7 +26,7 @@ from bench.config import WORK, Run
 from bench.errors import BadInput, unknown
 from bench.methods.base import Phase, Predict
 from bench.models.updaters import count_parameters
-from bench.results import Folder, load_tensors, read_json, save_tensors, write_json
+from bench.results import Folder, load_tensors, read_json, save_tensors, share, write_json
 from bench.tasks.base import IGNORED, Batch, Split, StreamState, Task
 
 CHECK_EVERY = 50
@@ -53,6 +54,7 @@ class Options:
     should_stop: Callable[[], bool] = lambda: False
     on_progress: Callable[[dict[str, Any]], None] = lambda facts: None
     on_scalars: Callable[[int, dict[str, float]], None] = lambda step, scalars: None
+    before_publishing: Callable[[], None] = lambda: None  # may raise, and then there is no result
 
 
 @dataclass
@@ -233,7 +235,7 @@ class Trainer:
         if not self.run.init_from or not self.source:
             return None
         points = [
-            one for one in read_json(self.source / "curve.json") or [] if one["phase"] == self.run.init_from.phase
+            one for one in read_json(self.source.files / "curve.json") or [] if one["phase"] == self.run.init_from.phase
         ]
         return {name: points[-1][name] for name in ("steps", "tokens", "training_seconds")} if points else None
 
@@ -361,7 +363,7 @@ class Trainer:
                 reached = score(self.method.predict, self._set("valid", length))["accuracy"]
                 counters.finished = reached >= self.run.training.stop_at * (self.task.accuracy_ceiling(length) or 1.0)
             counters.evaluation_seconds += time.perf_counter() - began
-            write_json(self.folder / "curve.json", self.curve)
+            write_json(self.folder.files / "curve.json", self.curve)
             self._report()
 
     # Clock, reports, checks.
@@ -418,17 +420,37 @@ class Trainer:
                 "noise": self.method.noise.get_state(),
                 "lanes": self.lanes,
             }
-            save_tensors(self.folder / "checkpoint.pt", state)
+            save_tensors(self.folder.files / "checkpoint.pt", state)
+            self.folder.drop("checkpoint.pt")  # of earlier attempts: this one is as far as they were
 
     def _resume(self) -> bool:
-        """Take up the checkpoint. One that other code wrote cannot be continued exactly: then begin anew."""
-        file = self.folder / "checkpoint.pt"
-        if not file.is_file():
+        """Take up the newest checkpoint that can be continued exactly; an earlier attempt's brings its weights."""
+        for place in self.folder.checkpoints():
+            try:
+                saved = load_tensors(place / "checkpoint.pt", "cpu")
+                made_by = saved["identity"], saved["digest"]
+            except Exception as error:  # (an earlier attempt's may go at any moment; a damaged one may raise anything)
+                print(f"{place / 'checkpoint.pt'} cannot be read ({type(error).__name__}); not taken up", flush=True)
+                continue
+            if made_by != (self.run.identity, self.digest):
+                print("checkpoint.pt was written by other code; beginning anew", flush=True)
+            elif self._bring_weights(place, Counters(**saved["counters"])):
+                self._restore(saved)
+                return True
+        return False
+
+    def _bring_weights(self, place: Path, counters: Counters) -> bool:
+        """Take over the weights of the phases that are finished. False when some are not there."""
+        finished = self.phases[self.skipped : counters.phase + (1 if counters.finished else 0)]
+        files = [place / f"weights-{phase.name}.pt" for phase in finished]
+        if not all(file.is_file() for file in files):
             return False
-        saved = load_tensors(file, "cpu")
-        if (saved["identity"], saved["digest"]) != (self.run.identity, self.digest):
-            print("checkpoint.pt was written by other code; beginning anew", flush=True)
-            return False
+        if place != self.folder.files:
+            for file in files:
+                share(file, self.folder.files / file.name)
+        return True
+
+    def _restore(self, saved: dict[str, Any]) -> None:
         self.counters = Counters(**saved["counters"])
         self.counters.sums = {name: value.to(self.run.device) for name, value in self.counters.sums.items()}
         self.curve = saved["curve"]
@@ -443,7 +465,7 @@ class Trainer:
         self.data.set_state(saved["data"])
         self.method.noise.set_state(saved["noise"])
         self.lanes = _to_device(saved["lanes"], self.run.device)
-        return True
+        write_json(self.folder.files / "curve.json", self.curve)
 
     # The end.
 
@@ -469,8 +491,10 @@ class Trainer:
             "digest": self.digest,
             "provenance": provenance.describe(self.run),
         }
-        write_json(self.folder / "result.json", result)
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        self.options.before_publishing()
+        if self.folder.publish(result):
+            self.folder.drop("*.pt")
+        (self.folder.files / "checkpoint.pt").unlink(missing_ok=True)
         return result
 
 

@@ -219,8 +219,11 @@ def test_run_and_status_and_report_from_end_to_end(
     assert cli.main(["run", "small.yaml", "--dry-run"]) == 0
     assert "2 cells: 2 are kept" in capsys.readouterr().out
 
-    (one,) = Path("results/small").glob("retrieval-bptt-*/status.json")
-    one.write_text(json.dumps({"state": "stopped", "reason": None, "progress": 0.5, "loss": 1.25}))
+    (one,) = Path("results/small").glob("retrieval-bptt-*")
+    (one / "result.json").unlink()
+    (one / "attempts/000001/status.json").write_text(
+        json.dumps({"state": "stopped", "reason": None, "progress": 0.5, "loss": 1.25})
+    )
     assert cli.main(["status", "small.yaml", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["state"], row["progress"]) for row in rows] == [("stopped", 0.5), ("done", 1.0)]
@@ -288,7 +291,7 @@ def test_sample_shows_what_a_trained_model_writes(folder: Path, capsys: pytest.C
     assert cli.main(["sample", str(cell), "--count", "2", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["kind"] == "image" and len(record["written"]) == 2
-    (cell / "weights-train.pt").unlink()
+    (cell / "attempts/000001/weights-train.pt").unlink()
     assert cli.main(["sample", str(cell)]) == 2
     assert "has no weights-train.pt" in capsys.readouterr().err
 

@@ -2,14 +2,18 @@
 
     done       the result is written                         diverged   the loss was not finite
     oom        memory ran out                                failed     any other exception
-    stopped    asked to; goes on from its checkpoint
+    stopped    asked to, or results cannot be written;       elsewhere  another process is at it, or has taken it over:
+               goes on from its checkpoint                              the folder tells how that one ends
 
 `status.json` says `running`, with progress, until then. The checkpoint of a cell that is failed, oom or stopped stays.
 """
 
 from __future__ import annotations
 
+import errno
+import faulthandler
 import gc
+import json
 import os
 import platform
 import time
@@ -18,19 +22,22 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any, NamedTuple
 
-import filelock
 import torch
 
 from bench.config import Run
+from bench.launch.lease import LEASE_SECONDS, Lease, Lost, Seen, Watch, claim
 from bench.measure import lacking, measure
-from bench.results import Folder, read_json
+from bench.results import NO_SPACE, CannotWrite, Folder
 from bench.training import Diverged, Options, Stopped, Trainer, run_digest
-
-LOCK_SECONDS = 120.0
-"""How long to wait for another process at the same cell: a worker whose launcher died, on its way to a checkpoint."""
 
 FACTS = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy")
 """What a status tells of the training itself."""
+UNWRITABLE = "results cannot be written: "
+"""How the reason begins of a cell that stopped because the disk is full or the folder read-only."""
+LOOK_SECONDS = 0.5
+"""Between two looks at a cell that another process may be at."""
+STUCK_SECONDS = 1800.0
+"""How long a cell may make no step: generous, because one long evaluation is none."""
 
 
 class End(NamedTuple):
@@ -42,105 +49,166 @@ class End(NamedTuple):
 
 def run_cell(
     folder: Folder,
-    attempt: int = 1,
+    seen: Seen | None = None,
     *,
     checkpoint_seconds: float = Options.checkpoint_seconds,
     tensorboard: bool = False,
     measures: Sequence[str] = (),
+    lease_seconds: float = LEASE_SECONDS,
+    stuck_seconds: float | None = STUCK_SECONDS,
     should_stop: Callable[[], bool] = lambda: False,
     listen: Callable[[dict[str, Any]], None] = lambda status: None,
+    on_claim: Callable[[Folder], None] = lambda mine: None,
+    on_stuck: Callable[[], None] = lambda: None,
 ) -> End:
-    """Train the run of this folder, on from its checkpoint if it has one, and keep its status.json.
+    """Make an attempt at the run of this folder, on from the last checkpoint if there is one.
 
+    `seen` is how the caller saw the cell when it took it for free. Without it this looks for itself: another's cell is
+    `elsewhere` as soon as its heart is seen to beat, and taken over when it has not for the time of the lease.
     `measures` (of `bench.measure.NAMES`) are made once it is done. `listen` is called with every status that is
-    written. Raises nothing that an `Exception` could be.
+    written, `on_claim` with the attempt's folder before anything is written to it. `on_stuck` is called from a thread
+    when no step was made for `stuck_seconds`; the heart has stopped then, so that another may take over. Raises nothing
+    that an `Exception` could be.
     """
-    began = time.time()
-    resumed = (folder / "checkpoint.pt").is_file()
+    try:
+        seen = seen or _await(folder, Watch(lease_seconds), should_stop)
+        mine = claim(folder, seen) if seen.state == "free" else None
+        if mine is None:
+            return End("stopped") if should_stop() else End("elsewhere", f"{seen.owner} is at it")
+        lease = Lease(mine, lease_seconds, stuck_seconds, lambda: _stuck(mine, on_stuck))
+        with lease:
+            on_claim(mine)
+            options = Options(checkpoint_seconds=checkpoint_seconds, should_stop=should_stop)
+            return _attempt(mine, lease, options, listen, tensorboard, measures)
+    except Exception as error:  # (a disk that is gone: this cell's end, no other's)
+        return failure(error)
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _await(folder: Folder, watch: Watch, should_stop: Callable[[], bool]) -> Seen:
+    """Watch a cell until it is free, or its owner is seen alive."""
+    seen = first = watch.look(folder)
+    while seen.state == "owned" and (seen.attempt, seen.beat) == (first.attempt, first.beat) and not should_stop():
+        time.sleep(LOOK_SECONDS)
+        seen = watch.look(folder)
+    return seen
+
+
+def _stuck(mine: Folder, on_stuck: Callable[[], None]) -> None:
+    """Tell the log where every thread is."""
+    with suppress(OSError), open_log(mine) as file:
+        file.write(b"no step for too long; every thread is at:\n")
+        faulthandler.dump_traceback(file)
+    on_stuck()
+
+
+def _attempt(
+    mine: Folder,
+    lease: Lease,
+    options: Options,
+    listen: Callable[[dict[str, Any]], None],
+    tensorboard: bool,
+    measures: Sequence[str],
+) -> End:
+    """An attempt of which this process is the owner, and its status."""
     status: dict[str, Any] = {
-        **({name: value for name, value in folder.status.items() if name in FACTS} if resumed else {}),
+        **_facts_before(mine),
         "reason": None,
-        "attempt": attempt,
+        "attempt": mine.attempt,
         "pid": os.getpid(),
         "host": platform.node(),
-        "started": began,
+        "started": time.time(),
     }
 
     def tell(state: str) -> None:
         status["updated"] = time.time()
         with suppress(OSError):  # a full disk must not end what can still be computed; the launcher hears of the end
-            folder.set_status(state, **status)
+            mine.set_status(state, **status)
         listen({"state": state, **status})
 
     def on_progress(facts: dict[str, Any]) -> None:
+        lease.moved()
         status.update(facts)
         tell("running")
 
+    def should_stop() -> bool:
+        lease.moved()
+        return asked_to_stop()
+
+    end = End("stopped")  # of a process that is told to end at once
+    asked_to_stop, options.should_stop = options.should_stop, should_stop
+    options.on_progress, options.before_publishing = on_progress, lease.check
     try:
-        with filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS):
-            _sweep(folder)
-            log(folder, f"--- attempt {attempt}, process {os.getpid()} on {platform.node()}, {time.ctime(began)}")
-            tell("running")
-            run = folder.run()
-            status["digest"] = run_digest(run)
-            with _scalars(folder, tensorboard) as on_scalars:
-                options = Options(
-                    checkpoint_seconds=checkpoint_seconds,
-                    should_stop=should_stop,
-                    on_progress=on_progress,
-                    on_scalars=on_scalars,
-                )
-                end = _train(run, folder, options)
-            if end.state == "done":
-                status["unmeasured"] = _measure(folder, measures)
-            status["reason"] = end.reason
-            if end.state == "done":
-                status["progress"] = 1.0
-            tell(end.state)
-    except filelock.Timeout:
-        return End("failed", f"another process has been at this cell for {LOCK_SECONDS:.0f} s")
-    except Exception as error:  # (an unreadable run.json, a disk that is gone: this cell's end, no other's)
-        end = _failure(error)
-        log(folder, traceback.format_exc())
+        log(mine, f"--- attempt {mine.attempt}, process {os.getpid()} on {platform.node()}, {time.ctime()}")
+        tell("running")
+        _sweep(mine)
+        run = mine.run()
+        status["digest"] = run_digest(run)
+        with _scalars(mine, tensorboard) as options.on_scalars:
+            end = _train(run, mine, options)
+        if end.state == "done":
+            status["unmeasured"] = _measure(mine, measures, lease)
+            status["progress"] = 1.0
+    except Lost as error:
+        end = End("elsewhere", str(error))
+    except Exception as error:  # (an unreadable run.json, a folder that is gone)
+        log(mine, traceback.format_exc())
+        end = failure(error)
+    finally:
         status["reason"] = end.reason
-        tell(end.state)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        tell("lost" if end.state == "elsewhere" else end.state)
     return end
 
 
-def _train(run: Run, folder: Folder, options: Options) -> End:
-    result = read_json(folder / "result.json")
-    if result and result["digest"] == run_digest(run):
-        return End("done")  # killed between the result and this word
+def _facts_before(mine: Folder) -> dict[str, Any]:
+    """What the attempt before told of the training, if this one goes on from it."""
+    earlier = (mine.attempt or 1) - 1
+    if not mine.checkpoints() and mine.result is None:
+        return {}
+    return {name: value for name, value in mine.at(earlier).status.items() if name in FACTS}
+
+
+def _train(run: Run, mine: Folder, options: Options) -> End:
+    if mine.result is not None:
+        return End("done")  # there is nothing left to do, or it is to be measured
     try:
-        Trainer(run, folder, options).train()
+        Trainer(run, mine, options).train()
+    except Lost:
+        raise
     except Stopped:
         return End("stopped")
     except Diverged as error:
-        (folder / "checkpoint.pt").unlink(missing_ok=True)  # it could only diverge again
+        (mine.files / "checkpoint.pt").unlink(missing_ok=True)  # it could only diverge again
+        mine.drop("checkpoint.pt")
         return End("diverged", str(error))
     except (Exception, SystemExit) as error:  # (a plugin may raise anything; the log has the traceback)
-        log(folder, traceback.format_exc())
-        return _failure(error)
+        log(mine, traceback.format_exc())
+        return failure(error)
     return End("done")
 
 
-def _measure(folder: Folder, names: Sequence[str]) -> dict[str, str]:
+def _measure(mine: Folder, names: Sequence[str], lease: Lease) -> dict[str, str]:
     """Make the measures that are asked for and not there. One that fails is told, by name, and takes no result away."""
     failed = {}
-    for name in lacking(folder, names):
+    published = Folder(mine.path)
+    for name in lacking(published, names):
+        lease.check()
+        lease.moved()
         try:
-            measure(folder, name)
+            measure(published, name)
         except (Exception, SystemExit) as error:
-            log(folder, traceback.format_exc())
-            failed[name] = _failure(error).reason or "failed"
+            log(mine, traceback.format_exc())
+            failed[name] = failure(error).reason or "failed"
     return failed
 
 
-def _failure(error: BaseException) -> End:
+def failure(error: BaseException) -> End:
     """State and reason, in one line, of a cell that ended with this exception."""
+    if isinstance(error, CannotWrite) or (isinstance(error, OSError) and error.errno in NO_SPACE):
+        return End("stopped", f"{UNWRITABLE}{error}")
     first = next(iter(str(error).strip().splitlines()), "")
     reason = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return End("oom" if out_of_memory(error) else "failed", reason)
@@ -150,34 +218,42 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out; torch's CPU allocator says so in a plain RuntimeError."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     said = str(error)
     return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in said or "can't allocate memory" in said)
 
 
-def log(folder: Folder, text: str) -> None:
-    """Add to the cell's log.txt; a log that cannot be written is no reason to stop."""
-    with suppress(OSError), open_log(folder) as file:
+def log(mine: Folder, text: str) -> None:
+    """Add to the attempt's log.txt; a log that cannot be written is no reason to stop."""
+    with suppress(OSError), open_log(mine) as file:
         file.write(f"{text.rstrip()}\n".encode())
 
 
-def open_log(folder: Folder) -> IO[bytes]:
-    """The cell's log.txt, to append to."""
-    return (folder / "log.txt").open("ab", buffering=0)
+def open_log(mine: Folder) -> IO[bytes]:
+    """The attempt's log.txt, to append to."""
+    return (mine.files / "log.txt").open("ab", buffering=0)
 
 
-def _sweep(folder: Folder) -> None:
-    """Remove the temporary files of a process that was killed while it wrote."""
-    for file in folder.path.glob(".*"):
-        if file.name != ".lock":
-            file.unlink(missing_ok=True)
+def _sweep(mine: Folder) -> None:
+    """Remove what earlier attempts that were killed while they wrote have left; set a damaged result aside."""
+    for pattern in (".*.json.*", ".*.pt.*", ".beat.*"):
+        mine.drop(pattern)
+    with suppress(FileNotFoundError):
+        try:
+            whole = isinstance(json.loads((mine / "result.json").read_bytes()), dict)
+        except ValueError:
+            whole = False
+        if not whole:
+            (mine / "result.json").rename(mine.files / "damaged-result.json")
 
 
 Scalars = Callable[[int, dict[str, float]], None]
 
 
 @contextmanager
-def _scalars(folder: Folder, wanted: bool) -> Any:
-    """A writer of TensorBoard events into the run's folder, or one that does nothing."""
+def _scalars(mine: Folder, wanted: bool) -> Any:
+    """A writer of TensorBoard events into the attempt's folder, or one that does nothing."""
     if not wanted:
         yield lambda step, scalars: None
         return
@@ -188,7 +264,7 @@ def _scalars(folder: Folder, wanted: bool) -> Any:
     def write(step: int, scalars: dict[str, float]) -> None:
         nonlocal writer
         if writer is None:  # a continued run hides what a killed one had written beyond its checkpoint
-            writer = SummaryWriter(str(folder.path), purge_step=step)
+            writer = SummaryWriter(str(mine.files), purge_step=step)
         for name, value in scalars.items():
             writer.add_scalar(name, value, step)
 

@@ -1,8 +1,10 @@
 """The launchers of this machine: `local`, a bounded pool of worker processes, and `inline`, this process.
 
 A worker's death, however it comes, costs one attempt of the one cell it had: the cell goes on from its checkpoint in
-another worker. Ctrl-C lets the workers write checkpoints; a second one kills them. When the launcher itself is killed
-its workers see their stdin end, and stop at their next step.
+another worker. One that makes no step for too long, or is silent for the time of its lease, is killed. Ctrl-C lets the
+workers write checkpoints; a second one kills them. When the launcher itself is killed its workers see their stdin end,
+and stop at their next step. Several launchers at one folder share the cells. A launch ends when results cannot be
+written, and the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -13,67 +15,79 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
-import filelock
 import torch
 
 from bench import registry
 from bench.config import Run
 from bench.errors import BadInput
-from bench.launch.cell import End, open_log, run_cell
+from bench.launch.cell import UNWRITABLE, End, run_cell
+from bench.launch.lease import Watch
 from bench.launch.plan import ENDED_WELL, Board, Cell, LaunchOptions, plan, prepare, refused
 from bench.launch.progress import View, view_for
+from bench.launch.share import Share
+from bench.launch.worker import STUCK
+from bench.results import Folder
 
 TICK = 0.3  # seconds between two looks at the workers: often enough for the eye
 GRACE = 60.0  # seconds that workers have for their checkpoints after Ctrl-C
+START_SECONDS = 600.0  # that a worker may take to begin a cell, its imports included
 ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the cells of a launch ended: state and reason by id, those kept from earlier launches included."""
+    """How the cells of a launch ended: state and reason by id, those kept from earlier launches included.
+
+    `halted` says why results cannot be written, when that ended the launch.
+    """
 
     ends: dict[str, End]
     stale: tuple[str, ...]
     interrupted: bool
+    halted: str | None = None
 
     @property
     def exit_code(self) -> int:
-        """0 when every cell is done or skipped, 1 when one is not, 130 after Ctrl-C."""
+        """0: every cell is done or skipped; 1: one is not; 2: results cannot be written; 130: Ctrl-C."""
         if self.interrupted:
             return 130
+        if self.halted:
+            return 2
         return 0 if all(end.state in ENDED_WELL for end in self.ends.values()) else 1
 
 
 def run_cells(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> Outcome:
     """Run what is not done of these runs, in the grid's folder `results/<grid>`.
 
-    Raises `BadInput` when the folder cannot be written or another launcher is at it, before anything is changed.
+    Raises `BadInput` when the folder cannot be written, or cells are to be forgotten that another process is at, before
+    anything is changed.
     """
     check(runs, folder, options)
-    interrupts = Interrupts(patience=1 if options.launcher == "inline" else None)
-    with _grid_lock(folder), interrupts:
+    _writable(folder)
+    with Interrupts(patience=1 if options.launcher == "inline" else None) as interrupts:
         cells = plan(runs, folder, options)
-        prepare(cells)
+        prepare(cells, options.lease_seconds)
         board = Board(cells, options.retry)
         with view_for(board, options.quiet) as view:
             view.ended(board.fall())
-            if options.launcher == "inline":
-                _run_inline(board, view, options, interrupts)
-            else:
-                Pool(board, view, options, interrupts).run()
+            share = Share(board, view, options)
+            inline = options.launcher == "inline"
+            halted = _run_inline(share, interrupts) if inline else Pool(share, interrupts).run()
     stale = tuple(cell.id for cell in cells if cell.decision.stale and cell.decision.action == "keep")
-    return Outcome({cell.id: board.ends.get(cell.id, End("pending")) for cell in cells}, stale, interrupts.count > 0)
+    ends = {cell.id: board.ends.get(cell.id, End("pending")) for cell in cells}
+    return Outcome(ends, stale, interrupts.count > 0, halted)
 
 
 def check(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> None:
@@ -94,27 +108,14 @@ def check(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> None:
             raise BadInput(f"grid {folder.name}: no cell of it can run: {cells[0].decision.reason}")
 
 
-@contextmanager
-def _grid_lock(folder: Path) -> Iterator[None]:
-    """One launcher at a time; the operating system lets go of the lock when its holder dies."""
-    file = folder / ".lock"
+def _writable(folder: Path) -> None:
+    """Try it: what a folder's permissions say is not the whole truth."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(file)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        with suppress(OSError):
-            if holder := file.read_text().strip():
-                raise BadInput(f"{folder}: another launcher is at it (process {holder})") from None
-        raise BadInput(f"{folder}: another launcher is at it") from None
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 12))
     except OSError as error:
         raise BadInput(f"--results: cannot write to {folder}: {error.strerror}") from None
-    try:
-        with suppress(OSError):  # only for the message above
-            file.write_text(f"{os.getpid()}\n")
-        yield
-    finally:
-        lock.release()
 
 
 class Interrupts:
@@ -147,16 +148,35 @@ class Interrupts:
 # Inline.
 
 
-def _run_inline(board: Board, view: View, options: LaunchOptions, interrupts: Interrupts) -> None:
-    """The cells one after another in this process."""
-    while not interrupts.count and (cell := board.take()):
+def _run_inline(share: Share, interrupts: Interrupts) -> str | None:
+    """The cells one after another in this process. Returns why results cannot be written, if that ends it."""
+    board, view = share.board, share.view
+    while not interrupts.count and share.open:
+        share.revisit()
+        taken = share.take()
+        if taken is None:
+            time.sleep(TICK)
+            view.tick(share.live())
+            continue
+        cell, seen = taken
         end = run_cell(
             cell.folder,
+            seen,
             should_stop=lambda: interrupts.count > 0,
             listen=partial(_show, view, cell.id),
-            **options.cell(),
+            **share.options.cell(),
         )
+        if end.state == "elsewhere":
+            board.away(cell)
+            continue
         view.ended(board.end(cell, end))
+        if _unwritable(end):
+            return end.reason
+    return None
+
+
+def _unwritable(end: End) -> bool:
+    return end.state == "stopped" and (end.reason or "").startswith(UNWRITABLE)
 
 
 def _show(view: View, name: str, status: Mapping[str, Any]) -> None:
@@ -174,6 +194,9 @@ class Slot:
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
     cell: Cell | None = None
+    mine: Folder | None = None  # the attempt that the worker has begun at the cell
+    since: float = 0.0  # when it was given the cell
+    errors: IO[bytes] | None = None  # what the worker says outside of cells
     heard: bytes = b""
 
 
@@ -214,25 +237,29 @@ def gpus() -> list[str]:
 class Pool:
     """The worker processes of one launch."""
 
-    board: Board
-    view: View
-    options: LaunchOptions
+    share: Share
     interrupts: Interrupts
     slots: list[Slot] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.board, self.view, self.options = self.share.board, self.share.view, self.share.options
         self.slots = slots_for([cell.run for cell in self.board.waiting], self.options.workers)
         self.selector = selectors.DefaultSelector()
+        self.hearts = Watch(self.options.lease_seconds)
         self.stopping = False
+        self.halted: str | None = None
 
-    def run(self) -> None:
-        """Until every cell has ended, or Ctrl-C."""
+    def run(self) -> str | None:
+        """Until every cell has ended, or Ctrl-C, or results cannot be written: then it returns why."""
         try:
-            while (self.board.waiting or self.board.running) and not self.interrupts.count:
+            while self.share.open and not self.interrupts.count and not self.halted:
+                self.share.revisit()
                 for slot in self.slots:
                     self._fill(slot)
                 self._listen()
-            if self.interrupts.count:
+                for slot in self.slots:
+                    self._feel(slot)
+            if self.interrupts.count or self.halted:
                 self._stop()
         finally:
             for slot in self.slots:
@@ -242,36 +269,38 @@ class Pool:
             for slot in self.slots:
                 self._retire(slot)
             self.selector.close()
+        return self.halted
 
     def _fill(self, slot: Slot) -> None:
         """Give a cell to a slot that has none, if one can start."""
-        if slot.cell is not None or (cell := self.board.take([slot.device])) is None:
+        if slot.cell is not None or (taken := self.share.take([slot.device])) is None:
             return
-        slot.cell = cell
+        slot.cell, seen = taken
+        slot.mine, slot.since = None, time.monotonic()
         request = {
-            "folder": str(cell.folder.path.resolve()),
-            "attempt": self.board.attempts[cell.id],
+            "folder": str(slot.cell.folder.path.resolve()),
+            "seen": seen,
             "options": self.options.cell(),
         }
         if slot.process is None:
-            self._start(slot, cell)
+            self._start(slot)
         assert slot.process is not None and slot.process.stdin is not None
         with suppress(BrokenPipeError):  # it is dead: that is noticed where its answers are read
             slot.process.stdin.write((json.dumps(request) + "\n").encode())
             slot.process.stdin.flush()
 
-    def _start(self, slot: Slot, cell: Cell) -> None:
-        """Start the slot's worker; what goes wrong before its first cell can be read in that cell's log."""
+    def _start(self, slot: Slot) -> None:
+        """Start the slot's worker; what goes wrong before its first cell is in `errors`."""
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        with open_log(cell.folder) as log:
-            slot.process = subprocess.Popen(
-                [sys.executable, "-m", "bench.launch.worker", *registry.plugin_files()],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, **slot.environment, "PYTHONPATH": os.pathsep.join(paths)},
-                start_new_session=True,  # the terminal's Ctrl-C is for the launcher only
-            )
+        slot.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
+        slot.process = subprocess.Popen(
+            [sys.executable, "-m", "bench.launch.worker", *registry.plugin_files()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=slot.errors,
+            env={**os.environ, **slot.environment, "PYTHONPATH": os.pathsep.join(paths)},
+            start_new_session=True,  # the terminal's Ctrl-C is for the launcher only
+        )
         assert slot.process.stdout is not None
         os.set_blocking(slot.process.stdout.fileno(), False)
         self.selector.register(slot.process.stdout, selectors.EVENT_READ, slot)
@@ -284,7 +313,22 @@ class Pool:
             dead = slot.process is not None and slot.process.poll() is not None
             if slot in ready or dead:
                 self._hear(slot, dead)
-        self.view.tick({cell.id: cell.folder.status for cell in self.board.running.values()})
+        self.view.tick(self.share.live())
+
+    def _feel(self, slot: Slot) -> None:
+        """Kill a worker that is silent for the time of its lease, or does not begin: its death is noticed as any is."""
+        if slot.process is None or slot.cell is None:
+            return
+        if slot.mine is None:
+            if time.monotonic() - slot.since > START_SECONDS:
+                self._kill(slot, f"the worker did not begin in {START_SECONDS:.0f} s")
+        elif self.hearts.silence(slot.mine) > self.options.lease_seconds:
+            self._kill(slot, f"no heartbeat for {self.options.lease_seconds:g} s")
+
+    def _kill(self, slot: Slot, how: str) -> None:
+        assert slot.process is not None
+        slot.process.kill()
+        self._bury(slot, how)
 
     def _hear(self, slot: Slot, dead: bool) -> None:
         assert slot.process is not None and slot.process.stdout is not None
@@ -296,17 +340,34 @@ class Pool:
             pass
         while b"\n" in slot.heard and slot.cell is not None:
             answer, _, slot.heard = slot.heard.partition(b"\n")
-            cell, slot.cell = slot.cell, None
-            end = End(**json.loads(answer))
-            self.view.ended(self.board.end(cell, end))
+            said = json.loads(answer)
+            if "attempt" in said:
+                slot.mine = slot.cell.folder.at(said["attempt"])
+                continue
+            end = End(**said)
+            self._ended(slot, end)
             if end.state in ("failed", "oom"):  # may have left the process, or its GPU, in a bad state
                 self._retire(slot)
                 return
         if dead:
             self._bury(slot)
 
-    def _bury(self, slot: Slot) -> None:
+    def _ended(self, slot: Slot, end: End) -> None:
+        """A worker has told how its cell ended."""
+        cell, slot.cell = slot.cell, None
+        assert cell is not None
+        if end.state == "elsewhere":
+            self.board.away(cell)
+        elif end.state == "oom":
+            self.view.ended(self.board.lost(cell, end, slot.mine))
+        else:
+            self.view.ended(self.board.end(cell, end))
+            if _unwritable(end):
+                self.halted = self.halted or end.reason
+
+    def _bury(self, slot: Slot, how: str | None = None) -> None:
         """A worker is gone: its cell, if it had one, has lost an attempt."""
+        said = _last_line(slot.errors)
         process = self._retire(slot)
         if slot.cell is None or process is None:
             return
@@ -315,8 +376,13 @@ class Pool:
             return
         cell, slot.cell = slot.cell, None
         code = process.returncode
-        how = f"worker killed by signal {-code}" if code < 0 else f"worker exited with code {code}, see log.txt"
-        self.view.ended(self.board.lost(cell, how))
+        if how is None and code == STUCK:
+            how = f"no step for {self.options.stuck_seconds:g} s, see log.txt"
+        elif how is None and code < 0:
+            how = f"worker killed by signal {-code}"
+        elif how is None:
+            how = f"worker exited with code {code}" + (", see log.txt" if slot.mine else f": {said}" if said else "")
+        self.view.ended(self.board.lost(cell, End("failed", how), slot.mine))
 
     def _retire(self, slot: Slot) -> subprocess.Popen[bytes] | None:
         """Let the slot's process end: it does at the end of its stdin."""
@@ -332,12 +398,16 @@ class Pool:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):  # a dead file system can hold even a killed process
+                process.wait(10)
+        if slot.errors is not None:
+            slot.errors.close()
         return process
 
     def _stop(self) -> None:
         """After Ctrl-C: the workers write their checkpoints and end; a second one, or too long a wait, kills them."""
-        self.view.say("stopping: cells write their checkpoints; Ctrl-C again kills them")
+        if not self.halted:
+            self.view.say("stopping: cells write their checkpoints; Ctrl-C again kills them")
         self.stopping = True
         for slot in self.slots:
             if slot.process is not None:
@@ -354,6 +424,15 @@ class Pool:
     def _end_stopped(self, slot: Slot, reason: str) -> None:
         cell, slot.cell = slot.cell, None
         assert cell is not None
-        with suppress(OSError):
-            cell.folder.set_status(**{**cell.folder.status, "state": "stopped", "reason": reason})
+        if slot.mine is not None:
+            with suppress(OSError):
+                slot.mine.set_status(**{**slot.mine.status, "state": "stopped", "reason": reason})
         self.view.ended(self.board.end(cell, End("stopped", reason)))
+
+
+def _last_line(file: IO[bytes] | None) -> str:
+    """The last line that a worker has said outside of cells, where an exception tells what it is."""
+    if file is None:
+        return ""
+    file.seek(0)
+    return next(iter(reversed(file.read().decode(errors="replace").strip().splitlines())), "")

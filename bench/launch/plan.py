@@ -7,17 +7,19 @@ asked for; `Board` keeps the account of the cells of one launch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bench.config import Run
-from bench.launch.cell import End
+from bench.errors import BadInput
+from bench.launch.cell import LOOK_SECONDS, STUCK_SECONDS, End
+from bench.launch.lease import LEASE_SECONDS, Seen, Watch, claim, look
 from bench.measure import lacking
 from bench.methods.base import impossible
-from bench.results import Folder, read_json
+from bench.results import Folder
 from bench.training import run_digest
 
 Action = Literal["run", "keep", "skip"]
@@ -36,6 +38,8 @@ class LaunchOptions:
     tensorboard: bool = False
     measures: tuple[str, ...] = ()  # of `bench.measure.NAMES`, made of the cells that are done
     checkpoint_seconds: float = 20.0
+    lease_seconds: float = LEASE_SECONDS  # how long a worker may be silent before others take its cell over
+    stuck_seconds: float | None = STUCK_SECONDS  # how long a worker may make no step before it is killed
     quiet: bool = False
 
     def cell(self) -> dict[str, Any]:
@@ -44,6 +48,8 @@ class LaunchOptions:
             "checkpoint_seconds": self.checkpoint_seconds,
             "tensorboard": self.tensorboard,
             "measures": self.measures,
+            "lease_seconds": self.lease_seconds,
+            "stuck_seconds": self.stuck_seconds,
         }
 
 
@@ -64,6 +70,7 @@ class Cell:
     run: Run
     folder: Folder
     decision: Decision
+    attempts: int = 0  # that there were when it was decided
 
     @property
     def id(self) -> str:
@@ -108,7 +115,7 @@ def _made_by(folder: Folder, status: Mapping[str, Any]) -> str | None:
     """The digest of the code that computed this cell; None when it did not end, or its result is not there."""
     if status["state"] == "diverged":
         return status.get("digest", "unknown")
-    return (read_json(folder / "result.json") or {}).get("digest")
+    return (folder.result or {}).get("digest")
 
 
 def refused(run: Run) -> str | None:
@@ -129,37 +136,61 @@ def plan(runs: Iterable[Run], folder: Path, options: LaunchOptions) -> list[Cell
         kept = made_by is not None and not options.force and not options.stale
         reason = None if kept else refused(run)
         unmeasured = bool(lacking(at, options.measures))
-        cells.append(Cell(run, at, decide(status, made_by, run_digest(run), reason, options, unmeasured)))
+        decision = decide(status, made_by, run_digest(run), reason, options, unmeasured)
+        cells.append(Cell(run, at, decision, at.newest))
     return cells
 
 
-def prepare(cells: Iterable[Cell]) -> None:
-    """Make the folders, forget what is to be computed afresh, and note what is skipped and why."""
+def prepare(cells: Iterable[Cell], lease_seconds: float = LEASE_SECONDS) -> None:
+    """Make the folders, forget what is to be computed afresh, and note what is skipped and why.
+
+    Raises `BadInput`, before anything is forgotten, when another process is at a cell that is to be forgotten.
+    """
+    fresh = [cell for cell in cells if cell.decision.fresh]
+    free = _await(fresh, Watch(lease_seconds))
     for cell in cells:
         cell.folder.describe(cell.run)
         skipped: dict[str, Any] = {"state": "skipped", "reason": cell.decision.reason}
-        if cell.decision.action == "skip" and cell.folder.status != skipped:
+        if cell.decision.action == "skip" and not cell.folder.newest and cell.folder.status != skipped:
             cell.folder.set_status(**skipped)
-        elif cell.decision.fresh:
-            cell.folder.clear()
+    for cell in fresh:
+        mine = claim(cell.folder, free[cell.id])
+        if mine is None:
+            raise BadInput(f"{cell.folder.path}: another process has begun to run it")
+        mine.forget()
+        mine.set_status("pending")
 
 
-def seen_state(status: Mapping[str, Any], here: str, alive: Callable[[int], bool]) -> tuple[str, str | None]:
+def _await(cells: Sequence[Cell], watch: Watch) -> dict[str, Seen]:
+    """See that these cells are free; one whose owner is silent is waited for until its lease has run out."""
+    seen = {cell.id: watch.look(cell.folder) for cell in cells}
+    first = dict(seen)
+    while owned := [cell for cell in cells if seen[cell.id].state == "owned"]:
+        for cell in owned:
+            if seen[cell.id] != first[cell.id]:
+                raise BadInput(f"{cell.folder.path}: {seen[cell.id].owner} is running it, so it cannot be forgotten")
+        time.sleep(LOOK_SECONDS)
+        seen |= {cell.id: watch.look(cell.folder) for cell in owned}
+    return seen
+
+
+def seen_state(folder: Folder) -> tuple[str, str | None]:
     """State and reason of a cell as an observer sees it: one whose process is gone from this host is not running."""
-    state, reason = status["state"], status.get("reason")
-    if state == "running" and status.get("host") == here and not alive(status["pid"]):
+    status = folder.status
+    if status["state"] == "running" and look(folder).state == "free":
         return "stopped", "its process is gone"
-    return state, reason
+    return status["state"], status.get("reason")
 
 
 @dataclass
 class Board:
-    """The account of one launch: what waits, runs and has ended, in the order of the grid."""
+    """The account of one launch: what waits, runs, runs elsewhere and has ended, in the order of the grid."""
 
     cells: Sequence[Cell]
     retry: int = 1
     waiting: list[Cell] = field(default_factory=list)
     running: dict[str, Cell] = field(default_factory=dict)
+    elsewhere: dict[str, Cell] = field(default_factory=dict)
     ends: dict[str, End] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
@@ -183,6 +214,15 @@ class Board:
                 return cell
         return None
 
+    def away(self, cell: Cell) -> None:
+        """A cell that was taken is another's: that costs it no attempt."""
+        self.elsewhere[cell.id] = self.running.pop(cell.id)
+        self.attempts[cell.id] -= 1
+
+    def back(self, cell: Cell) -> None:
+        """A cell that ran elsewhere waits again, first in line."""
+        self.waiting.insert(0, self.elsewhere.pop(cell.id))
+
     def _source_ended(self, cell: Cell) -> bool:
         source = cell.run.init_from.run if cell.run.init_from else None
         return source is None or source not in self._members or source in self.ends
@@ -190,6 +230,7 @@ class Board:
     def end(self, cell: Cell, end: End) -> list[Cell]:
         """Note how a cell ended. Returns all that have ended by it: the cell, and those that were to start from it."""
         self.running.pop(cell.id, None)
+        self.elsewhere.pop(cell.id, None)
         self.ends[cell.id] = end
         return [cell, *self.fall()]
 
@@ -211,22 +252,27 @@ class Board:
         end = self.ends.get(cell.run.init_from.run) if cell.run.init_from else None
         return end is not None and end.state != "done"
 
-    def lost(self, cell: Cell, how: str) -> list[Cell]:
-        """A cell's worker died: the cell waits again, first in line, or has failed when its attempts are spent."""
+    def lost(self, cell: Cell, end: End, mine: Folder | None = None) -> list[Cell]:
+        """An attempt went wrong in a way that another may not: the cell waits again, first in line, if it has one left.
+
+        `mine` is the folder of the attempt, if it had begun and could not say itself how it ended.
+        """
         attempt, allowed = self.attempts[cell.id], self.retry + 1
-        if attempt < allowed:
-            del self.running[cell.id]
-            self.waiting.insert(0, cell)
-            return []
-        end = End("failed", f"{how} (attempt {attempt} of {allowed})")
-        with suppress(OSError):
-            cell.folder.set_status(**{**cell.folder.status, "state": "failed", "reason": end.reason})
-        return self.end(cell, end)
+        end = end._replace(reason=f"{end.reason} (attempt {attempt} of {allowed})")
+        again = attempt < allowed
+        if mine is not None:
+            with suppress(OSError):
+                mine.set_status(**{**mine.status, "state": "stopped" if again else end.state, "reason": end.reason})
+        if not again:
+            return self.end(cell, end)
+        del self.running[cell.id]
+        self.waiting.insert(0, cell)
+        return []
 
     def states(self) -> dict[str, str]:
         """Every cell's state now, by id."""
         waiting = {cell.id: cell.decision.state for cell in self.waiting}
-        running = dict.fromkeys(self.running, "running")
+        running = dict.fromkeys((*self.running, *self.elsewhere), "running")
         known = {**waiting, **running, **{name: end.state for name, end in self.ends.items()}}
         return {cell.id: known[cell.id] for cell in self.cells}
 

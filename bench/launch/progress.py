@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.launch.plan import Board, Cell, progress_of
-from bench.results import read_json
 
 LINE_SECONDS = 15.0
 """Between two plain lines about cells that are still running."""
@@ -73,10 +72,12 @@ class Lines(View):
         if time.monotonic() - self.last < LINE_SECONDS:
             return
         self.last = time.monotonic()
-        cells = [cell_text(cell, live.get(name, {})) for name, cell in self.board.running.items()]
-        more = [f"and {len(cells) - SHOWN} more"] if len(cells) > SHOWN else []
-        told = "; ".join(filter(None, [*cells[:SHOWN], *more, self.note])) or "starting"
-        self.say(f"{counted(self.board)}, {left_text(self.board.seconds_left(live))}: {told}")
+        board = self.board
+        told = [cell_text(cell, live.get(name, {})) for name, cell in board.running.items()]
+        told += [f"{cell_text(cell, live.get(name, {}))} {where(live, name)}" for name, cell in board.elsewhere.items()]
+        more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
+        text = "; ".join(filter(None, [*told[:SHOWN], *more, self.note])) or "starting"
+        self.say(f"{counted(board)}, {left_text(board.seconds_left(live))}: {text}")
 
     def ended(self, cells: Sequence[Cell]) -> None:
         """A line for each."""
@@ -124,11 +125,11 @@ class Bars(View):
         total.add_row(
             counted(board),
             ProgressBar(len(board.cells), len(board.ends), width=40),
-            left_text(board.seconds_left(live)) if board.waiting or board.running else "",
+            left_text(board.seconds_left(live)) if len(board.ends) < len(board.cells) else "",
         )
         if self.note:
             total.add_row(Text(self.note, style="dim"))
-        if not board.running:
+        if not (board.running or board.elsewhere):
             return Group(total)
         rows = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for name in ("running", "phase"):
@@ -136,12 +137,13 @@ class Bars(View):
         rows.add_column("", no_wrap=True)
         for name in ("done", "loss", "accuracy"):
             rows.add_column(name, justify="right", no_wrap=True)
-        for name, cell in [*board.running.items()][:SHOWN]:
+        for name, cell in [*(board.running | board.elsewhere).items()][:SHOWN]:
             status = live.get(name, {})
             done = progress_of(status)
             bar = ProgressBar(1, done, width=20)
             loss, accuracy = (number(status.get(key)) for key in ("loss", "accuracy"))
-            rows.add_row(Text(cell.label), status.get("phase") or "", bar, f"{done:.0%}", loss, accuracy)
+            place = f" {where(live, name)}" if name in board.elsewhere else ""
+            rows.add_row(Text(cell.label + place), status.get("phase") or "", bar, f"{done:.0%}", loss, accuracy)
         return Group(total, rows)
 
 
@@ -157,12 +159,18 @@ def cell_text(cell: Cell, status: Mapping[str, Any]) -> str:
     return " ".join(filter(None, [cell.label, status.get("phase"), ", ".join(facts)]))
 
 
+def where(live: Statuses, name: str) -> str:
+    """Who runs a cell that runs elsewhere."""
+    host = live.get(name, {}).get("host")
+    return f"(another launcher's, on {host})" if host else "(another launcher's)"
+
+
 def end_text(board: Board, cell: Cell) -> str:
     """How a cell ended."""
     end = board.ends[cell.id]
     if end.state != "done":
         return f"{cell.label} {end.state}" + (f": {end.reason}" if end.reason else "")
-    result = read_json(cell.folder / "result.json") or {}
+    result = cell.folder.result or {}
     scores, costs = result.get("scores") or [{}], result.get("costs", {})
     facts = [f"{key} {number(scores[0].get(key))}" for key in ("accuracy", "loss")]
     return f"{cell.label} done: {', '.join(facts)}, {costs.get('training_seconds', 0):.1f} s of training"

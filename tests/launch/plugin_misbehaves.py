@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import sys
+import time
 
 import torch
 
@@ -58,3 +59,10 @@ class Talkative(BPTT):
 @register_method("dense-only")
 class DenseOnly(BPTT):
     targets = ("dense",)
+
+
+@register_method("sleepy")
+class Sleepy(BPTT):
+    def gradients(self, batch, phase):
+        time.sleep(1000)
+        yield {}

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pytest
 import torch
 import yaml
@@ -23,9 +22,9 @@ from bench.config import InitFrom
 from bench.errors import BadInput
 from bench.grid import make_grid
 from bench.launch import End, LaunchOptions, Outcome, run_cells
-from bench.launch.cell import out_of_memory, run_cell
+from bench.launch.cell import out_of_memory
 from bench.launch.local import slots_for
-from bench.launch.plan import Board, Cell, Decision, decide, seen_state
+from bench.launch.plan import Board, Cell, Decision, decide
 from bench.results import Folder, load_tensors, read_json, write_json
 from tests.helpers import TINY, tiny_run
 
@@ -59,10 +58,11 @@ def launch(grid: dict[str, Any], folder: Path, **options: Any) -> Outcome:
 def numbers(folder: Path) -> dict[str, Any]:
     """All that a cell computed, apart from seconds: curve, scores, costs, and the weights, exactly."""
     costs = ("training_seconds", "evaluation_seconds")
-    result, curve = read_json(folder / "result.json"), read_json(folder / "curve.json")
+    files = Folder(folder).files
+    result, curve = read_json(folder / "result.json"), read_json(files / "curve.json")
     weights = {
         file.name: {name: value.numpy().tobytes() for name, value in load_tensors(file).items()}
-        for file in folder.glob("weights-*.pt")
+        for file in files.glob("weights-*.pt")
     }
     return {
         "scores": result["scores"],
@@ -95,7 +95,7 @@ def newly_running(folder: Path, cell: str, known: list[int]) -> tuple[int, Path]
 
 def points(folder: Path) -> int:
     """How many points the cell's curve has so far."""
-    return len(read_json(folder / "curve.json") or [])
+    return len(read_json(Folder(folder).files / "curve.json") or [])
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,11 @@ def test_workers_that_are_killed_at_several_moments_cost_attempts_and_change_no_
     thread.start()
     for cell in ("retrieval-smt+dmt-*", "retrieval-bptt-*"):
         # At once; at a checkpoint; past the middle, which for smt+dmt is at its first evaluation in the second phase.
-        for reached in (lambda at: True, lambda at: (at / "checkpoint.pt").exists(), lambda at: points(at) > 2):
+        for reached in (
+            lambda at: True,
+            lambda at: bool(Folder(at).checkpoints()),
+            lambda at: points(at) > 2,
+        ):
             pid, at = wait_for(lambda cell=cell: newly_running(folder, cell, killed))
             wait_for(lambda at=at, reached=reached: reached(at))
             os.kill(pid, signal.SIGKILL)
@@ -140,7 +144,7 @@ def test_workers_that_are_killed_at_several_moments_cost_attempts_and_change_no_
     statuses = [Folder(path).status for path in folder.iterdir() if path.is_dir()]
     assert [status["attempt"] for status in statuses] == [4, 4]
     assert all_numbers(folder) == all_numbers(undisturbed)
-    assert not list(folder.glob("*/.*.json*")), "temporary files are left"
+    assert not list(folder.glob("*/**/.*")), "temporary files are left"
 
 
 def test_a_stopped_and_a_killed_launcher_lose_nothing(undisturbed: Path, tmp_path: Path) -> None:
@@ -167,7 +171,7 @@ def test_a_stopped_and_a_killed_launcher_lose_nothing(undisturbed: Path, tmp_pat
     assert "run_bench.py run grid.yaml --workers 1" in out.splitlines()[-1], "it says how to go on"
     (stopped,) = (Folder(path) for path in folder.glob("retrieval-smt+dmt-*"))
     assert stopped.status["state"] == "stopped"
-    assert (stopped / "checkpoint.pt").is_file()
+    assert (stopped.files / "checkpoint.pt").is_file()
 
     # kill -9 of the launcher, in the second: its worker notices, and stops with a checkpoint too.
     launcher = start()
@@ -177,7 +181,7 @@ def test_a_stopped_and_a_killed_launcher_lose_nothing(undisturbed: Path, tmp_pat
     assert numbers(stopped.path) == numbers(undisturbed / stopped.path.name)
     (orphan,) = (Folder(path) for path in folder.glob("retrieval-bptt-*"))
     wait_for(lambda: orphan.status["state"] == "stopped")
-    assert (orphan / "checkpoint.pt").is_file()
+    assert (orphan.files / "checkpoint.pt").is_file()
 
     assert launch(SLOW, folder, launcher="inline").exit_code == 0
     assert all_numbers(folder) == all_numbers(undisturbed)
@@ -187,7 +191,7 @@ def test_what_is_done_is_skipped_stale_cells_are_named_and_force_runs_all_anew(t
     grid, folder = tiny_grid(seed=[0, 1]), tmp_path / "grid"
 
     def made() -> list[int]:
-        return [file.stat().st_mtime_ns for file in sorted(folder.glob("*/weights-train.pt"))]
+        return [file.stat().st_mtime_ns for file in sorted(folder.glob("*/attempts/*/weights-train.pt"))]
 
     launch(grid, folder, launcher="inline")
     first, expected = made(), all_numbers(folder)
@@ -237,7 +241,7 @@ def test_a_cell_that_goes_wrong_ends_alone_with_its_reason(plugin: None, tmp_pat
         assert (status["state"], status["reason"]) == end, "the folder tells what the launcher was told"
 
     def log_of(cell: str) -> str:
-        return next((tmp_path / "grid").glob(f"{cell}-*/log.txt")).read_text()
+        return next((tmp_path / "grid").glob(f"{cell}-*/attempts/*/log.txt")).read_text()
 
     assert "Traceback" in log_of("raises-bptt")
     assert 'raise LookupError("no such book' in log_of("raises-bptt")
@@ -286,9 +290,9 @@ def test_a_lost_worker_costs_one_attempt_of_its_cell(monkeypatch: pytest.MonkeyP
     board = board_of(None, None)
     first = board.take()
     assert first is not None
-    assert board.lost(first, "worker killed by signal 9") == []
+    assert board.lost(first, End("failed", "worker killed by signal 9")) == []
     assert board.take() is first, "it is first in line"
-    assert board.lost(first, "worker killed by signal 9") == [first]
+    assert board.lost(first, End("failed", "worker killed by signal 9")) == [first]
     assert board.ends[first.id] == End("failed", "worker killed by signal 9 (attempt 2 of 2)")
 
 
@@ -326,47 +330,20 @@ def test_what_is_decided(
     assert " ".join(words) == expected
 
 
-def test_a_running_cell_whose_process_is_gone_is_seen_as_stopped() -> None:
-    status = {"state": "running", "host": "here", "pid": 7}
-    assert seen_state(status, "here", lambda pid: True)[0] == "running"
-    assert seen_state(status, "here", lambda pid: False)[0] == "stopped"
-    assert seen_state(status, "elsewhere", lambda pid: False)[0] == "running", "another host's processes are unknown"
-
-
-def test_a_second_launcher_of_the_same_grid_is_told_who_the_first_is(tmp_path: Path) -> None:
-    with filelock.FileLock(tmp_path / ".lock"):
-        (tmp_path / ".lock").write_text("4711")
-        with pytest.raises(BadInput, match="another launcher .*4711"):
-            launch(tiny_grid(), tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
-
-
 def test_a_cell_that_was_killed_between_its_result_and_its_last_word_is_done(tmp_path: Path) -> None:
     launch(tiny_grid(), tmp_path, launcher="inline")
     (folder,) = (Folder(path) for path in tmp_path.iterdir() if path.is_dir())
     before = (folder / "result.json").stat().st_mtime_ns
-    folder.set_status("running", pid=1, host="elsewhere")
+    folder.at(1).set_status("running", pid=1, host="elsewhere")
     assert launch(tiny_grid(), tmp_path, launcher="inline").exit_code == 0
     assert (folder / "result.json").stat().st_mtime_ns == before
     assert folder.status["state"] == "done"
 
 
-def test_a_disk_that_fills_up_ends_the_cell_with_that_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = tiny_run()
-    folder = Folder(tmp_path / run.id)
-    folder.describe(run)
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("bench.results.write_atomically", full)
-    assert run_cell(folder) == End("failed", "OSError: [Errno 28] No space left on device")
-
-
 def test_tensorboard_events_are_written_when_asked_for(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     launch(tiny_grid(), tmp_path, launcher="inline", tensorboard=True)
-    assert list(tmp_path.glob("*/events.out.tfevents.*"))
+    assert list(tmp_path.glob("*/attempts/*/events.out.tfevents.*"))
 
 
 def test_tensorboard_that_is_missing_is_named_before_anything_starts(
@@ -442,7 +419,7 @@ def test_a_measure_that_fails_takes_no_result_away(tmp_path: Path, monkeypatch: 
     (cell,) = (Folder(path) for path in folder.iterdir() if path.is_dir())
     assert cell.status["state"] == "done" and (cell / "result.json").is_file()
     assert cell.status["unmeasured"] == {"dynamics": "RuntimeError: no such luck"}
-    assert "no such luck" in (cell / "log.txt").read_text()
+    assert "no such luck" in (cell.files / "log.txt").read_text()
 
 
 def test_a_stale_cell_is_not_measured_by_other_code() -> None:

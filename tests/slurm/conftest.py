@@ -138,7 +138,7 @@ class User:
 
     def log(self) -> str:
         """The ends of all logs, for a message."""
-        files = [*self.results.glob("*/log.txt"), *self.results.glob("slurm/logs/*.err")]
+        files = [*self.results.glob("*/attempts/*/log.txt"), *self.results.glob("slurm/logs/*.err")]
         return "\n".join(f"== {file.name}\n{file.read_text()[-1500:]}" for file in files)
 
 
@@ -175,7 +175,7 @@ def numbers(grid: Path) -> dict[str, Any]:
     seconds = ("training_seconds", "evaluation_seconds")
     found = {}
     for folder in sorted(file.parent for file in grid.glob("*/run.json")):
-        result, curve = read_json(folder / "result.json"), read_json(folder / "curve.json")
+        result, curve = read_json(folder / "result.json"), read_json(Folder(folder).files / "curve.json")
         assert result is not None, f"{folder.name} is not done: {Folder(folder).status}"
         found[folder.name] = {
             "scores": result["scores"],
@@ -183,7 +183,7 @@ def numbers(grid: Path) -> dict[str, Any]:
             "curve": [{name: value for name, value in point.items() if name not in seconds} for point in curve],
             "weights": {
                 file.name: {name: value.numpy().tobytes() for name, value in load_tensors(file).items()}
-                for file in folder.glob("weights-*.pt")
+                for file in Folder(folder).files.glob("weights-*.pt")
             },
         }
     return found

@@ -78,7 +78,7 @@ class Launch:
             busy = [cell.id for cell in self.cells if cell.decision.fresh and self.ledger.active(cell.id)]
             if busy:
                 raise BadInput(f"{len(busy)} of the cells to run anew have jobs, such as {busy[0]}; cancel these first")
-            prepare(self.cells)
+            prepare(self.cells, self.options.lease_seconds)
             new = [cell for cell in self.cells if self._to_send(cell, self.ledger)]
             self.adopted = sum(cell.decision.action == "run" for cell in self.cells) - len(new)
             if new:

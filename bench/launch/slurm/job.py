@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,9 @@ from submitit.helpers import DelayedSubmission
 from bench import registry
 from bench.launch.cell import open_log, run_cell
 from bench.launch.local import Interrupts, Pool, Slot
-from bench.launch.plan import ENDED_WELL, Board, Cell, LaunchOptions, plan
+from bench.launch.plan import ENDED_WELL, Board, LaunchOptions, plan
 from bench.launch.progress import View
+from bench.launch.share import Share
 from bench.results import Folder
 
 WARNING = signal.SIGUSR2
@@ -42,7 +43,6 @@ class Job:
     cells: list[str]  # ids
     options: dict[str, Any]  # of `run_cell`
     plugins: list[str] = field(default_factory=list)
-    attempt: int = 1
     retry: int = 1
     at_once: int = 1
     minutes: int = 60
@@ -69,9 +69,8 @@ class Job:
     def _run_alone(self, stop: Stop) -> None:
         """In this process."""
         folder = Folder(Path(self.grid) / self.cells[0])
-        attempt = self.attempt + int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        with _printing_to_log(folder):
-            run_cell(folder, attempt, should_stop=lambda: stop.count > 0, **self.options)
+        with _printing_to_log() as to_log:
+            run_cell(folder, should_stop=lambda: stop.count > 0, on_claim=to_log, **self.options)
 
     def _run_packed(self, stop: Stop) -> None:
         """Each in a worker process, so that none of them harms another."""
@@ -79,7 +78,7 @@ class Job:
         options = LaunchOptions(workers=self.at_once, retry=self.retry, **self.options)
         cells = plan((Folder(Path(self.grid) / name).run() for name in names), Path(self.grid), options)
         board = Board(cells, self.retry)
-        Workers(board, View(board), options, stop).run()
+        Workers(Share(board, View(board), options), stop).run()
 
     def _timed_out(self, warned: float) -> bool:
         """Whether the warning was of the time limit, and not of a preemption."""
@@ -96,14 +95,17 @@ class Job:
 
 
 @contextmanager
-def _printing_to_log(folder: Folder) -> Iterator[None]:
-    """What is printed inside goes to the cell's log."""
+def _printing_to_log() -> Iterator[Callable[[Folder], None]]:
+    """What is printed inside goes to the log of the attempt that is claimed."""
     kept = [os.dup(number) for number in (1, 2)]
-    with open_log(folder) as log:
-        for number in (1, 2):
-            os.dup2(log.fileno(), number)
+
+    def to_log(mine: Folder) -> None:
+        with open_log(mine) as log:
+            for number in (1, 2):
+                os.dup2(log.fileno(), number)
+
     try:
-        yield
+        yield to_log
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -148,9 +150,9 @@ class Stop(Interrupts):
 class Workers(Pool):
     """The local pool inside a job. Its workers never see the warning, which SLURM sends to every process of a job."""
 
-    def _start(self, slot: Slot, cell: Cell) -> None:
+    def _start(self, slot: Slot) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {WARNING})  # a process that is started now keeps it blocked
         try:
-            super()._start(slot, cell)
+            super()._start(slot)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {WARNING})

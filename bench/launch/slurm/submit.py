@@ -149,7 +149,6 @@ def _send(array: Array, grid: Path, options: LaunchOptions, ledger: Ledger, gpu:
             cells=[cell.id for cell in some],
             options=options.cell(),
             plugins=registry.plugin_files(),
-            attempt=1 + max(cell.folder.status.get("attempt", 0) for cell in some),
             retry=options.retry,
             at_once=array.request.at_once,
             minutes=array.request.minutes,

@@ -1,0 +1,256 @@
+"""Who owns a cell: attempts, their heartbeats, and the eye of an observer.
+
+    claim     an attempt begins by making the folder attempts/<n + 1>; only one process can. Its maker owns the cell
+              until there is a higher number, and looks for one at its steps and before it publishes: then it is `Lost`.
+    beat      while it is at it, a thread of the owner rewrites the file `beat` with a new count every few seconds.
+    expiry    an observer that has seen the same beat for the lease's length, by its own monotonic clock, may claim the
+              next attempt. No clock is compared with another and no file's time is read: clocks that jump or differ,
+              and file systems with coarse times, change nothing.
+    the end   an owner that ended says so in its status; one whose process is gone, as this host can see if both run
+              on it, has ended too. Neither needs waiting.
+
+An owner that was cut off and comes back has a folder of its own to write to, and a result is published by an exclusive
+create: whatever it does before it looks, it can overwrite nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from bench.results import CannotWrite, Folder
+
+LEASE_SECONDS = 60.0
+"""How long an owner may be silent. On network file systems it should be longer than names are cached (60 s on NFS)."""
+BEATS = 12
+"""Heartbeats in the time of a lease."""
+GAP_SECONDS = 5.0
+"""An observer that did not look for longer may have been stopped itself: more is not held against others."""
+CHECK_SECONDS = 1.0
+"""Between an owner's looks at whether it still is one."""
+ENDED = ("done", "failed", "oom", "diverged", "stopped", "lost", "pending", "skipped")
+"""States of an attempt that nobody is at. (A cell that was forgotten has one that is `pending`.)"""
+
+
+class Lost(Exception):
+    """Another process owns the cell now."""
+
+
+# Processes.
+
+
+@cache
+def _machine() -> dict[str, Any]:
+    def read(file: str) -> str | None:
+        try:
+            return Path(file).read_text().strip()
+        except OSError:
+            return None
+
+    try:
+        processes = str(Path("/proc/self/ns/pid").readlink())  # containers on one host do not see each other's
+    except OSError:
+        processes = None
+    return {"host": platform.node(), "boot": read("/proc/sys/kernel/random/boot_id"), "processes": processes}
+
+
+def _birth(pid: int) -> tuple[str, str] | None:
+    """State and start of a process, from what Linux tells; None where it tells nothing."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return words[0], words[19]
+    except (OSError, IndexError):
+        return None
+
+
+def process() -> dict[str, Any]:
+    """What others need to find the process that this is."""
+    birth = _birth(os.getpid())
+    return {**_machine(), "pid": os.getpid(), "born": birth and birth[1]}
+
+
+def gone(owner: dict[str, Any]) -> bool:
+    """Whether a process has certainly ended. Of those of other machines nothing is known."""
+    machine = _machine()
+    if machine["boot"] is None or any(owner.get(name) != value for name, value in machine.items()):
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass  # another user's
+    birth = _birth(owner["pid"])
+    return birth is not None and (birth[0] in "ZX" or birth[1] != owner["born"])
+
+
+# Observers.
+
+
+class Seen(NamedTuple):
+    """A cell as an observer sees it: `free` to be claimed, or `owned`. `attempt` and `beat` are what it went by."""
+
+    state: Literal["free", "owned"]
+    attempt: int = 0
+    beat: str = ""
+
+    @property
+    def owner(self) -> str:
+        """The owner in words."""
+        told = _parsed(self.beat)
+        return f"process {told['pid']} on {told['host']}" if told else "another process"
+
+
+def _beat(at: Folder) -> str:
+    try:
+        return (at.files / "beat").read_text()
+    except OSError:
+        return ""
+
+
+def _parsed(beat: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(beat))
+    except ValueError:
+        return {}
+
+
+def look(folder: Folder) -> Seen:
+    """A cell at one glance: owned, unless its newest attempt has ended."""
+    newest = folder.newest
+    if not newest:
+        return Seen("free")
+    at = folder.at(newest)
+    beat = _beat(at)
+    if _has_ended(at) or gone(_parsed(beat)):
+        return Seen("free", newest, beat)
+    return Seen("owned", newest, beat)
+
+
+def _has_ended(at: Folder) -> bool:
+    return (at.files / "status.json").is_file() and at.status["state"] in ENDED
+
+
+@dataclass
+class Watch:
+    """An observer of many cells: one whose beat stands still for the time of its lease is free."""
+
+    lease_seconds: float = LEASE_SECONDS
+    clock: Callable[[], float] = time.monotonic
+    _known: dict[tuple[str, int], tuple[str, float, float]] = field(default_factory=dict)
+
+    def look(self, folder: Folder) -> Seen:
+        """The cell now, given what was seen of it before."""
+        seen = look(folder)
+        if seen.state == "owned" and self.silence(folder.at(seen.attempt), seen.beat) > self.patience(seen.beat):
+            return seen._replace(state="free")
+        return seen
+
+    def patience(self, beat: str) -> float:
+        """The lease that the owner counts on, or this observer's if that is longer."""
+        return max(self.lease_seconds, _parsed(beat).get("lease", 0.0))
+
+    def silence(self, at: Folder, beat: str | None = None) -> float:
+        """For how long this observer has seen the same beat of an attempt."""
+        beat = _beat(at) if beat is None else beat
+        key, now = (str(at.path), at.attempt or 0), self.clock()
+        before, last, silent = self._known.get(key, (None, now, 0.0))
+        silent = silent + min(now - last, GAP_SECONDS) if beat == before else 0.0
+        self._known[key] = beat, now, silent
+        return silent
+
+
+def claim(folder: Folder, seen: Seen) -> Folder | None:
+    """Begin the next attempt at a cell that was seen free; None when it is not free any more."""
+    now = look(folder)
+    if now.attempt != seen.attempt or (now.state == "owned" and now.beat != seen.beat):
+        return None
+    mine = folder.at(seen.attempt + 1)
+    try:
+        mine.files.parent.mkdir(exist_ok=True)
+        mine.files.mkdir()
+    except FileExistsError:
+        return None
+    except OSError as error:
+        raise CannotWrite(mine.files, error) from error
+    return mine
+
+
+# Owners.
+
+
+class Lease:
+    """The owner's hold on its attempt, with the thread that beats.
+
+    `moved` is to be called at every step. When it is not for `stuck_seconds`, the heart stops and `on_stuck` is called,
+    from the thread.
+    """
+
+    def __init__(
+        self,
+        mine: Folder,
+        seconds: float = LEASE_SECONDS,
+        stuck_seconds: float | None = None,
+        on_stuck: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.mine = mine
+        self.seconds = seconds
+        self.stuck_seconds = stuck_seconds
+        self.on_stuck = on_stuck
+        self._facts = {**process(), "token": secrets.token_hex(8), "lease": seconds}
+        self._count = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._moved = self._checked = time.monotonic()
+
+    def __enter__(self) -> Lease:
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def moved(self) -> None:
+        """There was a step. Raises `Lost` when the cell is another's; looks for that about once a second."""
+        self._moved = time.monotonic()
+        if self._moved - self._checked > CHECK_SECONDS:
+            self.check()
+
+    def check(self) -> None:
+        """Look whether the cell is another's. Raises `Lost`."""
+        self._checked = time.monotonic()
+        if (newest := self.mine.newest) != self.mine.attempt:
+            raise Lost(f"attempt {newest} has taken over" if newest else "the cell's folder is gone")
+
+    def _run(self) -> None:
+        stuck = False
+        while not self._ended.wait(self.seconds / BEATS):
+            before, limit = stuck, self.stuck_seconds
+            stuck = limit is not None and time.monotonic() - self._moved > limit
+            if stuck and not before:
+                self.on_stuck()
+            if not stuck:
+                with suppress(OSError):  # a full disk: there may be space again before the lease runs out
+                    self._write()
+
+    def _write(self) -> None:
+        """Replace the beat, without making folders: an attempt whose folder is gone is over."""
+        self._count += 1
+        new = self.mine.files / ".beat.new"
+        try:
+            new.write_text(json.dumps({**self._facts, "count": self._count}))
+            new.replace(self.mine.files / "beat")
+        except OSError as error:
+            raise CannotWrite(self.mine.files / "beat", error) from error

@@ -1,0 +1,71 @@
+"""Sharing the cells of a grid with other launchers that are at the same folder, of this machine or another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.launch.cell import End
+from bench.launch.lease import Seen, Watch
+from bench.launch.plan import Board, Cell, LaunchOptions
+from bench.launch.progress import View
+from bench.measure import lacking
+
+REVISIT_SECONDS = 1.0
+"""Between two looks at the cells that run elsewhere."""
+
+
+@dataclass
+class Share:
+    """What a launcher asks before it gives a cell to a worker: whether nobody is at it, and it is not done by now."""
+
+    board: Board
+    view: View
+    options: LaunchOptions
+    watch: Watch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.options.lease_seconds)
+        self._visited = time.monotonic()
+
+    @property
+    def open(self) -> bool:
+        """Whether there are cells that have not ended."""
+        return bool(self.board.waiting or self.board.running or self.board.elsewhere)
+
+    def take(self, devices: Iterable[str] = ("cpu", "cuda")) -> tuple[Cell, Seen] | None:
+        """The next cell that can start now and is nobody's, and how it was seen."""
+        devices = tuple(devices)
+        while cell := self.board.take(devices):
+            seen = self.watch.look(cell.folder)
+            if seen.state == "owned":
+                self.board.away(cell)
+            elif seen.attempt == cell.attempts or not self._settle(cell):
+                return cell, seen
+        return None
+
+    def revisit(self) -> None:
+        """Look at the cells that run elsewhere: note those that have ended, take back those that were left."""
+        if not self.board.elsewhere or time.monotonic() - self._visited < REVISIT_SECONDS:
+            return
+        self._visited = time.monotonic()
+        for cell in list(self.board.elsewhere.values()):
+            if self.watch.look(cell.folder).state == "free" and not self._settle(cell):
+                self.board.back(cell)
+
+    def live(self) -> dict[str, dict[str, Any]]:
+        """The statuses of the cells that run, here or elsewhere."""
+        return {cell.id: cell.folder.status for cell in (*self.board.running.values(), *self.board.elsewhere.values())}
+
+    def _settle(self, cell: Cell) -> bool:
+        """Note how others ended this cell, if they did."""
+        status = cell.folder.status
+        state = status["state"]
+        if state == "done" and lacking(cell.folder, self.options.measures) and not status.get("unmeasured"):
+            return False
+        if state not in ("done", "diverged", "failed", "oom"):
+            return False
+        self.view.ended(self.board.end(cell, End(state, status.get("reason"))))
+        return True

@@ -1,0 +1,17 @@
+"""A small fault campaign; the whole one is a command, see `campaign.py`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.campaign import Campaign
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+def test_a_grid_whose_processes_are_killed_and_frozen_at_random_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    campaign = Campaign(tmp_path, kills=12, seeds=1, steps=50)
+    assert campaign.run(), campaign.faults
+    assert campaign.counts["kills"] >= 12 and campaign.counts["cells"] >= 4
