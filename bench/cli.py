@@ -487,7 +487,7 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for identifier, folder in folders.items():
         told = folder.status
-        state, reason = seen_state(folder)
+        state, reason = seen_state(folder, told)
         keys = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy", "attempt", "updated")
         rows.append({"id": identifier, "state": state, "reason": reason, **{key: told.get(key) for key in keys}})
     return rows
