@@ -636,7 +636,7 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for identifier, folder in folders.items():
         told = statuses[identifier]
-        state, reason = seen_state(folder)
+        state, reason = seen_state(folder, told)
         job = sights.get(identifier)
         if job is not None:
             state, reason = job.state, job.reason

@@ -309,8 +309,13 @@ def run_folders(path: Path | str) -> Iterator[Folder]:
     root = Path(path)
     if not root.is_dir():
         raise BadInput(f"no results folder {str(root)!r}")
-    for file in sorted(root.rglob("run.json")):
-        yield Folder(file.parent)
+    found = []
+    for place, below, files in os.walk(root):
+        if "run.json" in files:
+            found.append(Path(place))
+            below.clear()  # what is in a run's folder is its own
+    for one in sorted(found):
+        yield Folder(one)
 
 
 def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:

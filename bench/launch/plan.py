@@ -174,9 +174,8 @@ def _await(cells: Sequence[Cell], watch: Watch) -> dict[str, Seen]:
     return seen
 
 
-def seen_state(folder: Folder) -> tuple[str, str | None]:
+def seen_state(folder: Folder, status: Mapping[str, Any]) -> tuple[str, str | None]:
     """State and reason of a cell as an observer sees it: one whose process is gone from this host is not running."""
-    status = folder.status
     if status["state"] == "running" and look(folder).state == "free":
         return "stopped", "its process is gone"
     return status["state"], status.get("reason")

@@ -21,7 +21,7 @@ import yaml
 from bench.errors import BadInput
 from bench.launch import End, LaunchOptions, run_cell, run_cells
 from bench.launch.lease import Lease, Lost, Seen, Watch, claim, gone, look, process
-from bench.launch.plan import Decision, prepare
+from bench.launch.plan import Decision, prepare, seen_state
 from bench.launch.plan import plan as decided
 from bench.results import Folder, load_curves, load_results, read_json, write_json
 from tests.helpers import folder_of, tiny_run
@@ -86,6 +86,15 @@ def test_a_process_is_gone_only_when_that_is_certain() -> None:
     assert gone(theirs)
     for other in ("host", "boot", "processes"):
         assert not gone({**theirs, other: "other"}), "of other machines nothing is known"
+
+
+def test_a_running_cell_whose_process_is_gone_is_seen_as_stopped(tmp_path: Path) -> None:
+    folder = folder_of(tiny_run(), tmp_path)
+    mine = owned(folder)
+    mine.set_status("running")
+    assert seen_state(folder, folder.status) == ("running", None), "another host's processes are unknown"
+    write_json(mine.files / "beat", {**process(), "born": "7"})
+    assert seen_state(folder, folder.status) == ("stopped", "its process is gone")
 
 
 def test_a_lease_runs_out_by_the_observers_own_clock_and_by_no_time_of_a_file(
