@@ -1,6 +1,6 @@
 """A throw-away SLURM cluster on this machine, for tests: munged, slurmctld and slurmd, all in one folder.
 
-    python -m tests.slurm.cluster FOLDER start [--install] [--nodes 2] [--gpus 4] [--max-array 8] [--sacct]
+    python -m tests.slurm.cluster FOLDER start [--install] [--nodes 2] [--gpus 4] [--max-array 8] [--sacct] ...
     . FOLDER/env.sh                       # SLURM_CONF, and PATH for the stand-in for sacct
     python -m tests.slurm.cluster FOLDER kill-node NODE | restart-node NODE | restart-controller | stop
 
@@ -52,7 +52,7 @@ MailProg=/bin/true
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
-JobAcctGatherType=jobacct_gather/none
+{memory_kill}
 AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
@@ -76,6 +76,11 @@ PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
 
+MEMORY_KILL = {
+    False: "JobAcctGatherType=jobacct_gather/none",
+    True: "JobAcctGatherType=jobacct_gather/linux\nJobAcctGatherFrequency=task=1\nJobAcctGatherParams=OverMemoryKill",
+}
+
 SACCT = """\
 #!/bin/sh
 # A stand-in: every job that squeue knows, in the form of `sacct -o JobID,State,NodeList --parsable2`.
@@ -96,6 +101,7 @@ class Settings:
     grace: int = 30  # seconds from the preemption signal to the end
     min_job_age: int = 300  # seconds for which an ended job is known
     sacct: bool = False
+    memory_kill: bool = False  # a job that takes more memory than it asked for is killed within seconds
 
 
 def missing() -> str | None:
@@ -167,7 +173,10 @@ class Cluster:
                 device.unlink(missing_ok=True)
                 device.symlink_to("/dev/null")
                 gres.append(f"NodeName={name} Name=gpu File={device}\n")
-        fields = dataclasses.asdict(settings) | {"nodes": "\n".join(nodes)}
+        fields = dataclasses.asdict(settings) | {
+            "nodes": "\n".join(nodes),
+            "memory_kill": MEMORY_KILL[settings.memory_kill],
+        }
         self.conf.write_text(CONF.format(port=port, user=getpass.getuser(), folder=self.folder, **fields))
         (self.folder / "gres.conf").write_text("".join(gres))
         (self.folder / "env.sh").write_text(f"export SLURM_CONF={self.conf} PATH={self.folder}/bin:$PATH\n")

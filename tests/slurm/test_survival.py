@@ -124,10 +124,10 @@ def test_a_cell_waits_for_the_one_that_it_starts_from(user: User) -> None:
 
 @pytest.fixture(scope="module")
 def accounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster where `sacct` answers."""
+    """A cluster where `sacct` answers, and memory is watched."""
     made = Cluster(tmp_path_factory.mktemp("accounted"))
     try:
-        made.start(Settings(sacct=True))
+        made.start(Settings(sacct=True, memory_kill=True))
         yield made
     finally:
         made.stop()
@@ -138,10 +138,22 @@ def test_the_same_where_sacct_answers(accounted: Cluster, cluster: Cluster, tmp_
     with pytest.raises((RuntimeError, subprocess.SubprocessError)):
         cluster.run("sacct")
     user = User(accounted, tmp_path)
-    user.grid(seed=[0, 1])
+    user.grid({"memory": 1.5}, seed=[0, 1])
     launcher = user.start(*user.command(), slow=0.5)
     cell = user.running()
     accounted.run("scancel", user.job(cell))
     assert launcher.wait(120) == 1 and sorted(user.states()) == ["done", "lost"]
     user.run()
+    assert agree(user)
+
+
+def test_a_job_that_takes_too_much_memory_is_lost_and_goes_on_with_more(
+    accounted: Cluster, tmp_path: Path, agree: Agree
+) -> None:
+    user = User(accounted, tmp_path)
+    user.grid()
+    user.run("--retry", "0", "--set", "slurm.memory=0.1", slow=0.5, code=1)
+    (cell,) = user.cells()
+    assert cell.status["state"] == "lost" and "memory limit" in cell.status["reason"], cell.status
+    user.run("--set", "slurm.memory=1.5")
     assert agree(user)
