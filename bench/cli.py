@@ -40,6 +40,8 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 KINDS = ("tasks", "methods", "backbones", "grids")
 LAUNCHERS = ("local", "inline", "slurm")
+MANY = 200
+"""Cells; of a larger grid only those are listed with which something is yet to happen."""
 
 
 class Group(typer.core.TyperGroup):
@@ -500,23 +502,30 @@ def _same_command() -> str:
 
 def _print_plan(grid: Grid, cells: Sequence[Cell]) -> None:
     rows = []
+    parameters: dict[str, str] = {}  # of cells that differ in their seeds alone
     for cell in cells:
+        if len(cells) > MANY and cell.decision.action == "keep":
+            continue  # it is counted
         run = cell.run
         budget = run.training.budget
+        like = dataclasses.replace(run, seed=0).id
+        if like not in parameters:
+            parameters[like] = _predictor_parameters(run)
         rows.append(
             [
                 run.id,
                 run.task,
                 run.method,
                 run.model.backbone if _uses_backbone(run) else "-",
-                _predictor_parameters(run),
+                parameters[like],
                 f"{budget.amount:,g} {budget.currency}",
                 f"{run.device}/{run.precision}",
                 _verdict(cell),
             ]
         )
     columns = ["cell", "task", "method", "backbone", "parameters", "budget", "device", "what happens"]
-    _print_table(_console(), f"{grid.name}: {grid.about}" if grid.about else grid.name, columns, rows)
+    if rows:
+        _print_table(_console(), f"{grid.name}: {grid.about}" if grid.about else grid.name, columns, rows)
     counts = Counter[str](
         "measure" if (cell.decision.action, cell.decision.state) == ("run", "done") else cell.decision.action
         for cell in cells
@@ -563,6 +572,7 @@ def status(
     sets: Sets = None,
     results: Results = "results",
     as_json: AsJson = False,
+    every: Annotated[bool, typer.Option("--all", help=f"List done cells also where there are over {MANY}.")] = False,
     plugin: Plugins = None,
 ) -> None:
     """Show the cells of a grid by state, with their last progress; also while it runs."""
@@ -586,15 +596,18 @@ def status(
     order = ["running", "lost", "failed", "oom", "diverged", "stopped", "pending", "skipped", "done"]
     rows.sort(key=lambda row: order.index(row["state"]) if row["state"] in order else -1)
     shown = []
-    for row in rows:
+    listed = [row for row in rows if every or len(rows) <= MANY or row["state"] != "done"]
+    for row in listed:
         progress = "" if row["progress"] is None else f"{row['progress']:.0%}"
         numbers = ["" if row[name] is None else f"{row[name]:.3f}" for name in ("loss", "accuracy")]
         job = [row["job"] or ""] if sent else []
         facts = [row["phase"] or "", progress, *numbers, _age(row["updated"] or row["submitted"])]
         shown.append([row["id"], row["state"], *job, *facts, row["reason"] or ""])
-    _print_table(_console(), grid, columns, shown)
+    if shown:
+        _print_table(_console(), grid, columns, shown)
     counts = Counter(row["state"] for row in rows)
-    print(f"{len(rows)} cells: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}")
+    hidden = " (list them with --all)" if len(listed) < len(rows) else ""
+    print(f"{len(rows)} cells: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}{hidden}")
     _warn_of_failures()
 
 

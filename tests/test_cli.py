@@ -230,6 +230,18 @@ def test_run_and_status_and_report_from_end_to_end(
     assert cli.main(["status", "python"]) == 0, "a grid that has no file is told from its folder"
     assert "2 done" in capsys.readouterr().out
 
+    with monkeypatch.context() as small:
+        small.setattr(cli, "MANY", 1)
+        assert cli.main(["status", "small.yaml"]) == 0
+        out = capsys.readouterr().out
+        assert one.name in out and "retrieval-transformer" not in out
+        assert "2 cells: 1 done, 1 stopped (list them with --all)" in out
+        assert cli.main(["status", "small.yaml", "--all"]) == 0
+        assert "retrieval-transformer" in capsys.readouterr().out
+        assert cli.main(["run", "small.yaml", "--dry-run"]) == 0
+        out = capsys.readouterr().out
+        assert one.name in out and "retrieval-transformer" not in out
+
     assert cli.main(["report", "results/small", "--out", "page"]) == 0
     assert any(Path("page").iterdir())
 

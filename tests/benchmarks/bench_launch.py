@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from bench import cli
 from bench.build import build_method, build_task
@@ -68,13 +69,14 @@ def test_expand_and_skip(finished: tuple[int, Path], benchmark: Any) -> None:
     assert benchmark.stats.stats.min < LIMITS[count]
 
 
-def test_show_status(finished: tuple[int, Path], benchmark: Any) -> None:
+@pytest.mark.parametrize("command", ["status", "run --dry-run", "run"])
+def test_commands(command: str, finished: tuple[int, Path], benchmark: Any) -> None:
+    """Whole commands, up to what they print; only the start of the process is not in it."""
     count, folder = finished
-
-    def show() -> list[dict[str, Any]]:
-        return cli._statuses(folder, make_grid("grid", big_grid(count)).runs)
-
-    assert {row["state"] for row in benchmark.pedantic(show, rounds=3)} == {"done"}
+    grid = folder.parent.parent / f"{folder.name}.yaml"
+    grid.write_text(yaml.safe_dump(big_grid(count)))
+    line = [*command.split(), str(grid), "--results", str(folder.parent)]
+    assert benchmark.pedantic(cli.main, (line,), rounds=3) == 0
     assert benchmark.stats.stats.min < LIMITS[count]
 
 
