@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.campaign import Campaign
+from bench import registry
+from tests.faults.campaign import METHODS, Campaign
+
+
+def test_the_campaign_has_every_method() -> None:
+    classes = [registry.methods.get(name) for name in registry.methods.names()]
+    assert METHODS == [one.name for one in classes if one.__module__.startswith("bench.")]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
