@@ -177,7 +177,9 @@ def _await(cells: Sequence[Cell], watch: Watch) -> dict[str, Seen]:
 def seen_state(folder: Folder, status: Mapping[str, Any]) -> tuple[str, str | None]:
     """State and reason of a cell as an observer sees it: one whose process is gone from this host is not running."""
     if status["state"] == "running" and look(folder).state == "free":
-        return "stopped", "its process is gone"
+        status = folder.status  # it may have ended since it was read
+        if status["state"] == "running":
+            return "stopped", "its process is gone"
     return status["state"], status.get("reason")
 
 

@@ -73,6 +73,15 @@ def test_an_attempt_is_free_when_it_has_said_its_end_or_its_process_is_gone(tmp_
     assert look(folder).state == "free"
 
 
+def test_a_status_that_cannot_be_read_ends_no_attempt(tmp_path: Path) -> None:
+    folder = folder_of(tiny_run(), tmp_path)
+    mine = owned(folder)
+    mine.set_status("running")
+    (mine.files / "status.json").write_text("")  # as a network file system may tell of one that is just replaced
+    assert look(folder).state == "owned"
+    assert claim(folder, Seen("free", 1, "an earlier beat")) is None
+
+
 def test_a_process_is_gone_only_when_that_is_certain() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     mine = process()
@@ -95,6 +104,9 @@ def test_a_running_cell_whose_process_is_gone_is_seen_as_stopped(tmp_path: Path)
     assert seen_state(folder, folder.status) == ("running", None), "another host's processes are unknown"
     write_json(mine.files / "beat", {**process(), "born": "7"})
     assert seen_state(folder, folder.status) == ("stopped", "its process is gone")
+    before = folder.status
+    mine.set_status("done")
+    assert seen_state(folder, before) == ("done", None), "it ended after its status was read"
 
 
 def test_a_lease_runs_out_by_the_observers_own_clock_and_by_no_time_of_a_file(
