@@ -158,8 +158,19 @@ def _attempt(
         log(mine, traceback.format_exc())
         end = failure(error)
     finally:
+        end = _unless_lost(end, lease)
         status["reason"] = end.reason
         tell("lost" if end.state == "elsewhere" else end.state)
+    return end
+
+
+def _unless_lost(end: End, lease: Lease) -> End:
+    """What went wrong may be the doing of who has taken over, and is not the cell's end then."""
+    try:
+        if end.state not in ("done", "elsewhere"):
+            lease.check()
+    except Lost as error:
+        return End("elsewhere", str(error))
     return end
 
 

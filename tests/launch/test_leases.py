@@ -20,10 +20,11 @@ import yaml
 
 from bench.errors import BadInput
 from bench.launch import End, LaunchOptions, run_cell, run_cells
+from bench.launch.cell import _sweep
 from bench.launch.lease import Lease, Lost, Seen, Watch, claim, gone, look, process
 from bench.launch.plan import Decision, prepare, seen_state
 from bench.launch.plan import plan as decided
-from bench.results import Folder, load_curves, load_results, read_json, write_json
+from bench.results import Folder, load_curves, load_results, read_json, write_atomically, write_json
 from tests.helpers import folder_of, tiny_run
 from tests.launch.test_launch import ROOT, launch, numbers, plugin, tiny_grid, wait_for
 
@@ -193,6 +194,24 @@ def test_an_owner_that_lost_its_cell_publishes_nothing(tmp_path: Path, monkeypat
     monkeypatch.setattr("bench.launch.lease.CHECK_SECONDS", 1e9)  # between two looks
     end = run_cell(folder, listen=lambda status: folder.place(2).mkdir(exist_ok=True))
     assert end.state == "elsewhere" and folder.result is None
+
+
+def test_what_goes_wrong_in_an_attempt_that_lost_its_cell_is_no_end_of_the_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tiny_run("bptt", **LONG), tmp_path)
+
+    def save(path: Path, tree: Any) -> None:
+        def write(file: Any) -> None:
+            file.write(b"half of it")
+            folder.place(2).mkdir()  # the owner is stopped here past its lease, and who takes over tidies up
+            _sweep(folder.at(2))
+
+        write_atomically(path, write)
+
+    monkeypatch.setattr("bench.training.save_tensors", save)
+    assert run_cell(folder, checkpoint_seconds=0.05) == End("elsewhere", "attempt 2 has taken over")
+    assert folder.at(1).status["state"] == "lost"
 
 
 def test_a_worker_that_is_stopped_past_its_lease_comes_back_to_nothing_that_it_could_harm(tmp_path: Path) -> None:
