@@ -256,7 +256,7 @@ def _sweep(mine: Folder) -> None:
         except ValueError:
             whole = False
         if not whole:
-            (mine / "result.json").rename(mine.files / "damaged-result.json")
+            mine.withdraw(mine.files / "damaged-result.json", lambda result: isinstance(result, dict))
 
 
 Scalars = Callable[[int, dict[str, float]], None]

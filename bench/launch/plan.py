@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from bench.config import Run
 from bench.errors import BadInput
 from bench.launch.cell import LOOK_SECONDS, STUCK_SECONDS, End
-from bench.launch.lease import LEASE_SECONDS, Seen, Watch, claim, look
+from bench.launch.lease import LEASE_SECONDS, Lease, Lost, Seen, Watch, claim, look
 from bench.measure import lacking
 from bench.methods.base import impossible
 from bench.results import Folder
@@ -155,9 +155,16 @@ def prepare(cells: Iterable[Cell], lease_seconds: float = LEASE_SECONDS) -> None
             cell.folder.set_status(**skipped)
     for cell in fresh:
         mine = claim(cell.folder, free[cell.id])
-        if mine is None:
-            raise BadInput(f"{cell.folder.path}: another process has begun to run it")
-        mine.forget()
+        try:
+            if mine is None:
+                raise Lost
+            with Lease(mine, lease_seconds) as lease:
+                try:
+                    mine.forget()
+                finally:
+                    lease.check()
+        except Lost:
+            raise BadInput(f"{cell.folder.path}: another process has begun to run it") from None
         mine.set_status("pending")
 
 

@@ -323,6 +323,26 @@ def test_a_damaged_result_is_set_aside_and_made_again(tmp_path: Path) -> None:
     assert (folder.files / "damaged-result.json").is_file()
 
 
+def test_who_sets_a_damaged_result_aside_too_late_takes_no_whole_one_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename = folder_of(tiny_run(), tmp_path), Path.rename
+    (folder / "result.json").write_text('{"scores": [')
+
+    def stopped_before(self: Path, target: Path) -> Path:
+        monkeypatch.undo()
+        assert run_cell(folder, Seen("free", 1, "")) == End("done")
+        return rename(self, target)
+
+    late = folder.at(1)
+    late.files.mkdir(parents=True)
+    late.set_status("stopped")
+    monkeypatch.setattr(Path, "rename", stopped_before)
+    _sweep(late)
+    assert (folder.result or {})["attempt"] == 2
+    assert not (late.files / "damaged-result.json").exists()
+
+
 # Forgetting.
 
 
@@ -353,6 +373,45 @@ def test_what_is_forgotten_leaves_its_number_so_that_who_comes_back_knows_it_los
     with pytest.raises(OSError, match="beat"):
         lost._write()
     assert run_cell(folder) == End("done") and (folder.result or {})["attempt"] == 3
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_who_forgets_too_late_takes_nothing_from_later_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: bool
+) -> None:
+    folder, forget = folder_of(tiny_run(), tmp_path), Folder.forget
+    owned(folder).set_status("failed")
+    cells = fresh(folder)
+
+    def stopped_before(mine: Folder) -> None:  # past its lease
+        if forgotten:
+            later = claim(folder, Seen("free", 2, beat_of(mine)))
+            assert later is not None
+            forget(later)
+            later.set_status("pending")
+            assert run_cell(folder, look(folder)) == End("done")
+        else:
+            assert run_cell(folder, Seen("free", 2, beat_of(mine))) == End("done")
+        forget(mine)
+
+    monkeypatch.setattr(Folder, "forget", stopped_before)
+    with pytest.raises(BadInput, match="another process has begun to run it"):
+        prepare(cells, 5)
+    assert (folder.result or {})["attempt"] == (4 if forgotten else 3)
+    assert (folder.files / "weights-train.pt").is_file()
+
+
+def test_who_forgets_has_a_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, forget, beats = folder_of(tiny_run(), tmp_path), Folder.forget, set()
+    assert run_cell(folder) == End("done")
+
+    def slow(mine: Folder) -> None:
+        wait_for(lambda: beats.add(beat_of(mine)) or len(beats) > 2)
+        forget(mine)
+
+    monkeypatch.setattr(Folder, "forget", slow)
+    prepare(fresh(folder), 0.6)
+    assert folder.status == {"state": "pending"} and folder.attempts() == [2]
 
 
 # Launchers.
