@@ -182,7 +182,11 @@ class Folder:
         """Write run.json, unless it is there."""
         if not (self / "run.json").exists():
             record = {"schema": SCHEMA, "id": run.id, "identity": run.identity}
-            write_json(self / "run.json", {**record, "run": run.describe(), "full": run.full()})
+            try:
+                write_json(self / "run.json", {**record, "run": run.describe(), "full": run.full()})
+            except CannotWrite:
+                if not (self / "run.json").exists():  # (another's, who was faster, and has tidied up since)
+                    raise
 
     def run(self) -> Run:
         """The run that run.json describes."""

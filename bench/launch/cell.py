@@ -56,6 +56,7 @@ def run_cell(
     measures: Sequence[str] = (),
     lease_seconds: float = LEASE_SECONDS,
     stuck_seconds: float | None = STUCK_SECONDS,
+    last: bool = True,
     should_stop: Callable[[], bool] = lambda: False,
     listen: Callable[[dict[str, Any]], None] = lambda status: None,
     on_claim: Callable[[Folder], None] = lambda mine: None,
@@ -67,8 +68,9 @@ def run_cell(
     `elsewhere` as soon as its heart is seen to beat, and taken over when it has not for the time of the lease.
     `measures` (of `bench.measure.NAMES`) are made once it is done. `listen` is called with every status that is
     written, `on_claim` with the attempt's folder before anything is written to it. `on_stuck` is called from a thread
-    when no step was made for `stuck_seconds`; the heart has stopped then, so that another may take over. Raises nothing
-    that an `Exception` could be.
+    when no step was made for `stuck_seconds`; the heart has stopped then, so that another may take over. Unless this is
+    the `last` attempt that the caller makes, the folder says `stopped` of one that ran out of memory: for other
+    launchers it is no end. Raises nothing that an `Exception` could be.
     """
     try:
         seen = seen or _await(folder, Watch(lease_seconds), should_stop)
@@ -79,7 +81,7 @@ def run_cell(
         with lease:
             on_claim(mine)
             options = Options(checkpoint_seconds=checkpoint_seconds, should_stop=should_stop)
-            return _attempt(mine, lease, options, listen, tensorboard, measures)
+            return _attempt(mine, lease, options, listen, tensorboard, measures, last)
     except Exception as error:  # (a disk that is gone: this cell's end, no other's)
         return failure(error)
     finally:
@@ -112,6 +114,7 @@ def _attempt(
     listen: Callable[[dict[str, Any]], None],
     tensorboard: bool,
     measures: Sequence[str],
+    last: bool,
 ) -> End:
     """An attempt of which this process is the owner, and its status."""
     status: dict[str, Any] = {
@@ -160,7 +163,7 @@ def _attempt(
     finally:
         end = _unless_lost(end, lease)
         status["reason"] = end.reason
-        tell("lost" if end.state == "elsewhere" else end.state)
+        tell({"elsewhere": "lost", "oom": "oom" if last else "stopped"}.get(end.state, end.state))
     return end
 
 

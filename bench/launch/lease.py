@@ -216,7 +216,13 @@ class Lease:
         self._moved = self._checked = time.monotonic()
 
     def __enter__(self) -> Lease:
-        self._write()
+        try:
+            self._write()
+        except CannotWrite:  # nobody need wait for an attempt that did not begin
+            with suppress(OSError):
+                (self.mine.files / ".beat.new").unlink(missing_ok=True)
+                self.mine.files.rmdir()
+            raise
         self._thread.start()
         return self
 

@@ -280,7 +280,7 @@ class Pool:
         request = {
             "folder": str(slot.cell.folder.path.resolve()),
             "seen": seen,
-            "options": self.options.cell(),
+            "options": {**self.options.cell(), "last": self.board.attempts[slot.cell.id] > self.options.retry},
         }
         if slot.process is None:
             self._start(slot)

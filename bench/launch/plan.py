@@ -250,7 +250,8 @@ class Board:
             skipped = self.ends[source].state == "skipped"
             end = End("skipped" if skipped else "failed", f"starts from {source}, which is {self.ends[source].state}")
             with suppress(OSError):
-                orphan.folder.set_status(end.state, reason=end.reason, updated=time.time())
+                if look(orphan.folder).state == "free":  # or another, for whom the source is done, is at it
+                    orphan.folder.set_status(end.state, reason=end.reason, updated=time.time())
             self.waiting.remove(orphan)
             self.ends[orphan.id] = end
             fallen.append(orphan)

@@ -112,7 +112,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def plugin() -> Iterator[None]:
     """The misbehaving plugin, loaded for one test."""
-    before = [(kind, dict(kind._classes)) for kind in registry.REGISTRIES]
+    before = [(kind, {name: kind.get(name) for name in kind.names()}) for kind in registry.REGISTRIES]
     registry.load_plugin(MISBEHAVES)
     yield
     for kind, classes in before:

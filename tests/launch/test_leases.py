@@ -22,7 +22,7 @@ from bench.errors import BadInput
 from bench.launch import End, LaunchOptions, run_cell, run_cells
 from bench.launch.cell import _sweep
 from bench.launch.lease import Lease, Lost, Seen, Watch, claim, gone, look, process
-from bench.launch.plan import Decision, prepare, seen_state
+from bench.launch.plan import Board, Cell, Decision, prepare, seen_state
 from bench.launch.plan import plan as decided
 from bench.results import Folder, load_curves, load_results, read_json, write_atomically, write_json
 from tests.helpers import folder_of, tiny_run
@@ -450,6 +450,31 @@ def test_how_a_cell_ended_elsewhere_is_how_it_ended(tmp_path: Path) -> None:
     assert outcome.ends[run.id] == End("failed", "no luck") and outcome.exit_code == 1
 
 
+def test_memory_that_ran_out_is_no_end_for_other_launchers_while_there_are_attempts_left(
+    plugin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, lost = [], Board.lost
+
+    def noting(board: Board, cell: Cell, end: End, mine: Folder | None = None) -> list[Cell]:
+        seen.append((end.state, cell.folder.status["state"]))
+        return lost(board, cell, end, mine)
+
+    monkeypatch.setattr(Board, "lost", noting)
+    outcome = launch(tiny_grid(method=["hungry"]), tmp_path / "grid")
+    assert [end.state for end in outcome.ends.values()] == ["oom"]
+    assert seen == [("oom", "stopped"), ("oom", "oom")]
+
+
+def test_a_cell_whose_source_failed_here_and_that_another_runs_is_left_to_that(tmp_path: Path) -> None:
+    source = tiny_run("smt")
+    run = tiny_run("smt+dmt", init_from={"run": source.id, "phase": "smt"})
+    cells = [Cell(one, folder_of(one, tmp_path), Decision("run", "pending")) for one in (source, run)]
+    owned(cells[1].folder).set_status("running")
+    board = Board(cells)
+    assert len(board.end(cells[0], End("failed"))) == 2
+    assert look(cells[1].folder).state == "owned"
+
+
 def test_a_worker_that_makes_no_step_is_killed_and_its_cell_fails_when_it_is_out_of_attempts(
     plugin: None, tmp_path: Path
 ) -> None:
@@ -499,6 +524,40 @@ def test_a_disk_that_runs_full_ends_the_launch_with_one_line_and_the_same_comman
     assert launch(grid, tmp_path / "undisturbed", launcher="inline").exit_code == 0
     for cell in (tmp_path / "undisturbed").iterdir():
         assert numbers(tmp_path / "results/grid" / cell.name) == numbers(cell)
+
+
+def test_an_attempt_that_cannot_write_its_first_beat_leaves_nothing_to_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tiny_run(), tmp_path)
+
+    def full(self: Path, text: str) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    end = run_cell(folder)
+    assert end.state == "stopped" and (end.reason or "").endswith("beat: No space left on device")
+    monkeypatch.undo()
+    assert look(folder) == Seen("free") and run_cell(folder) == End("done")
+
+
+def test_who_describes_a_run_at_the_same_moment_as_another_is_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, replace = tiny_run(), Path.replace
+    folder = Folder(tmp_path / run.id)
+
+    def slow(self: Path, target: Path) -> Path:
+        monkeypatch.undo()
+        Folder(folder.path).describe(run)
+        folder.place(1).mkdir(parents=True)
+        _sweep(folder.at(1))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", slow)
+    folder.describe(run)
+    assert folder.run() == run
 
 
 def test_a_folder_that_becomes_read_only_ends_the_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
