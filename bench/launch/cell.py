@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import errno
 import faulthandler
 import gc
 import json
@@ -28,7 +27,7 @@ from bench.config import Run
 from bench.launch.lease import LEASE_SECONDS, Lease, Lost, Seen, Watch, claim
 from bench.measure import lacking, measure
 from bench.results import NO_SPACE, CannotWrite, Folder
-from bench.training import Diverged, Options, Stopped, Trainer, run_digest
+from bench.training import Diverged, Options, Stopped, Trainer, out_of_memory, run_digest
 
 FACTS = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy")
 """What a status tells of the training itself."""
@@ -226,16 +225,6 @@ def failure(error: BaseException) -> End:
     first = next(iter(str(error).strip().splitlines()), "")
     reason = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return End("oom" if out_of_memory(error) else "failed", reason)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out; torch's CPU allocator says so in a plain RuntimeError."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    said = str(error)
-    return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in said or "can't allocate memory" in said)
 
 
 def log(mine: Folder, text: str) -> None:

@@ -264,14 +264,18 @@ class Board:
     def lost(self, cell: Cell, end: End, mine: Folder | None = None) -> list[Cell]:
         """An attempt went wrong in a way that another may not: the cell waits again, first in line, if it has one left.
 
-        `mine` is the folder of the attempt, if it had begun and could not say itself how it ended.
+        `mine` is the folder of the attempt, if it had begun and could not say itself how it ended. A cell that has its
+        result is done, and only stays unmeasured.
         """
         attempt, allowed = self.attempts[cell.id], self.retry + 1
         end = end._replace(reason=f"{end.reason} (attempt {attempt} of {allowed})")
-        again = attempt < allowed
+        again, facts = attempt < allowed, {}
+        if not again and cell.folder.result is not None:
+            end, facts = End("done"), {"unmeasured": {"all": end.reason}}
         if mine is not None:
+            state = "stopped" if again else end.state
             with suppress(OSError):
-                mine.set_status(**{**mine.status, "state": "stopped" if again else end.state, "reason": end.reason})
+                mine.set_status(**{**mine.status, "state": state, "reason": end.reason, **facts})
         if not again:
             return self.end(cell, end)
         del self.running[cell.id]

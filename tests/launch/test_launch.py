@@ -23,12 +23,12 @@ from bench.config import InitFrom
 from bench.errors import BadInput
 from bench.grid import make_grid
 from bench.launch import End, LaunchOptions, Outcome, run_cells
-from bench.launch.cell import out_of_memory
 from bench.launch.local import Interrupts, Pool, slots_for
 from bench.launch.plan import Board, Cell, Decision, decide
 from bench.launch.progress import View
 from bench.launch.share import Share
 from bench.results import Folder, load_tensors, read_json, write_json
+from bench.training import out_of_memory
 from tests.helpers import TINY, tiny_run
 
 ROOT = Path(__file__).parents[2]

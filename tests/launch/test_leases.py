@@ -312,6 +312,21 @@ def test_a_damaged_checkpoint_is_not_taken_up(tmp_path: Path) -> None:
     assert numbers(folder.path) == numbers(whole.path)
 
 
+def test_a_checkpoint_that_memory_is_too_short_to_read_is_not_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run("smt+dmt", training={"batch_size": 8, "budget": {"steps": 40}})
+    whole, folder = folder_of(run, tmp_path / "whole"), folder_of(run, tmp_path / "cut")
+    run_cell(whole)
+    run_cell(folder, should_stop=Steps(9))
+    monkeypatch.setattr("bench.training.load_tensors", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    assert run_cell(folder).state == "oom"
+    monkeypatch.undo()
+    steps: list[int] = []
+    assert run_cell(folder, listen=lambda status: steps.append(status.get("steps", 0))).state == "done"
+    assert 0 not in steps[1:] and numbers(folder.path) == numbers(whole.path)
+
+
 def test_a_damaged_result_is_set_aside_and_made_again(tmp_path: Path) -> None:
     launch(tiny_grid(), tmp_path, launcher="inline")
     (folder,) = (Folder(path) for path in tmp_path.iterdir())
@@ -463,6 +478,19 @@ def test_memory_that_ran_out_is_no_end_for_other_launchers_while_there_are_attem
     outcome = launch(tiny_grid(method=["hungry"]), tmp_path / "grid")
     assert [end.state for end in outcome.ends.values()] == ["oom"]
     assert seen == [("oom", "stopped"), ("oom", "oom")]
+
+
+def test_a_cell_whose_worker_dies_at_its_measures_is_done(tmp_path: Path) -> None:
+    run = tiny_run()
+    folder = folder_of(run, tmp_path)
+    assert run_cell(folder) == End("done")
+    board, killed = Board([Cell(run, folder, Decision("run", "done"), 1)], retry=0), End("failed", "killed")
+    cell, mine = board.take(), claim(folder, look(folder))
+    assert cell is not None and mine is not None
+    mine.set_status("running")
+    board.lost(cell, killed, mine)
+    assert board.ends == {run.id: End("done")}
+    assert mine.status["state"] == "done" and mine.status["unmeasured"] == {"all": "killed (attempt 1 of 1)"}
 
 
 def test_a_cell_whose_source_failed_here_and_that_another_runs_is_left_to_that(tmp_path: Path) -> None:
