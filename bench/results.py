@@ -387,7 +387,7 @@ def _identity_columns(folder: Folder, place: dict[str, Any]) -> dict[str, Any] |
 def _state(status: Any, written: bool, result: Any) -> dict[str, Any]:
     """State and reason as the report tells them: `damaged` is a cell whose files cannot be read."""
     if status is None and not written:
-        return {"state": "pending" if result is None else "done", "reason": None}
+        status = {"state": "pending" if result is None else "done"}
     if not isinstance(status, dict) or not isinstance(status.get("state"), str):
         return {"state": "damaged", "reason": "status.json cannot be read"}
     if _whole(result):

@@ -631,3 +631,13 @@ def test_a_folder_that_is_older_than_attempts_is_read_and_kept(tmp_path: Path) -
     assert load_results(folder).equals(rows) and load_curves(folder).equals(curves)
     outcome = launch(grid, folder, launcher="inline", measures=("dynamics",))
     assert outcome.exit_code == 0 and (cell / "dynamics.json").is_file() and numbers(cell.path) == before
+
+
+def test_a_result_of_another_form_is_damaged_though_the_newest_attempt_has_told_nothing(tmp_path: Path) -> None:
+    launch(tiny_grid(), tmp_path / "grid", launcher="inline")
+    (cell,) = (Folder(path) for path in (tmp_path / "grid").iterdir())
+    rows = load_results(tmp_path / "grid")
+    cell.place(2).mkdir()
+    assert load_results(tmp_path / "grid").equals(rows), "it has just begun, to measure what is done"
+    (cell / "result.json").write_text("{}")
+    assert list(load_results(tmp_path / "grid")["state"]) == ["damaged"]
