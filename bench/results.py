@@ -182,7 +182,11 @@ class Folder:
         """Write run.json, unless it is there."""
         if not (self / "run.json").exists():
             record = {"schema": SCHEMA, "id": run.id, "identity": run.identity}
-            write_json(self / "run.json", {**record, "run": run.describe(), "full": run.full()})
+            try:
+                write_json(self / "run.json", {**record, "run": run.describe(), "full": run.full()})
+            except CannotWrite:
+                if not (self / "run.json").exists():  # (another's, who was faster, and has tidied up since)
+                    raise
 
     def run(self) -> Run:
         """The run that run.json describes."""
@@ -281,17 +285,30 @@ class Folder:
                 with suppress(OSError):
                     file.unlink()
 
+    def withdraw(self, aside: Path, stays: Callable[[Any], bool]) -> None:
+        """Move result.json aside. One that `stays`, published since the caller looked, is put back."""
+        try:
+            (self / "result.json").rename(aside)
+        except FileNotFoundError:
+            return
+        if stays(read_json(aside)):
+            create_once(self / "result.json", aside)
+            aside.unlink()
+
     def forget(self) -> None:
-        """Forget what was computed, not what was asked for. Only the owner of an attempt may: its own folder stays."""
-        aside = self.place(self.attempt or 0) / f".forgotten-{secrets.token_hex(6)}"
+        """Forget what was computed before this attempt, not what was asked for. Only its owner may."""
+        own = self.attempt or 0
+        aside = self.place(own) / f".forgotten-{secrets.token_hex(6)}"
         aside.mkdir()
-        (self / "result.json").unlink(missing_ok=True)  # first: from here on nothing is done
-        for one in [one for one in self.attempts() if one != self.attempt]:
+        # The result first: from here on nothing is done. (One of a later attempt: this one's owner was stopped.)
+        self.withdraw(aside / "result.json", lambda made: isinstance(made, dict) and (made.get("attempt") or 0) > own)
+        for one in [one for one in self.attempts() if one < own]:
             with suppress(FileNotFoundError):
                 self.place(one).rename(aside / str(one))
         for file in self.path.iterdir():
-            if file.name not in ("run.json", "attempts"):
-                file.rename(aside / file.name)
+            if file.name not in ("run.json", "result.json", "attempts"):
+                with suppress(FileNotFoundError):
+                    file.rename(aside / file.name)
         shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -370,7 +387,7 @@ def _identity_columns(folder: Folder, place: dict[str, Any]) -> dict[str, Any] |
 def _state(status: Any, written: bool, result: Any) -> dict[str, Any]:
     """State and reason as the report tells them: `damaged` is a cell whose files cannot be read."""
     if status is None and not written:
-        return {"state": "pending" if result is None else "done", "reason": None}
+        status = {"state": "pending" if result is None else "done"}
     if not isinstance(status, dict) or not isinstance(status.get("state"), str):
         return {"state": "damaged", "reason": "status.json cannot be read"}
     if _whole(result):

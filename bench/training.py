@@ -6,6 +6,7 @@ thread, as one that was not: everything that the next step depends on is in the 
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -430,6 +431,8 @@ class Trainer:
                 saved = load_tensors(place / "checkpoint.pt", "cpu")
                 made_by = saved["identity"], saved["digest"]
             except Exception as error:  # (an earlier attempt's may go at any moment; a damaged one may raise anything)
+                if out_of_memory(error):
+                    raise
                 print(f"{place / 'checkpoint.pt'} cannot be read ({type(error).__name__}); not taken up", flush=True)
                 continue
             if made_by != (self.run.identity, self.digest):
@@ -511,6 +514,16 @@ def task_facts(task: Task, length: int) -> dict[str, Any]:
         "unigram_loss": task.unigram_loss(length),
         "unit": task.unit,
     }
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out; torch's CPU allocator says so in a plain RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said = str(error)
+    return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in said or "can't allocate memory" in said)
 
 
 def _to_device(tree: Any, device: str) -> Any:

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import errno
 import faulthandler
 import gc
 import json
@@ -28,7 +27,7 @@ from bench.config import Run
 from bench.launch.lease import LEASE_SECONDS, Lease, Lost, Seen, Watch, claim
 from bench.measure import lacking, measure
 from bench.results import NO_SPACE, CannotWrite, Folder
-from bench.training import Diverged, Options, Stopped, Trainer, run_digest
+from bench.training import Diverged, Options, Stopped, Trainer, out_of_memory, run_digest
 
 FACTS = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy")
 """What a status tells of the training itself."""
@@ -56,6 +55,7 @@ def run_cell(
     measures: Sequence[str] = (),
     lease_seconds: float = LEASE_SECONDS,
     stuck_seconds: float | None = STUCK_SECONDS,
+    last: bool = True,
     should_stop: Callable[[], bool] = lambda: False,
     listen: Callable[[dict[str, Any]], None] = lambda status: None,
     on_claim: Callable[[Folder], None] = lambda mine: None,
@@ -67,8 +67,9 @@ def run_cell(
     `elsewhere` as soon as its heart is seen to beat, and taken over when it has not for the time of the lease.
     `measures` (of `bench.measure.NAMES`) are made once it is done. `listen` is called with every status that is
     written, `on_claim` with the attempt's folder before anything is written to it. `on_stuck` is called from a thread
-    when no step was made for `stuck_seconds`; the heart has stopped then, so that another may take over. Raises nothing
-    that an `Exception` could be.
+    when no step was made for `stuck_seconds`; the heart has stopped then, so that another may take over. Unless this is
+    the `last` attempt that the caller makes, the folder says `stopped` of one that ran out of memory: for other
+    launchers it is no end. Raises nothing that an `Exception` could be.
     """
     try:
         seen = seen or _await(folder, Watch(lease_seconds), should_stop)
@@ -79,7 +80,7 @@ def run_cell(
         with lease:
             on_claim(mine)
             options = Options(checkpoint_seconds=checkpoint_seconds, should_stop=should_stop)
-            return _attempt(mine, lease, options, listen, tensorboard, measures)
+            return _attempt(mine, lease, options, listen, tensorboard, measures, last)
     except Exception as error:  # (a disk that is gone: this cell's end, no other's)
         return failure(error)
     finally:
@@ -112,6 +113,7 @@ def _attempt(
     listen: Callable[[dict[str, Any]], None],
     tensorboard: bool,
     measures: Sequence[str],
+    last: bool,
 ) -> End:
     """An attempt of which this process is the owner, and its status."""
     status: dict[str, Any] = {
@@ -158,8 +160,19 @@ def _attempt(
         log(mine, traceback.format_exc())
         end = failure(error)
     finally:
+        end = _unless_lost(end, lease)
         status["reason"] = end.reason
-        tell("lost" if end.state == "elsewhere" else end.state)
+        tell({"elsewhere": "lost", "oom": "oom" if last else "stopped"}.get(end.state, end.state))
+    return end
+
+
+def _unless_lost(end: End, lease: Lease) -> End:
+    """What went wrong may be the doing of who has taken over, and is not the cell's end then."""
+    try:
+        if end.state not in ("done", "elsewhere"):
+            lease.check()
+    except Lost as error:
+        return End("elsewhere", str(error))
     return end
 
 
@@ -214,16 +227,6 @@ def failure(error: BaseException) -> End:
     return End("oom" if out_of_memory(error) else "failed", reason)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out; torch's CPU allocator says so in a plain RuntimeError."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    said = str(error)
-    return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in said or "can't allocate memory" in said)
-
-
 def log(mine: Folder, text: str) -> None:
     """Add to the attempt's log.txt; a log that cannot be written is no reason to stop."""
     with suppress(OSError), open_log(mine) as file:
@@ -245,7 +248,7 @@ def _sweep(mine: Folder) -> None:
         except ValueError:
             whole = False
         if not whole:
-            (mine / "result.json").rename(mine.files / "damaged-result.json")
+            mine.withdraw(mine.files / "damaged-result.json", lambda result: isinstance(result, dict))
 
 
 Scalars = Callable[[int, dict[str, float]], None]

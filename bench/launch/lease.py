@@ -28,7 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from bench.results import CannotWrite, Folder
+from bench.results import CannotWrite, Folder, read_json
 
 LEASE_SECONDS = 60.0
 """How long an owner may be silent. On network file systems it should be longer than names are cached (60 s on NFS)."""
@@ -138,7 +138,9 @@ def look(folder: Folder) -> Seen:
 
 
 def _has_ended(at: Folder) -> bool:
-    return (at.files / "status.json").is_file() and at.status["state"] in ENDED
+    """Whether its status says so: one that is not there, or cannot be read just now, says nothing."""
+    status = read_json(at.files / "status.json")
+    return isinstance(status, dict) and status.get("state") in ENDED
 
 
 @dataclass
@@ -214,7 +216,13 @@ class Lease:
         self._moved = self._checked = time.monotonic()
 
     def __enter__(self) -> Lease:
-        self._write()
+        try:
+            self._write()
+        except CannotWrite:  # nobody need wait for an attempt that did not begin
+            with suppress(OSError):
+                (self.mine.files / ".beat.new").unlink(missing_ok=True)
+                self.mine.files.rmdir()
+            raise
         self._thread.start()
         return self
 

@@ -280,7 +280,7 @@ class Pool:
         request = {
             "folder": str(slot.cell.folder.path.resolve()),
             "seen": seen,
-            "options": self.options.cell(),
+            "options": {**self.options.cell(), "last": self.board.attempts[slot.cell.id] > self.options.retry},
         }
         if slot.process is None:
             self._start(slot)
@@ -346,7 +346,7 @@ class Pool:
                 continue
             end = End(**said)
             self._ended(slot, end)
-            if end.state in ("failed", "oom"):  # may have left the process, or its GPU, in a bad state
+            if end.state in ("failed", "oom", "stopped"):  # it, or its GPU, may be in a bad state; or it ends anyway
                 self._retire(slot)
                 return
         if dead:
@@ -360,6 +360,8 @@ class Pool:
             self.board.away(cell)
         elif end.state == "oom":
             self.view.ended(self.board.lost(cell, end, slot.mine))
+        elif end == End("stopped") and not (self.stopping or self.interrupts.count or self.halted):
+            self.view.ended(self.board.lost(cell, End("failed", "worker ended by SIGTERM"), slot.mine))
         else:
             self.view.ended(self.board.end(cell, end))
             if _unwritable(end):
@@ -378,6 +380,8 @@ class Pool:
         code = process.returncode
         if how is None and code == STUCK:
             how = f"no step for {self.options.stuck_seconds:g} s, see log.txt"
+        elif how is None and code is None:
+            how = "worker cannot be killed"
         elif how is None and code < 0:
             how = f"worker killed by signal {-code}"
         elif how is None:
@@ -418,7 +422,7 @@ class Pool:
         for slot in self.slots:
             if slot.process is not None and slot.cell is not None:
                 slot.process.kill()
-                slot.process.wait()
+                self._retire(slot)
                 self._end_stopped(slot, "killed before it could write a checkpoint; the one before it stays")
 
     def _end_stopped(self, slot: Slot, reason: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from bench.config import Run
 from bench.errors import BadInput
 from bench.launch.cell import LOOK_SECONDS, STUCK_SECONDS, End
-from bench.launch.lease import LEASE_SECONDS, Seen, Watch, claim, look
+from bench.launch.lease import LEASE_SECONDS, Lease, Lost, Seen, Watch, claim, look
 from bench.measure import lacking
 from bench.methods.base import impossible
 from bench.results import Folder
@@ -155,9 +155,16 @@ def prepare(cells: Iterable[Cell], lease_seconds: float = LEASE_SECONDS) -> None
             cell.folder.set_status(**skipped)
     for cell in fresh:
         mine = claim(cell.folder, free[cell.id])
-        if mine is None:
-            raise BadInput(f"{cell.folder.path}: another process has begun to run it")
-        mine.forget()
+        try:
+            if mine is None:
+                raise Lost
+            with Lease(mine, lease_seconds) as lease:
+                try:
+                    mine.forget()
+                finally:
+                    lease.check()
+        except Lost:
+            raise BadInput(f"{cell.folder.path}: another process has begun to run it") from None
         mine.set_status("pending")
 
 
@@ -177,7 +184,9 @@ def _await(cells: Sequence[Cell], watch: Watch) -> dict[str, Seen]:
 def seen_state(folder: Folder, status: Mapping[str, Any]) -> tuple[str, str | None]:
     """State and reason of a cell as an observer sees it: one whose process is gone from this host is not running."""
     if status["state"] == "running" and look(folder).state == "free":
-        return "stopped", "its process is gone"
+        status = folder.status  # it may have ended since it was read
+        if status["state"] == "running":
+            return "stopped", "its process is gone"
     return status["state"], status.get("reason")
 
 
@@ -241,7 +250,8 @@ class Board:
             skipped = self.ends[source].state == "skipped"
             end = End("skipped" if skipped else "failed", f"starts from {source}, which is {self.ends[source].state}")
             with suppress(OSError):
-                orphan.folder.set_status(end.state, reason=end.reason, updated=time.time())
+                if look(orphan.folder).state == "free":  # or another, for whom the source is done, is at it
+                    orphan.folder.set_status(end.state, reason=end.reason, updated=time.time())
             self.waiting.remove(orphan)
             self.ends[orphan.id] = end
             fallen.append(orphan)
@@ -254,14 +264,18 @@ class Board:
     def lost(self, cell: Cell, end: End, mine: Folder | None = None) -> list[Cell]:
         """An attempt went wrong in a way that another may not: the cell waits again, first in line, if it has one left.
 
-        `mine` is the folder of the attempt, if it had begun and could not say itself how it ended.
+        `mine` is the folder of the attempt, if it had begun and could not say itself how it ended. A cell that has its
+        result is done, and only stays unmeasured.
         """
         attempt, allowed = self.attempts[cell.id], self.retry + 1
         end = end._replace(reason=f"{end.reason} (attempt {attempt} of {allowed})")
-        again = attempt < allowed
+        again, facts = attempt < allowed, {}
+        if not again and cell.folder.result is not None:
+            end, facts = End("done"), {"unmeasured": {"all": end.reason}}
         if mine is not None:
+            state = "stopped" if again else end.state
             with suppress(OSError):
-                mine.set_status(**{**mine.status, "state": "stopped" if again else end.state, "reason": end.reason})
+                mine.set_status(**{**mine.status, "state": state, "reason": end.reason, **facts})
         if not again:
             return self.end(cell, end)
         del self.running[cell.id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -22,10 +23,12 @@ from bench.config import InitFrom
 from bench.errors import BadInput
 from bench.grid import make_grid
 from bench.launch import End, LaunchOptions, Outcome, run_cells
-from bench.launch.cell import out_of_memory
-from bench.launch.local import slots_for
+from bench.launch.local import Interrupts, Pool, slots_for
 from bench.launch.plan import Board, Cell, Decision, decide
+from bench.launch.progress import View
+from bench.launch.share import Share
 from bench.results import Folder, load_tensors, read_json, write_json
+from bench.training import out_of_memory
 from tests.helpers import TINY, tiny_run
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +112,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def plugin() -> Iterator[None]:
     """The misbehaving plugin, loaded for one test."""
-    before = [(kind, dict(kind._classes)) for kind in registry.REGISTRIES]
+    before = [(kind, {name: kind.get(name) for name in kind.names()}) for kind in registry.REGISTRIES]
     registry.load_plugin(MISBEHAVES)
     yield
     for kind, classes in before:
@@ -145,6 +148,20 @@ def test_workers_that_are_killed_at_several_moments_cost_attempts_and_change_no_
     assert [status["attempt"] for status in statuses] == [4, 4]
     assert all_numbers(folder) == all_numbers(undisturbed)
     assert not list(folder.glob("*/**/.*")), "temporary files are left"
+
+
+def test_a_worker_that_is_told_to_end_costs_its_cell_one_attempt_and_the_next_cell_none(tmp_path: Path) -> None:
+    folder, outcomes = tmp_path / "grid", []
+    grid = tiny_grid(seed=[0, 1])
+    grid["base"]["training"]["budget"] = {"steps": 400}
+    thread = threading.Thread(target=lambda: outcomes.append(launch(grid, folder)))
+    thread.start()
+    pid, at = wait_for(lambda: newly_running(folder, "retrieval-*", []))
+    os.kill(pid, signal.SIGTERM)
+    thread.join()
+    assert outcomes[0].exit_code == 0
+    assert Folder(at).at(1).status["reason"] == "worker ended by SIGTERM (attempt 1 of 2)"
+    assert sorted(len(Folder(path).attempts()) for path in folder.iterdir()) == [1, 2]
 
 
 def test_a_stopped_and_a_killed_launcher_lose_nothing(undisturbed: Path, tmp_path: Path) -> None:
@@ -361,6 +378,55 @@ def test_memory_that_ran_out_is_told_from_other_errors() -> None:
     assert out_of_memory(caught.value)
     assert out_of_memory(MemoryError())
     assert not out_of_memory(RuntimeError("shapes do not match"))
+
+
+class Undead:
+    """A process that a dead file system holds: it does not even end when it is killed."""
+
+    pid, returncode = 1, None
+
+    def __init__(self) -> None:
+        self.stdin, self.stdout = io.BytesIO(), io.BytesIO()
+
+    def kill(self) -> None: ...
+
+    terminate = kill
+
+    def poll(self) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> None:
+        assert timeout is not None, "this would take forever"
+        raise subprocess.TimeoutExpired("worker", timeout)
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_a_worker_that_cannot_be_killed_does_not_hold_the_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: bool
+) -> None:
+    monkeypatch.setattr("bench.launch.local.GRACE", 0.1)
+    board = Board([Cell(run := tiny_run(), Folder(tmp_path / run.id), Decision("run", "pending"))], retry=0)
+    view = View(board)
+    pool = Pool(Share(board, view, LaunchOptions(workers=1)), Interrupts())
+    (slot,), process = pool.slots, Undead()
+    slot.cell, slot.process = board.take(), process  # type: ignore[assignment]
+    monkeypatch.setattr(pool, "selector", Selector())
+    if stop:
+        pool._stop()
+        assert board.ends[run.id].state == "stopped"
+    else:
+        pool._bury(slot)  # it closed its pipe
+        assert board.ends[run.id] == End("failed", "worker cannot be killed (attempt 1 of 1)")
+    assert process.stdin.closed and slot.process is None
+
+
+class Selector:
+    """Nothing is ever heard."""
+
+    def select(self, seconds: float) -> list[Any]:
+        time.sleep(seconds)
+        return []
+
+    def unregister(self, file: Any) -> None: ...
 
 
 def test_workers_are_one_per_core_divided_by_threads_and_one_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

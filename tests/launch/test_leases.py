@@ -20,10 +20,11 @@ import yaml
 
 from bench.errors import BadInput
 from bench.launch import End, LaunchOptions, run_cell, run_cells
+from bench.launch.cell import _sweep
 from bench.launch.lease import Lease, Lost, Seen, Watch, claim, gone, look, process
-from bench.launch.plan import Decision, prepare, seen_state
+from bench.launch.plan import Board, Cell, Decision, prepare, seen_state
 from bench.launch.plan import plan as decided
-from bench.results import Folder, load_curves, load_results, read_json, write_json
+from bench.results import Folder, load_curves, load_results, read_json, write_atomically, write_json
 from tests.helpers import folder_of, tiny_run
 from tests.launch.test_launch import ROOT, launch, numbers, plugin, tiny_grid, wait_for
 
@@ -73,6 +74,15 @@ def test_an_attempt_is_free_when_it_has_said_its_end_or_its_process_is_gone(tmp_
     assert look(folder).state == "free"
 
 
+def test_a_status_that_cannot_be_read_ends_no_attempt(tmp_path: Path) -> None:
+    folder = folder_of(tiny_run(), tmp_path)
+    mine = owned(folder)
+    mine.set_status("running")
+    (mine.files / "status.json").write_text("")  # as a network file system may tell of one that is just replaced
+    assert look(folder).state == "owned"
+    assert claim(folder, Seen("free", 1, "an earlier beat")) is None
+
+
 def test_a_process_is_gone_only_when_that_is_certain() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     mine = process()
@@ -95,6 +105,9 @@ def test_a_running_cell_whose_process_is_gone_is_seen_as_stopped(tmp_path: Path)
     assert seen_state(folder, folder.status) == ("running", None), "another host's processes are unknown"
     write_json(mine.files / "beat", {**process(), "born": "7"})
     assert seen_state(folder, folder.status) == ("stopped", "its process is gone")
+    before = folder.status
+    mine.set_status("done")
+    assert seen_state(folder, before) == ("done", None), "it ended after its status was read"
 
 
 def test_a_lease_runs_out_by_the_observers_own_clock_and_by_no_time_of_a_file(
@@ -181,6 +194,24 @@ def test_an_owner_that_lost_its_cell_publishes_nothing(tmp_path: Path, monkeypat
     monkeypatch.setattr("bench.launch.lease.CHECK_SECONDS", 1e9)  # between two looks
     end = run_cell(folder, listen=lambda status: folder.place(2).mkdir(exist_ok=True))
     assert end.state == "elsewhere" and folder.result is None
+
+
+def test_what_goes_wrong_in_an_attempt_that_lost_its_cell_is_no_end_of_the_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tiny_run("bptt", **LONG), tmp_path)
+
+    def save(path: Path, tree: Any) -> None:
+        def write(file: Any) -> None:
+            file.write(b"half of it")
+            folder.place(2).mkdir()  # the owner is stopped here past its lease, and who takes over tidies up
+            _sweep(folder.at(2))
+
+        write_atomically(path, write)
+
+    monkeypatch.setattr("bench.training.save_tensors", save)
+    assert run_cell(folder, checkpoint_seconds=0.05) == End("elsewhere", "attempt 2 has taken over")
+    assert folder.at(1).status["state"] == "lost"
 
 
 def test_a_worker_that_is_stopped_past_its_lease_comes_back_to_nothing_that_it_could_harm(tmp_path: Path) -> None:
@@ -281,6 +312,21 @@ def test_a_damaged_checkpoint_is_not_taken_up(tmp_path: Path) -> None:
     assert numbers(folder.path) == numbers(whole.path)
 
 
+def test_a_checkpoint_that_memory_is_too_short_to_read_is_not_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run("smt+dmt", training={"batch_size": 8, "budget": {"steps": 40}})
+    whole, folder = folder_of(run, tmp_path / "whole"), folder_of(run, tmp_path / "cut")
+    run_cell(whole)
+    run_cell(folder, should_stop=Steps(9))
+    monkeypatch.setattr("bench.training.load_tensors", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    assert run_cell(folder).state == "oom"
+    monkeypatch.undo()
+    steps: list[int] = []
+    assert run_cell(folder, listen=lambda status: steps.append(status.get("steps", 0))).state == "done"
+    assert 0 not in steps[1:] and numbers(folder.path) == numbers(whole.path)
+
+
 def test_a_damaged_result_is_set_aside_and_made_again(tmp_path: Path) -> None:
     launch(tiny_grid(), tmp_path, launcher="inline")
     (folder,) = (Folder(path) for path in tmp_path.iterdir())
@@ -290,6 +336,26 @@ def test_a_damaged_result_is_set_aside_and_made_again(tmp_path: Path) -> None:
     assert launch(tiny_grid(), tmp_path, launcher="inline").exit_code == 0
     assert numbers(folder.path) == before
     assert (folder.files / "damaged-result.json").is_file()
+
+
+def test_who_sets_a_damaged_result_aside_too_late_takes_no_whole_one_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename = folder_of(tiny_run(), tmp_path), Path.rename
+    (folder / "result.json").write_text('{"scores": [')
+
+    def stopped_before(self: Path, target: Path) -> Path:
+        monkeypatch.undo()
+        assert run_cell(folder, Seen("free", 1, "")) == End("done")
+        return rename(self, target)
+
+    late = folder.at(1)
+    late.files.mkdir(parents=True)
+    late.set_status("stopped")
+    monkeypatch.setattr(Path, "rename", stopped_before)
+    _sweep(late)
+    assert (folder.result or {})["attempt"] == 2
+    assert not (late.files / "damaged-result.json").exists()
 
 
 # Forgetting.
@@ -322,6 +388,45 @@ def test_what_is_forgotten_leaves_its_number_so_that_who_comes_back_knows_it_los
     with pytest.raises(OSError, match="beat"):
         lost._write()
     assert run_cell(folder) == End("done") and (folder.result or {})["attempt"] == 3
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_who_forgets_too_late_takes_nothing_from_later_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: bool
+) -> None:
+    folder, forget = folder_of(tiny_run(), tmp_path), Folder.forget
+    owned(folder).set_status("failed")
+    cells = fresh(folder)
+
+    def stopped_before(mine: Folder) -> None:  # past its lease
+        if forgotten:
+            later = claim(folder, Seen("free", 2, beat_of(mine)))
+            assert later is not None
+            forget(later)
+            later.set_status("pending")
+            assert run_cell(folder, look(folder)) == End("done")
+        else:
+            assert run_cell(folder, Seen("free", 2, beat_of(mine))) == End("done")
+        forget(mine)
+
+    monkeypatch.setattr(Folder, "forget", stopped_before)
+    with pytest.raises(BadInput, match="another process has begun to run it"):
+        prepare(cells, 5)
+    assert (folder.result or {})["attempt"] == (4 if forgotten else 3)
+    assert (folder.files / "weights-train.pt").is_file()
+
+
+def test_who_forgets_has_a_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, forget, beats = folder_of(tiny_run(), tmp_path), Folder.forget, set()
+    assert run_cell(folder) == End("done")
+
+    def slow(mine: Folder) -> None:
+        wait_for(lambda: beats.add(beat_of(mine)) or len(beats) > 2)
+        forget(mine)
+
+    monkeypatch.setattr(Folder, "forget", slow)
+    prepare(fresh(folder), 0.6)
+    assert folder.status == {"state": "pending"} and folder.attempts() == [2]
 
 
 # Launchers.
@@ -358,6 +463,44 @@ def test_how_a_cell_ended_elsewhere_is_how_it_ended(tmp_path: Path) -> None:
     threading.Timer(1, lambda: mine.set_status("failed", reason="no luck")).start()
     outcome = run_cells([run], tmp_path / "grid", LaunchOptions(quiet=True))
     assert outcome.ends[run.id] == End("failed", "no luck") and outcome.exit_code == 1
+
+
+def test_memory_that_ran_out_is_no_end_for_other_launchers_while_there_are_attempts_left(
+    plugin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, lost = [], Board.lost
+
+    def noting(board: Board, cell: Cell, end: End, mine: Folder | None = None) -> list[Cell]:
+        seen.append((end.state, cell.folder.status["state"]))
+        return lost(board, cell, end, mine)
+
+    monkeypatch.setattr(Board, "lost", noting)
+    outcome = launch(tiny_grid(method=["hungry"]), tmp_path / "grid")
+    assert [end.state for end in outcome.ends.values()] == ["oom"]
+    assert seen == [("oom", "stopped"), ("oom", "oom")]
+
+
+def test_a_cell_whose_worker_dies_at_its_measures_is_done(tmp_path: Path) -> None:
+    run = tiny_run()
+    folder = folder_of(run, tmp_path)
+    assert run_cell(folder) == End("done")
+    board, killed = Board([Cell(run, folder, Decision("run", "done"), 1)], retry=0), End("failed", "killed")
+    cell, mine = board.take(), claim(folder, look(folder))
+    assert cell is not None and mine is not None
+    mine.set_status("running")
+    board.lost(cell, killed, mine)
+    assert board.ends == {run.id: End("done")}
+    assert mine.status["state"] == "done" and mine.status["unmeasured"] == {"all": "killed (attempt 1 of 1)"}
+
+
+def test_a_cell_whose_source_failed_here_and_that_another_runs_is_left_to_that(tmp_path: Path) -> None:
+    source = tiny_run("smt")
+    run = tiny_run("smt+dmt", init_from={"run": source.id, "phase": "smt"})
+    cells = [Cell(one, folder_of(one, tmp_path), Decision("run", "pending")) for one in (source, run)]
+    owned(cells[1].folder).set_status("running")
+    board = Board(cells)
+    assert len(board.end(cells[0], End("failed"))) == 2
+    assert look(cells[1].folder).state == "owned"
 
 
 def test_a_worker_that_makes_no_step_is_killed_and_its_cell_fails_when_it_is_out_of_attempts(
@@ -411,6 +554,40 @@ def test_a_disk_that_runs_full_ends_the_launch_with_one_line_and_the_same_comman
         assert numbers(tmp_path / "results/grid" / cell.name) == numbers(cell)
 
 
+def test_an_attempt_that_cannot_write_its_first_beat_leaves_nothing_to_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tiny_run(), tmp_path)
+
+    def full(self: Path, text: str) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    end = run_cell(folder)
+    assert end.state == "stopped" and (end.reason or "").endswith("beat: No space left on device")
+    monkeypatch.undo()
+    assert look(folder) == Seen("free") and run_cell(folder) == End("done")
+
+
+def test_who_describes_a_run_at_the_same_moment_as_another_is_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, replace = tiny_run(), Path.replace
+    folder = Folder(tmp_path / run.id)
+
+    def slow(self: Path, target: Path) -> Path:
+        monkeypatch.undo()
+        Folder(folder.path).describe(run)
+        folder.place(1).mkdir(parents=True)
+        _sweep(folder.at(1))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", slow)
+    folder.describe(run)
+    assert folder.run() == run
+
+
 def test_a_folder_that_becomes_read_only_ends_the_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, grid = Path.mkdir, tiny_grid(seed=[0, 1])
 
@@ -454,3 +631,13 @@ def test_a_folder_that_is_older_than_attempts_is_read_and_kept(tmp_path: Path) -
     assert load_results(folder).equals(rows) and load_curves(folder).equals(curves)
     outcome = launch(grid, folder, launcher="inline", measures=("dynamics",))
     assert outcome.exit_code == 0 and (cell / "dynamics.json").is_file() and numbers(cell.path) == before
+
+
+def test_a_result_of_another_form_is_damaged_though_the_newest_attempt_has_told_nothing(tmp_path: Path) -> None:
+    launch(tiny_grid(), tmp_path / "grid", launcher="inline")
+    (cell,) = (Folder(path) for path in (tmp_path / "grid").iterdir())
+    rows = load_results(tmp_path / "grid")
+    cell.place(2).mkdir()
+    assert load_results(tmp_path / "grid").equals(rows), "it has just begun, to measure what is done"
+    (cell / "result.json").write_text("{}")
+    assert list(load_results(tmp_path / "grid")["state"]) == ["damaged"]
