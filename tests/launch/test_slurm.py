@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from bench import cli
 from bench.config import Run
 from bench.errors import BadInput
 from bench.grid import make_grid
-from bench.launch.plan import Cell, Decision
-from bench.launch.slurm import gather, has_gpus, queue
+from bench.launch.plan import Cell, Decision, LaunchOptions
+from bench.launch.slurm import Launch, gather, has_gpus, queue
 from bench.launch.slurm.job import Job, Stop
 from bench.launch.slurm.ledger import Ledger, Submission
 from bench.launch.slurm.settings import request
@@ -30,6 +31,71 @@ GRID: dict[str, Any] = {
 
 def cell(run: Run, root: Path = Path("nowhere")) -> Cell:
     return Cell(run, Folder(root / run.id), Decision("run", "pending"))
+
+
+class Site:
+    """A cluster that takes jobs and runs none: its programs are scripts, and the queue is what a test says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "bin").mkdir(parents=True)
+        number = f"n=$(($(cat {folder}/last 2>/dev/null || echo 0) + 1)); echo $n > {folder}/last"
+        self.program("sbatch", f'{number}; cp "$1" {folder}/$n.sh; env > {folder}/$n.env; echo Submitted batch job $n')
+        self.program("scontrol", "echo 'ClusterName = here'; echo 'MaxArraySize = 4'")
+        self.program("squeue", f"env > {folder}/squeue.env; cat {folder}/queue")
+        self.program("scancel", f'echo "$@" >> {folder}/cancelled')
+        self.program("srun", "exit 1")
+        self.queue({})
+
+    def program(self, name: str, does: str) -> None:
+        file = self.folder / "bin" / name
+        file.write_text(f"#!/bin/sh\n{does}\n")
+        file.chmod(0o755)
+
+    def queue(self, jobs: dict[str, str]) -> None:
+        (self.folder / "queue").write_text("".join(f"{name}|{state}|None|node1\n" for name, state in jobs.items()))
+
+    def environment(self, of: str) -> dict[str, str]:
+        """What a program saw: a job of this number, or squeue."""
+        lines = (self.folder / f"{of}.env").read_text().splitlines()
+        return {name: value for name, equals, value in (line.partition("=") for line in lines) if equals}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    made = Site(tmp_path / "site")
+    monkeypatch.setenv("PATH", f"{made.folder}/bin:/usr/bin:/bin")
+    queue.config.cache_clear()
+    yield made
+    queue.config.cache_clear()
+
+
+def launch(root: Path, *runs: Run, settings: dict[str, Any] | None = None, **options: Any) -> Launch:
+    return Launch(runs or [tiny_run()], root / "grid", LaunchOptions("slurm", quiet=True, **options), settings or {})
+
+
+def test_a_launcher_that_is_in_a_job_itself_sends_jobs_that_do_not_see_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("SLURM_MEM_PER_CPU", "SLURM_ARRAY_JOB_ID", "SBATCH_PARTITION", "SBATCH_TIMELIMIT", "SQUEUE_USERS"):
+        monkeypatch.setenv(name, "1")
+    for name in ("SLURM_CONF", "SBATCH_ACCOUNT"):
+        monkeypatch.setenv(name, "mine")
+    launch(tmp_path, settings={"partition": "gpu"}).submit()
+    seen = {name: value for name, value in site.environment("1").items() if name.startswith(("SLURM_", "SBATCH_"))}
+    assert seen == {"SLURM_CONF": "mine", "SBATCH_ACCOUNT": "mine"}
+    launch(tmp_path).submit()
+    assert "SQUEUE_USERS" not in site.environment("squeue")
+
+
+def test_a_checkout_whose_path_has_a_space_is_found_by_jobs(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("bench.launch.slurm.submit.ROOT", Path("/my code"))
+    (text,) = launch(tmp_path).dry()
+    line = next(line for line in text.splitlines() if "PYTHONPATH" in line)
+    told = subprocess.run(["bash", "-c", f"{line}; echo $PYTHONPATH"], capture_output=True, text=True, check=True)
+    assert told.stdout.split(":")[0].strip() == "/my code"
 
 
 def test_the_command_line_wins_over_the_profile_and_the_profile_over_the_grid(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +64,7 @@ def executor(array: Array, logs: Path, name: str) -> submitit.AutoExecutor:
     """submitit's executor for what an array asks for."""
     asked = array.request
     made = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=asked.timeouts, slurm_python=asked.python)
-    paths = [] if asked.python else [f"export PYTHONPATH={ROOT}${{PYTHONPATH:+:$PYTHONPATH}}"]
+    paths = [] if asked.python else [f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"]
     threads = [f"export {variable}={asked.threads}" for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
     further = {name: value for name, value in asked.directives if value is not False}
     if array.numbers:
@@ -157,7 +159,7 @@ def _send(array: Array, grid: Path, options: LaunchOptions, ledger: Ledger, gpu:
         for some in array.jobs
     ]
     try:
-        with _quiet(), made.batch():
+        with _quiet(), _clean(array.request), made.batch():
             sent = [made.submit(job) for job in jobs]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise BadInput(_refusal(str(error), array.request)) from None
@@ -175,6 +177,29 @@ def _refusal(said: str, asked: Request) -> str:
     if "node configuration" in said and (kinds := queue.nodes()):
         return f"{message}; nodes here: {'; '.join(kinds)}"
     return message
+
+
+SITE = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
+"""What says how to reach the cluster, among the variables whose others tell of a job that this process is in."""
+GIVEN = ("ARRAY_INX", "ERROR", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "SIGNAL", "TIMELIMIT")
+"""Variables of sbatch, as SBATCH_TIMELIMIT, for what the launcher always gives: they would win over its file."""
+
+
+@contextlib.contextmanager
+def _clean(asked: Request) -> Iterator[None]:
+    """An environment for sbatch without what a job has around us, and without what would win over the settings."""
+    given = {f"SBATCH_{name}" for name in GIVEN}
+    where = ("partition", "account", "qos", "constraint")
+    given |= {f"SBATCH_{name.upper()}" for name in where if getattr(asked, name)}
+    given |= {f"SBATCH_MEM_PER_{name}" for name in ("CPU", "GPU", "NODE") if asked.memory}
+    given |= {f"SBATCH_GPUS{name}" for name in ("", "_PER_NODE", "_PER_TASK") if asked.gpus}
+    around = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+    hidden = [name for name in os.environ if name in given or (name.startswith(around) and name not in SITE)]
+    kept = {name: os.environ.pop(name) for name in hidden}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 @contextlib.contextmanager
