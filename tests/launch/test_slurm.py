@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from bench import cli
 from bench.config import Run
 from bench.errors import BadInput
 from bench.grid import make_grid
+from bench.launch.local import Interrupts, Outcome, run_cells
 from bench.launch.plan import Cell, Decision, LaunchOptions
 from bench.launch.slurm import Launch, gather, has_gpus, queue
 from bench.launch.slurm.job import Job, Stop
@@ -72,6 +74,51 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 def launch(root: Path, *runs: Run, settings: dict[str, Any] | None = None, **options: Any) -> Launch:
     return Launch(runs or [tiny_run()], root / "grid", LaunchOptions("slurm", quiet=True, **options), settings or {})
+
+
+@pytest.fixture
+def follow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Follow a launch, while one thing after another happens; then comes Ctrl-C."""
+
+    def watch(made: Launch, *events: Callable[[], object]) -> Outcome:
+        left = [step for event in events for step in (event, *[lambda: None] * 4)]
+        interrupts, began = Interrupts(), 0.0
+
+        def clock() -> float:
+            nonlocal began
+            began += 20.0
+            return began
+
+        def sleep(seconds: float) -> None:
+            if left:
+                left.pop(0)()
+            else:
+                interrupts.count = 1
+
+        with monkeypatch.context() as patch:
+            patch.setattr("bench.launch.slurm.follow.time", SimpleNamespace(monotonic=clock, sleep=sleep))
+            return made.follow(interrupts)
+
+    return watch
+
+
+def test_a_cell_has_not_ended_before_it_is_measured(site: Site, follow: Callable[..., Outcome], tmp_path: Path) -> None:
+    run = tiny_run(training={"batch_size": 8, "budget": {"steps": 2}})
+    run_cells([run], tmp_path / "grid", LaunchOptions("inline", quiet=True))
+    made, cost = launch(tmp_path, run, measures=("cost",), retry=0), tmp_path / "grid" / run.id / "cost.json"
+    made.submit()
+    site.queue({"1": "RUNNING"})
+    assert follow(made).ends[run.id].state == "pending", "its job is at it"
+    assert follow(made, lambda: cost.write_text("{}")).ends[run.id].state == "done"
+    cost.unlink()
+    assert follow(made, lambda: site.queue({"1": "FAILED"})).ends[run.id].state == "lost"
+    made = launch(tmp_path, run, measures=("cost",))
+    made.submit()
+    assert made.told() == "grid: 1 jobs submitted (2)"
+    packed = Job(str(tmp_path / "grid"), [run.id, "other"], {"measures": ("cost",)})
+    assert packed._is_left(Folder(cost.parent)), "a packed job that was sent to measure a cell does not pass it by"
+    cost.write_text("{}")
+    assert not packed._is_left(Folder(cost.parent))
 
 
 def test_a_launcher_that_is_in_a_job_itself_sends_jobs_that_do_not_see_it(

@@ -21,7 +21,7 @@ from bench.launch.local import Interrupts, Outcome, check
 from bench.launch.plan import Board, Cell, LaunchOptions, plan, prepare
 from bench.launch.progress import view_for
 from bench.launch.slurm import queue
-from bench.launch.slurm.ledger import ENDED, Ledger, Place, Sight, Submission, fresh
+from bench.launch.slurm.ledger import ENDED, Ledger, Place, Sight, Submission, fresh, to_measure
 from bench.launch.slurm.settings import Settings
 from bench.launch.slurm.submit import submit, texts, withdraw
 
@@ -133,7 +133,7 @@ class Launch:
     def _glance(self) -> None:
         """At the folders of the cells that run."""
         for cell in list(self.board.running.values()):
-            status = self.lives[cell.id] = cell.folder.status
+            status = self.lives[cell.id] = self._status(cell)
             if status["state"] in ENDED:
                 self._end(cell, End(status["state"], status.get("reason")))
 
@@ -154,7 +154,7 @@ class Launch:
         waits: Counter[str] = Counter()
         lost: list[tuple[Cell, Sight]] = []
         for cell in open_cells:
-            status = self.lives[cell.id] = cell.folder.status
+            status = self.lives[cell.id] = self._status(cell)
             sight = self.ledger.sight(cell.id, status)
             if sight.state in ENDED:
                 self._end(cell, End(sight.state, sight.reason))
@@ -168,6 +168,11 @@ class Launch:
         self.view.note = "; ".join(f"{count} wait: {reason}" for reason, count in waits.most_common(3))
         self._take_up(lost)
         return None
+
+    def _status(self, cell: Cell) -> dict[str, Any]:
+        """Of a cell; one that is done and still to be measured has not ended."""
+        status = cell.folder.status
+        return {**status, "state": "running"} if to_measure(cell.folder, status, self.options.measures) else status
 
     def _surely_gone(self, cell: Cell, status: Mapping[str, Any]) -> bool:
         """Whether several looks have found the job gone, and the cell silent between them."""

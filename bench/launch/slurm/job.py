@@ -28,6 +28,7 @@ from bench.launch.local import Interrupts, Pool, Slot
 from bench.launch.plan import ENDED_WELL, Board, LaunchOptions, plan
 from bench.launch.progress import View
 from bench.launch.share import Share
+from bench.launch.slurm.ledger import to_measure
 from bench.results import Folder
 
 WARNING = signal.SIGUSR2
@@ -74,11 +75,15 @@ class Job:
 
     def _run_packed(self, stop: Stop) -> None:
         """Each in a worker process, so that none of them harms another."""
-        names = [name for name in self.cells if Folder(Path(self.grid) / name).status["state"] not in ENDED_HERE]
         options = LaunchOptions(workers=self.at_once, retry=self.retry, **self.options)
-        cells = plan((Folder(Path(self.grid) / name).run() for name in names), Path(self.grid), options)
+        folders = [Folder(Path(self.grid) / name) for name in self.cells]
+        cells = plan((one.run() for one in folders if self._is_left(one)), Path(self.grid), options)
         board = Board(cells, self.retry)
         Workers(Share(board, View(board), options), stop).run()
+
+    def _is_left(self, folder: Folder) -> bool:
+        status = folder.status
+        return status["state"] not in ENDED_HERE or to_measure(folder, status, self.options.get("measures", ()))
 
     def _timed_out(self, warned: float) -> bool:
         """Whether the warning was of the time limit, and not of a preemption."""
