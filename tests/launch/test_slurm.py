@@ -121,6 +121,39 @@ def test_a_cell_has_not_ended_before_it_is_measured(site: Site, follow: Callable
     assert not packed._is_left(Folder(cost.parent))
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """What a job sets, set back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_cell_that_starts_from_a_lost_one_waits_for_it(
+    site: Site, follow: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    case = {"method": "smt+dmt", "init_from": {"method": "smt", "phase": "smt"}}
+    runs = make_grid("grid", {**GRID, "axes": {"case": [case, {"method": "smt"}]}}, ["device=cpu"]).runs
+    made = launch(tmp_path, *runs)
+    made.submit()
+    assert "--dependency=afterany:1\n" in (site.folder / "2.sh").read_text()
+    source, second = (next(run.id for run in runs if run.method == name) for name in ("smt", "smt+dmt"))
+    folders = {name: Folder(tmp_path / "grid" / name) for name in (source, second)}
+    job = Job(str(tmp_path / "grid"), [second], {})
+    assert job() == {second: "pending"}, "too early: the job of its source was lost"
+    site.queue({"1": "NODE_FAIL", "2": "COMPLETED"})
+    follow(made, lambda: site.queue({"1": "NODE_FAIL", "2": "COMPLETED", "3": "RUNNING"}))
+    assert "dependency" not in (site.folder / "3.sh").read_text()
+    assert "--dependency=afterany:3\n" in (site.folder / "4.sh").read_text()
+    site.queue({"3": "RUNNING"})
+    launch(tmp_path, *runs).submit()
+    assert "--dependency=afterany:3\n" in (site.folder / "5.sh").read_text(), "its source has a job already"
+    folders[source].set_status("failed")
+    assert not job._waits(folders[second]), "then it cannot be done: that is for the cell itself to say"
+
+
 def test_a_launcher_that_is_in_a_job_itself_sends_jobs_that_do_not_see_it(
     site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -301,19 +334,15 @@ def test_a_preemption_is_no_time_limit(
     assert Job("grid", ["cell"], {}, minutes=minutes)._timed_out(warned) is timed_out
 
 
+@pytest.mark.usefixtures("handlers")
 def test_a_warning_only_sets_a_flag_and_what_is_kept_is_the_description() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
     called: list[int] = []
     signal.signal(signal.SIGUSR2, lambda number, frame: called.append(number))
-    try:
-        stop = Stop()
-        signal.raise_signal(signal.SIGUSR2)
-        signal.raise_signal(signal.SIGUSR2)
-        assert stop.count == 1 and stop.warned is not None and not called
-        stop.requeue(timed_out=False)
-        assert called == [signal.SIGUSR2]
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    stop = Stop()
+    signal.raise_signal(signal.SIGUSR2)
+    signal.raise_signal(signal.SIGUSR2)
+    assert stop.count == 1 and stop.warned is not None and not called
+    stop.requeue(timed_out=False)
+    assert called == [signal.SIGUSR2]
     job = Job("grid", ["cell"], {"checkpoint_seconds": 20.0})
     assert job.checkpoint().function is job and set(map(type, vars(job).values())) <= {str, list, dict, int}

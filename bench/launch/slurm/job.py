@@ -54,10 +54,10 @@ class Job:
         stop = Stop()
         for file in self.plugins:
             registry.load_plugin(file)
-        if len(self.cells) == 1:
-            self._run_alone(stop)
-        else:
+        if len(self.cells) > 1:
             self._run_packed(stop)
+        elif not self._waits(Folder(Path(self.grid) / self.cells[0])):
+            self._run_alone(stop)
         states = {name: Folder(Path(self.grid) / name).status["state"] for name in self.cells}
         if stop.warned and any(state in ("running", "pending", "stopped") for state in states.values()):
             stop.requeue(self._timed_out(stop.warned))
@@ -83,7 +83,20 @@ class Job:
 
     def _is_left(self, folder: Folder) -> bool:
         status = folder.status
-        return status["state"] not in ENDED_HERE or to_measure(folder, status, self.options.get("measures", ()))
+        if status["state"] in ENDED_HERE:
+            return to_measure(folder, status, self.options.get("measures", ()))
+        return not self._waits(folder)
+
+    def _waits(self, folder: Folder) -> bool:
+        """Whether a cell starts from one whose job is lost, so that it may still be done: then this is too early."""
+        start = folder.run().init_from
+        source = Folder(Path(self.grid) / start.run) if start else folder
+        if not start or not (source / "run.json").is_file() or source.weights(start.phase).is_file():
+            return False
+        state = source.status["state"]
+        if state not in ENDED_HERE:
+            print(f"{folder.path.name} starts from {start.run}, which is {state}", file=sys.stderr, flush=True)
+        return state not in ENDED_HERE
 
     def _timed_out(self, warned: float) -> bool:
         """Whether the warning was of the time limit, and not of a preemption."""

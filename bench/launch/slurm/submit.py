@@ -121,6 +121,7 @@ def submit(
                 cell.folder.set_status("pending", **kept)
         for array in found:
             array.numbers = [one.number for one, earlier in zip(sent, found, strict=False) if earlier.wave < array.wave]
+            array.numbers += _sources(array, ledger)
             sent.append(_send(array, grid, options, ledger, has_gpus(settings)))
             ledger.write(sent[-1])
     except BaseException:
@@ -132,6 +133,14 @@ def submit(
     finally:
         ledger.read()
     return sent
+
+
+def _sources(array: Array, ledger: Ledger) -> list[str]:
+    """The jobs, sent earlier, of cells that those of an array start from."""
+    runs = [cell.run for job in array.jobs for cell in job]
+    sources = dict.fromkeys(run.init_from.run for run in runs if run.init_from)
+    jobs = [ledger.job(source) for source in sources if ledger.active(source)]
+    return list(dict.fromkeys(place.number for place, _ in filter(None, jobs)))
 
 
 def withdraw(sent: Sequence[Submission], ledger: Ledger) -> None:
