@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from bench import cli
 from bench.config import Run
 from bench.errors import BadInput
 from bench.grid import make_grid
+from bench.launch import slurm
 from bench.launch.local import Interrupts, Outcome, run_cells
 from bench.launch.plan import Cell, Decision, LaunchOptions
 from bench.launch.slurm import Launch, gather, has_gpus, queue
@@ -80,7 +82,7 @@ def launch(root: Path, *runs: Run, settings: dict[str, Any] | None = None, **opt
 def follow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Follow a launch, while one thing after another happens; then comes Ctrl-C."""
 
-    def watch(made: Launch, *events: Callable[[], object]) -> Outcome:
+    def watch(made: Launch, *events: Callable[[], object], always: Callable[[], object] = list) -> Outcome:
         left = [step for event in events for step in (event, *[lambda: None] * 4)]
         interrupts, began = Interrupts(), 0.0
 
@@ -90,6 +92,7 @@ def follow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
             return began
 
         def sleep(seconds: float) -> None:
+            always()
             if left:
                 left.pop(0)()
             else:
@@ -152,6 +155,62 @@ def test_a_cell_that_starts_from_a_lost_one_waits_for_it(
     assert "--dependency=afterany:3\n" in (site.folder / "5.sh").read_text(), "its source has a job already"
     folders[source].set_status("failed")
     assert not job._waits(folders[second]), "then it cannot be done: that is for the cell itself to say"
+
+
+def test_a_cell_whose_owner_has_no_job_is_not_lost_while_its_heart_beats(
+    site: Site, follow: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    made, beats = launch(tmp_path, retry=0), count()
+    made.submit()
+    (cell,) = made.cells
+    cell.folder.at(1).files.mkdir(parents=True)
+    cell.folder.set_status("running", updated=1.0)
+
+    def beat() -> None:
+        (cell.folder.files / "beat").write_text(f'{{"host": "elsewhere", "pid": 1, "count": {next(beats)}}}')
+
+    site.queue({"1": "COMPLETED"})
+    assert follow(made, list, list, always=beat).ends[cell.id].state == "pending"
+    assert cell.folder.status["state"] == "running"
+    assert follow(made, list).ends[cell.id].state == "lost"
+
+
+def test_of_two_that_follow_one_sends_a_lost_cell_again(
+    site: Site, follow: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made, sure = launch(tmp_path), Launch._surely_gone
+    made.submit()
+    site.queue({"1": "FAILED"})
+
+    def meanwhile(self: Launch, cell: Cell, status: Any) -> bool:
+        if not (site.folder / "2.sh").is_file():
+            launch(tmp_path).submit()
+            site.queue({"2": "PENDING"})
+        return sure(self, cell, status)
+
+    monkeypatch.setattr(Launch, "_surely_gone", meanwhile)
+    monkeypatch.setattr("bench.launch.slurm.follow.SURE", 1)
+    follow(made, list)
+    assert (site.folder / "2.sh").is_file() and not (site.folder / "3.sh").is_file()
+
+
+def test_what_ended_while_the_queue_was_asked_is_not_lost(site: Site, tmp_path: Path) -> None:
+    made = launch(tmp_path)
+    made.submit()
+    (cell,) = made.cells
+    statuses: dict[str, dict[str, Any]] = {cell.id: {"state": "running", "updated": 1.0}}
+    cell.folder.set_status("failed", reason="it says why")
+    sights, _ = slurm.sights(tmp_path / "grid", statuses)
+    assert sights[cell.id].state == statuses[cell.id]["state"] == "failed"
+
+
+def test_a_job_of_another_cluster_is_not_lost(site: Site, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write(Submission("7", False, 1.0, "there", [["cell"]]))
+    ledger.read()
+    ledger.look(["cell"])
+    sight = ledger.sight("cell", {"state": "pending"})
+    assert (sight.state, sight.reason) == ("pending", "its job is on cluster there")
 
 
 def test_a_launcher_that_is_in_a_job_itself_sends_jobs_that_do_not_see_it(

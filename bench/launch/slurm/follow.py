@@ -17,6 +17,8 @@ import filelock
 from bench.config import Run
 from bench.errors import BadInput
 from bench.launch.cell import End
+from bench.launch.lease import BEATS
+from bench.launch.lease import look as look_at
 from bench.launch.local import Interrupts, Outcome, check
 from bench.launch.plan import Board, Cell, LaunchOptions, plan, prepare
 from bench.launch.progress import view_for
@@ -24,11 +26,14 @@ from bench.launch.slurm import queue
 from bench.launch.slurm.ledger import ENDED, Ledger, Place, Sight, Submission, fresh, to_measure
 from bench.launch.slurm.settings import Settings
 from bench.launch.slurm.submit import submit, texts, withdraw
+from bench.results import Folder
 
 TICK = 0.5
 """Seconds between two looks at the folders of running cells."""
 SURE = 2
 """How many looks at the queue must find a job gone: its last files may take a moment to be seen from here."""
+SILENT_SECONDS = 30.0
+"""How long, at most, a cell that its owner has not ended must be silent before its job's end counts."""
 SUBMITTING_SECONDS = 300.0
 """How long to wait for another launch that is at its submission."""
 
@@ -113,7 +118,7 @@ class Launch:
         """Watch until every cell has ended, or until Ctrl-C, which leaves the jobs alone."""
         self.board = Board(self.cells, self.options.retry)
         self.lives = {cell.id: dict[str, Any](cell.folder.status) for cell in self.board.waiting}
-        self.gone: dict[str, tuple[int, Any]] = {}
+        self.gone: dict[str, tuple[int, float, Any]] = {}
         self.sends: Counter[str] = Counter()
         self.silence = False
         with view_for(self.board, self.options.quiet) as self.view:
@@ -156,6 +161,8 @@ class Launch:
         for cell in open_cells:
             status = self.lives[cell.id] = self._status(cell)
             sight = self.ledger.sight(cell.id, status)
+            if sight.state in ("running", "pending"):
+                self.gone.pop(cell.id, None)
             if sight.state in ENDED:
                 self._end(cell, End(sight.state, sight.reason))
             elif sight.state == "running":
@@ -165,6 +172,8 @@ class Launch:
                 waits[sight.reason or "no reason given"] += 1
             elif self._surely_gone(cell, status):
                 lost.append((cell, sight))
+            elif status["state"] == "running":
+                self._place(cell, running=True)
         self.view.note = "; ".join(f"{count} wait: {reason}" for reason, count in waits.most_common(3))
         self._take_up(lost)
         return None
@@ -175,36 +184,49 @@ class Launch:
         return {**status, "state": "running"} if to_measure(cell.folder, status, self.options.measures) else status
 
     def _surely_gone(self, cell: Cell, status: Mapping[str, Any]) -> bool:
-        """Whether several looks have found the job gone, and the cell silent between them."""
-        looks, word = self.gone.get(cell.id, (0, None))
-        looks = looks + 1 if word == status.get("updated") else 1
-        self.gone[cell.id] = looks, status.get("updated")
-        return looks >= SURE
+        """Whether several looks have found the job gone, and the cell silent between them.
+
+        Its owner may have no job: one that another launcher runs, or a job of a launch that was killed as it submitted.
+        """
+        now, seen = time.monotonic(), look_at(cell.folder)
+        word = status.get("updated"), seen.beat
+        looks, since, before = self.gone.get(cell.id, (0, now, word))
+        looks, since = (looks + 1, since) if word == before else (1, now)
+        self.gone[cell.id] = looks, since, word
+        silence = min(SILENT_SECONDS, 2.5 * self.options.lease_seconds / BEATS)
+        return looks >= SURE and (seen.state == "free" or now - since > silence)
 
     def _take_up(self, lost: Sequence[tuple[Cell, Sight]]) -> None:
         """Send again what may be sent again; note the rest as lost."""
         again = [cell for cell, sight in lost if self._may_return(cell, sight)]
-        refused = ""
+        refused: dict[str, str] = {}
         if again:
             try:
-                for cell in again:
-                    self.gone.pop(cell.id, None)
-                    self.sends[cell.id] += 1
-                    self._place(cell, running=False)
-                told = ", ".join(
-                    one.number for one in submit(again, self.folder, self.options, self.settings, self.ledger)
-                )
-                reasons = {cell.id: sight.reason for cell, sight in lost}
-                for cell in again:
-                    self.view.say(f"{cell.label} lost: {reasons[cell.id]}; sent again (job {told})")
+                with filelock.FileLock(self.folder / "slurm" / ".lock", timeout=TICK):
+                    self.ledger.read()
+                    self.ledger.look([cell.id for cell in (*self.board.waiting, *self.board.running.values())])
+                    if any(self.ledger.active(cell.id) for cell in again):
+                        return  # another launch has sent them
+                    self._send_again(again, {cell.id: sight.reason for cell, sight in lost})
+            except (filelock.Timeout, queue.Silent):
+                return  # the next look says more
             except (BadInput, OSError) as error:
-                again, refused = [], f"; it could not be sent again: {error}"
+                refused = {cell.id: f"; it could not be sent again: {error}" for cell in again}
         for cell, sight in lost:
-            if cell in again:
+            if cell in again and not refused:
                 continue
-            end = End(sight.state, f"{sight.reason}{refused if self.sends[cell.id] else ''}")
+            end = End(sight.state, f"{sight.reason}{refused.get(cell.id, '')}")
             cell.folder.set_status(**{**cell.folder.status, "state": end.state, "reason": end.reason})
             self._end(cell, end)
+
+    def _send_again(self, cells: Sequence[Cell], reasons: Mapping[str, str | None]) -> None:
+        for cell in cells:
+            self.gone.pop(cell.id, None)
+            self.sends[cell.id] += 1
+            self._place(cell, running=False)
+        told = ", ".join(one.number for one in submit(cells, self.folder, self.options, self.settings, self.ledger))
+        for cell in cells:
+            self.view.say(f"{cell.label} lost: {reasons[cell.id]}; sent again (job {told})")
 
     def _may_return(self, cell: Cell, sight: Sight) -> bool:
         by_hand = (sight.job_state or "").startswith("CANCELLED") and not self.insist
@@ -212,7 +234,6 @@ class Launch:
 
     def _place(self, cell: Cell, running: bool) -> None:
         """Put a cell among those that wait, or those that run."""
-        self.gone.pop(cell.id, None)
         if running and cell in self.board.waiting:
             self.board.waiting.remove(cell)
             self.board.running[cell.id] = cell
@@ -226,8 +247,11 @@ class Launch:
         self.view.ended(self.board.end(cell, end))
 
 
-def sights(folder: Path, statuses: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Sight], str | None]:
-    """How the cells of a grid's folder stand that have, or had, a job; and why the queue could not be asked."""
+def sights(folder: Path, statuses: dict[str, dict[str, Any]]) -> tuple[dict[str, Sight], str | None]:
+    """How the cells of a grid's folder stand that have, or had, a job; and why the queue could not be asked.
+
+    Statuses of cells that had not ended are read anew, into `statuses`: they may have while the queue was asked.
+    """
     ledger = Ledger(folder)
     placed = {name: status for name, status in statuses.items() if name in ledger.places}
     try:
@@ -236,6 +260,8 @@ def sights(folder: Path, statuses: Mapping[str, Mapping[str, Any]]) -> tuple[dic
         return {name: _unasked(status, ledger.places[name][-1]) for name, status in placed.items()}, str(silent)
     found = {}
     for name, status in placed.items():
+        if status["state"] not in ENDED:
+            status = statuses[name] = Folder(folder / name).status
         sight = ledger.sight(name, status)
         alive = sight.state in ("lost", "stopped") and fresh(status)
         found[name] = sight._replace(state="running", reason=None) if alive else sight

@@ -68,6 +68,7 @@ class Ledger:
         self.folder = grid / "slurm"
         self.places: dict[str, list[Place]] = {}
         self.queue: dict[str, queue.Job] = {}
+        self.cluster: str | None = None  # the one that was asked
         self.read()
 
     @property
@@ -102,8 +103,8 @@ class Ledger:
         submissions = {
             place.submission.number: place.submission for cell in cells for place in self.places.get(cell, [])
         }
-        here = [one.number for one in submissions.values() if one.cluster == queue.cluster()] if submissions else []
-        self.queue = queue.jobs(here)
+        self.cluster = queue.cluster() if submissions else None
+        self.queue = queue.jobs(one.number for one in submissions.values() if one.cluster == self.cluster)
 
     def job(self, cell: str) -> tuple[Place, queue.Job | None] | None:
         """The job of a cell: one that waits or runs, else the last; None when it was never submitted."""
@@ -128,6 +129,8 @@ class Ledger:
         if found is None:
             return Sight(state, reason)
         (number, submission), job = found
+        if state not in ENDED and self.cluster not in (None, submission.cluster):
+            return Sight(state, f"its job is on cluster {submission.cluster}", number, None, submission.submitted)
         if state not in (*ENDED, "lost") and (job is None or job.over):
             cancelled = ("stopped", f"job {number} was cancelled")
             state, reason = cancelled if submission.cancelled else ("lost", self.last_words(number, job))
@@ -150,7 +153,8 @@ class Ledger:
             lines = (self.logs / f"{number}_0_log.err").read_text(errors="replace").splitlines()[-50:]
         except OSError:
             return known
-        lines = [line.strip() for line in lines if line.strip() and not line.startswith(("submitit ", "+"))]
+        noise = ("submitit ", "+", "srun: Force Terminated")
+        lines = [line.strip() for line in lines if line.strip() and not line.startswith(noise)]
         said = [line for line in lines if not line.startswith("srun:")] or lines
         return f"{known}; it said: {said[-1][:300]}" if said else known
 
