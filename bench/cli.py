@@ -344,7 +344,7 @@ def _run_on_slurm(name: str, results: Path, launches: Sequence[Launch], dry_run:
         for i, launch in enumerate(launches):
             try:
                 launch.submit()
-            except BadInput:
+            except Exception:
                 for before in launches[:i]:
                     before.withdraw()
                 raise

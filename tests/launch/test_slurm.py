@@ -117,7 +117,7 @@ def test_a_cell_has_not_ended_before_it_is_measured(site: Site, follow: Callable
     assert follow(made, lambda: site.queue({"1": "FAILED"})).ends[run.id].state == "lost"
     made = launch(tmp_path, run, measures=("cost",))
     made.submit()
-    assert made.told() == "grid: 1 jobs submitted (2)"
+    assert made.told() == "grid: 1 job submitted (2)"
     packed = Job(str(tmp_path / "grid"), [run.id, "other"], {"measures": ("cost",)})
     assert packed._is_left(Folder(cost.parent)), "a packed job that was sent to measure a cell does not pass it by"
     cost.write_text("{}")
@@ -204,6 +204,46 @@ def test_what_ended_while_the_queue_was_asked_is_not_lost(site: Site, tmp_path: 
     assert sights[cell.id].state == statuses[cell.id]["state"] == "failed"
 
 
+def test_a_reason_may_have_any_character(site: Site) -> None:
+    site.program("squeue", "echo '7|PENDING|down | see the wiki|'")
+    assert queue.jobs(["7"]) == {"7": queue.Job("PENDING", "down | see the wiki", "")}
+
+
+def test_an_sbatch_that_was_interrupted_is_told(site: Site, tmp_path: Path) -> None:
+    site.program("sbatch", "kill -2 $$")
+    with pytest.raises(BadInput, match="it was interrupted"):
+        launch(tmp_path).submit()
+
+
+def test_a_cell_whose_source_is_diverged_is_not_sent(
+    site: Site, follow: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    case = {"method": "smt+dmt", "init_from": {"method": "smt", "phase": "smt"}}
+    runs = make_grid("grid", {**GRID, "axes": {"case": [case, {"method": "smt"}]}}, ["device=cpu"]).runs
+    made = launch(tmp_path, *runs)
+    source, second = (next(run for run in runs if run.method == name) for name in ("smt", "smt+dmt"))
+    Folder(tmp_path / "grid" / source.id).describe(source)
+    Folder(tmp_path / "grid" / source.id).set_status("diverged", digest="of the code then")
+    assert made.dry() == []
+    made.submit()
+    assert made.told() == "grid: nothing submitted"
+    assert {name: end.state for name, end in follow(made).ends.items()} == {source.id: "diverged", second.id: "failed"}
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_job_whose_cell_is_stuck_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else it would hold its GPU until the time limit."""
+    Folder(tmp_path / "cell").describe(tiny_run())
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr("os._exit", leave)
+    monkeypatch.setattr("bench.launch.slurm.job.run_cell", lambda *_, on_stuck, **__: on_stuck())
+    with pytest.raises(SystemExit, match="86"):
+        Job(str(tmp_path), ["cell"], {"stuck_seconds": 5})()
+
+
 def test_a_job_of_another_cluster_is_not_lost(site: Site, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.write(Submission("7", False, 1.0, "there", [["cell"]]))
@@ -242,6 +282,7 @@ def test_the_command_line_wins_over_the_profile_and_the_profile_over_the_grid(tm
     merged = gather({"minutes": 10, "gpus": 1}, str(tmp_path / "cluster.yaml"), [("minutes", 30)])
     assert merged == {"partition": "gpu", "minutes": 30, "setup": ["module load cuda"], "gpus": 1}
     assert has_gpus(merged) and not has_gpus({}) and has_gpus({"directives": {"gres": "gpu:a100:1"}})
+    assert not has_gpus({"directives": {"exclude": "gpu07"}})
 
 
 @pytest.mark.parametrize(
@@ -318,6 +359,13 @@ def test_a_cell_is_sent_after_the_one_that_it_starts_from() -> None:
 def test_a_condition_that_no_cell_can_meet_is_refused() -> None:
     with pytest.raises(BadInput, match="did you mean 'memory_tokens'"):
         request({"overrides": [{"where": {"model.memory_token": 2}, "set": {}}]}, tiny_run())
+
+
+def test_a_cell_for_a_gpu_whose_job_asks_for_none_is_refused() -> None:
+    settings = {"overrides": [{"where": {"seed": 1}, "set": {"gpus": 1}}]}
+    assert request(settings, tiny_run(device="cuda", seed=1)).gpus == 1
+    with pytest.raises(BadInput, match="is for a GPU, and its job asks for none"):
+        request(settings, tiny_run(device="cuda", seed=0))
 
 
 def test_processors_are_those_of_the_cells_that_run_at_once() -> None:

@@ -62,7 +62,9 @@ class Launch:
         check(self.runs, self.folder, self.options)
         cells = plan(self.runs, self.folder, self.options)
         ledger = self._ledger([cell.id for cell in cells])
-        return texts([cell for cell in cells if self._to_send(cell, ledger)], self.folder, self.settings)
+        hopeless = _hopeless(cells)
+        new = [cell for cell in cells if cell.id not in hopeless and self._to_send(cell, ledger)]
+        return texts(new, self.folder, self.settings)
 
     def submit(self) -> None:
         """Send what is not done and not in the queue. Raises `BadInput` when that cannot be; then nothing was sent."""
@@ -84,8 +86,10 @@ class Launch:
             if busy:
                 raise BadInput(f"{len(busy)} of the cells to run anew have jobs, such as {busy[0]}; cancel these first")
             prepare(self.cells, self.options.lease_seconds)
-            new = [cell for cell in self.cells if self._to_send(cell, self.ledger)]
-            self.adopted = sum(cell.decision.action == "run" for cell in self.cells) - len(new)
+            hopeless = {cell.id for cell in Board(self.cells, self.options.retry).fall()}
+            open_cells = [cell for cell in self.cells if cell.decision.action == "run" and cell.id not in hopeless]
+            new = [cell for cell in open_cells if self._to_send(cell, self.ledger)]
+            self.adopted = len(open_cells) - len(new)
             if new:
                 self.sent = submit(new, self.folder, self.options, self.settings, self.ledger)
 
@@ -109,8 +113,9 @@ class Launch:
         """What was sent, in a line."""
         jobs = sum(len(one.cells) for one in self.sent)
         numbers = ", ".join(one.number for one in self.sent)
-        sent = f"{jobs} jobs submitted ({numbers})" if jobs else "nothing submitted"
-        return f"{self.folder.name}: {sent}" + (f"; {self.adopted} cells have jobs already" if self.adopted else "")
+        sent = f"{jobs} job{'s'[: jobs > 1]} submitted ({numbers})" if jobs else "nothing submitted"
+        have = "cell has a job" if self.adopted == 1 else "cells have jobs"
+        return f"{self.folder.name}: {sent}" + (f"; {self.adopted} {have} already" if self.adopted else "")
 
     # Following.
 
@@ -121,7 +126,9 @@ class Launch:
         self.gone: dict[str, tuple[int, float, Any]] = {}
         self.sends: Counter[str] = Counter()
         self.silence = False
+        self.interrupts = interrupts
         with view_for(self.board, self.options.quiet) as self.view:
+            self.view.ended(self.board.fall())
             pause, looked = 1.0, float("-inf")
             while (self.board.waiting or self.board.running) and not interrupts.count:
                 if time.monotonic() - looked >= pause:
@@ -149,7 +156,7 @@ class Launch:
         try:
             self.ledger.look([cell.id for cell in open_cells])
         except queue.Silent as silent:
-            if not self.silence:
+            if not self.silence and not self.interrupts.count:  # Ctrl-C is for squeue too
                 self.view.say(f"the cluster does not answer: {silent}; still watching")
             self.silence = True
             return self._glance()
@@ -159,6 +166,8 @@ class Launch:
         waits: Counter[str] = Counter()
         lost: list[tuple[Cell, Sight]] = []
         for cell in open_cells:
+            if cell.id in self.board.ends:  # by the end of the one that it starts from
+                continue
             status = self.lives[cell.id] = self._status(cell)
             sight = self.ledger.sight(cell.id, status)
             if sight.state in ("running", "pending"):
@@ -245,6 +254,19 @@ class Launch:
         if cell in self.board.waiting:
             self.board.waiting.remove(cell)
         self.view.ended(self.board.end(cell, end))
+
+
+def _hopeless(cells: Sequence[Cell]) -> set[str]:
+    """The cells that start from one that has ended without being done."""
+    known = {cell.id: cell for cell in cells}
+
+    def hopeless(cell: Cell) -> bool:
+        source = known.get(cell.run.init_from.run) if cell.run.init_from else None
+        if source is None:
+            return False
+        return hopeless(source) if source.decision.action == "run" else source.decision.state != "done"
+
+    return {cell.id for cell in cells if hopeless(cell)}
 
 
 def sights(folder: Path, statuses: dict[str, dict[str, Any]]) -> tuple[dict[str, Sight], str | None]:

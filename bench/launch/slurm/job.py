@@ -29,6 +29,7 @@ from bench.launch.plan import ENDED_WELL, Board, LaunchOptions, plan
 from bench.launch.progress import View
 from bench.launch.share import Share
 from bench.launch.slurm.ledger import to_measure
+from bench.launch.worker import STUCK
 from bench.results import Folder
 
 WARNING = signal.SIGUSR2
@@ -70,8 +71,15 @@ class Job:
     def _run_alone(self, stop: Stop) -> None:
         """In this process."""
         folder = Folder(Path(self.grid) / self.cells[0])
+        errors = os.dup(2)
+
+        def on_stuck() -> None:
+            os.write(errors, f"no step for {self.options['stuck_seconds']:g} s\n".encode())
+            os._exit(STUCK)
+
         with _printing_to_log() as to_log:
-            run_cell(folder, should_stop=lambda: stop.count > 0, on_claim=to_log, **self.options)
+            run_cell(folder, should_stop=lambda: stop.count > 0, on_claim=to_log, on_stuck=on_stuck, **self.options)
+        os.close(errors)
 
     def _run_packed(self, stop: Stop) -> None:
         """Each in a worker process, so that none of them harms another."""

@@ -90,7 +90,9 @@ def jobs(numbers: Iterable[str]) -> dict[str, Job]:
         told = ""
     found = {}
     for line in told.splitlines():
-        number, state, reason, node = line.split("|", 3)
+        number, _, rest = line.partition("|")
+        state, _, rest = rest.partition("|")
+        reason, _, node = rest.rpartition("|")  # a site's reasons may have any character
         found[number.strip()] = Job(state, "" if reason == "None" else reason, node)
     return found
 

@@ -179,7 +179,7 @@ def _send(array: Array, grid: Path, options: LaunchOptions, ledger: Ledger, gpu:
 
 def _refusal(said: str, asked: Request) -> str:
     """sbatch's message in one line, with what would be possible."""
-    message = f"slurm: sbatch refuses: {queue.one_line(said)}; asked for: {asked}"
+    message = f"slurm: sbatch refuses: {queue.one_line(said) or 'it was interrupted'}; asked for: {asked}"
     if "partition" in said and (names := queue.partitions()):
         guess = nearest(asked.partition or "", names)
         return f"{message}; partitions: {', '.join(names)}" + (f"; did you mean {guess!r}?" if guess else "")
