@@ -347,6 +347,9 @@ def _run_on_slurm(name: str, results: Path, launches: Sequence[Launch], dry_run:
             except Exception:
                 for before in launches[:i]:
                     before.withdraw()
+                if interrupts.count:  # Ctrl-C is for sbatch too
+                    print("stopped; nothing was submitted")
+                    return 130
                 raise
             print(launch.told(), flush=True)
         followers = [word for word in _arguments if word not in ("--force", "--stale", "--detach")]

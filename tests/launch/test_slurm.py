@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from bench import cli
 from bench.config import Run
@@ -209,10 +210,17 @@ def test_a_reason_may_have_any_character(site: Site) -> None:
     assert queue.jobs(["7"]) == {"7": queue.Job("PENDING", "down | see the wiki", "")}
 
 
-def test_an_sbatch_that_was_interrupted_is_told(site: Site, tmp_path: Path) -> None:
+def test_an_sbatch_that_was_interrupted_is_told(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     site.program("sbatch", "kill -2 $$")
     with pytest.raises(BadInput, match="it was interrupted"):
         launch(tmp_path).submit()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(GRID))
+    site.program("sbatch", "kill -2 $PPID; kill -2 $$")
+    assert cli.main(["run", "grid.yaml", "--launcher", "slurm"]) == 130
+    assert capsys.readouterr().out == "stopped; nothing was submitted\n"
 
 
 def test_a_cell_whose_source_is_diverged_is_not_sent(
