@@ -141,6 +141,7 @@ def test_a_cell_that_starts_from_a_lost_one_waits_for_it(
     case = {"method": "smt+dmt", "init_from": {"method": "smt", "phase": "smt"}}
     runs = make_grid("grid", {**GRID, "axes": {"case": [case, {"method": "smt"}]}}, ["device=cpu"]).runs
     made = launch(tmp_path, *runs)
+    assert "--dependency='afterany:<1>'\n" in made.dry()[1]
     made.submit()
     assert "--dependency=afterany:1\n" in (site.folder / "2.sh").read_text()
     source, second = (next(run.id for run in runs if run.method == name) for name in ("smt", "smt+dmt"))
@@ -374,6 +375,12 @@ def test_a_cell_for_a_gpu_whose_job_asks_for_none_is_refused() -> None:
     assert request(settings, tiny_run(device="cuda", seed=1)).gpus == 1
     with pytest.raises(BadInput, match="is for a GPU, and its job asks for none"):
         request(settings, tiny_run(device="cuda", seed=0))
+
+
+def test_a_warning_that_would_come_at_once_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"slurm\.signal_seconds: 90 given; should be less"):
+        request({"minutes": 1}, tiny_run())
+    assert request({"minutes": 1, "signal_seconds": 20}, tiny_run()).minutes == 1
 
 
 def test_processors_are_those_of_the_cells_that_run_at_once() -> None:

@@ -64,7 +64,7 @@ class Launch:
         ledger = self._ledger([cell.id for cell in cells])
         hopeless = _hopeless(cells)
         new = [cell for cell in cells if cell.id not in hopeless and self._to_send(cell, ledger)]
-        return texts(new, self.folder, self.settings)
+        return texts(new, self.folder, self.settings, ledger)
 
     def submit(self) -> None:
         """Send what is not done and not in the queue. Raises `BadInput` when that cannot be; then nothing was sent."""

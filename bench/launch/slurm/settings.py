@@ -163,6 +163,11 @@ def request(data: Mapping[str, Any], run: Run) -> Request:
     settings = Settings.parse(merged, "slurm")
     if run.device == "cuda" and not _asks_for_gpus(merged):
         raise BadInput(f"slurm: {run.id} is for a GPU, and its job asks for none; give it gpus, or device=cpu")
+    if settings.signal_seconds >= 60 * settings.minutes:
+        raise BadInput(
+            f"slurm.signal_seconds: {settings.signal_seconds} given; should be less than the time limit, minutes "
+            f"{settings.minutes}: a job would be warned as it starts"
+        )
     at_once = min(settings.at_once, settings.cells_per_job)
     fields = {name: getattr(settings, name) for name in Request.model_fields if name in Settings.model_fields}
     fields |= {"directives": tuple(sorted(settings.directives.items())), "at_once": at_once, "threads": run.threads}

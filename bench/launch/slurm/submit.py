@@ -88,10 +88,12 @@ def executor(array: Array, logs: Path, name: str) -> submitit.AutoExecutor:
     return made
 
 
-def texts(cells: Sequence[Cell], grid: Path, settings: Mapping[str, Any]) -> list[str]:
-    """The sbatch files that would be sent; nothing is written."""
-    found = []
-    for array in _arrays(cells, settings):
+def texts(cells: Sequence[Cell], grid: Path, settings: Mapping[str, Any], ledger: Ledger) -> list[str]:
+    """The sbatch files that would be sent, with <1> for the number that the first will get; nothing is written."""
+    found, sent = [], _arrays(cells, settings)
+    for array in sent:
+        array.numbers = [f"<{i}>" for i, earlier in enumerate(sent, 1) if earlier.wave < array.wave]
+        array.numbers += _sources(array, ledger)
         with _quiet():
             inner: Any = executor(array, (grid / "slurm" / "logs").resolve(), grid.name)._executor
         if len(array.jobs) > 1:
