@@ -608,9 +608,11 @@ def _folder(name: str, results: Path) -> Path:
 
 def _members(name: str, sets: Sequence[str] | None, results: Path) -> list[tuple[Path, Sequence[Run]]]:
     """The folder and the runs of each grid that this one gathers, or of itself."""
+    from bench.results import read_json
+
     folder = _folder(name, results)
     sent = list(folder.glob("slurm/jobs/*.json")) + list(folder.glob("*/slurm/jobs/*.json"))
-    gpu = any(json.loads(file.read_bytes()).get("gpu") for file in sent)
+    gpu = any((read_json(file) or {}).get("gpu") for file in sent)
     try:
         collection = _collection(name, sets, (lambda section: (section, True)) if gpu else None)
     except BadInput:

@@ -162,15 +162,17 @@ def test_a_cell_that_starts_from_a_lost_one_waits_for_it(
 def test_a_cell_whose_owner_has_no_job_is_not_lost_while_its_heart_beats(
     site: Site, follow: Callable[..., Outcome], tmp_path: Path
 ) -> None:
-    made, beats = launch(tmp_path, retry=0), count()
-    made.submit()
-    (cell,) = made.cells
-    cell.folder.at(1).files.mkdir(parents=True)
-    cell.folder.set_status("running", updated=1.0)
+    made, beats, folder = launch(tmp_path, retry=0), count(), Folder(tmp_path / "grid" / tiny_run().id)
+    folder.at(1).files.mkdir(parents=True)
+    folder.set_status("running", updated=1.0)
 
     def beat() -> None:
-        (cell.folder.files / "beat").write_text(f'{{"host": "elsewhere", "pid": 1, "count": {next(beats)}}}')
+        (folder.files / "beat").write_text(f'{{"host": "elsewhere", "pid": 1, "count": {next(beats)}}}')
 
+    beat()
+    made.submit()
+    (cell,) = made.cells
+    assert folder.status["state"] == "running", "else it would seem free"
     site.queue({"1": "COMPLETED"})
     assert follow(made, list, list, always=beat).ends[cell.id].state == "pending"
     assert cell.folder.status["state"] == "running"

@@ -21,6 +21,7 @@ import submitit
 from bench import registry
 from bench.errors import BadInput, nearest
 from bench.launch.cell import FACTS
+from bench.launch.lease import look
 from bench.launch.local import ROOT
 from bench.launch.plan import Cell, LaunchOptions
 from bench.launch.slurm import queue
@@ -118,7 +119,7 @@ def submit(
     sent: list[Submission] = []
     try:
         for cell, status in before:
-            if status["state"] != "pending":
+            if status["state"] != "pending" and look(cell.folder).state == "free":  # nobody is at it
                 kept = {name: status[name] for name in (*FACTS, "attempt") if name in status}
                 cell.folder.set_status("pending", **kept)
         for array in found:
