@@ -361,7 +361,9 @@ def _run_on_slurm(name: str, results: Path, launches: Sequence[Launch], dry_run:
             return 0
         exit_code = 0
         for launch in launches:
-            outcome = launch.follow(interrupts)
+            launch.begin(interrupts)
+        for i, launch in enumerate(launches):
+            outcome = launch.follow(launches[i + 1 :])
             if outcome.interrupted:
                 print(f"the jobs go on; follow them with: {follow}\ncancel them with: {cancel_command}")
                 return outcome.exit_code

@@ -20,7 +20,9 @@ from bench.grid import make_grid
 from bench.launch import slurm
 from bench.launch.local import Interrupts, Outcome, run_cells
 from bench.launch.plan import Cell, Decision, LaunchOptions
+from bench.launch.progress import View
 from bench.launch.slurm import Launch, gather, has_gpus, queue
+from bench.launch.slurm.follow import Kept
 from bench.launch.slurm.job import Job, Stop
 from bench.launch.slurm.ledger import Ledger, Submission
 from bench.launch.slurm.settings import request
@@ -83,7 +85,9 @@ def launch(root: Path, *runs: Run, settings: dict[str, Any] | None = None, **opt
 def follow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Follow a launch, while one thing after another happens; then comes Ctrl-C."""
 
-    def watch(made: Launch, *events: Callable[[], object], always: Callable[[], object] = list) -> Outcome:
+    def watch(*made: Launch | Callable[[], object], always: Callable[[], object] = list) -> Outcome:
+        launches = [one for one in made if isinstance(one, Launch)]
+        events = made[len(launches) :]
         left = [step for event in events for step in (event, *[lambda: None] * 4)]
         interrupts, began = Interrupts(), 0.0
 
@@ -101,7 +105,9 @@ def follow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
 
         with monkeypatch.context() as patch:
             patch.setattr("bench.launch.slurm.follow.time", SimpleNamespace(monotonic=clock, sleep=sleep))
-            return made.follow(interrupts)
+            for one in launches:
+                one.begin(interrupts)
+            return launches[0].follow(launches[1:])
 
     return watch
 
@@ -196,6 +202,24 @@ def test_of_two_that_follow_one_sends_a_lost_cell_again(
     monkeypatch.setattr("bench.launch.slurm.follow.SURE", 1)
     follow(made, list)
     assert (site.folder / "2.sh").is_file() and not (site.folder / "3.sh").is_file()
+
+
+def test_a_cell_that_is_lost_while_another_grid_is_followed_is_sent_again(
+    site: Site, follow: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    first, second = launch(tmp_path / "first"), launch(tmp_path / "second")
+    first.submit()
+    second.submit()
+    site.queue({"1": "RUNNING", "2": "FAILED"})
+    follow(first, second, lambda: site.queue({"1": "RUNNING", "3": "PENDING"}))
+    assert (site.folder / "3.sh").is_file() and "sent again (job 3)" in str(told(second.view))
+
+
+def told(view: View) -> list[str]:
+    said: list[str] = []
+    assert isinstance(view, Kept)
+    view.tell(SimpleNamespace(say=said.append, ended=list))  # type: ignore[arg-type]
+    return said
 
 
 def test_what_ended_while_the_queue_was_asked_is_not_lost(site: Site, tmp_path: Path) -> None:

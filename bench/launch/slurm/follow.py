@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from bench.launch.lease import BEATS
 from bench.launch.lease import look as look_at
 from bench.launch.local import Interrupts, Outcome, check
 from bench.launch.plan import Board, Cell, LaunchOptions, plan, prepare
-from bench.launch.progress import view_for
+from bench.launch.progress import View, view_for
 from bench.launch.slurm import queue
 from bench.launch.slurm.ledger import ENDED, Ledger, Place, Sight, Submission, fresh, to_measure
 from bench.launch.slurm.settings import Settings
@@ -36,6 +36,27 @@ SILENT_SECONDS = 30.0
 """How long, at most, a cell that its owner has not ended must be silent before its job's end counts."""
 SUBMITTING_SECONDS = 300.0
 """How long to wait for another launch that is at its submission."""
+
+
+class Kept(View):
+    """Keeps what it is told, for the view that comes after it."""
+
+    def __init__(self, board: Board) -> None:
+        super().__init__(board)
+        self._kept: list[Callable[[View], None]] = []
+
+    def ended(self, cells: Sequence[Cell]) -> None:
+        """Kept."""
+        self._kept.append(lambda view: view.ended(cells))
+
+    def say(self, text: str) -> None:
+        """Kept."""
+        self._kept.append(lambda view: view.say(text))
+
+    def tell(self, view: View) -> None:
+        """All of it, in its order."""
+        for told in self._kept:
+            told(view)
 
 
 class Launch:
@@ -119,28 +140,46 @@ class Launch:
 
     # Following.
 
-    def follow(self, interrupts: Interrupts) -> Outcome:
-        """Watch until every cell has ended, or until Ctrl-C, which leaves the jobs alone."""
+    def begin(self, interrupts: Interrupts) -> None:
+        """Be ready to watch; what there is to tell is kept for `follow`."""
+        self.interrupts = interrupts
         self.board = Board(self.cells, self.options.retry)
         self.lives = {cell.id: dict[str, Any](cell.folder.status) for cell in self.board.waiting}
         self.gone: dict[str, tuple[int, float, Any]] = {}
         self.sends: Counter[str] = Counter()
         self.silence = False
-        self.interrupts = interrupts
+        self.pause, self.looked = 1.0, float("-inf")
+        self.view: View = Kept(self.board)
+        self.view.ended(self.board.fall())
+
+    def follow(self, others: Sequence[Launch] = ()) -> Outcome:
+        """Watch until every cell has ended, or until Ctrl-C, which leaves the jobs alone.
+
+        `others`, which have begun, are watched meanwhile, so that what is lost of them is sent again in time.
+        """
+        kept = self.view
         with view_for(self.board, self.options.quiet) as self.view:
-            self.view.ended(self.board.fall())
-            pause, looked = 1.0, float("-inf")
-            while (self.board.waiting or self.board.running) and not interrupts.count:
-                if time.monotonic() - looked >= pause:
-                    self._look()
-                    looked, pause = time.monotonic(), min(self.poll, 1.5 * pause)
-                else:
-                    self._glance()
+            if isinstance(kept, Kept):
+                kept.tell(self.view)
+            while self._is_open and not self.interrupts.count:
+                for launch in (self, *others):
+                    launch._step()
                 self.view.tick({name: self.lives[name] for name in self.board.running})
                 time.sleep(TICK)
         stale = tuple(cell.id for cell in self.cells if cell.decision.stale and cell.decision.action == "keep")
         ends = {cell.id: self.board.ends.get(cell.id, End("pending")) for cell in self.cells}
-        return Outcome(ends, stale, interrupts.count > 0)
+        return Outcome(ends, stale, self.interrupts.count > 0)
+
+    @property
+    def _is_open(self) -> bool:
+        return bool(self.board.waiting or self.board.running)
+
+    def _step(self) -> None:
+        if self._is_open and time.monotonic() - self.looked >= self.pause:
+            self._look()
+            self.looked, self.pause = time.monotonic(), min(self.poll, 1.5 * self.pause)
+        elif self._is_open:
+            self._glance()
 
     def _glance(self) -> None:
         """At the folders of the cells that run."""
