@@ -346,9 +346,12 @@ def _run_on_slurm(name: str, results: Path, launches: Sequence[Launch], dry_run:
         for i, launch in enumerate(launches):
             try:
                 launch.submit()
-            except BadInput:
+            except Exception:
                 for before in launches[:i]:
                     before.withdraw()
+                if interrupts.count:  # Ctrl-C is for sbatch too
+                    print("stopped; nothing was submitted")
+                    return 130
                 raise
             print(launch.told(), flush=True)
         followers = [word for word in _arguments if word not in ("--force", "--stale", "--detach")]
@@ -360,7 +363,9 @@ def _run_on_slurm(name: str, results: Path, launches: Sequence[Launch], dry_run:
             return 0
         exit_code = 0
         for launch in launches:
-            outcome = launch.follow(interrupts)
+            launch.begin(interrupts)
+        for i, launch in enumerate(launches):
+            outcome = launch.follow(launches[i + 1 :])
             if outcome.interrupted:
                 print(f"the jobs go on; follow them with: {follow}\ncancel them with: {cancel_command}")
                 return outcome.exit_code
@@ -618,9 +623,11 @@ def _folder(name: str, results: Path) -> Path:
 
 def _members(name: str, sets: Sequence[str] | None, results: Path) -> list[tuple[Path, Sequence[Run]]]:
     """The folder and the runs of each grid that this one gathers, or of itself."""
+    from bench.results import read_json
+
     folder = _folder(name, results)
     sent = list(folder.glob("slurm/jobs/*.json")) + list(folder.glob("*/slurm/jobs/*.json"))
-    gpu = any(json.loads(file.read_bytes()).get("gpu") for file in sent)
+    gpu = any((read_json(file) or {}).get("gpu") for file in sent)
     try:
         collection = _collection(name, sets, (lambda section: (section, True)) if gpu else None)
     except BadInput:

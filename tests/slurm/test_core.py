@@ -53,7 +53,7 @@ def test_ctrl_c_leaves_the_jobs_and_a_requeue_a_kill_and_the_next_run_change_no_
     wait_for(lambda: second.status["state"] == "running" and second.status.get("steps"))
     os.kill(second.status["pid"], signal.SIGKILL)
     told = user.run("--retry", "2", slow=0.5)
-    assert "2 cells have jobs already" in told or "1 cells have jobs already" in told
+    assert "2 cells have jobs already" in told or "1 cell has a job already" in told
     assert user.states() == ["done", "done"] and first.status["attempt"] == 2
     assert agree(user)
 

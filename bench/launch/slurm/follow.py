@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,46 @@ import filelock
 from bench.config import Run
 from bench.errors import BadInput
 from bench.launch.cell import End
+from bench.launch.lease import BEATS
+from bench.launch.lease import look as look_at
 from bench.launch.local import Interrupts, Outcome, check
 from bench.launch.plan import Board, Cell, LaunchOptions, plan, prepare
-from bench.launch.progress import view_for
+from bench.launch.progress import View, view_for
 from bench.launch.slurm import queue
-from bench.launch.slurm.ledger import ENDED, Ledger, Place, Sight, Submission, fresh
+from bench.launch.slurm.ledger import ENDED, Ledger, Place, Sight, Submission, fresh, to_measure
 from bench.launch.slurm.settings import Settings
 from bench.launch.slurm.submit import submit, texts, withdraw
+from bench.results import Folder
 
 TICK = 0.5
 """Seconds between two looks at the folders of running cells."""
 SURE = 2
 """How many looks at the queue must find a job gone: its last files may take a moment to be seen from here."""
+SILENT_SECONDS = 30.0
+"""How long, at most, a cell that its owner has not ended must be silent before its job's end counts."""
 SUBMITTING_SECONDS = 300.0
 """How long to wait for another launch that is at its submission."""
+
+
+class Kept(View):
+    """Keeps what it is told, for the view that comes after it."""
+
+    def __init__(self, board: Board) -> None:
+        super().__init__(board)
+        self._kept: list[Callable[[View], None]] = []
+
+    def ended(self, cells: Sequence[Cell]) -> None:
+        """Kept."""
+        self._kept.append(lambda view: view.ended(cells))
+
+    def say(self, text: str) -> None:
+        """Kept."""
+        self._kept.append(lambda view: view.say(text))
+
+    def tell(self, view: View) -> None:
+        """All of it, in its order."""
+        for told in self._kept:
+            told(view)
 
 
 class Launch:
@@ -57,7 +83,9 @@ class Launch:
         check(self.runs, self.folder, self.options)
         cells = plan(self.runs, self.folder, self.options)
         ledger = self._ledger([cell.id for cell in cells])
-        return texts([cell for cell in cells if self._to_send(cell, ledger)], self.folder, self.settings)
+        hopeless = _hopeless(cells)
+        new = [cell for cell in cells if cell.id not in hopeless and self._to_send(cell, ledger)]
+        return texts(new, self.folder, self.settings, ledger)
 
     def submit(self) -> None:
         """Send what is not done and not in the queue. Raises `BadInput` when that cannot be; then nothing was sent."""
@@ -79,8 +107,10 @@ class Launch:
             if busy:
                 raise BadInput(f"{len(busy)} of the cells to run anew have jobs, such as {busy[0]}; cancel these first")
             prepare(self.cells, self.options.lease_seconds)
-            new = [cell for cell in self.cells if self._to_send(cell, self.ledger)]
-            self.adopted = sum(cell.decision.action == "run" for cell in self.cells) - len(new)
+            hopeless = {cell.id for cell in Board(self.cells, self.options.retry).fall()}
+            open_cells = [cell for cell in self.cells if cell.decision.action == "run" and cell.id not in hopeless]
+            new = [cell for cell in open_cells if self._to_send(cell, self.ledger)]
+            self.adopted = len(open_cells) - len(new)
             if new:
                 self.sent = submit(new, self.folder, self.options, self.settings, self.ledger)
 
@@ -104,36 +134,57 @@ class Launch:
         """What was sent, in a line."""
         jobs = sum(len(one.cells) for one in self.sent)
         numbers = ", ".join(one.number for one in self.sent)
-        sent = f"{jobs} jobs submitted ({numbers})" if jobs else "nothing submitted"
-        return f"{self.folder.name}: {sent}" + (f"; {self.adopted} cells have jobs already" if self.adopted else "")
+        sent = f"{jobs} job{'s'[: jobs > 1]} submitted ({numbers})" if jobs else "nothing submitted"
+        have = "cell has a job" if self.adopted == 1 else "cells have jobs"
+        return f"{self.folder.name}: {sent}" + (f"; {self.adopted} {have} already" if self.adopted else "")
 
     # Following.
 
-    def follow(self, interrupts: Interrupts) -> Outcome:
-        """Watch until every cell has ended, or until Ctrl-C, which leaves the jobs alone."""
+    def begin(self, interrupts: Interrupts) -> None:
+        """Be ready to watch; what there is to tell is kept for `follow`."""
+        self.interrupts = interrupts
         self.board = Board(self.cells, self.options.retry)
         self.lives = {cell.id: dict[str, Any](cell.folder.status) for cell in self.board.waiting}
-        self.gone: dict[str, tuple[int, Any]] = {}
+        self.gone: dict[str, tuple[int, float, Any]] = {}
         self.sends: Counter[str] = Counter()
         self.silence = False
+        self.pause, self.looked = 1.0, float("-inf")
+        self.view: View = Kept(self.board)
+        self.view.ended(self.board.fall())
+
+    def follow(self, others: Sequence[Launch] = ()) -> Outcome:
+        """Watch until every cell has ended, or until Ctrl-C, which leaves the jobs alone.
+
+        `others`, which have begun, are watched meanwhile, so that what is lost of them is sent again in time.
+        """
+        kept = self.view
         with view_for(self.board, self.options.quiet) as self.view:
-            pause, looked = 1.0, float("-inf")
-            while (self.board.waiting or self.board.running) and not interrupts.count:
-                if time.monotonic() - looked >= pause:
-                    self._look()
-                    looked, pause = time.monotonic(), min(self.poll, 1.5 * pause)
-                else:
-                    self._glance()
+            if isinstance(kept, Kept):
+                kept.tell(self.view)
+            while self._is_open and not self.interrupts.count:
+                for launch in (self, *others):
+                    launch._step()
                 self.view.tick({name: self.lives[name] for name in self.board.running})
                 time.sleep(TICK)
         stale = tuple(cell.id for cell in self.cells if cell.decision.stale and cell.decision.action == "keep")
         ends = {cell.id: self.board.ends.get(cell.id, End("pending")) for cell in self.cells}
-        return Outcome(ends, stale, interrupts.count > 0)
+        return Outcome(ends, stale, self.interrupts.count > 0)
+
+    @property
+    def _is_open(self) -> bool:
+        return bool(self.board.waiting or self.board.running)
+
+    def _step(self) -> None:
+        if self._is_open and time.monotonic() - self.looked >= self.pause:
+            self._look()
+            self.looked, self.pause = time.monotonic(), min(self.poll, 1.5 * self.pause)
+        elif self._is_open:
+            self._glance()
 
     def _glance(self) -> None:
         """At the folders of the cells that run."""
         for cell in list(self.board.running.values()):
-            status = self.lives[cell.id] = cell.folder.status
+            status = self.lives[cell.id] = self._status(cell)
             if status["state"] in ENDED:
                 self._end(cell, End(status["state"], status.get("reason")))
 
@@ -144,7 +195,7 @@ class Launch:
         try:
             self.ledger.look([cell.id for cell in open_cells])
         except queue.Silent as silent:
-            if not self.silence:
+            if not self.silence and not self.interrupts.count:  # Ctrl-C is for squeue too
                 self.view.say(f"the cluster does not answer: {silent}; still watching")
             self.silence = True
             return self._glance()
@@ -154,8 +205,12 @@ class Launch:
         waits: Counter[str] = Counter()
         lost: list[tuple[Cell, Sight]] = []
         for cell in open_cells:
-            status = self.lives[cell.id] = cell.folder.status
+            if cell.id in self.board.ends:  # by the end of the one that it starts from
+                continue
+            status = self.lives[cell.id] = self._status(cell)
             sight = self.ledger.sight(cell.id, status)
+            if sight.state in ("running", "pending"):
+                self.gone.pop(cell.id, None)
             if sight.state in ENDED:
                 self._end(cell, End(sight.state, sight.reason))
             elif sight.state == "running":
@@ -165,41 +220,61 @@ class Launch:
                 waits[sight.reason or "no reason given"] += 1
             elif self._surely_gone(cell, status):
                 lost.append((cell, sight))
+            elif status["state"] == "running":
+                self._place(cell, running=True)
         self.view.note = "; ".join(f"{count} wait: {reason}" for reason, count in waits.most_common(3))
         self._take_up(lost)
         return None
 
+    def _status(self, cell: Cell) -> dict[str, Any]:
+        """Of a cell; one that is done and still to be measured has not ended."""
+        status = cell.folder.status
+        return {**status, "state": "running"} if to_measure(cell.folder, status, self.options.measures) else status
+
     def _surely_gone(self, cell: Cell, status: Mapping[str, Any]) -> bool:
-        """Whether several looks have found the job gone, and the cell silent between them."""
-        looks, word = self.gone.get(cell.id, (0, None))
-        looks = looks + 1 if word == status.get("updated") else 1
-        self.gone[cell.id] = looks, status.get("updated")
-        return looks >= SURE
+        """Whether several looks have found the job gone, and the cell silent between them.
+
+        Its owner may have no job: one that another launcher runs, or a job of a launch that was killed as it submitted.
+        """
+        now, seen = time.monotonic(), look_at(cell.folder)
+        word = status.get("updated"), seen.beat
+        looks, since, before = self.gone.get(cell.id, (0, now, word))
+        looks, since = (looks + 1, since) if word == before else (1, now)
+        self.gone[cell.id] = looks, since, word
+        silence = min(SILENT_SECONDS, 2.5 * self.options.lease_seconds / BEATS)
+        return looks >= SURE and (seen.state == "free" or now - since > silence)
 
     def _take_up(self, lost: Sequence[tuple[Cell, Sight]]) -> None:
         """Send again what may be sent again; note the rest as lost."""
         again = [cell for cell, sight in lost if self._may_return(cell, sight)]
-        refused = ""
+        refused: dict[str, str] = {}
         if again:
             try:
-                for cell in again:
-                    self.gone.pop(cell.id, None)
-                    self.sends[cell.id] += 1
-                    self._place(cell, running=False)
-                told = ", ".join(
-                    one.number for one in submit(again, self.folder, self.options, self.settings, self.ledger)
-                )
-                reasons = {cell.id: sight.reason for cell, sight in lost}
-                for cell in again:
-                    self.view.say(f"{cell.label} lost: {reasons[cell.id]}; sent again (job {told})")
+                with filelock.FileLock(self.folder / "slurm" / ".lock", timeout=TICK):
+                    self.ledger.read()
+                    self.ledger.look([cell.id for cell in (*self.board.waiting, *self.board.running.values())])
+                    if any(self.ledger.active(cell.id) for cell in again):
+                        return  # another launch has sent them
+                    self._send_again(again, {cell.id: sight.reason for cell, sight in lost})
+            except (filelock.Timeout, queue.Silent):
+                return  # the next look says more
             except (BadInput, OSError) as error:
-                again, refused = [], f"; it could not be sent again: {error}"
+                refused = {cell.id: f"; it could not be sent again: {error}" for cell in again}
         for cell, sight in lost:
-            if cell in again:
+            if cell in again and not refused:
                 continue
-            end = End(sight.state, f"{sight.reason}{refused if self.sends[cell.id] else ''}")
+            end = End(sight.state, f"{sight.reason}{refused.get(cell.id, '')}")
             cell.folder.set_status(**{**cell.folder.status, "state": end.state, "reason": end.reason})
             self._end(cell, end)
+
+    def _send_again(self, cells: Sequence[Cell], reasons: Mapping[str, str | None]) -> None:
+        for cell in cells:
+            self.gone.pop(cell.id, None)
+            self.sends[cell.id] += 1
+            self._place(cell, running=False)
+        told = ", ".join(one.number for one in submit(cells, self.folder, self.options, self.settings, self.ledger))
+        for cell in cells:
+            self.view.say(f"{cell.label} lost: {reasons[cell.id]}; sent again (job {told})")
 
     def _may_return(self, cell: Cell, sight: Sight) -> bool:
         by_hand = (sight.job_state or "").startswith("CANCELLED") and not self.insist
@@ -207,7 +282,6 @@ class Launch:
 
     def _place(self, cell: Cell, running: bool) -> None:
         """Put a cell among those that wait, or those that run."""
-        self.gone.pop(cell.id, None)
         if running and cell in self.board.waiting:
             self.board.waiting.remove(cell)
             self.board.running[cell.id] = cell
@@ -221,8 +295,24 @@ class Launch:
         self.view.ended(self.board.end(cell, end))
 
 
-def sights(folder: Path, statuses: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Sight], str | None]:
-    """How the cells of a grid's folder stand that have, or had, a job; and why the queue could not be asked."""
+def _hopeless(cells: Sequence[Cell]) -> set[str]:
+    """The cells that start from one that has ended without being done."""
+    known = {cell.id: cell for cell in cells}
+
+    def hopeless(cell: Cell) -> bool:
+        source = known.get(cell.run.init_from.run) if cell.run.init_from else None
+        if source is None:
+            return False
+        return hopeless(source) if source.decision.action == "run" else source.decision.state != "done"
+
+    return {cell.id for cell in cells if hopeless(cell)}
+
+
+def sights(folder: Path, statuses: dict[str, dict[str, Any]]) -> tuple[dict[str, Sight], str | None]:
+    """How the cells of a grid's folder stand that have, or had, a job; and why the queue could not be asked.
+
+    Statuses of cells that had not ended are read anew, into `statuses`: they may have while the queue was asked.
+    """
     ledger = Ledger(folder)
     placed = {name: status for name, status in statuses.items() if name in ledger.places}
     try:
@@ -231,6 +321,8 @@ def sights(folder: Path, statuses: Mapping[str, Mapping[str, Any]]) -> tuple[dic
         return {name: _unasked(status, ledger.places[name][-1]) for name, status in placed.items()}, str(silent)
     found = {}
     for name, status in placed.items():
+        if status["state"] not in ENDED:
+            status = statuses[name] = Folder(folder / name).status
         sight = ledger.sight(name, status)
         alive = sight.state in ("lost", "stopped") and fresh(status)
         found[name] = sight._replace(state="running", reason=None) if alive else sight

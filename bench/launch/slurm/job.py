@@ -28,6 +28,8 @@ from bench.launch.local import Interrupts, Pool, Slot
 from bench.launch.plan import ENDED_WELL, Board, LaunchOptions, plan
 from bench.launch.progress import View
 from bench.launch.share import Share
+from bench.launch.slurm.ledger import to_measure
+from bench.launch.worker import STUCK
 from bench.results import Folder
 
 WARNING = signal.SIGUSR2
@@ -53,10 +55,10 @@ class Job:
         stop = Stop()
         for file in self.plugins:
             registry.load_plugin(file)
-        if len(self.cells) == 1:
-            self._run_alone(stop)
-        else:
+        if len(self.cells) > 1:
             self._run_packed(stop)
+        elif not self._waits(Folder(Path(self.grid) / self.cells[0])):
+            self._run_alone(stop)
         states = {name: Folder(Path(self.grid) / name).status["state"] for name in self.cells}
         if stop.warned and any(state in ("running", "pending", "stopped") for state in states.values()):
             stop.requeue(self._timed_out(stop.warned))
@@ -69,16 +71,40 @@ class Job:
     def _run_alone(self, stop: Stop) -> None:
         """In this process."""
         folder = Folder(Path(self.grid) / self.cells[0])
+        errors = os.dup(2)
+
+        def on_stuck() -> None:
+            os.write(errors, f"no step for {self.options['stuck_seconds']:g} s\n".encode())
+            os._exit(STUCK)
+
         with _printing_to_log() as to_log:
-            run_cell(folder, should_stop=lambda: stop.count > 0, on_claim=to_log, **self.options)
+            run_cell(folder, should_stop=lambda: stop.count > 0, on_claim=to_log, on_stuck=on_stuck, **self.options)
+        os.close(errors)
 
     def _run_packed(self, stop: Stop) -> None:
         """Each in a worker process, so that none of them harms another."""
-        names = [name for name in self.cells if Folder(Path(self.grid) / name).status["state"] not in ENDED_HERE]
         options = LaunchOptions(workers=self.at_once, retry=self.retry, **self.options)
-        cells = plan((Folder(Path(self.grid) / name).run() for name in names), Path(self.grid), options)
+        folders = [Folder(Path(self.grid) / name) for name in self.cells]
+        cells = plan((one.run() for one in folders if self._is_left(one)), Path(self.grid), options)
         board = Board(cells, self.retry)
         Workers(Share(board, View(board), options), stop).run()
+
+    def _is_left(self, folder: Folder) -> bool:
+        status = folder.status
+        if status["state"] in ENDED_HERE:
+            return to_measure(folder, status, self.options.get("measures", ()))
+        return not self._waits(folder)
+
+    def _waits(self, folder: Folder) -> bool:
+        """Whether a cell starts from one whose job is lost, so that it may still be done: then this is too early."""
+        start = folder.run().init_from
+        source = Folder(Path(self.grid) / start.run) if start else folder
+        if not start or not (source / "run.json").is_file() or source.weights(start.phase).is_file():
+            return False
+        state = source.status["state"]
+        if state not in ENDED_HERE:
+            print(f"{folder.path.name} starts from {start.run}, which is {state}", file=sys.stderr, flush=True)
+        return state not in ENDED_HERE
 
     def _timed_out(self, warned: float) -> bool:
         """Whether the warning was of the time limit, and not of a preemption."""

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.launch.slurm import queue
-from bench.results import read_json, write_json
+from bench.measure import lacking
+from bench.results import Folder, read_json, write_json
 
 ENDED = ("done", "failed", "oom", "diverged", "skipped")
 """States of cells that have ended by themselves."""
@@ -67,6 +68,7 @@ class Ledger:
         self.folder = grid / "slurm"
         self.places: dict[str, list[Place]] = {}
         self.queue: dict[str, queue.Job] = {}
+        self.cluster: str | None = None  # the one that was asked
         self.read()
 
     @property
@@ -101,8 +103,8 @@ class Ledger:
         submissions = {
             place.submission.number: place.submission for cell in cells for place in self.places.get(cell, [])
         }
-        here = [one.number for one in submissions.values() if one.cluster == queue.cluster()] if submissions else []
-        self.queue = queue.jobs(here)
+        self.cluster = queue.cluster() if submissions else None
+        self.queue = queue.jobs(one.number for one in submissions.values() if one.cluster == self.cluster)
 
     def job(self, cell: str) -> tuple[Place, queue.Job | None] | None:
         """The job of a cell: one that waits or runs, else the last; None when it was never submitted."""
@@ -127,6 +129,8 @@ class Ledger:
         if found is None:
             return Sight(state, reason)
         (number, submission), job = found
+        if state not in ENDED and self.cluster not in (None, submission.cluster):
+            return Sight(state, f"its job is on cluster {submission.cluster}", number, None, submission.submitted)
         if state not in (*ENDED, "lost") and (job is None or job.over):
             cancelled = ("stopped", f"job {number} was cancelled")
             state, reason = cancelled if submission.cancelled else ("lost", self.last_words(number, job))
@@ -149,7 +153,8 @@ class Ledger:
             lines = (self.logs / f"{number}_0_log.err").read_text(errors="replace").splitlines()[-50:]
         except OSError:
             return known
-        lines = [line.strip() for line in lines if line.strip() and not line.startswith(("submitit ", "+"))]
+        noise = ("submitit ", "+", "srun: Force Terminated")
+        lines = [line.strip() for line in lines if line.strip() and not line.startswith(noise)]
         said = [line for line in lines if not line.startswith("srun:")] or lines
         return f"{known}; it said: {said[-1][:300]}" if said else known
 
@@ -157,3 +162,8 @@ class Ledger:
 def fresh(status: Mapping[str, Any]) -> bool:
     """Whether a cell has told of itself just now, by this machine's clock."""
     return status["state"] == "running" and abs(time.time() - status.get("updated", 0)) < FRESH
+
+
+def to_measure(folder: Folder, status: Mapping[str, Any], measures: Iterable[str]) -> bool:
+    """Whether a cell with this status is done, and measures of it are still to be made."""
+    return status["state"] == "done" and not status.get("unmeasured") and bool(lacking(folder, measures))

@@ -6,6 +6,7 @@ after its end, so what happened to the job's cells is read from their folders.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -52,9 +53,14 @@ def require() -> None:
 
 
 def ask(*command: str) -> str:
-    """Output of a program. Raises `Silent`, with what it said, when it fails."""
+    """Output of a program. Raises `Silent`, with what it said, when it fails.
+
+    It does not see the user's own filters and habits, such as SQUEUE_PARTITION: a job that is hidden would seem gone.
+    """
+    habits = ("SQUEUE_", "SINFO_", "SCANCEL_")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(habits)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise Silent(f"{command[0]} does not answer within {SECONDS:.0f} s") from None
     except OSError as error:
@@ -84,7 +90,9 @@ def jobs(numbers: Iterable[str]) -> dict[str, Job]:
         told = ""
     found = {}
     for line in told.splitlines():
-        number, state, reason, node = line.split("|", 3)
+        number, _, rest = line.partition("|")
+        state, _, rest = rest.partition("|")
+        reason, _, node = rest.rpartition("|")  # a site's reasons may have any character
         found[number.strip()] = Job(state, "" if reason == "None" else reason, node)
     return found
 

@@ -144,8 +144,14 @@ def gather(grid: Mapping[str, Any], profile: str | None, sets: Sequence[tuple[st
 
 def has_gpus(data: Mapping[str, Any]) -> bool:
     """Whether any of the jobs asks for GPUs."""
-    parts = [data, *(override["set"] for override in data.get("overrides", ()))]
-    return any(part.get("gpus") or "gpu" in str(part.get("directives", "")) for part in parts)
+    return any(map(_asks_for_gpus, [data, *(override["set"] for override in data.get("overrides", ()))]))
+
+
+def _asks_for_gpus(settings: Mapping[str, Any]) -> bool:
+    directives = {name.replace("_", "-"): str(value) for name, value in settings.get("directives", {}).items()}
+    kinds = ("gres", "tres-per-job", "tres-per-node", "tres-per-task")
+    named = any(name in directives for name in ("gpus", "gpus-per-task", "gpus-per-socket"))
+    return bool(settings.get("gpus")) or named or any("gpu" in directives.get(name, "") for name in kinds)
 
 
 def request(data: Mapping[str, Any], run: Run) -> Request:
@@ -155,6 +161,13 @@ def request(data: Mapping[str, Any], run: Run) -> Request:
         if matches(run, override["where"], "slurm"):
             merged |= override["set"]
     settings = Settings.parse(merged, "slurm")
+    if run.device == "cuda" and not _asks_for_gpus(merged):
+        raise BadInput(f"slurm: {run.id} is for a GPU, and its job asks for none; give it gpus, or device=cpu")
+    if settings.signal_seconds >= 60 * settings.minutes:
+        raise BadInput(
+            f"slurm.signal_seconds: {settings.signal_seconds} given; should be less than the time limit, minutes "
+            f"{settings.minutes}: a job would be warned as it starts"
+        )
     at_once = min(settings.at_once, settings.cells_per_job)
     fields = {name: getattr(settings, name) for name in Request.model_fields if name in Settings.model_fields}
     fields |= {"directives": tuple(sorted(settings.directives.items())), "at_once": at_once, "threads": run.threads}

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ import submitit
 from bench import registry
 from bench.errors import BadInput, nearest
 from bench.launch.cell import FACTS
+from bench.launch.lease import look
 from bench.launch.local import ROOT
 from bench.launch.plan import Cell, LaunchOptions
 from bench.launch.slurm import queue
@@ -62,7 +65,7 @@ def executor(array: Array, logs: Path, name: str) -> submitit.AutoExecutor:
     """submitit's executor for what an array asks for."""
     asked = array.request
     made = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=asked.timeouts, slurm_python=asked.python)
-    paths = [] if asked.python else [f"export PYTHONPATH={ROOT}${{PYTHONPATH:+:$PYTHONPATH}}"]
+    paths = [] if asked.python else [f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"]
     threads = [f"export {variable}={asked.threads}" for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
     further = {name: value for name, value in asked.directives if value is not False}
     if array.numbers:
@@ -86,10 +89,12 @@ def executor(array: Array, logs: Path, name: str) -> submitit.AutoExecutor:
     return made
 
 
-def texts(cells: Sequence[Cell], grid: Path, settings: Mapping[str, Any]) -> list[str]:
-    """The sbatch files that would be sent; nothing is written."""
-    found = []
-    for array in _arrays(cells, settings):
+def texts(cells: Sequence[Cell], grid: Path, settings: Mapping[str, Any], ledger: Ledger) -> list[str]:
+    """The sbatch files that would be sent, with <1> for the number that the first will get; nothing is written."""
+    found, sent = [], _arrays(cells, settings)
+    for array in sent:
+        array.numbers = [f"<{i}>" for i, earlier in enumerate(sent, 1) if earlier.wave < array.wave]
+        array.numbers += _sources(array, ledger)
         with _quiet():
             inner: Any = executor(array, (grid / "slurm" / "logs").resolve(), grid.name)._executor
         if len(array.jobs) > 1:
@@ -114,11 +119,12 @@ def submit(
     sent: list[Submission] = []
     try:
         for cell, status in before:
-            if status["state"] != "pending":
+            if status["state"] != "pending" and look(cell.folder).state == "free":  # nobody is at it
                 kept = {name: status[name] for name in (*FACTS, "attempt") if name in status}
                 cell.folder.set_status("pending", **kept)
         for array in found:
             array.numbers = [one.number for one, earlier in zip(sent, found, strict=False) if earlier.wave < array.wave]
+            array.numbers += _sources(array, ledger)
             sent.append(_send(array, grid, options, ledger, has_gpus(settings)))
             ledger.write(sent[-1])
     except BaseException:
@@ -130,6 +136,14 @@ def submit(
     finally:
         ledger.read()
     return sent
+
+
+def _sources(array: Array, ledger: Ledger) -> list[str]:
+    """The jobs, sent earlier, of cells that those of an array start from."""
+    runs = [cell.run for job in array.jobs for cell in job]
+    sources = dict.fromkeys(run.init_from.run for run in runs if run.init_from)
+    jobs = [ledger.job(source) for source in sources if ledger.active(source)]
+    return list(dict.fromkeys(place.number for place, _ in filter(None, jobs)))
 
 
 def withdraw(sent: Sequence[Submission], ledger: Ledger) -> None:
@@ -157,7 +171,7 @@ def _send(array: Array, grid: Path, options: LaunchOptions, ledger: Ledger, gpu:
         for some in array.jobs
     ]
     try:
-        with _quiet(), made.batch():
+        with _quiet(), _clean(array.request), made.batch():
             sent = [made.submit(job) for job in jobs]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise BadInput(_refusal(str(error), array.request)) from None
@@ -168,13 +182,36 @@ def _send(array: Array, grid: Path, options: LaunchOptions, ledger: Ledger, gpu:
 
 def _refusal(said: str, asked: Request) -> str:
     """sbatch's message in one line, with what would be possible."""
-    message = f"slurm: sbatch refuses: {queue.one_line(said)}; asked for: {asked}"
+    message = f"slurm: sbatch refuses: {queue.one_line(said) or 'it was interrupted'}; asked for: {asked}"
     if "partition" in said and (names := queue.partitions()):
         guess = nearest(asked.partition or "", names)
         return f"{message}; partitions: {', '.join(names)}" + (f"; did you mean {guess!r}?" if guess else "")
     if "node configuration" in said and (kinds := queue.nodes()):
         return f"{message}; nodes here: {'; '.join(kinds)}"
     return message
+
+
+SITE = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
+"""What says how to reach the cluster, among the variables whose others tell of a job that this process is in."""
+GIVEN = ("ARRAY_INX", "ERROR", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "SIGNAL", "TIMELIMIT")
+"""Variables of sbatch, as SBATCH_TIMELIMIT, for what the launcher always gives: they would win over its file."""
+
+
+@contextlib.contextmanager
+def _clean(asked: Request) -> Iterator[None]:
+    """An environment for sbatch without what a job has around us, and without what would win over the settings."""
+    given = {f"SBATCH_{name}" for name in GIVEN}
+    where = ("partition", "account", "qos", "constraint")
+    given |= {f"SBATCH_{name.upper()}" for name in where if getattr(asked, name)}
+    given |= {f"SBATCH_MEM_PER_{name}" for name in ("CPU", "GPU", "NODE") if asked.memory}
+    given |= {f"SBATCH_GPUS{name}" for name in ("", "_PER_NODE", "_PER_TASK") if asked.gpus}
+    around = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+    hidden = [name for name in os.environ if name in given or (name.startswith(around) and name not in SITE)]
+    kept = {name: os.environ.pop(name) for name in hidden}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 @contextlib.contextmanager
