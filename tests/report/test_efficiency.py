@@ -52,7 +52,8 @@ def cell(
     write_json(folder / "curve.json", curve)
     final = [{**score, **FACTS, **facts, "loss": losses[-1], "length": 12}]
     costs = {"steps": 4, "tokens": tokens[-1], "training_seconds": 4.0, "predictor_parameters": 9}
-    write_json(folder / "result.json", {"scores": final, "costs": costs, "provenance": {}})
+    if state == "done":
+        write_json(folder / "result.json", {"scores": final, "costs": costs, "provenance": {}})
     folder.set_status(state)
     if rates:
         whole = {

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bench import load_results
 from bench.results import read_json
 from tests.slurm.cluster import Cluster, Settings
 from tests.slurm.conftest import GRID, User, wait_for
@@ -120,6 +121,14 @@ def test_a_cell_waits_for_the_one_that_it_starts_from(user: User) -> None:
     assert read_json(second / "result.json")["inherited"]
     (file,) = (user.results / "slurm" / "logs").glob(f"{user.job(second)}_submission.sh")
     assert "--dependency=afterany:" in file.read_text()
+
+
+def test_the_ci_grid_ends_with_the_table_of_the_local_launcher(user: User) -> None:
+    user.bench("run", "ci", "--results", "local")
+    user.bench("run", "ci", "--results", "jobs", "--launcher", "slurm", "--set", "slurm.cells_per_job=20")
+    one, two = (load_results(user.folder / name / "ci") for name in ("local", "jobs"))
+    timings = [column for column in one if column.endswith("_seconds")]
+    assert len(one) and one.drop(columns=timings).equals(two.drop(columns=timings))
 
 
 @pytest.fixture(scope="module")
