@@ -231,7 +231,8 @@ def test_run_and_status_and_report_from_end_to_end(
     assert "2 done" in capsys.readouterr().out
 
     with monkeypatch.context() as small:
-        small.setattr(cli, "MANY", 1)
+        small.setattr("bench.cli.plan.MANY", 1)
+        small.setattr("bench.cli.status.MANY", 1)
         assert cli.main(["status", "small.yaml"]) == 0
         out = capsys.readouterr().out
         assert one.name in out and "retrieval-transformer" not in out

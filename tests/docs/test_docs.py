@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from bench.cli import Group, app
+from bench.cli import app
+from bench.cli.parts import Group
 from bench.grid import grid_names, load_collection, make_grid, parse_set, parse_yaml
 
 ROOT = Path(__file__).parents[2]

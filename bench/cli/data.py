@@ -1,0 +1,52 @@
+"""`data`: the data sets of the natural tasks."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from bench.cli.parts import AsJson, Plugins, bar, load, print_table
+
+
+def data_list(as_json: AsJson = False, plugin: Plugins = None) -> None:
+    """Show each data set: source, size, licence, whether it is here."""
+    load(plugin)
+    from bench.tasks import data
+
+    entries = data.catalogue()
+    if as_json:
+        print(
+            json.dumps([entry._asdict() if hasattr(entry, "_asdict") else vars(entry) for entry in entries], indent=1)
+        )
+        return
+    rows = [[one.name, one.source, one.size, one.licence, one.here or one.hint] for one in entries]
+    print_table("data sets", ["name", "source", "size", "licence", "here"], rows)
+
+
+DataName = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name; see `data list`.")]
+
+
+def data_fetch(name: DataName, plugin: Plugins = None) -> None:
+    """Download, verify and prepare a data set. Can be interrupted and repeated."""
+    load(plugin)
+    from bench.tasks import data
+
+    with bar() as progress:
+        entry = data.fetch(name, progress)
+    print(f"{name} is in {entry.here}")
+
+
+def data_import(
+    name: DataName,
+    source: Annotated[str, typer.Option("--from", metavar="PATH", help="Your files: a file or a folder.")],
+    plugin: Plugins = None,
+) -> None:
+    """Check and prepare a data set from files that you have."""
+    load(plugin)
+    from bench.tasks import data
+
+    with bar() as progress:
+        entry = data.import_(name, source, progress)
+    print(f"{name} is in {entry.here}")

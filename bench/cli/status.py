@@ -1,0 +1,133 @@
+"""`status`: how the cells of a grid stand."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.parts import (
+    MANY,
+    AsJson,
+    GridName,
+    Plugins,
+    Results,
+    Sets,
+    load,
+    print_table,
+    results_folder,
+    warn_of_failures,
+)
+from bench.errors import BadInput
+
+if TYPE_CHECKING:
+    from bench.config import Run
+    from bench.launch.slurm.ledger import Sight
+
+
+def status(
+    grid: GridName,
+    sets: Sets = None,
+    results: Results = "results",
+    as_json: AsJson = False,
+    every: Annotated[bool, typer.Option("--all", help=f"List done cells also where there are over {MANY}.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Show the cells of a grid by state, with their last progress; also while it runs."""
+    load(plugin)
+    rows = [row for folder, runs in _members(grid, sets, Path(results)) for row in _statuses(folder, runs)]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    sent = any(row["job"] for row in rows)
+    columns = [
+        "cell",
+        "state",
+        *(["job"] if sent else []),
+        "phase",
+        "progress",
+        "loss",
+        "accuracy",
+        "last word",
+        "reason",
+    ]
+    order = ["running", "lost", "failed", "oom", "diverged", "stopped", "pending", "skipped", "done"]
+    rows.sort(key=lambda row: order.index(row["state"]) if row["state"] in order else -1)
+    shown = []
+    listed = [row for row in rows if every or len(rows) <= MANY or row["state"] != "done"]
+    for row in listed:
+        progress = "" if row["progress"] is None else f"{row['progress']:.0%}"
+        numbers = ["" if row[name] is None else f"{row[name]:.3f}" for name in ("loss", "accuracy")]
+        job = [row["job"] or ""] if sent else []
+        facts = [row["phase"] or "", progress, *numbers, _age(row["updated"] or row["submitted"])]
+        shown.append([row["id"], row["state"], *job, *facts, row["reason"] or ""])
+    if shown:
+        print_table(grid, columns, shown)
+    counts = Counter(row["state"] for row in rows)
+    hidden = " (list them with --all)" if len(listed) < len(rows) else ""
+    print(f"{len(rows)} cells: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}{hidden}")
+    warn_of_failures()
+
+
+def _members(name: str, sets: Sequence[str] | None, results: Path) -> list[tuple[Path, Sequence[Run]]]:
+    """The folder and the runs of each grid that this one gathers, or of itself."""
+    from bench.grid import load_collection
+    from bench.results import read_json
+
+    folder = results_folder(name, results)
+    sent = list(folder.glob("slurm/jobs/*.json")) + list(folder.glob("*/slurm/jobs/*.json"))
+    gpu = any((read_json(file) or {}).get("gpu") for file in sent)
+    try:
+        collection = load_collection(name, sets or (), (lambda section: (section, True)) if gpu else None)
+    except BadInput:
+        if sets or not folder.is_dir():
+            raise
+        return [(folder, ())]  # a grid from Python, or whose plugin is not given: what is there can still be told
+    return [(collection.folder(results, grid), grid.runs) for grid in collection.grids]
+
+
+def _statuses(grid_folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One record per run of a grid, and per other folder beside them (from another --set)."""
+    from bench.launch.plan import seen_state
+    from bench.results import Folder, run_folders
+
+    folders = {one.id: Folder(grid_folder / one.id) for one in runs}
+    if grid_folder.is_dir():
+        folders |= {folder.path.name: folder for folder in run_folders(grid_folder)}
+    statuses = {identifier: folder.status for identifier, folder in folders.items()}
+    sights: dict[str, Sight] = {}
+    if (grid_folder / "slurm" / "jobs").is_dir():
+        from bench.launch import slurm
+
+        sights, silence = slurm.sights(grid_folder, statuses)
+        if silence:
+            print(f"warning: the cluster was not asked: {silence}", file=sys.stderr)
+    rows = []
+    for identifier, folder in folders.items():
+        told = statuses[identifier]
+        state, reason = seen_state(folder, told)
+        job = sights.get(identifier)
+        if job is not None:
+            state, reason = job.state, job.reason
+        keys = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy", "attempt", "updated")
+        facts = {key: told.get(key) for key in keys}
+        placed = {key: getattr(job, key, None) for key in ("job", "job_state", "submitted")}
+        rows.append({"id": identifier, "state": state, "reason": reason, **facts, **placed})
+    return rows
+
+
+def _age(then: float | None) -> str:
+    """How long ago, in words."""
+    if then is None:
+        return ""
+    seconds = max(0.0, time.time() - then)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
