@@ -431,8 +431,9 @@ class Trainer:
                 saved = load_tensors(place / "checkpoint.pt", "cpu")
                 made_by = saved["identity"], saved["digest"]
             except Exception as error:  # (an earlier attempt's may go at any moment; a damaged one may raise anything)
-                if out_of_memory(error):
-                    raise
+                unreached = isinstance(error, OSError) and (place / "checkpoint.pt").is_file()
+                if unreached or out_of_memory(error):
+                    raise  # it may be whole: beginning anew would throw it away
                 print(f"{place / 'checkpoint.pt'} cannot be read ({type(error).__name__}); not taken up", flush=True)
                 continue
             if made_by != (self.run.identity, self.digest):

@@ -312,15 +312,16 @@ def test_a_damaged_checkpoint_is_not_taken_up(tmp_path: Path) -> None:
     assert numbers(folder.path) == numbers(whole.path)
 
 
-def test_a_checkpoint_that_memory_is_too_short_to_read_is_not_thrown_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("error", "state"), [(MemoryError(), "oom"), (OSError(errno.EIO, "no"), "failed")])
+def test_a_checkpoint_that_memory_or_a_disk_does_not_let_read_is_not_thrown_away(
+    error: Exception, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tiny_run("smt+dmt", training={"batch_size": 8, "budget": {"steps": 40}})
     whole, folder = folder_of(run, tmp_path / "whole"), folder_of(run, tmp_path / "cut")
     run_cell(whole)
     run_cell(folder, should_stop=Steps(9))
-    monkeypatch.setattr("bench.training.load_tensors", lambda *_: (_ for _ in ()).throw(MemoryError()))
-    assert run_cell(folder).state == "oom"
+    monkeypatch.setattr("bench.training.load_tensors", lambda *_: (_ for _ in ()).throw(error))
+    assert run_cell(folder).state == state
     monkeypatch.undo()
     steps: list[int] = []
     assert run_cell(folder, listen=lambda status: steps.append(status.get("steps", 0))).state == "done"
