@@ -240,12 +240,12 @@ def test_a_reason_may_have_any_character(site: Site) -> None:
 def test_an_sbatch_that_was_interrupted_is_told(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    site.program("sbatch", "kill -2 $$")
+    site.program("sbatch", "kill -9 $$")  # (SIGINT may be ignored here)
     with pytest.raises(BadInput, match="it was interrupted"):
         launch(tmp_path).submit()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(GRID))
-    site.program("sbatch", "kill -2 $PPID; kill -2 $$")
+    site.program("sbatch", "kill -2 $PPID; kill -9 $$")
     assert cli.main(["run", "grid.yaml", "--launcher", "slurm"]) == 130
     assert capsys.readouterr().out == "stopped; nothing was submitted\n"
 
