@@ -111,10 +111,8 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for identifier, folder in folders.items():
         told = statuses[identifier]
-        state, reason = seen_state(folder, told)
         job = sights.get(identifier)
-        if job is not None:
-            state, reason = job.state, job.reason
+        state, reason = seen_state(folder, told) if job is None else (job.state, job.reason)
         keys = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy", "attempt", "updated")
         facts = {key: told.get(key) for key in keys}
         placed = {key: getattr(job, key, None) for key in ("job", "job_state", "submitted")}

@@ -126,6 +126,11 @@ def refused(run: Run) -> str | None:
         return None
 
 
+def to_measure(folder: Folder, status: Mapping[str, Any], measures: Iterable[str]) -> bool:
+    """Whether a cell with this status is done, and measures of it are still to be made (none has failed)."""
+    return status["state"] == "done" and not status.get("unmeasured") and bool(lacking(folder, measures))
+
+
 def plan(runs: Iterable[Run], folder: Path, options: LaunchOptions) -> list[Cell]:
     """A decision for each run, from what is in the grid's folder. Writes nothing."""
     cells = []

@@ -9,9 +9,8 @@ from typing import Any
 
 from bench.launch.cell import End
 from bench.launch.lease import Seen, Watch
-from bench.launch.plan import Board, Cell, LaunchOptions
+from bench.launch.plan import Board, Cell, LaunchOptions, to_measure
 from bench.launch.progress import View
-from bench.measure import lacking
 
 REVISIT_SECONDS = 1.0
 """Between two looks at the cells that run elsewhere."""
@@ -63,9 +62,7 @@ class Share:
         """Note how others ended this cell, if they did."""
         status = cell.folder.status
         state = status["state"]
-        if state == "done" and lacking(cell.folder, self.options.measures) and not status.get("unmeasured"):
-            return False
-        if state not in ("done", "diverged", "failed", "oom"):
+        if to_measure(cell.folder, status, self.options.measures) or state not in ("done", "diverged", "failed", "oom"):
             return False
         self.view.ended(self.board.end(cell, End(state, status.get("reason"))))
         return True

@@ -20,10 +20,10 @@ from bench.launch.cell import End
 from bench.launch.lease import BEATS
 from bench.launch.lease import look as look_at
 from bench.launch.local import Interrupts, Outcome, check
-from bench.launch.plan import Board, Cell, LaunchOptions, plan, prepare
+from bench.launch.plan import Board, Cell, LaunchOptions, plan, prepare, to_measure
 from bench.launch.progress import View, view_for
 from bench.launch.slurm import queue
-from bench.launch.slurm.ledger import ENDED, Ledger, Place, Sight, Submission, fresh, to_measure
+from bench.launch.slurm.ledger import ENDED, Ledger, Place, Sight, Submission, fresh
 from bench.launch.slurm.settings import Settings
 from bench.launch.slurm.submit import submit, texts, withdraw
 from bench.results import Folder

@@ -25,10 +25,10 @@ from submitit.helpers import DelayedSubmission
 from bench import registry
 from bench.launch.cell import open_log, run_cell
 from bench.launch.local import Interrupts, Pool, Slot
-from bench.launch.plan import ENDED_WELL, Board, LaunchOptions, plan
+from bench.launch.plan import Board, LaunchOptions, plan, to_measure
 from bench.launch.progress import View
 from bench.launch.share import Share
-from bench.launch.slurm.ledger import to_measure
+from bench.launch.slurm.ledger import ENDED
 from bench.launch.worker import STUCK
 from bench.results import Folder
 
@@ -91,7 +91,7 @@ class Job:
 
     def _is_left(self, folder: Folder) -> bool:
         status = folder.status
-        if status["state"] in ENDED_HERE:
+        if status["state"] in ENDED:
             return to_measure(folder, status, self.options.get("measures", ()))
         return not self._waits(folder)
 
@@ -102,9 +102,9 @@ class Job:
         if not start or not (source / "run.json").is_file() or source.weights(start.phase).is_file():
             return False
         state = source.status["state"]
-        if state not in ENDED_HERE:
+        if state not in ENDED:
             print(f"{folder.path.name} starts from {start.run}, which is {state}", file=sys.stderr, flush=True)
-        return state not in ENDED_HERE
+        return state not in ENDED
 
     def _timed_out(self, warned: float) -> bool:
         """Whether the warning was of the time limit, and not of a preemption."""
@@ -138,10 +138,6 @@ def _printing_to_log() -> Iterator[Callable[[Folder], None]]:
         for number, before in zip((1, 2), kept, strict=True):
             os.dup2(before, number)
             os.close(before)
-
-
-ENDED_HERE = (*ENDED_WELL, "failed", "oom", "diverged")
-"""States that a job which is started again leaves alone."""
 
 
 class Stop(Interrupts):

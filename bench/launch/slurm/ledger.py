@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.launch.slurm import queue
-from bench.measure import lacking
-from bench.results import Folder, read_json, write_json
+from bench.results import read_json, write_json
 
 ENDED = ("done", "failed", "oom", "diverged", "skipped")
 """States of cells that have ended by themselves."""
@@ -162,8 +161,3 @@ class Ledger:
 def fresh(status: Mapping[str, Any]) -> bool:
     """Whether a cell has told of itself just now, by this machine's clock."""
     return status["state"] == "running" and abs(time.time() - status.get("updated", 0)) < FRESH
-
-
-def to_measure(folder: Folder, status: Mapping[str, Any], measures: Iterable[str]) -> bool:
-    """Whether a cell with this status is done, and measures of it are still to be made."""
-    return status["state"] == "done" and not status.get("unmeasured") and bool(lacking(folder, measures))
