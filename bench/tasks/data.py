@@ -197,6 +197,19 @@ def import_(name: str, path: str | Path, progress: Progress = quiet) -> Entry:
     return _entry(name, dataset)
 
 
+def files_in(folder: Path, pattern: str, *suffixes: str) -> list[Path]:
+    """The files in the folder that match the pattern and end in a suffix, sorted.
+
+    What begins with a dot or lies in `__MACOSX` is passed over: it is an operating system's own, such as `._NAME`, in
+    which macOS keeps what it knows of NAME.
+    """
+
+    def own(path: Path) -> bool:
+        return not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
+
+    return sorted(path for path in folder.glob(pattern) if path.name.lower().endswith(suffixes) and own(path))
+
+
 def fingerprint_of_file(path: Path) -> dict[str, Any]:
     """Name, size in bytes and sha256 of a file, for `prepared.json`."""
     with path.open("rb") as stream:

@@ -8,8 +8,8 @@ where there is ink. Patches come in raster order, 1,024 to a drawing:
 
 A pixel of the 64 x 64 drawing is ink from a darkness (255 - grey level) of `ink_threshold`. Lines are about two pixels
 wide at 256 x 256: thresholds of 32 to 64 keep them (7.7 % to 6.3 % ink), 128 breaks them. Splits are by photograph, so
-that all drawings of one photograph are on one side. Source: Sangkloy, Burnell, Ham, Hays, ACM Trans. Graph. 35(4),
-2016; as a sequence task in Kumar & Isola, arXiv 2606.06479.
+that all drawings of one photograph are on one side, and no drawing may be there twice. Source: Sangkloy, Burnell, Ham,
+Hays, ACM Trans. Graph. 35(4), 2016; as a sequence task in Kumar & Isola, arXiv 2606.06479.
 
 Prepared form: the four grey levels of each patch, so that the threshold stays a knob; windows are binarised as they are
 drawn.
@@ -21,8 +21,7 @@ import hashlib
 import re
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +39,8 @@ from bench.tasks.windows import SPLITS, ImageConfig, WindowTask
 
 SIDE = 64
 PATCHES = (SIDE // 2) ** 2
-NAME = re.compile(r"(?P<photo>.+)-\d+")  # n02691156_10151-1: the first drawing of the photograph n02691156_10151
+NAME = re.compile(r"(?:.*[/\\])?(?P<stem>[^/\\]+-\d+)(?:\.png)?", re.IGNORECASE)
+"""airplane/n02691156_10151-1.png: the first drawing of the photograph n02691156_10151, in whatever folder."""
 SITE = "http://sketchy.eye.gatech.edu/"
 AT_ONCE = 256  # images read before they are written
 
@@ -48,20 +48,32 @@ AT_ONCE = 256  # images read before they are written
 def prepare(source: Path, into: Path, progress: data.Progress) -> dict[str, Any]:
     """From a folder of PNG files or an .npz to the grey levels of each split's patches, (drawings x 1024, 4)."""
     names, read, files = _folder(source) if source.is_dir() else _npz(source)
-    members = _split(names)
-    counts, done, light = {}, 0, 0
+    stems = _stems(names)
+    members = _split(stems)
+    counts, done = {}, 0
+    dark: list[str] = []
+    seen: dict[bytes, str] = {}
     for split, drawings in members.items():
         out = np.lib.format.open_memmap(into / f"{split}.npy", "w+", np.uint8, (len(drawings) * PATCHES, 4))
         for first in range(0, len(drawings), AT_ONCE):
             progress("preparing sketchy", done, len(names))
             grey = np.stack([read(i) for i in drawings[first : first + AT_ONCE]])  # (n, 64, 64)
             out[first * PATCHES : (first + len(grey)) * PATCHES] = patches(grey)
-            light += int((grey >= 128).sum())
             done += len(grey)
+            light = (grey >= 128).mean((1, 2))  # (n,)
+            dark += [names[i] for i, share in zip(drawings[first:], light) if share < 0.5]
+            for i, image in zip(drawings[first:], grey):
+                twin = seen.setdefault(hashlib.sha256(image).digest(), names[i])
+                if twin != names[i] and image.min() < image.max():  # empty sheets are all alike
+                    raise BadInput(f"{twin!r} and {names[i]!r} are the same drawing, pixel for pixel; keep one")
         out.flush()
-        counts[split] = {"tokens": len(out), "drawings": len(drawings), "photographs": _photographs(names, drawings)}
-    if light < len(names) * SIDE * SIDE / 2:
-        raise BadInput(f"{source.name} is mostly dark; should be black ink on white paper")
+        photographs = len({_photograph(stems[i]) for i in drawings})
+        counts[split] = {"tokens": len(out), "drawings": len(drawings), "photographs": photographs}
+    if dark:
+        raise BadInput(
+            f"{len(dark):,} of {len(names):,} drawings are mostly dark, {min(dark)!r} for one; should be black ink on "
+            "white paper"
+        )
     return {
         "sources": files(),
         "counts": counts,
@@ -85,30 +97,43 @@ def _fits(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and shape[0] == shape[1] and shape[0] > 0 and shape[0] % SIDE == 0
 
 
-def _split(names: list[str]) -> dict[Split, list[int]]:
-    """Which drawings are in which split. Depends on names alone: a drawing's side is the same in every subset."""
-    members: dict[Split, list[int]] = {split: [] for split in SPLITS}
-    for i, name in enumerate(names):
+def _stems(names: list[str]) -> list[str]:
+    """The drawings' names without folder and `.png`. Raises `BadInput` when one is no drawing's, or is there twice."""
+    seen: dict[str, str] = {}
+    for name in names:
         found = NAME.fullmatch(name)
         if found is None:
             raise BadInput(f"{name!r} does not say which photograph was drawn; should be like n02691156_10151-1")
-        draw = _hash(f"photograph {found['photo']}") / 2**64
+        stem = found["stem"]
+        if stem in seen:
+            raise BadInput(
+                f"{seen[stem]!r} and {name!r} name one drawing; give one version of each, such as one tx_... folder"
+            )
+        seen[stem] = name
+    return list(seen)
+
+
+def _photograph(stem: str) -> str:
+    return stem.rpartition("-")[0]
+
+
+def _split(stems: list[str]) -> dict[Split, list[int]]:
+    """Which drawings are in which split. Depends on stems alone: a drawing's side is the same in every subset."""
+    members: dict[Split, list[int]] = {split: [] for split in SPLITS}
+    for i, stem in enumerate(stems):
+        draw = _hash(f"photograph {_photograph(stem)}") / 2**64
         members["test" if draw < 0.10 else "valid" if draw < 0.15 else "train"].append(i)
     for split, drawings in members.items():
         if not drawings:
             raise BadInput(
-                f"{len(names)} drawings are of too few photographs for a {split} split; some hundreds suffice"
+                f"{len(stems)} drawings are of too few photographs for a {split} split; some hundreds suffice"
             )
-        drawings.sort(key=lambda i: (_hash(f"drawing {names[i]}"), names[i]))  # not by class: windows cross drawings
+        drawings.sort(key=lambda i: (_hash(f"drawing {stems[i]}"), stems[i]))  # not by class: windows cross drawings
     return members
 
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def _photographs(names: list[str], drawings: Iterable[int]) -> int:
-    return len({names[i].rpartition("-")[0] for i in drawings})
 
 
 Read = Callable[[int], np.ndarray]
@@ -133,23 +158,19 @@ def _npz(path: Path) -> tuple[list[str], Read, Files]:
         raise BadInput(f"{path.name}: images are {given}; should be uint8 (drawings, s, s), s a multiple of {SIDE}")
     if names.shape != images.shape[:1]:
         raise BadInput(f"{path.name}: {images.shape[0]} images but names of shape {names.shape}")
-    stems = [str(name) for name in names]
-    _distinct(stems)
-    return stems, lambda i: shrink(images[i]), lambda: [data.fingerprint_of_file(path)]
+    return [str(name) for name in names], lambda i: shrink(images[i]), lambda: [data.fingerprint_of_file(path)]
 
 
 def _folder(folder: Path) -> tuple[list[str], Read, Files]:
     """Drawings from PNG files at any depth."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png")
+    paths = data.files_in(folder, "**/*", ".png")
     if not paths:
         raise BadInput(f"{folder} has no .png file at any depth")
-    stems = [path.stem for path in paths]
-    _distinct(stems)
     digests: dict[str, str] = {}
 
     def read(i: int) -> np.ndarray:
         raw = paths[i].read_bytes()
-        digests[stems[i]] = hashlib.sha256(raw).hexdigest()
+        digests[paths[i].stem] = hashlib.sha256(raw).hexdigest()
         return shrink(_png(paths[i]))
 
     def files() -> list[dict[str, Any]]:
@@ -158,13 +179,7 @@ def _folder(folder: Path) -> tuple[list[str], Read, Files]:
         whole = hashlib.sha256(listing.encode()).hexdigest()  # of the list of hashes: a line for each drawing
         return [{"file": f"{len(paths)} PNG files", "bytes": total, "sha256": whole}]
 
-    return stems, read, files
-
-
-def _distinct(stems: list[str]) -> None:
-    name, times = Counter(stems).most_common(1)[0] if stems else ("", 1)
-    if times > 1:
-        raise BadInput(f"{name!r} is there {times} times; give one version of the drawings, such as one tx_... folder")
+    return [str(path.relative_to(folder)) for path in paths], read, files
 
 
 def _png(path: Path) -> np.ndarray:
@@ -173,8 +188,9 @@ def _png(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            if image.mode not in ("1", "L", "P", "RGB"):
-                raise BadInput(f"{path.name} is of mode {image.mode}; should be grey or RGB without transparency")
+            if image.mode not in ("1", "L", "P", "RGB") or image.has_transparency_data:
+                kind = "has transparency" if image.has_transparency_data else f"is of mode {image.mode}"
+                raise BadInput(f"{path.name} {kind}; should be grey or RGB, 8 bits or fewer, without transparency")
             grey = np.asarray(image.convert("L"))
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, zlib.error) as error:
         raise BadInput(f"{path.name} is not a PNG image, or is truncated or damaged: {data.line(error)}") from None
@@ -207,6 +223,7 @@ class Sketchy(WindowTask):
         licence="no licence statement found: for research, to be cited",
         accepts="a folder of PNG drawings, or an .npz with arrays images and names",
         prepare=prepare,
+        version=2,
         ask=f"ask for the drawings at {SITE}",
     )
 

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,8 +21,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench import cli
 from bench.errors import BadInput
-from bench.tasks import data, mnist
+from bench.tasks import data, mnist, sketchy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REAL = REPOSITORY.parent / "shared" / "data"
@@ -318,6 +321,70 @@ def test_sketchy_is_the_same_from_png_and_from_npz(cache, tmp_path, mode):
     assert sum(count["photographs"] for count in entry.counts.values()) == 60
 
 
+def test_sketchy_splits_by_the_photograph_whatever_folder_a_name_is_in(cache, tmp_path):
+    names, images = drawings(60)
+    data.import_("sketchy", write_npz(tmp_path / "bare.npz", names, images))
+    bare = data.arrays("sketchy", data.datasets()["sketchy"])[1]
+    for form in ("tx_{odd}/apple/{name}.png", "C:\\class{odd}\\{name}", "{name}.PNG"):
+        given = [form.format(odd=i % 2, name=name) for i, name in enumerate(names)]
+        data.import_("sketchy", write_npz(tmp_path / "named.npz", given, images))
+        named = data.arrays("sketchy", data.datasets()["sketchy"])[1]
+        assert (named["fingerprint"], named["counts"]) == (bare["fingerprint"], bare["counts"]), form
+
+
+def test_sketchy_takes_an_archive_that_macos_packed_again(cache, tmp_path):
+    path = write_npz(tmp_path / "mine.npz", *drawings(60))
+    with zipfile.ZipFile(path, "a") as archive:
+        for name in ("__MACOSX/._images.npy", ".DS_Store"):
+            archive.writestr(name, b"\0\5\x16\7")
+    assert data.import_("sketchy", path).counts["train"]["drawings"] > 0
+
+
+def test_empty_sheets_are_no_twins(cache, tmp_path):
+    names, images = drawings(60)
+    images[:3] = 255
+    entry = data.import_("sketchy", write_npz(tmp_path / "empty.npz", names, images))
+    assert sum(count["drawings"] for count in entry.counts.values()) == 120
+
+
+def png_bytes(colour: int, depth: int, samples: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG file, written after the specification: samples (side, side x channels) of `depth` bits."""
+    if depth == 16:
+        packed = samples.astype(">u2").view(np.uint8)
+    else:
+        bits = np.unpackbits(samples.astype(np.uint8)[..., None], axis=-1)[..., 8 - depth :]
+        packed = np.packbits(bits.reshape(len(samples), -1), axis=-1)
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)  # filter 0
+    head = struct.pack(">IIBBBBB", len(samples), len(samples), depth, colour, 0, 0, 0)
+    parts = [(b"IHDR", head), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    )
+
+
+PNG_KINDS = [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8), (2, 16), (3, 1), (3, 2), (3, 4), (3, 8)]
+PNG_KINDS += [(4, 8), (4, 16), (6, 8), (6, 16)]  # colour type and bit depth: all there are
+
+
+@pytest.mark.parametrize(("colour", "depth"), PNG_KINDS)
+def test_every_kind_of_png_is_read_as_it_is_or_refused(tmp_path, colour, depth):
+    channels, most = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour], 2**depth - 1
+    grey = np.random.default_rng(depth).integers(0, most + 1, (64, 64))
+    samples = np.repeat(grey, channels, axis=1)
+    inverse = bytes(255 - 255 * i // most for i in range(most + 1) for _ in "RGB")
+    palette = [(b"PLTE", inverse)] if colour == 3 else []
+    path = tmp_path / "x.png"
+    path.write_bytes(png_bytes(colour, depth, samples, *palette))
+    if colour in (4, 6) or (colour, depth) == (0, 16):
+        assert ("has transparency" if colour else "mode I;16") in refused(lambda: sketchy._png(path))
+        return
+    level = grey >> 8 if depth == 16 else grey * 255 // most
+    assert np.array_equal(sketchy._png(path), 255 - level if colour == 3 else level)
+    key = b"\0" if colour == 3 else struct.pack(f">{channels}H", *[most] * channels)  # the first entry, or white
+    path.write_bytes(png_bytes(colour, depth, samples, *palette, (b"tRNS", key)))
+    assert "x.png has transparency" in refused(lambda: sketchy._png(path))
+
+
 def test_sketchy_shrinks_to_the_mean_of_each_block(cache, tmp_path):
     names, images = drawings(60, side=128)
     data.import_("sketchy", write_npz(tmp_path / "big.npz", names, images))
@@ -345,6 +412,10 @@ def sketchy_damage(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     (tmp_path / "copies" / "tx_2").mkdir(parents=True)
     write_png(tmp_path / "copies" / "tx_1", names, images)
     write_png(tmp_path / "copies" / "tx_2", names[:1], images[:1])
+    inverted, twins = images.copy(), images.copy()
+    inverted[7] = 255 - inverted[7]
+    twins[-1] = twins[0]
+    folders = [f"tx_{i}/apple/{name}.png" for i in (1, 2) for name in names]
     return {
         "the archive is cut": (cut, "truncated or damaged"),
         "it is no archive": (fake, "is not an .npz archive"),
@@ -353,20 +424,32 @@ def sketchy_damage(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         "not bytes": (write_npz(tmp_path / "f.npz", names, images / 255), "should be uint8"),
         "not a multiple of 64": (write_npz(tmp_path / "s.npz", names, images[:, :50, :50]), "a multiple of 64"),
         "white on black": (write_npz(tmp_path / "w.npz", names, 255 - images), "should be black ink on white paper"),
+        "one white on black": (
+            write_npz(tmp_path / "v.npz", names, inverted),
+            f"1 of 120 drawings are mostly dark, '{names[7]}'",
+        ),
+        "one drawing under two names": (write_npz(tmp_path / "t.npz", names, twins), "are the same drawing"),
+        "one name in two folders": (
+            write_npz(tmp_path / "d.npz", folders, np.concatenate([images, images])),
+            f"'tx_1/apple/{names[0]}.png' and 'tx_2/apple/{names[0]}.png' name one drawing",
+        ),
         "names without photographs": (
             write_npz(tmp_path / "p.npz", [f"x{i}" for i in range(120)], images),
             "does not say which photograph",
         ),
         "one photograph": (write_npz(tmp_path / "o.npz", names[:2], images[:2]), "too few photographs"),
         "a folder without images": (tmp_path / "empty", "has no .png file"),
-        "the same drawing twice": (tmp_path / "copies", "is there 2 times"),
+        "the same drawing twice": (
+            tmp_path / "copies",
+            f"'tx_1/class0/{names[0]}.png' and 'tx_2/class0/{names[0]}.png' name one drawing",
+        ),
         "a cut PNG": (png("a", lambda p: p.write_bytes(p.read_bytes()[:-900])), "truncated or damaged"),
         "not a PNG": (png("b", lambda p: p.write_bytes(b"GIF89a")), "is not a PNG image"),
         "a PNG of another size": (
             png("c", lambda p: Image.new("L", (100, 64)).save(p)),
             "has 100x64 pixels; should be square",
         ),
-        "a PNG with transparency": (png("d", lambda p: Image.new("RGBA", (64, 64)).save(p)), "mode RGBA"),
+        "a PNG with transparency": (png("d", lambda p: Image.new("RGBA", (64, 64)).save(p)), "has transparency"),
     }
 
 
