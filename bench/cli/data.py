@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli.parts import AsJson, Plugins, bar, load, print_table
+
+if TYPE_CHECKING:
+    from bench.tasks.data import Entry
 
 
 def data_list(as_json: AsJson = False, plugin: Plugins = None) -> None:
@@ -35,7 +38,7 @@ def data_fetch(name: DataName, plugin: Plugins = None) -> None:
 
     with bar() as progress:
         entry = data.fetch(name, progress)
-    print(f"{name} is in {entry.here}")
+    print_splits(entry)
 
 
 def data_import(
@@ -49,4 +52,16 @@ def data_import(
 
     with bar() as progress:
         entry = data.import_(name, source, progress)
-    print(f"{name} is in {entry.here}")
+    print_splits(entry)
+
+
+def print_splits(entry: Entry) -> None:
+    """Where the data lies, how much is in each split and where that came from, and what else was decided."""
+    print(f"{entry.name} is in {entry.here}")
+    settings = dict(entry.settings)
+    for split, counts in entry.counts.items():
+        held = ", ".join(f"{count:,} {what}" for what, count in counts.items())
+        origin = settings.pop(split, None)
+        print(f"  {split}: {held}" + (f" ({origin})" if origin else ""))
+    for what, value in settings.items():
+        print(f"  {what.replace('_', ' ')}: {format(value, ',') if isinstance(value, int) else value}")

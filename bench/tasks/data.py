@@ -38,7 +38,8 @@ Progress = Callable[[str, int, int], None]
 
 Prepare = Callable[[Path, Path, Progress], dict[str, Any]]
 """`prepare(source, into, progress)`: check the user's `source`, write `into/SPLIT.npy`, and return `sources`, `counts`
-and `settings` for `prepared.json`. Raises `BadInput` with one line for anything wrong with the source."""
+and `settings` for `prepared.json`; the last two are shown. Raises `BadInput` with one line for anything wrong with the
+source."""
 
 CHUNK = 1 << 20  # bytes read or downloaded at a time: large enough to be fast, small enough for smooth progress
 
@@ -86,6 +87,7 @@ class Entry:
     licence: str
     here: str | None  # where the arrays lie, or "bundled"; None when the data would have to be brought
     counts: Mapping[str, Mapping[str, int]]  # split -> what is counted -> how many
+    settings: Mapping[str, Any]  # how it was prepared; under a split's name, where that split comes from
     hint: str  # what to do when it is not here, in one line; otherwise empty
 
 
@@ -229,8 +231,8 @@ def _entry(name: str, dataset: Dataset) -> Entry:
     about = _about(name) if dataset.prepare is not None and hint is None else None
     here = str(_folder(name, about)) if about else None if hint else "bundled"
     urls = tuple(source.url for source in dataset.sources)
-    counts = about["counts"] if about else dataset.counts
-    return Entry(name, dataset.origin, urls, dataset.size, dataset.licence, here, counts, hint or "")
+    counts, settings = (about["counts"], about["settings"]) if about else (dataset.counts, {})
+    return Entry(name, dataset.origin, urls, dataset.size, dataset.licence, here, counts, settings, hint or "")
 
 
 def _about(name: str) -> dict[str, Any] | None:

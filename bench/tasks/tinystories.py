@@ -3,8 +3,10 @@
     x = "Once upon a tim" -> y = "nce upon a time"
 
 The stories stand one after another without anything between them, as in the reference, or with a separator (the knob
-`separator`, symbol 0). Characters outside ASCII are dropped, white space around a story too. Source: Eldan and Li,
-arXiv:2305.07759; as a sequence task in Kumar & Isola, arXiv 2606.06479.
+`separator`, symbol 0). Lines end in a line feed, white space of any alphabet is a space, other characters outside ASCII
+are dropped, and white space around a story too. A story is in one split only: copies of test and valid stories are left
+out of the training text, so that a test set stays what it is elsewhere. Source: Eldan and Li, arXiv:2305.07759; as a
+sequence task in Kumar & Isola, arXiv 2606.06479.
 
 Prepared form: the text without separators, and the index just after each story. Nothing is stored twice, the
 reference's form is read as it lies, and the other one is computed for the windows that are drawn.
@@ -15,8 +17,11 @@ from __future__ import annotations
 import array
 import gzip
 import re
+import string
 import zlib
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +38,15 @@ from bench.tasks.windows import WindowTask
 
 END = b"<|endoftext|>"
 SEPARATOR = 0
-DROPPED = bytes([SEPARATOR, *range(128, 256)])  # every byte of a character outside ASCII is 128 or more
+WHITE = string.whitespace.encode()
+SPACES = {code: " " for code in range(128, 0x3001) if chr(code).isspace()}  # up to the ideographic space, the last one
 LONGEST_STORY = 2**24  # bytes; the longest real ones have some thousand
-HELD_OUT = re.compile(r"(?<![a-z])(validation|valid|val|test)(?![a-z])", re.IGNORECASE)
+TRAINING = re.compile(r"(?<![a-z])train(ing)?(?![a-z])", re.IGNORECASE)
+HELD_OUT = re.compile(
+    r"(?<![a-z])(val|valid|validation|dev|devel|development|tests?|testing|eval|evaluation|(held|hold)[-_ ]?out|unseen)"
+    r"(?![a-z])",
+    re.IGNORECASE,
+)
 TEST_SHARE = 10  # without held-out files, the last tenth of the stories
 VALID_SHARE, MOST_VALID = 20, 20_000  # of the training stories; the cap is about what the published validation file has
 HUB = "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main"
@@ -44,44 +55,91 @@ HUB = "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main"
 def prepare(source: Path, into: Path, progress: data.Progress) -> dict[str, Any]:
     """From text files, gzipped or not, to the characters of each split. Reads and writes piece by piece.
 
-    In a folder, files whose names say `valid`, `val` or `test` are the test split. Otherwise the last tenth of the
-    stories is. The valid split is the end of what is left to train on.
+    In a folder, files whose names say that they are held out (`valid`, `dev`, `test` and the like) are the test split.
+    Otherwise the last tenth of the stories is. The valid split is the end of what is left to train on.
     """
-    paths = (
-        [source] if source.is_file() else sorted(p for p in source.iterdir() if p.name.endswith((".txt", ".txt.gz")))
-    )
+    paths = [source] if source.is_file() else data.files_in(source, "*", ".txt", ".txt.gz")
     if not paths:
         raise BadInput(f"{source} has no .txt or .txt.gz file")
     held_out = [path for path in paths if source.is_dir() and HELD_OUT.search(path.name)]
-    if len(held_out) == len(paths):
-        raise BadInput(f"{source} has only held-out files ({', '.join(path.name for path in paths)}), none to train on")
-    training = _Text(into / "training", [path for path in paths if path not in held_out], progress)
-    testing = _Text(into / "testing", held_out, progress) if held_out else training
-    stories = len(training.ends)
-    first_test = stories if held_out else stories - stories // TEST_SHARE
-    first_valid = first_test - min(max(first_test // VALID_SHARE, 1), MOST_VALID)
-    parts: dict[Split, tuple[_Text, int, int]] = {
-        "train": (training, 0, first_valid),
-        "valid": (training, first_valid, first_test),
-        "test": (testing, 0 if held_out else first_test, len(testing.ends)),
-    }
+    kept = [path for path in paths if path not in held_out]
+    if not kept:
+        raise BadInput(f"{source} has only held-out files ({_names(paths)}), none to train on")
+    if both := [path for path in held_out if TRAINING.search(path.name)]:
+        raise BadInput(f"{both[0].name}: is it to train on or held out? its name says both; rename it")
+    training = _Text(into / "training", kept, progress)
+    testing = _Text(into / "testing", held_out, progress) if held_out else None
+    parts, shared = _divide(training, testing)
     counts = {}
-    for split, (text, first, last) in parts.items():
-        if first >= last:
-            raise BadInput(f"too few stories ({stories} that are not held out) for a {split} split; 10 suffice")
-        counts[split] = {"tokens": text.save(into, split, first, last), "stories": last - first}
-    for text in {training, testing}:
+    for split, (text, chosen) in parts.items():
+        if not len(chosen):
+            given = f"{len(training.ends):,} that are not held out; {shared}"
+            raise BadInput(f"too few stories for a {split} split, 10 suffice ({given})")
+        counts[split] = {"tokens": text.save(into, split, chosen), "stories": len(chosen)}
+    texts = [training, testing] if testing else [training]
+    for text in texts:
         text.path.unlink()
     return {
         "sources": [data.fingerprint_of_file(path) for path in paths],
         "counts": counts,
         "settings": {
-            "characters": "ASCII without NUL; white space around a story is dropped",
-            "test": [path.name for path in held_out] or f"the last 1/{TEST_SHARE} of the stories",
-            "valid": f"the last 1/{VALID_SHARE} of the other stories, at most {MOST_VALID}",
-            "unfinished_stories_dropped": training.unfinished + (testing.unfinished if held_out else 0),
+            "train": _trained_on(kept) if held_out else f"the other stories of {_names(kept)}",
+            "valid": f"the last 1/{VALID_SHARE} of the stories that are not test, at most {MOST_VALID:,}",
+            "test": _names(held_out) if held_out else f"the last 1/{TEST_SHARE} of the stories",
+            "shared_stories": shared,
+            "characters": "ASCII; other white space is a space; white space around a story is dropped",
+            "characters_outside_ASCII_dropped": sum(text.dropped for text in texts),
+            "unfinished_stories_dropped": sum(text.unfinished for text in texts),
         },
     }
+
+
+def _divide(training: _Text, testing: _Text | None) -> tuple[dict[Split, tuple[_Text, np.ndarray]], str]:
+    """Which stories of which text are in each split, none in two, and how many would have been.
+
+    What is held out stays: copies of it leave the training text.
+    """
+    total = len(training.ends)
+    first_test = total if testing else total - total // TEST_SHARE
+    held_out = testing or training
+    rest, test = np.arange(first_test), np.arange(0 if testing else first_test, len(held_out.ends))
+    unseen = rest[~np.isin(training.digests[rest], held_out.digests[test])]
+    first_valid = len(unseen) - min(max(len(unseen) // VALID_SHARE, 1), MOST_VALID)
+    before, valid = unseen[:first_valid], unseen[first_valid:]
+    train = before[~np.isin(training.digests[before], training.digests[valid])]
+    in_test = np.isin(held_out.digests[test], training.digests[rest]).sum()
+    in_valid = np.isin(training.digests[valid], training.digests[before]).sum()
+    copies = total - len(train) - len(valid) - (0 if testing else len(test))
+    shared = (
+        f"{in_test:,} of the test and {in_valid:,} of the valid stories stood in the training text too; copies dropped "
+        f"there: {copies:,}"
+    )
+    return {"train": (training, train), "valid": (training, valid), "test": (held_out, test)}, shared
+
+
+def _names(paths: list[Path]) -> str:
+    """The names of a few files, the first and the last of many."""
+    if len(paths) > 5:
+        return f"{len(paths)} files, {paths[0].name} to {paths[-1].name}"
+    return ", ".join(path.name for path in paths)
+
+
+def _trained_on(paths: list[Path]) -> str:
+    """Which files are trained on; those whose names do not say so, apart."""
+    said = [path for path in paths if TRAINING.search(path.name)]
+    unsaid = [path for path in paths if path not in said]
+    parts = [_names(said)] if said else []
+    return "; ".join([*parts, f"no split in the name: {_names(unsaid)}"] if unsaid else parts)
+
+
+def _ascii(story: bytes) -> tuple[bytes, int]:
+    """The characters of a story that are kept, and how many others it has."""
+    dropped = 0
+    if not story.isascii():
+        text = story.decode(errors="replace").translate(SPACES)
+        story = text.encode("ascii", "ignore")
+        dropped = len(text) - len(story)
+    return story.replace(b"\r\n", b"\n").replace(b"\r", b"\n").strip(), dropped
 
 
 class _Text:
@@ -89,17 +147,21 @@ class _Text:
 
     def __init__(self, path: Path, sources: Iterable[Path], progress: data.Progress) -> None:
         self.path = path
-        self.unfinished = 0
-        ends = array.array("q")  # 8 bytes a story: there are two million
+        self.unfinished = self.dropped = 0
+        ends, digests = array.array("q"), bytearray()  # 16 bytes a story: there are two million
         written = 0
         with path.open("wb") as out:
             for source in sources:
                 for stories in self._stories(source, progress):
                     for story in stories:
-                        if kept := story.translate(None, DROPPED).strip():
+                        kept, dropped = _ascii(story)
+                        self.dropped += dropped
+                        if kept:
                             written += out.write(kept)
                             ends.append(written)
+                            digests += blake2b(kept.translate(None, WHITE), digest_size=8).digest()
         self.ends = np.frombuffer(ends, np.int64) if ends else np.zeros(0, np.int64)
+        self.digests = np.frombuffer(digests, np.uint64)  # without white space: editions differ in their empty lines
 
     def _stories(self, source: Path, progress: data.Progress) -> Iterator[list[bytes]]:
         """The finished stories of a file, some at a time. What follows the last separator was cut off: dropped."""
@@ -121,13 +183,19 @@ class _Text:
             raise BadInput(f"{source.name} is not TinyStories: no {END.decode()} between stories")
         self.unfinished += bool(rest.strip())
 
-    def save(self, into: Path, split: Split, first: int, last: int) -> int:
-        """Write the stories from `first` up to `last` as the arrays of a split; returns their characters."""
-        begin = int(self.ends[first - 1]) if first else 0
-        ends = self.ends[first:last] - begin
-        np.save(into / f"{split}.npy", np.memmap(self.path, np.uint8, "r", begin, (int(ends[-1]),)))
-        np.save(into / f"{split}.ends.npy", ends)
-        return int(ends[-1])
+    def save(self, into: Path, split: Split, chosen: np.ndarray) -> int:
+        """Write the chosen stories, their numbers in order, as the arrays of a split; returns their characters."""
+        text = np.memmap(self.path, np.uint8, "r").data
+        begins, ends = np.concatenate([[0], self.ends[:-1]])[chosen], self.ends[chosen]
+        written = np.cumsum(ends - begins)
+        gaps = np.flatnonzero(np.diff(chosen) > 1) + 1  # between them stories follow one another: one piece
+        with (into / f"{split}.npy").open("wb") as out:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (int(written[-1]),)}
+            np.lib.format.write_array_header_1_0(out, header)
+            for first, last in pairwise([0, *gaps, len(chosen)]):
+                out.write(text[begins[first] : ends[last - 1]])
+        np.save(into / f"{split}.ends.npy", written)
+        return int(written[-1])
 
 
 def _chunk(stream: Any, source: Path) -> bytes:
@@ -159,6 +227,7 @@ class TinyStories(WindowTask):
         accepts=f"a text file, gzipped or not, with {END.decode()} after each story, or a folder of such .txt(.gz)",
         sources=(data.Source(f"{HUB}/TinyStories-train.txt"), data.Source(f"{HUB}/TinyStories-valid.txt")),
         prepare=prepare,
+        version=2,
     )
 
     def split_arrays(self, arrays: dict[str, np.ndarray], split: Split) -> tuple[np.ndarray, ...]:

@@ -267,6 +267,117 @@ def test_tinystories_from_a_folder_holds_out_the_files_that_say_so(cache, tmp_pa
     assert [source["file"] for source in about["sources"]] == ["TinyStories-valid.txt", "a_greatest.txt", "z.txt.gz"]
 
 
+@pytest.mark.parametrize(
+    "word", ["dev", "S-development", "testing", "tests_2", "heldout", "held-out", "hold_out", "eval", "val", "unseen"]
+)
+def test_tinystories_trains_on_no_file_that_says_it_is_held_out(cache, tmp_path, word):
+    (tmp_path / "train.txt").write_bytes(text(0, 50))
+    (tmp_path / f"{word}.txt").write_bytes(text(50, 60))
+    entry = data.import_("tinystories", tmp_path)
+    assert {split: count["stories"] for split, count in entry.counts.items()} == {"train": 48, "valid": 2, "test": 10}
+    assert (entry.settings["train"], entry.settings["test"]) == ("train.txt", f"{word}.txt")
+
+
+def test_a_name_that_says_train_and_test_is_refused(cache, tmp_path):
+    (tmp_path / "train.txt").write_bytes(text(0, 50))
+    (tmp_path / "train-test.txt").write_bytes(text(50, 60))
+    assert "train-test.txt" in refused(lambda: data.import_("tinystories", tmp_path))
+
+
+def test_tinystories_says_which_file_became_which_split(cache, tmp_path, capsys):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name, raw in {"train": text(0, 60), "more": text(60, 100), "dev": text(90, 95) + text(200, 210)}.items():
+        (mine / f"{name}.txt").write_bytes(raw)
+    assert cli.main(["data", "import", "tinystories", "--from", str(mine)]) == 0
+    said = capsys.readouterr().out
+    assert "4 stories (the last 1/20 of the stories that are not test" in said
+    assert "91 stories (train.txt; no split in the name: more.txt)" in said
+    assert "15 stories (dev.txt)" in said
+    assert "5 of the test and 0 of the valid stories stood in the training text too" in said
+    assert f"characters outside ASCII dropped: {100 + 15}\n" in said  # one in each story, before copies are dropped
+
+
+def test_no_story_is_in_two_splits_however_its_lines_are_laid_out(cache, tmp_path):
+    def told(numbers: range, gap: str) -> bytes:
+        return "".join(f"Tale {i}.{gap}A cat sat.\n{END}\n" for i in numbers).encode()
+
+    (tmp_path / "V2-train.txt").write_bytes(told(range(100), "\n\n") + told(range(95), "\n"))
+    (tmp_path / "V1-valid.txt").write_bytes(told(range(3), "\n") + told(range(200, 205), "\n"))
+    entry = data.import_("tinystories", tmp_path)
+    arrays, _ = data.arrays("tinystories", data.datasets()["tinystories"])
+    stories = {
+        split: [bytes(part).decode() for part in np.split(arrays[split], arrays[f"{split}.ends"])[:-1]]
+        for split in ("train", "valid", "test")
+    }
+    numbers = {split: [int(story.split(".")[0][5:]) for story in stories[split]] for split in stories}
+    assert numbers["test"] == [0, 1, 2, *range(200, 205)], "the test set stays what it is"
+    assert numbers["valid"] == list(range(86, 95))  # the last twentieth of 189 stories
+    kept = [i for i in range(3, 100) if i not in range(86, 95)]
+    assert numbers["train"] == kept + list(range(3, 86))
+    assert entry.counts["train"] == {"tokens": sum(map(len, stories["train"])), "stories": len(stories["train"])}
+    assert "3 of the test and 9 of the valid" in entry.settings["shared_stories"]
+    assert "dropped there: 15" in entry.settings["shared_stories"]  # each of the 3 twice, each of the 9 once
+
+
+def test_the_last_stories_of_one_file_are_told_from_their_copies_before(cache, tmp_path):
+    (tmp_path / "twice.txt").write_bytes(text(0, 60) + text(40, 60))
+    entry = data.import_("tinystories", tmp_path / "twice.txt")
+    assert {split: count["stories"] for split, count in entry.counts.items()} == {"train": 58, "valid": 3, "test": 8}
+    assert "8 of the test and 3 of the valid" in entry.settings["shared_stories"]
+
+
+def test_a_test_set_that_is_all_there_is_to_train_on_is_refused(cache, tmp_path):
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.txt").write_bytes(text(0, 60))
+    assert "copies dropped there: 60" in refused(lambda: data.import_("tinystories", tmp_path))
+
+
+def test_line_ends_and_spaces_give_the_same_tokens_in_every_encoding(cache, tmp_path, monkeypatch):
+    plain = "".join(f"Tale {i}.\nThe cat sat.\n{END}\n" for i in range(60))
+    forms = {
+        "LF": plain,
+        "CRLF": plain.replace("\n", "\r\n"),
+        "CR": plain.replace("\n", "\r"),
+        "no-break": plain.replace("The cat", "The\u00a0cat"),
+        "thin and ideographic": plain.replace("cat sat", "cat\u2009sat").replace("The cat", "The\u3000cat"),
+        "marks": plain.replace("The cat", "\u201cThe\u201d \u2014cat\u200b"),
+    }
+    monkeypatch.setattr(data, "CHUNK", 7)  # pieces end between CR and LF, and within a character
+    found = {}
+    for form, content in forms.items():
+        (tmp_path / "x.txt").write_bytes(content.encode())
+        entry = data.import_("tinystories", tmp_path / "x.txt")
+        arrays, about = data.arrays("tinystories", data.datasets()["tinystories"])
+        found[form] = about["fingerprint"]
+        assert entry.settings["characters_outside_ASCII_dropped"] == (240 if form == "marks" else 0)
+    assert bytes(arrays["test"][:21]).decode() == "Tale 54.\nThe cat sat."
+    assert len(set(found.values())) == 1, found
+
+
+@pytest.mark.parametrize("name", ["mnist", "sketchy", "tinystories"])
+def test_what_an_operating_system_leaves_in_a_folder_is_passed_over(cache, tmp_path, monkeypatch, name):
+    mine, double = tmp_path / "mine", b"\0\5\x16\7\0\2\0\0Mac OS X"  # AppleDouble: how a `._` file begins
+    if name == "mnist":
+        write_mnist(mine, small_mnist(monkeypatch))
+    elif name == "sketchy":
+        write_png(mine, *drawings(60))
+    else:
+        mine.mkdir()
+        (mine / "a-train.txt").write_bytes(text(0, 60))
+        (mine / "a-valid.txt.gz").write_bytes(gzip.compress(text(60, 70)))
+    data.import_(name, mine)
+    before = data.arrays(name, data.datasets()[name])[1]
+    for path in [path for path in mine.rglob("*") if path.is_file()]:
+        for beside in (path.with_name(f"._{path.name}"), mine / "__MACOSX" / path.name):
+            beside.parent.mkdir(exist_ok=True)
+            beside.write_bytes(double)
+        (path.parent / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    data.import_(name, mine)
+    after = data.arrays(name, data.datasets()[name])[1]
+    assert (after["fingerprint"], after["sources"]) == (before["fingerprint"], before["sources"])
+
+
 def test_tinystories_does_not_depend_on_where_the_pieces_that_are_read_end(cache, tmp_path, monkeypatch):
     (tmp_path / "x.txt").write_bytes(text(0, 60))
     found = set()
@@ -701,7 +812,8 @@ def test_the_real_mnist(cache):
 @real
 def test_the_real_tinystories(cache):
     entry = data.import_("tinystories", REAL / "tinystories")
-    assert sum(count["stories"] for count in entry.counts.values()) == 8_551
+    assert sum(count["stories"] for count in entry.counts.values()) == 8_550
+    assert "dropped there: 1" in entry.settings["shared_stories"]  # of 8,551, one is in the last tenth and before
     arrays, about = data.arrays("tinystories", data.datasets()["tinystories"])
     assert about["settings"]["unfinished_stories_dropped"] == 1
     assert whole(arrays).isascii()
