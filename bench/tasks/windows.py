@@ -16,10 +16,12 @@ from torch import Tensor
 
 from bench.errors import BadInput
 from bench.tasks import data
-from bench.tasks.base import Batch, Split, StreamState, Task, TaskConfig
+from bench.tasks.base import SPLITS, Batch, Split, StreamState, Task, TaskConfig
 
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 LARGEST_ON_DEVICE = 512 * 2**20  # bytes; holds each of mnist and sketchy (278 MB), not tinystories (1.9 GB)
+
+READ = 2**22
+"""Training tokens that are looked at for labels: those that are missed are rarer than one in a million."""
 
 
 class ImageConfig(TaskConfig):
@@ -75,6 +77,15 @@ class WindowTask(Task):
     def look_up(self, columns: tuple[Tensor, ...], index: Tensor) -> Tensor:
         """The tokens at `index` (B, W), where the columns are: int64 (B, W)."""
         return columns[0][index].long()
+
+    def chance(self, length: int, score_from: int = 0) -> float:
+        """Accuracy of guessing blindly among the labels that occur in the training data, of which the start is read."""
+        total = self.tokens("train")
+        starts = torch.arange(0, min(total, READ), self._stride)
+        places = (torch.arange(score_from, length) + 1).remainder(self._stride).unique()  # of the labels, in an image
+        index = (starts[:, None] + places).remainder(total)
+        labels = self.look_up(self._columns["train"], index).flatten()
+        return 1 / int(labels.bincount().count_nonzero())
 
     def sample(self, split: Split, batch_size: int, length: int, generator: torch.Generator) -> Batch:
         """Windows from random places. Raises `BadInput` when the split is shorter than a window."""
