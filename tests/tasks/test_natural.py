@@ -135,16 +135,16 @@ def test_what_the_tasks_state(name, length):
 
 
 @pytest.mark.parametrize(("name", "knobs"), VARIANTS)
-def test_chance_is_a_guess_among_the_labels_that_the_training_data_have(name, knobs):
+def test_chance_is_a_guess_among_the_labels_that_occur(name, knobs):
     task = build(name, **knobs)
-    occur = len(set(whole(task, "train")))
+    occur = len({token for split in SPLITS for token in whole(task, split)})
     assert task.chance(90) == pytest.approx(1 / occur)
     assert occur == {"tinystories": 25 + bool(knobs.get("separator")), "sketchy": 16, "digits": 17}.get(name, 256)
 
 
 def test_chance_is_of_the_columns_that_are_scored():
     task = build("digits")
-    images = np.array(whole(task, "train")).reshape(-1, 64)
+    images = np.concatenate([whole(task, split) for split in SPLITS]).reshape(-1, 64)
     assert task.chance(64, 55) == 1 / len(np.unique(np.concatenate([images[:, 56:], images[1:, :1]], None)))
     assert task.chance(64, 63) == 1.0  # the first pixel of the next image is always empty
 
