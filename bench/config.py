@@ -277,6 +277,12 @@ class Run:
         return f"{self.task}-{self.method}{backbone}-s{self.seed}-{self.identity}"
 
 
+def scored_lengths(run: Run) -> tuple[int, ...]:
+    """The lengths at which a run is scored: the trained one, then the others."""
+    trained = run.task_config.length  # type: ignore[attr-defined]
+    return tuple(dict.fromkeys((trained, *run.evaluation.lengths)))
+
+
 class _Outline(Config):
     """The shape of a run before its task and method are known."""
 

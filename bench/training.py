@@ -23,12 +23,13 @@ from torch import Tensor
 
 from bench import provenance, registry, streams
 from bench.build import autocast, build_method, build_task
-from bench.config import WORK, Run
+from bench.config import WORK, Run, scored_lengths
 from bench.errors import BadInput, unknown
 from bench.methods.base import Phase, Predict
 from bench.models.updaters import count_parameters
 from bench.results import Folder, load_tensors, read_json, save_tensors, share, write_json
-from bench.tasks.base import IGNORED, Batch, Split, StreamState, Task
+from bench.tasks.base import HELD, IGNORED, Batch, Split, StreamState, Task, hide
+from bench.tasks.facts import task_facts
 
 CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite; each look waits for the device."""
@@ -114,8 +115,7 @@ def evaluation_set(run: Run, task: Task, split: Split, length: int) -> Batch:
     drawn = task.sample(
         split, run.evaluation.sequences, length, streams.generator(run.seed, "evaluation", split, length)
     )
-    x, y = drawn.x, drawn.y.clone()
-    y[:, : run.evaluation.score_from] = IGNORED
+    x, y, _ = hide(drawn, run.evaluation.score_from)
     return Batch(x.to(run.device), y.to(run.device))
 
 
@@ -153,6 +153,28 @@ class Trainer:
         self.optimiser: torch.optim.AdamW | None = None
         self._clock: float | None = None
         self._sets: dict[tuple[Split, int], Batch] = {}
+        self.facts: dict[int, dict[str, Any]] = {}
+
+    def _judged(self) -> dict[int, dict[str, Any]]:
+        """The task's facts at every length that is scored: the trained one, then the others.
+
+        Raises `BadInput` for what would end the run after its last step otherwise: a fact that is none, sequences to be
+        scored that cannot be drawn, or that have no label.
+        """
+        facts = {}
+        for length in scored_lengths(self.run):
+            facts[length] = task_facts(self.task, length, self.run.evaluation.score_from)
+            for split in HELD:
+                y = evaluation_set(self.run, self.task, split, length).y
+                if len(self.method.predictors()) > 1:
+                    y = y[: self.run.evaluation.reference_sequences]
+                if (y == IGNORED).all():
+                    raise BadInput(
+                        f"{self.task.name}: none of {len(y)} {split} sequences of length {length} has a label from "
+                        f"column {self.run.evaluation.score_from} on; draw more (evaluation.sequences, or "
+                        "reference_sequences), or score from an earlier one"
+                    )
+        return facts
 
     # The budget.
 
@@ -185,6 +207,7 @@ class Trainer:
 
         Raises `Stopped` when `options.should_stop()` says so, `Diverged` when the loss is not finite.
         """
+        self.facts = self._judged()
         if not self._resume():
             self._begin()
         last_checkpoint = last_report = time.monotonic()
@@ -278,9 +301,7 @@ class Trainer:
         self.counters.tokens += batch.x.numel()
         if self.prices:
             self.counters.work += batch.x.numel() * self.prices[phase.name]
-        if self.run.evaluation.score_from:
-            batch.y[:, : self.run.evaluation.score_from] = IGNORED
-        return batch
+        return hide(batch, self.run.evaluation.score_from)
 
     def _step(self, phase: Phase, scalars: dict[str, Tensor]) -> None:
         counters, every = self.counters, self.run.training.accumulate
@@ -362,7 +383,9 @@ class Trainer:
             self.options.on_scalars(counters.steps, means | accuracies)
             if self.run.training.stop_at is not None and counters.steps:
                 reached = score(self.method.predict, self._set("valid", length))["accuracy"]
-                counters.finished = reached >= self.run.training.stop_at * (self.task.accuracy_ceiling(length) or 1.0)
+                counters.finished = reached >= self.run.training.stop_at * (
+                    self.facts[length]["accuracy_ceiling"] or 1.0
+                )
             counters.evaluation_seconds += time.perf_counter() - began
             write_json(self.folder.files / "curve.json", self.curve)
             self._report()
@@ -475,13 +498,12 @@ class Trainer:
 
     def _finish(self) -> dict[str, Any]:
         began = time.perf_counter()
-        trained = self.run.task_config.length  # type: ignore[attr-defined]
         scores = []
-        for length in dict.fromkeys((trained, *self.run.evaluation.lengths)):
+        for length in self.facts:
             valid = self._scores("valid", length)
             for one, held in zip(self._scores("test", length), valid, strict=True):
                 held_out = {"valid_accuracy": held["accuracy"], "valid_loss": held["loss"]}
-                scores.append({"length": length, **one, **held_out, **task_facts(self.task, length)})
+                scores.append({"length": length, **one, **held_out, **self.facts[length]})
         self.counters.evaluation_seconds += time.perf_counter() - began
         predictor = sum(count_parameters(module) for module in self.method.predictor_modules())
         result = {
@@ -500,21 +522,6 @@ class Trainer:
             self.folder.drop("*.pt")
         (self.folder.files / "checkpoint.pt").unlink(missing_ok=True)
         return result
-
-
-def task_facts(task: Task, length: int) -> dict[str, Any]:
-    """What accuracy and loss of this task are to be judged against."""
-    shortcuts = task.shortcuts(length)
-    rule = max(shortcuts, key=lambda name: shortcuts[name])
-    return {
-        "chance": task.chance(length),
-        "loss_floor": task.loss_floor(length),
-        "accuracy_ceiling": task.accuracy_ceiling(length),
-        "shortcut": shortcuts[rule],
-        "shortcut_rule": rule,
-        "unigram_loss": task.unigram_loss(length),
-        "unit": task.unit,
-    }
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from bench.config import Optimiser, TrainingConfig
 from bench.errors import BadInput
 from bench.methods.base import Phase, RecurrentMethod, cross_entropy
 from bench.results import Folder, load_tensors, read_json
-from bench.tasks.base import IGNORED
+from bench.tasks.base import IGNORED, Batch
 from bench.training import (
     Diverged,
     Options,
@@ -212,8 +213,6 @@ def test_an_early_end_is_decided_on_the_valid_split(tmp_path, monkeypatch):
 
 
 def test_scores_are_accuracy_and_nats_over_scored_positions_only():
-    from bench.tasks.base import Batch
-
     x = torch.zeros(2, 3, dtype=torch.long)
     y = torch.tensor([[0, IGNORED, 1], [IGNORED, 2, 2]])
     p = torch.tensor([0.5, 0.2, 0.3]).double()
@@ -228,6 +227,87 @@ def test_score_from_hides_earlier_positions_from_training_and_scoring(tmp_path):
     assert (held.y[:, :5] == IGNORED).all() and (held.y[:, 5:] != IGNORED).all()
     drawn = Trainer(run, folder_of(run, tmp_path))._draw(Phase("train", 1.0, Optimiser(), (), 8))
     assert (drawn.y[:, :5] == IGNORED).all() and (drawn.y[:, 5:] != IGNORED).all()
+
+
+LATE = {"task": {"name": "modular-arithmetic", "modulus": 3, "length": 32}, "evaluation": {"score_from": 16}}
+
+
+def test_scores_are_judged_by_the_columns_that_are_scored(tmp_path):
+    for one in read_json(trained(tiny_run(**LATE), tmp_path) / "result.json")["scores"]:
+        assert one["accuracy_ceiling"] == pytest.approx(1.0, abs=5e-5)  # .9167 of all columns
+        assert one["loss_floor"] == pytest.approx(1e-4, abs=5e-5)  # .137
+
+
+def test_an_early_end_needs_the_ceiling_of_the_columns_that_are_scored(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.training.score", lambda predict, batch: {"accuracy": 0.95, "loss": 0.2})
+    run = tiny_run(**LATE, training={"batch_size": 8, "budget": {"steps": 12}, "stop_at": 1.0})
+    assert read_json(trained(run, tmp_path) / "result.json")["costs"]["steps"] == 12
+
+
+def test_labels_that_are_hidden_are_a_copy(tmp_path, clean):
+    class Views(registry.tasks.get("digits")):
+        def _windows(self, split, first, length):
+            whole = torch.cat([(both := super()._windows(split, first, length)).x, both.y[:, -1:]], 1)
+            return Batch(whole[:, :-1], whole[:, 1:])
+
+    registry.register_task("views")(Views)
+    run = tiny_run(task="views", evaluation={"score_from": 6, "sequences": 8})
+    drawn = Trainer(run, folder_of(run, tmp_path))._draw(Phase("train", 1.0, Optimiser(), (), 8))
+    assert drawn.x.min() >= 0 and (drawn.y[:, :6] == IGNORED).all()
+
+
+def stating(**facts):
+    """The name of a task like parity but for these facts, which take a length."""
+    members = {name: lambda self, length, *, value=value: value for name, value in facts.items()}
+    registry.register_task("stating")(type("Stating", (registry.tasks.get("parity"),), members))
+    return {"name": "stating", "length": 12}
+
+
+def test_facts_may_be_numbers_of_any_kind(tmp_path, clean):
+    given = {"chance": torch.tensor(0.5), "loss_floor": np.float32(0.25), "accuracy_ceiling": np.array(1)}
+    given |= {"shortcuts": {"guess": np.float64(0.5)}, "unigram_loss": torch.tensor([0.75])}
+    for one in read_json(trained(tiny_run(task=stating(**given)), tmp_path) / "result.json")["scores"]:
+        names = ("chance", "loss_floor", "accuracy_ceiling", "shortcut", "unigram_loss")
+        assert [one[name] for name in names] == [0.5, 0.25, 1.0, 0.5, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("accuracy_ceiling", 1.2),
+        ("accuracy_ceiling", torch.tensor([0.5, 0.5])),
+        ("loss_floor", float("nan")),
+        ("loss_floor", -0.1),
+        ("chance", None),
+        ("chance", "0.5"),
+        ("shortcuts", {"guess": np.float32("inf")}),
+        ("unigram_loss", np.array([])),
+    ],
+)
+def test_a_fact_that_is_none_is_refused_before_the_first_step(tmp_path, clean, name, value):
+    run = tiny_run(task=stating(**{name: value}))
+    told = "shortcut 'guess'" if name == "shortcuts" else name
+    with pytest.raises(BadInput, match=f"stating: {told} is .*; should be a number from 0") as error:
+        trained(run, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("curve.json"))
+
+
+def test_a_fact_of_all_columns_is_refused_where_not_all_are_scored(tmp_path, clean):
+    task = stating(accuracy_ceiling=1.0)
+    trained(tiny_run(task=task), tmp_path)
+    with pytest.raises(
+        BadInput, match=r"stating: accuracy_ceiling\(length\) .* accuracy_ceiling\(length, score_from=0\)"
+    ) as error:
+        trained(tiny_run(task=task, evaluation={"score_from": 6}), tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_sequences_without_a_label_to_score_are_refused_before_the_first_step(tmp_path):
+    run = tiny_run(task={"name": "stack", "length": 12}, evaluation={"sequences": 1, "score_from": 11}, seed=1)
+    with pytest.raises(BadInput, match="stack: none of 1 .* sequences of length 12 has a label from column 11 on"):
+        trained(run, tmp_path)
+    assert not list(tmp_path.rglob("curve.json"))
 
 
 def test_evaluation_sets_are_fixed_and_differ_between_splits_and_seeds():

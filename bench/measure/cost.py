@@ -27,7 +27,7 @@ from bench.errors import BadInput
 from bench.measure import credit, inference, trace
 from bench.methods.base import Method, Phase
 from bench.results import read_json, write_json
-from bench.tasks.base import IGNORED, Batch, Task
+from bench.tasks.base import Batch, Task, hide
 
 SCHEMA = 1
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
@@ -106,8 +106,7 @@ def _batch(run: Run, task: Task, method: Method, phase: Phase) -> Batch:
         batch, _ = task.stream("train", phase.batch_size, length, generator, None)
     else:
         batch = task.sample("train", phase.batch_size, length, generator)
-    batch.y[:, : run.evaluation.score_from] = IGNORED
-    return batch
+    return hide(batch, run.evaluation.score_from)
 
 
 def _run_through(run: Run, method: Method, batch: Batch, phase: Phase) -> None:

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import registry
-from bench.config import Config, ModelConfig, Optimiser, Run, TrainingConfig
+from bench import registry, streams
+from bench.config import Config, ModelConfig, Optimiser, Run, TrainingConfig, scored_lengths
+from bench.errors import BadInput
 from bench.models.rnn import RNN
-from bench.tasks.base import IGNORED, Batch, Task
+from bench.tasks.base import HELD, IGNORED, Batch, Task, columns_from
 
 Predict = Callable[[Tensor], Tensor]
 """x (B, T) -> logits (B, T, O)."""
@@ -172,8 +173,30 @@ def impossible(run: Run) -> str | None:
     missing = task.missing()
     if missing:
         return missing
-    columns = task(run.task_config).scored_columns(length)
-    kind = "dense" if columns == range(length) else "sparse"
+    built = task(run.task_config)
+    if reason := _unscorable(run, built):
+        return reason
+    kind = "dense" if built.scored_columns(length) == range(length) else "sparse"
     if kind not in method.targets:
         return f"{run.method} learns from {' and '.join(method.targets)} targets only; {run.task} is {kind}"
     return method.refuses(run)
+
+
+def _unscorable(run: Run, task: Task) -> str | None:
+    """Why sequences of some length cannot be drawn, or have no label that is scored; None when all is well."""
+    trained, *_ = lengths = scored_lengths(run)
+    generator = streams.generator(0, "possible")
+    for length in lengths:
+        field = "" if length == trained else "evaluation.lengths: "
+        try:
+            for split in HELD if field else (*HELD, "train"):  # the smallest, with the lowest bound, first
+                task.sample(split, 1, length, generator)
+            columns = task.scored_columns(length)
+        except BadInput as error:
+            return f"{field}{error}"
+        if not columns_from(columns, run.evaluation.score_from):
+            return (
+                f"evaluation.score_from: {run.evaluation.score_from} given; should be at most {columns[-1]}, the last "
+                f"column that {task.name} scores at length {length}"
+            )
+    return None

@@ -21,7 +21,7 @@ from bench.methods.base import Phase, cross_entropy, scored_slice
 from bench.methods.smt import SMT, SMTConfig, dynamics_loss
 from bench.models.teacher import Teacher, windows
 from bench.registry import register_method
-from bench.tasks.base import Batch
+from bench.tasks.base import Batch, columns_from
 
 
 class DMTConfig(Config):
@@ -58,8 +58,9 @@ class SMTDMT(SMT):
         length = run.task_config.length  # type: ignore[attr-defined]
         scored = registry.tasks.get(run.task)(run.task_config).scored_columns(length)
         reach = config.dmt.rollout + (config.context if config.start == "context" else 0)
-        if scored.start >= reach:
-            return f"dmt.rollout ({config.dmt.rollout}) ends before the first scored position, {scored.start}"
+        first = columns_from(scored, run.evaluation.score_from)[0]
+        if first >= reach:
+            return f"dmt.rollout ({config.dmt.rollout}) ends before the first scored position, {first}"
         return super().refuses(run)
 
     def phases(self, training: TrainingConfig) -> list[Phase]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
@@ -14,6 +15,8 @@ from bench import streams
 from bench.config import Config, Positive
 
 Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+HELD: tuple[Split, ...] = ("valid", "test")
 IGNORED = -1
 """The label of a position that is not scored."""
 
@@ -41,7 +44,8 @@ class Task(ABC):
 
     Subclasses set `Config` and `axis`, implement `vocab_size`, `output_size` and `sample`, and state `chance`,
     `loss_floor` and `accuracy_ceiling` where they can be known. All of these hold for sequences of a given length,
-    because a model may be tested at lengths it was not trained at.
+    because a model may be tested at lengths it was not trained at, and for their columns from `score_from` on, because
+    earlier ones may be left out of the scores.
     """
 
     name: ClassVar[str]
@@ -104,15 +108,15 @@ class Task(ABC):
         """The columns of a batch in which some label may be scored; the rest is -1 in every row."""
         return range(length)
 
-    def chance(self, length: int) -> float:
+    def chance(self, length: int, score_from: int = 0) -> float:
         """Accuracy of guessing blindly among the labels that occur."""
         return 1 / self.output_size
 
-    def loss_floor(self, length: int) -> float | None:
+    def loss_floor(self, length: int, score_from: int = 0) -> float | None:
         """Bayes-optimal loss in nats per scored token; None when it is not known."""
         return None
 
-    def accuracy_ceiling(self, length: int) -> float | None:
+    def accuracy_ceiling(self, length: int, score_from: int = 0) -> float | None:
         """Bayes-optimal accuracy; None when it is not known."""
         return None
 
@@ -141,13 +145,13 @@ class Task(ABC):
         """Trivial rules, by name: each maps `x` (B, T) to a guess for every label (B, T)."""
         return {"echo the last symbol": lambda x: x}
 
-    def shortcuts(self, length: int) -> dict[str, float]:
+    def shortcuts(self, length: int, score_from: int = 0) -> dict[str, float]:
         """Accuracy that trivial rules reach, measured on 2,048 fixed sequences.
 
         The rules of the task, and two that every task has: the commonest label, and the commonest label given the
         last symbol, both fitted on other sequences than they are scored on.
         """
-        fit, score = self._drawn("train", length), self._drawn("test", length)
+        fit, score = (self._drawn(split, length, score_from) for split in ("train", "test"))
         scored = score.y != IGNORED
         guesses = {name: rule(score.x) for name, rule in self.rules().items()}
         counts = self._counts(fit)  # (V, O)
@@ -155,15 +159,15 @@ class Task(ABC):
         guesses["the commonest label after this symbol"] = counts.argmax(1)[score.x]
         return {name: (guess == score.y)[scored].double().mean().item() for name, guess in guesses.items()}
 
-    def unigram_loss(self, length: int) -> float:
+    def unigram_loss(self, length: int, score_from: int = 0) -> float:
         """Loss, in nats per scored token, of the model that knows only how common each label is (add-one smoothed)."""
-        fit, score = self._drawn("train", length), self._drawn("test", length)
+        fit, score = (self._drawn(split, length, score_from) for split in ("train", "test"))
         counts = self._counts(fit).sum(0) + 1  # (O,)
         log_p = (counts / counts.sum()).log()
         return -log_p[score.y[score.y != IGNORED]].mean().item()
 
-    def _drawn(self, split: Split, length: int) -> Batch:
-        return self.sample(split, 2048, length, streams.generator(0, "shortcuts", split))
+    def _drawn(self, split: Split, length: int, score_from: int = 0) -> Batch:
+        return hide(self.sample(split, 2048, length, streams.generator(0, "shortcuts", split)), score_from)
 
     def _counts(self, batch: Batch) -> Tensor:
         """How often each label stands at each input symbol, as float64 (V, O)."""
@@ -171,6 +175,20 @@ class Task(ABC):
         pairs = batch.x[scored] * self.output_size + batch.y[scored]
         table = torch.bincount(pairs, minlength=self.vocab_size * self.output_size)
         return table.view(self.vocab_size, self.output_size).double()
+
+
+def columns_from(columns: range, score_from: int) -> range:
+    """Those of the columns that are not before `score_from`."""
+    return columns[bisect_left(columns, score_from) :]
+
+
+def hide(batch: Batch, score_from: int) -> Batch:
+    """The batch without the labels before a column; the one that is given stays, as its y may be a view of its x."""
+    if score_from == 0:
+        return batch
+    y = batch.y.clone()
+    y[:, :score_from] = IGNORED
+    return batch._replace(y=y)
 
 
 def corrupt(y: Tensor, labels: range, probability: float, generator: torch.Generator) -> Tensor:

@@ -54,9 +54,10 @@ class KeysValuesConfig(TaskConfig):
         if needed > length:
             raise ValueError(f"length {length} given; {pairs} pairs of span {self.span} need at least {needed}")
         if pairs > self.keys:
+            fewer = "fewer pairs" if self.pairs else f"a length of at most {2 * self.span * (self.keys + 2) - 2}"
             raise ValueError(
                 f"length {length} has {pairs} pairs, but there are only {self.keys} different keys; "
-                "raise key_symbols or span, or give fewer pairs"
+                f"raise key_symbols or span, or give {fewer}"
             )
         return pairs
 
@@ -98,13 +99,13 @@ class KeysValues(Task):
         width = 2 * self.config.span * (self._pairs(length) + 1) - 1
         return range(width - self.config.span, width)
 
-    def chance(self, length: int) -> float:
+    def chance(self, length: int, score_from: int = 0) -> float:
         return 1 / self.config.value_symbols
 
-    def loss_floor(self, length: int) -> float:
+    def loss_floor(self, length: int, score_from: int = 0) -> float:
         return 0.0
 
-    def accuracy_ceiling(self, length: int) -> float:
+    def accuracy_ceiling(self, length: int, score_from: int = 0) -> float:
         return 1.0
 
     def rules(self) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -85,26 +85,27 @@ class ModularArithmetic(Task):
     def scored_columns(self, length: int) -> range:
         return range(0, length // 2 * 2, 2)
 
-    def chance(self, length: int) -> float:
+    def chance(self, length: int, score_from: int = 0) -> float:
         counts = _blank(self.config.modulus, self.config.factors, self.config.offsets)
         return 1 / int(counts.any(1).sum())
 
-    def loss_floor(self, length: int) -> float:
-        return self._bayes(length)[0]
+    def loss_floor(self, length: int, score_from: int = 0) -> float:
+        return self._bayes(length, score_from)[0]
 
-    def accuracy_ceiling(self, length: int) -> float:
-        return self._bayes(length)[1]
+    def accuracy_ceiling(self, length: int, score_from: int = 0) -> float:
+        return self._bayes(length, score_from)[1]
 
-    def _bayes(self, length: int) -> tuple[float, float]:
-        """Loss and accuracy of the Bayes-optimal predictor, averaged over the scored positions."""
-        n, modulus = self._examples(length), self.config.modulus
+    def _bayes(self, length: int, score_from: int) -> tuple[float, float]:
+        """Loss and accuracy of the Bayes-optimal predictor, averaged over the examples that are scored."""
+        modulus = self.config.modulus
+        scored = range(self._examples(length))[(score_from + 1) // 2 :]
         after = bayes_after(modulus, self.config.factors, self.config.offsets)
-        loss, accuracy = after[0]  # g = 0: nothing seen yet
-        for seen in range(1, n):
+        loss = accuracy = 0.0
+        for seen in scored:
             for g, share in gcd_shares(modulus, seen).items():
                 loss += share * after[g][0]
                 accuracy += share * after[g][1]
-        return loss / n, accuracy / n
+        return loss / len(scored), accuracy / len(scored)
 
     def rules(self) -> dict[str, Callable[[Tensor], Tensor]]:
         return {"echo the last symbol": lambda x: x, "the last answer again": lambda x: x.roll(1, 1)}
@@ -137,7 +138,12 @@ def _divisors(number: int) -> list[int]:
 
 
 def gcd_shares(modulus: int, seen: int) -> dict[int, float]:
-    """How likely gcd(V, x_2 - x_1, .., x_seen - x_1) is each divisor of V, for independent uniform x."""
+    """How likely gcd(V, x_2 - x_1, .., x_seen - x_1) is each divisor of V, for independent uniform x.
+
+    Before the first example it is 0, as in `bayes_after`.
+    """
+    if seen == 0:
+        return {0: 1.0}
     shares: dict[int, float] = {}
     for d in reversed(_divisors(modulus)):  # all differences are multiples of d, less those of a multiple of d
         shares[d] = d ** -(seen - 1.0) - sum(share for g, share in shares.items() if g % d == 0)

@@ -40,10 +40,10 @@ class Parity(Task):
     def scored_columns(self, length: int) -> range:
         return range(length) if self.config.every_step else range(length - 1, length)
 
-    def loss_floor(self, length: int) -> float:
+    def loss_floor(self, length: int, score_from: int = 0) -> float:
         return 0.0
 
-    def accuracy_ceiling(self, length: int) -> float:
+    def accuracy_ceiling(self, length: int, score_from: int = 0) -> float:
         return 1.0
 
     def oracle(self, x: Tensor) -> Tensor:

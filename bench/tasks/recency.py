@@ -59,10 +59,10 @@ class Recency(Task):
     def scored_columns(self, length: int) -> range:
         return range(length - 1, length)
 
-    def loss_floor(self, length: int) -> float:
+    def loss_floor(self, length: int, score_from: int = 0) -> float:
         return bayes(length, self.config.symbols, self.config.decay)[0]
 
-    def accuracy_ceiling(self, length: int) -> float:
+    def accuracy_ceiling(self, length: int, score_from: int = 0) -> float:
         return bayes(length, self.config.symbols, self.config.decay)[1]
 
     def rules(self) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -34,8 +34,8 @@ from bench.config import Positive
 from bench.errors import BadInput
 from bench.registry import register_task
 from bench.tasks import data
-from bench.tasks.base import Split
-from bench.tasks.windows import SPLITS, ImageConfig, WindowTask
+from bench.tasks.base import SPLITS, Split
+from bench.tasks.windows import ImageConfig, WindowTask
 
 SIDE = 64
 PATCHES = (SIDE // 2) ** 2

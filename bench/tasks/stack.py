@@ -64,13 +64,13 @@ class Stack(Task):
     def scored_columns(self, length: int) -> range:
         return range(1, length, 2 if self.config.depth == 1 else 1)
 
-    def chance(self, length: int) -> float:
+    def chance(self, length: int, score_from: int = 0) -> float:
         return 1 / self.config.symbols
 
-    def loss_floor(self, length: int) -> float:
+    def loss_floor(self, length: int, score_from: int = 0) -> float:
         return 0.0
 
-    def accuracy_ceiling(self, length: int) -> float:
+    def accuracy_ceiling(self, length: int, score_from: int = 0) -> float:
         return 1.0
 
     def rules(self) -> dict[str, Callable[[Tensor], Tensor]]:

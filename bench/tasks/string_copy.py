@@ -65,13 +65,13 @@ class StringCopy(Task):
         n = length // 2
         return range(n, 2 * n)
 
-    def chance(self, length: int) -> float:
+    def chance(self, length: int, score_from: int = 0) -> float:
         return 1 / self.config.symbols
 
-    def loss_floor(self, length: int) -> float:
+    def loss_floor(self, length: int, score_from: int = 0) -> float:
         return corrupted_floor(self.config.symbols, self.config.corruption)
 
-    def accuracy_ceiling(self, length: int) -> float:
+    def accuracy_ceiling(self, length: int, score_from: int = 0) -> float:
         return corrupted_ceiling(self.config.symbols, self.config.corruption)
 
     def oracle(self, x: Tensor) -> Tensor:

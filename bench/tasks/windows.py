@@ -16,10 +16,12 @@ from torch import Tensor
 
 from bench.errors import BadInput
 from bench.tasks import data
-from bench.tasks.base import Batch, Split, StreamState, Task, TaskConfig
+from bench.tasks.base import SPLITS, Batch, Split, StreamState, Task, TaskConfig
 
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 LARGEST_ON_DEVICE = 512 * 2**20  # bytes; holds each of mnist and sketchy (278 MB), not tinystories (1.9 GB)
+
+READ, READ_AT_ONCE = 2**24, 2**20
+"""Tokens of a split that are looked at for labels: those that are missed are rarer than one in some millions."""
 
 
 class ImageConfig(TaskConfig):
@@ -75,6 +77,21 @@ class WindowTask(Task):
     def look_up(self, columns: tuple[Tensor, ...], index: Tensor) -> Tensor:
         """The tokens at `index` (B, W), where the columns are: int64 (B, W)."""
         return columns[0][index].long()
+
+    def chance(self, length: int, score_from: int = 0) -> float:
+        """Accuracy of guessing blindly among the labels that occur in the data, of whose splits the start is read."""
+        places = (torch.arange(score_from, length) + 1).remainder(self._stride).unique()  # of the labels, in an image
+        counts = torch.zeros(self.output_size, dtype=torch.long)
+        for split in SPLITS:
+            total = self.tokens(split)
+            starts = torch.arange(0, min(total, READ), self._stride)
+            for some in starts.split(max(1, READ_AT_ONCE // len(places))):
+                if counts.all():
+                    break
+                index = (some[:, None] + places).remainder(total)
+                labels = self.look_up(self._columns[split], index)
+                counts += labels.flatten().bincount(minlength=self.output_size)
+        return 1 / int(counts.count_nonzero())
 
     def sample(self, split: Split, batch_size: int, length: int, generator: torch.Generator) -> Batch:
         """Windows from random places. Raises `BadInput` when the split is shorter than a window."""

@@ -19,13 +19,12 @@ from torch import Tensor
 from bench import registry, streams
 from bench.errors import BadInput
 from bench.grid import parse_set
-from bench.tasks.base import IGNORED, Batch, Split, StreamState, Task, TaskConfig
+from bench.tasks.base import HELD, IGNORED, SPLITS, Batch, Split, StreamState, Task, TaskConfig
+from bench.tasks.facts import stated, task_facts
 from bench.tasks.windows import WindowTask
 from bench.testing.probes import examine_config, global_state, same_global_state
 from bench.testing.suite import Broken, NotApplicable, Suite
 
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-HELD: tuple[Split, ...] = ("valid", "test")
 SEQUENCES = 16_384
 """For a mean."""
 MOST_TOKENS = 2**21
@@ -72,6 +71,11 @@ class Subject:
     @property
     def length(self) -> int:
         return self.task.config.length
+
+    def scored_from(self, length: int) -> tuple[int, ...]:
+        """Columns from which on facts are looked at: all, and the later half of those that are scored."""
+        columns = self.task.scored_columns(length)
+        return 0, columns[len(columns) // 2]
 
     def lengths(self) -> Iterator[int]:
         """The configured length, and those near it, half and twice that the task has."""
@@ -339,17 +343,35 @@ def _pieces(task: Task, lanes: int, size: int, columns: int) -> tuple[Tensor, Te
     return torch.cat([one.x for one in pieces], 1), torch.cat([one.y for one in pieces], 1), torch.cat(starts, 1)
 
 
+@suite.row(
+    "facts are numbers",
+    "let chance, loss_floor, accuracy_ceiling, shortcuts and unigram_loss take (length, score_from=0) and give numbers",
+)
+def _facts(subject: Subject) -> str:
+    told = []
+    for score_from in subject.scored_from(subject.length):
+        try:
+            facts = task_facts(subject.task, subject.length, score_from)
+        except BadInput as error:
+            raise Broken(f"scored from column {score_from}: {error}") from None
+        told.append(f"shortcut {facts['shortcut']:.3f} from column {score_from} on")
+    return ", ".join(told)
+
+
 @suite.row("chance is blind guessing", "let `chance` be 1 / the number of labels that occur")
 def _chance(subject: Subject) -> str:
     task, length = subject.task, subject.length
-    y = _draw(task, _rows(length), length).y
+    natural = task.fingerprint is not None
+    y = _draw(task, _rows(length), length, "train" if natural else "test").y
     counts = y[y != IGNORED].bincount(minlength=task.output_size)
     occur, rarest = int((counts > 0).sum()), int(counts[counts > 0].min())
     chance, guessing, blind = task.chance(length), 1 / occur, 1 / task.output_size
     said = (
         f"chance {chance:.4g}; {occur} of {task.output_size} labels occur, guessing among them reaches {guessing:.4g}"
     )
-    low, high = (guessing, guessing) if rarest >= COMMON and task.fingerprint is None else (blind, guessing)
+    low, high = (guessing, guessing) if rarest >= COMMON else (blind, guessing)
+    if natural:  # which has labels that are too rare to be drawn, or to be told of
+        low, high = max(blind, guessing / 2), 1 / int((counts >= COMMON).sum().clamp(min=1))
     if not low - 1e-6 <= chance <= high + 1e-6:
         raise Broken(said)
     return said
@@ -410,10 +432,10 @@ def _oracle(subject: Subject, x: Tensor) -> Tensor:
 
 @suite.row("floor and ceiling are the oracle's", "mend `loss_floor`, `accuracy_ceiling`, `oracle` or the labels")
 def _floor(subject: Subject) -> str:
-    task, told = subject.task, ""
+    task, told = subject.task, []
     for length in subject.lengths():
         batch = _draw(task, _rows(length) if length == subject.length else HELD_OUT, length)
-        scored, labels = batch.y != IGNORED, batch.y.clamp(min=0)[..., None]
+        scored, labels = batch.y != IGNORED, batch.y.clamp(min=0)[..., None]  # (B, T), (B, T, 1)
         likely = _oracle(subject, batch.x)
         off = (likely.sum(-1) - 1).abs().masked_fill(~scored, 0)
         if off.max() > 1e-6 or likely[scored].min() < 0:
@@ -424,18 +446,22 @@ def _floor(subject: Subject) -> str:
         if (given[scored] == 0).any():
             share = (given[scored] == 0).double().mean()
             raise Broken(f"length {length}: the oracle holds {share:.2%} of the labels that were drawn for impossible")
-        loss = _mean(-given.clamp(min=1e-300).log(), scored)
-        accuracy = _mean(likely.argmax(-1) == batch.y, scored)
-        for name, (found, error), stated in (
-            ("loss", loss, task.loss_floor(length)),
-            ("accuracy", accuracy, task.accuracy_ceiling(length)),
-        ):
-            if stated is not None and abs(found - stated) > _allowed(error):
-                bound = "floor" if name == "loss" else "ceiling"
-                off_by = f"{abs(found - stated) / math.hypot(error, STATED_ERROR):.1f} standard errors"
-                raise Broken(f"length {length}: the oracle's {name} is {found:.4f}, the {bound} {stated:.4f}: {off_by}")
-        told = told or f"oracle: loss {loss[0]:.4f} +- {loss[1]:.4f}, accuracy {accuracy[0]:.4f} +- {accuracy[1]:.4f}"
-    return told
+        values = {
+            "loss_floor": -given.clamp(min=1e-300).log(),
+            "accuracy_ceiling": likely.argmax(-1) == batch.y,
+        }
+        for score_from, (name, value) in itertools.product(subject.scored_from(length), values.items()):
+            found, error = _mean(value[:, score_from:], scored[:, score_from:])
+            bound = stated(task, name, length, score_from)
+            if bound is not None and abs(found - bound) > _allowed(error):
+                what, kind = name.split("_")
+                off_by = f"{abs(found - bound) / math.hypot(error, STATED_ERROR):.1f} standard errors"
+                raise Broken(
+                    f"length {length}, scored from {score_from}: the oracle's {what} is {found:.4f}, the {kind} "
+                    f"{bound:.4f}: {off_by}"
+                )
+            told.append(f"{name.split('_')[0]} {found:.4f} +- {error:.4f}")
+    return f"oracle: {told[0]}, {told[1]}"
 
 
 @suite.row("labels follow from the past", "let y at t, and the oracle's answer, depend on x up to t only")

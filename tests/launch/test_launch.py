@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from bench.errors import BadInput
 from bench.grid import make_grid
 from bench.launch import End, LaunchOptions, Outcome, run_cells
 from bench.launch.local import Interrupts, Pool, slots_for
-from bench.launch.plan import Board, Cell, Decision, decide
+from bench.launch.plan import Board, Cell, Decision, decide, plan
 from bench.launch.progress import View
 from bench.launch.share import Share
 from bench.results import Folder, load_tensors, read_json, write_json
@@ -345,6 +346,64 @@ def test_what_is_decided(
     decision = decide({"state": state}, made_by, "now", refusal, options)
     words = [decision.action, *(["fresh"] if decision.fresh else []), *(["stale"] if decision.stale else [])]
     assert " ".join(words) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "evaluation", "reason"),
+    [
+        (
+            {"name": "modular-arithmetic", "length": 9},
+            {"score_from": 8},
+            "score_from: 8 given; should be at most 6, the last column that modular-arithmetic scores at length 9",
+        ),
+        ({"name": "parity", "length": 8}, {"lengths": [16], "score_from": 7}, None),
+        (
+            {"name": "stack", "length": 8, "depth": 1},
+            {"lengths": [5], "score_from": 4},
+            "score_from: 4 given; should be at most 3, the last column that stack scores at length 5",
+        ),
+        (
+            {"name": "keys-values", "length": 18, "span": 1, "key_symbols": 8},
+            {"lengths": [32]},
+            "evaluation.lengths: keys-values: length 32 has 15 pairs, .* a length of at most 18",
+        ),
+        (
+            {"name": "retrieval"},
+            {"lengths": [2]},
+            "evaluation.lengths: retrieval: length 2 given; should be at least 3",
+        ),
+        ({"name": "stack"}, {"lengths": [1]}, "evaluation.lengths: stack: length 1 given; should be at least 2"),
+        ({"name": "digits"}, {"lengths": [9599]}, None),
+        ({"name": "digits"}, {"lengths": [9600]}, "evaluation.lengths: digits: length 9600 given; .* at most 9599"),
+        ({"name": "digits", "length": 10_000}, {}, "the valid split has 9600 tokens, so at most 9599"),
+    ],
+)
+def test_what_cannot_be_drawn_or_scored_is_refused_with_the_bound_before_it_runs(
+    tmp_path: Path, task: dict[str, Any], evaluation: dict[str, Any], reason: str | None
+) -> None:
+    (cell,) = plan([tiny_run(task=task, evaluation=evaluation)], tmp_path, LaunchOptions())
+    assert cell.decision.action == ("skip" if reason else "run")
+    assert reason is None or re.search(reason, cell.decision.reason or "")
+
+
+def test_training_data_shorter_than_a_window_are_refused(tmp_path: Path, clean: None) -> None:
+    class LittleToTrainOn(registry.tasks.get("digits")):  # type: ignore[misc]
+        def tokens(self, split: str) -> int:
+            return 50 if split == "train" else super().tokens(split)
+
+    registry.register_task("little")(LittleToTrainOn)
+    (cell,) = plan([tiny_run(task={"name": "little", "length": 64})], tmp_path, LaunchOptions())
+    assert "the train split has 50 tokens, so at most 49" in (cell.decision.reason or "")
+
+
+def test_a_rollout_that_ends_before_the_first_scored_position_is_refused(tmp_path: Path) -> None:
+    def refusal(score_from: int) -> str | None:
+        method = {"name": "smt+dmt", "dmt": {"rollout": 6}}
+        run = tiny_run(method, "parity", evaluation={"score_from": score_from})
+        return plan([run], tmp_path, LaunchOptions())[0].decision.reason
+
+    assert refusal(5) is None
+    assert refusal(6) == "dmt.rollout (6) ends before the first scored position, 6"
 
 
 def test_a_cell_that_was_killed_between_its_result_and_its_last_word_is_done(tmp_path: Path) -> None:

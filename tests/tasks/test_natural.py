@@ -127,12 +127,33 @@ def test_what_the_tasks_state(name, length):
     task = build(name)
     assert task.config.length == length and task.unit == "bits"
     assert task.vocab_size == task.output_size == {"sketchy": 16, "digits": 17}.get(name, 256)
-    assert task.chance(length) == 1 / task.vocab_size
     assert task.loss_floor(length) is None and task.accuracy_ceiling(length) is None
     assert task.missing() is None
     shortcuts = task.shortcuts(100)
     assert "echo the last symbol" in shortcuts and all(0 <= share <= 1 for share in shortcuts.values())
     assert 0 < task.unigram_loss(100) < np.log(task.vocab_size) + 0.1  # 0.1: uniform pixels, counted on a sample
+
+
+@pytest.mark.parametrize(("name", "knobs"), VARIANTS)
+def test_chance_is_a_guess_among_the_labels_that_occur(name, knobs):
+    task = build(name, **knobs)
+    occur = len({token for split in SPLITS for token in whole(task, split)})
+    assert task.chance(90) == pytest.approx(1 / occur)
+    assert occur == {"tinystories": 25 + bool(knobs.get("separator")), "sketchy": 16, "digits": 17}.get(name, 256)
+
+
+def test_chance_is_of_the_columns_that_are_scored():
+    task = build("digits")
+    images = np.concatenate([whole(task, split) for split in SPLITS]).reshape(-1, 64)
+    assert task.chance(64, 55) == 1 / len(np.unique(np.concatenate([images[:, 56:], images[1:, :1]], None)))
+    assert task.chance(64, 63) == 1.0  # the first pixel of the next image is always empty
+
+
+def test_shortcuts_are_of_the_columns_that_are_scored():
+    task = build("digits")
+    x, y, _ = task.sample("test", 2048, 64, streams.generator(0, "shortcuts", "test"))
+    assert task.shortcuts(64, 32)["echo the last symbol"] == pytest.approx((x == y)[:, 32:].double().mean().item())
+    assert task.shortcuts(64, 32)["echo the last symbol"] != pytest.approx((x == y).double().mean().item(), abs=0.01)
 
 
 @pytest.mark.parametrize(("name", "knobs"), VARIANTS)

@@ -151,7 +151,8 @@ def test_an_impossible_knob_is_refused_in_one_line(name, knobs, message):
 def test_more_pairs_than_keys_are_refused_at_test_lengths_too():
     task = build("keys-values", span=1)
     assert draw(task, 2, 33).x.shape == (2, 33)
-    with pytest.raises(BadInput, match="only 16 different keys"):
+    assert draw(task, 2, 34).x.shape == (2, 33)
+    with pytest.raises(BadInput, match="only 16 different keys; .* a length of at most 34"):
         draw(task, 2, 35)
 
 
@@ -343,8 +344,9 @@ def all_rules(modulus: int, w: list[int] | None = None, b: list[int] | None = No
 def test_modular_arithmetic_floor_and_ceiling_are_exact(knobs):
     """Against all sequences of inputs and all rules: rules that agree so far are equally likely."""
     task, modulus, rules = build("modular-arithmetic", **knobs), knobs["modulus"], all_rules(**knobs)
-    loss = hits = 0.0
+    losses, hits = [], []  # of each example
     for n in [n for n in range(1, 7) if modulus**n <= 6000]:
+        loss = right = 0.0
         for x in itertools.product(range(modulus), repeat=n):
             answers = Counter(tuple((w * i + b) % modulus for i in x) for w, b in rules)
             history: Counter[tuple[int, ...]] = Counter()
@@ -352,11 +354,14 @@ def test_modular_arithmetic_floor_and_ceiling_are_exact(knobs):
             for answer, count in answers.items():
                 history[answer[:-1]] += count
                 best[answer[:-1]] = max(best[answer[:-1]], count)
-            share = 1 / modulus**n / len(rules)
-            loss -= share * sum(count * math.log(count / history[answer[:-1]]) for answer, count in answers.items())
-            hits += share * best.total()
-        assert task.loss_floor(2 * n) == pytest.approx(loss / n, abs=1e-12)
-        assert task.accuracy_ceiling(2 * n + 1) == pytest.approx(hits / n, abs=1e-12)
+            loss -= sum(count * math.log(count / history[answer[:-1]]) for answer, count in answers.items())
+            right += best.total()
+        losses.append(loss / modulus**n / len(rules))
+        hits.append(right / modulus**n / len(rules))
+        for score_from in range(2 * n - 1):
+            scored = slice((score_from + 1) // 2, n)
+            assert task.loss_floor(2 * n, score_from) == pytest.approx(np.mean(losses[scored]), abs=1e-12)
+            assert task.accuracy_ceiling(2 * n + 1, score_from) == pytest.approx(np.mean(hits[scored]), abs=1e-12)
 
 
 @pytest.mark.parametrize("knobs", RULES, ids=str)
@@ -387,6 +392,60 @@ def test_modular_arithmetic_in_closed_form():
     assert task.accuracy_ceiling(6) == pytest.approx((1 / V + second + third) / 3)
     unknown = (1 - 1 / V) * math.log(V)
     assert task.loss_floor(6) == pytest.approx((math.log(V) + unknown + unknown / V) / 3)
+
+
+def test_what_is_known_when_scoring_begins_late_is_counted_as_known():
+    """A prime modulus: after `seen` examples the rule is known, unless all of their x are one and the next is not."""
+    V, unknown = 3, np.array([3.0 ** -(seen - 1) * (1 - 1 / 3) for seen in range(8, 16)])
+    task = build("modular-arithmetic", modulus=V)
+    assert task.accuracy_ceiling(32, 16) == pytest.approx((1 - unknown * (1 - 1 / V)).mean())
+    assert task.loss_floor(32, 16) == pytest.approx((unknown * math.log(V)).mean())
+    assert round(task.accuracy_ceiling(32), 4) == 0.9167 and round(task.loss_floor(32), 3) == 0.137
+
+
+@each_variant
+def test_facts_are_those_of_the_columns_that_are_scored(name, knobs):
+    task, length, rows = build(name, **knobs), 33, 4000
+    columns = task.scored_columns(length)
+    score_from = columns[len(columns) // 2]
+    x, y, _ = draw(task, rows, length)
+    y[:, :score_from] = IGNORED
+    scored = y != IGNORED
+    likely = task.oracle(x)
+    answered = scored.any(1)  # rows of which something is scored
+    share = scored.sum(1).double() / scored.sum() * answered.sum()  # mean of positions as a mean of rows
+    hits = ((likely.argmax(-1) == y) & scored).sum(1) / scored.sum(1) * share
+    nats = -likely.gather(-1, y.clamp(min=0)[..., None])[..., 0].log().masked_fill(~scored, 0).sum(1)
+    nats = nats / scored.sum(1) * share
+    noise = 5 * 5e-4  # of recency's floor and ceiling, which are sampled
+    for sample, stated in (
+        (hits, task.accuracy_ceiling(length, score_from)),
+        (nats, task.loss_floor(length, score_from)),
+    ):
+        found = sample[answered]
+        assert abs(found.mean() - stated) <= 5 * found.std() / math.sqrt(len(found)) + noise
+    assert len(y[scored].unique()) == round(1 / task.chance(length, score_from))
+
+
+def test_shortcuts_and_label_frequencies_are_of_the_columns_that_are_scored():
+    task = build("stack")
+    fitted, held = (
+        [
+            [(symbol, label) for symbol, label in zip(row, labels, strict=True)][16:]
+            for row, labels in zip(
+                task.rules()["the symbol pushed last"](batch.x).tolist(), batch.y.tolist(), strict=True
+            )
+        ]
+        for batch in (task._drawn("train", 24), task._drawn("test", 24))
+    )
+    asked = [(symbol, label) for row in held for symbol, label in row if label != IGNORED]
+    shortcuts = task.shortcuts(24, 16)
+    assert shortcuts["the symbol pushed last"] == pytest.approx(np.mean([symbol == label for symbol, label in asked]))
+    assert round(shortcuts["the symbol pushed last"], 3) == 0.699
+    counts = Counter(label for row in fitted for _, label in row if label != IGNORED)
+    total = counts.total() + task.output_size
+    expected = np.mean([-math.log((counts[label] + 1) / total) for _, label in asked])
+    assert task.unigram_loss(24, 16) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("symbols", "decay", "length"), [(2, 0.5, 5), (4, 0.9, 12), (8, 1.0, 20), (3, 0.8, 40)])

@@ -129,19 +129,24 @@ class NeverBegins(Parity):
         return batch._replace(start=torch.zeros_like(batch.start)), state
 
 
-class GuessesTheIdSymbolToo(Retrieval):
+class KnowsOfAllColumnsOnly(Parity):
     def chance(self, length):
+        return 1 / 2
+
+
+class GuessesTheIdSymbolToo(Retrieval):
+    def chance(self, length, score_from=0):
         return 1 / self.vocab_size
 
 
 class BelowItsRules(Recency):
-    def accuracy_ceiling(self, length):
+    def accuracy_ceiling(self, length, score_from=0):
         return 0.18
 
 
 class TooProud(ModularArithmetic):
-    def accuracy_ceiling(self, length):
-        return super().accuracy_ceiling(length) + 0.01
+    def accuracy_ceiling(self, length, score_from=0):
+        return super().accuracy_ceiling(length, score_from) + 0.01
 
 
 class AsksForTheFuture(Parity):
@@ -182,6 +187,7 @@ BROKEN = {
     "no global random state": DrawsGlobally,
     "splits are disjoint": OnePool,
     "streams continue": NeverBegins,
+    "facts are numbers": KnowsOfAllColumnsOnly,
     "chance is blind guessing": GuessesTheIdSymbolToo,
     "nothing trivial is too good": BelowItsRules,
     "floor and ceiling are the oracle's": TooProud,
@@ -243,13 +249,30 @@ class StateInAList(Parity):
 
 
 class FloorTooHigh(Parity):
-    def loss_floor(self, length):
+    def loss_floor(self, length, score_from=0):
         return 0.72
 
 
 class FloorWithoutCeiling(Recency):
-    def loss_floor(self, length):
+    def loss_floor(self, length, score_from=0):
         return 0.5
+
+
+class CeilingOfAllColumns(ModularArithmetic):
+    def accuracy_ceiling(self, length, score_from=0):
+        return super().accuracy_ceiling(length)
+
+
+class FloorIsNaN(Parity):
+    def loss_floor(self, length, score_from=0):
+        return torch.tensor(float("nan"))
+
+
+class CountsOnBytes(Digits):
+    output_size = 256
+
+    def chance(self, length, score_from=0):
+        return 1 / 256
 
 
 class HoldsForImpossible(Parity):
@@ -293,6 +316,9 @@ class HasNothingToAsk(Parity):
         (StateInAList, "streams continue", "the state is list"),
         (FloorTooHigh, "nothing trivial is too good", "the loss floor is 0.7200 nats; should be from 0 to log 2"),
         (FloorWithoutCeiling, "nothing trivial is too good", "a loss floor of 0.5000 nats needs a ceiling of 0.6065"),
+        (FloorIsNaN, "facts are numbers", "loss_floor is tensor(nan); should be a number from 0 on"),
+        (CountsOnBytes, "chance is blind guessing", "chance 0.003906; 17 of 256 labels occur"),
+        (CeilingOfAllColumns, "floor and ceiling are the oracle's", "scored from 16: the oracle's accuracy is"),
         (HoldsForImpossible, "floor and ceiling are the oracle's", "100.00% of the labels"),
         (IntoLists, "sampling is vectorised", "for 512"),
         (BreaksAtLengthOne, "polite on bad config", "drawing length 1 ends in RuntimeError"),
