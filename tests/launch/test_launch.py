@@ -386,7 +386,7 @@ class Undead:
     pid, returncode = 1, None
 
     def __init__(self) -> None:
-        self.stdin, self.stdout = io.BytesIO(), io.BytesIO()
+        self.stdin = io.BytesIO()
 
     def kill(self) -> None: ...
 
@@ -408,7 +408,7 @@ def test_a_worker_that_cannot_be_killed_does_not_hold_the_launcher(
     view = View(board)
     pool = Pool(Share(board, view, LaunchOptions(workers=1)), Interrupts())
     (slot,), process = pool.slots, Undead()
-    slot.cell, slot.process = board.take(), process  # type: ignore[assignment]
+    slot.cell, slot.process, slot.answers = board.take(), process, io.BytesIO()  # type: ignore[assignment]
     monkeypatch.setattr(pool, "selector", Selector())
     if stop:
         pool._stop()
