@@ -175,7 +175,7 @@ def parse_yaml(text: str, where: str) -> Any:
 def grid_names() -> dict[str, str]:
     """The shipped grids: name -> what it is for."""
     found = sorted((file for file in SHIPPED.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return {file.name[:-5]: parse_yaml(file.read_text(), file.name).get("about", "").strip() for file in found}
+    return {file.name[:-5]: parse_yaml(file.read_text("utf-8"), file.name).get("about", "").strip() for file in found}
 
 
 def load_collection(name: str, sets: Sequence[str] = (), site: Site | None = None) -> Collection:
@@ -204,7 +204,7 @@ def _read(name: str) -> tuple[str, Any]:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or "/" in name:
         try:
-            text = path.read_text()
+            text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "is not text"
             raise BadInput(f"grid {name!r}: {reason}; shipped grids: {', '.join(grid_names())}") from None
@@ -212,7 +212,7 @@ def _read(name: str) -> tuple[str, Any]:
     shipped = SHIPPED / f"{name}.yaml"
     if not shipped.is_file():
         raise unknown("grid (a shipped name or a YAML file)", name, grid_names())
-    return name, parse_yaml(shipped.read_text(), f"{name}.yaml")
+    return name, parse_yaml(shipped.read_text("utf-8"), f"{name}.yaml")
 
 
 def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None = None) -> Grid:

@@ -63,10 +63,12 @@ def _processor() -> str:
 
 def describe(run: Run) -> dict[str, Any]:
     """Commit, versions and hardware, for the results folder of a run."""
-    changes = _git("status", "--porcelain", "--untracked-files=no")
+    # A virtual environment may lie inside the repository of something else.
+    ours = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    changes = _git("status", "--porcelain", "--untracked-files=no") if ours else None
     packages = ("torch", "numpy", "pandas", "pydantic")
     return {
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": _git("rev-parse", "HEAD") if ours else None,
         "dirty": None if changes is None else bool(changes),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},

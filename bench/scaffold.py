@@ -47,7 +47,8 @@ def write(kind: Literal["method", "task"], name: str, folder: Path) -> list[Path
         for path, template in sources.items():
             file = plugin / path
             file.parent.mkdir(parents=True, exist_ok=True)
-            text = (TEMPLATES / template).read_text()
-            file.write_text(jinja2.Template(text, undefined=jinja2.StrictUndefined).render(names).rstrip() + "\n")
+            text = (TEMPLATES / template).read_text("utf-8")
+            filled = jinja2.Template(text, undefined=jinja2.StrictUndefined).render(names)
+            file.write_text(filled.rstrip() + "\n", "utf-8")
         shutil.move(plugin, target)
     return [target / path for path in sources]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from bench import cli, registry
 from bench.methods.bptt import BPTT
 from tests.helpers import TINY
 
+ROOT = Path(__file__).parents[1]
 GRID: dict[str, Any] = {
     "about": "two small cells",
     "base": {
@@ -245,6 +249,16 @@ def test_run_and_status_and_report_from_end_to_end(
 
     assert cli.main(["report", "results/small", "--out", "page"]) == 0
     assert any(Path("page").iterdir())
+
+
+def test_letters_that_the_terminal_has_not_end_nothing(folder: Path) -> None:
+    grid = {**GRID, "about": "cells → numbers", "axes": {"method": ["bptt"], "seed": [0, 1]}}
+    Path("grid.yaml").write_text(yaml.safe_dump(grid, allow_unicode=True), "utf-8")
+    command = [sys.executable, ROOT / "run_bench.py", "run", "grid.yaml", "--launcher", "inline"]
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=ascii_only, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mean over seeds ? standard error" in done.stdout
 
 
 def test_a_cell_that_fails_makes_the_exit_code_1(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -83,6 +84,8 @@ def _data(ctx: typer.Context) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     arguments[:] = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a letter that the terminal has not is no reason to end
     try:
         code = typer.main.get_command(app).main(list(arguments), prog_name="run_bench.py", standalone_mode=False)
         sys.stdout.flush()

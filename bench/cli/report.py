@@ -75,7 +75,7 @@ def compare(
     old = sides.read(Path(baseline))
     found = judge.compare(new, old, _tolerances(results, grid, old.tolerances, tolerance), ignore or ())
     if markdown is not None:
-        Path(markdown).write_text(show.markdown(found))
+        Path(markdown).write_text(show.markdown(found), "utf-8")
     if as_json:
         print(json.dumps(show.plain(found), indent=1))
     else:

@@ -10,11 +10,11 @@ written, and the same command goes on from there.
 from __future__ import annotations
 
 import json
+import math
 import os
 import selectors
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -37,13 +37,12 @@ from bench.launch.lease import Watch
 from bench.launch.plan import ENDED_WELL, Board, Cell, LaunchOptions, plan, prepare, refused
 from bench.launch.progress import View, view_for
 from bench.launch.share import Share
-from bench.launch.worker import STUCK
+from bench.launch.worker import STUCK, command
 from bench.results import Folder
 
 TICK = 0.3  # seconds between two looks at the workers: often enough for the eye
 GRACE = 60.0  # seconds that workers have for their checkpoints after Ctrl-C
 START_SECONDS = 600.0  # that a worker may take to begin a cell, its imports included
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -196,7 +195,8 @@ class Slot:
     cell: Cell | None = None
     mine: Folder | None = None  # the attempt that the worker has begun at the cell
     since: float = 0.0  # when it was given the cell
-    errors: IO[bytes] | None = None  # what the worker says outside of cells
+    answers: IO[bytes] | None = None  # the end of a pipe
+    errors: IO[bytes] | None = None  # what the worker prints outside of cells
     heard: bytes = b""
 
 
@@ -218,11 +218,37 @@ def slots_for(runs: Sequence[Run], workers: int | None) -> list[Slot]:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """The cores that this process may use, by its affinity and by the quota of its container."""
     try:
-        return len(os.sched_getaffinity(0))
+        count = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
-        return os.cpu_count() or 1
+        count = os.cpu_count() or 1
+    return max(1, int(min(count, quota())))
+
+
+def quota(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
+    """How many cores' time the control groups of this process allow it; inf where they set no limit.
+
+    A group has its limit in cpu.max (version 2), or in cpu.cfs_quota_us and cpu.cfs_period_us (version 1); those of the
+    groups above it hold too. Inside a container the names of the groups may be the host's, and only the root is there.
+    """
+    least = math.inf
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:  # not on every system
+        return least
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        place = root / "cpu" if controllers else root
+        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+        for group in (Path(name), *Path(name).parents):
+            with suppress(OSError, ValueError):  # no such file, or "max"
+                limit, period = " ".join((place / group.relative_to("/") / file).read_text() for file in files).split()
+                if int(limit) > 0:  # -1: none
+                    least = min(least, int(limit) / int(period))
+    return least
 
 
 def gpus() -> list[str]:
@@ -291,19 +317,23 @@ class Pool:
 
     def _start(self, slot: Slot) -> None:
         """Start the slot's worker; what goes wrong before its first cell is in `errors`."""
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        answers, theirs = os.pipe()
+        os.set_blocking(answers, False)
+        slot.answers = os.fdopen(answers, "rb", buffering=0)
         slot.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
-        slot.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.launch.worker", *registry.plugin_files()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=slot.errors,
-            env={**os.environ, **slot.environment, "PYTHONPATH": os.pathsep.join(paths)},
-            start_new_session=True,  # the terminal's Ctrl-C is for the launcher only
-        )
-        assert slot.process.stdout is not None
-        os.set_blocking(slot.process.stdout.fileno(), False)
-        self.selector.register(slot.process.stdout, selectors.EVENT_READ, slot)
+        try:
+            slot.process = subprocess.Popen(
+                command(theirs),
+                stdin=subprocess.PIPE,
+                stdout=slot.errors,
+                stderr=slot.errors,
+                env={**os.environ, **slot.environment},
+                pass_fds=[theirs],
+                start_new_session=True,  # the terminal's Ctrl-C is for the launcher only
+            )
+        finally:
+            os.close(theirs)
+        self.selector.register(slot.answers, selectors.EVENT_READ, slot)
 
     def _listen(self) -> None:
         """Wait a moment for answers; take them, and the news of deaths."""
@@ -331,13 +361,10 @@ class Pool:
         self._bury(slot, how)
 
     def _hear(self, slot: Slot, dead: bool) -> None:
-        assert slot.process is not None and slot.process.stdout is not None
-        try:
-            while piece := os.read(slot.process.stdout.fileno(), 1 << 16):
-                slot.heard += piece
-            dead = True  # the end of its pipe
-        except BlockingIOError:
-            pass
+        assert slot.answers is not None
+        while piece := slot.answers.read(1 << 16):
+            slot.heard += piece
+        dead |= piece == b""  # the end of its pipe; None: there is no more yet
         while b"\n" in slot.heard and slot.cell is not None:
             answer, _, slot.heard = slot.heard.partition(b"\n")
             said = json.loads(answer)
@@ -393,9 +420,9 @@ class Pool:
         process, slot.process, slot.heard = slot.process, None, b""
         if process is None:
             return None
-        assert process.stdin is not None and process.stdout is not None
-        self.selector.unregister(process.stdout)
-        process.stdout.close()
+        assert process.stdin is not None and slot.answers is not None
+        self.selector.unregister(slot.answers)
+        slot.answers.close()
         with suppress(OSError):
             process.stdin.close()
         try:

@@ -1,14 +1,13 @@
 """A worker process: runs the cells that it is told on stdin, one after the other.
 
-    python -m bench.launch.worker [PLUGIN FILE]...
     <- {"folder": "results/quick/retrieval-bptt-s0-...", "seen": ["free", 0, ""], "options": {"checkpoint_seconds": 20}}
     -> {"attempt": 1}
     -> {"state": "done", "reason": null}
 
-JSON lines: a cell and how the launcher has seen it; its attempt, once it is this worker's; its end. While a cell runs,
-file descriptors 1 and 2 are its log.txt, so that nothing that a plugin prints gets between. SIGTERM, or the end of
-stdin (the launcher is gone, even by kill -9), makes the cell stop at its next step, with a checkpoint. SIGINT is
-ignored: Ctrl-C is the launcher's to handle.
+JSON lines: a cell and how the launcher has seen it; its attempt, once it is this worker's; its end. Answers have a file
+descriptor of their own, so that nothing that is printed gets between; while a cell runs, 1 and 2 are its log.txt.
+SIGTERM, or the end of stdin (the launcher is gone, even by kill -9), makes the cell stop at its next step, with a
+checkpoint. SIGINT is ignored: Ctrl-C is the launcher's to handle.
 """
 
 from __future__ import annotations
@@ -32,7 +31,19 @@ from bench.results import Folder
 STUCK = 86
 """The exit code of a worker whose cell makes no step."""
 
+START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from bench.launch.worker import main; main()"
+
 Request = dict[str, Any]
+
+
+def command(answers: int) -> list[str]:
+    """What starts a worker that answers at this file descriptor, which it is to inherit.
+
+    It looks for modules where this process does. `python -m` would look in the working folder first, and would take a
+    queue.py there for Python's own; and what PYTHONPATH names is already searched for a sitecustomize.py.
+    """
+    path = json.dumps([place for place in sys.path if isinstance(place, str)])
+    return [sys.executable, "-P", "-c", START, path, str(answers), *registry.plugin_files()]
 
 
 def serve(
@@ -69,14 +80,23 @@ def _write_to_log(mine: Folder) -> None:
     file.close()
 
 
-def main(plugins: Sequence[str]) -> None:
-    """Serve the launcher at stdin and stdout."""
-    # Copies that the programs a plugin may start do not inherit; a plugin that reads stdin finds it empty.
-    commands, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
+def main() -> None:
+    """Serve the launcher that has started this process with `command`; ends the process."""
+    answers, *plugins = sys.argv[2:]
+    _serve_launcher(int(answers), plugins)
+    # Plugins may have left threads behind, and the thread at stdin cannot be woken: end without waiting for either.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _serve_launcher(answers: int, plugins: Sequence[str]) -> None:
+    # The programs that a plugin may start inherit neither; a plugin that reads stdin finds it empty.
+    os.set_inheritable(answers, False)
+    commands = os.fdopen(os.dup(0), "rb")
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
     queue: SimpleQueue[Request | None] = SimpleQueue()
     stop = threading.Event()
 
@@ -100,11 +120,3 @@ def main(plugins: Sequence[str]) -> None:
 
 def _send(answers: int, said: dict[str, Any]) -> None:
     os.write(answers, (json.dumps(said) + "\n").encode())
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
-    # Plugins may have left threads behind, and the thread at stdin cannot be woken: end without waiting for either.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)

@@ -314,5 +314,8 @@ def _strips(record: dict[str, Any]) -> list[tuple[str, list[np.ndarray]]]:
 
 def save_png(record: dict[str, Any], path: Path | str) -> None:
     """`picture_grid` as a PNG file, written whole or not at all. Raises `BadInput` for a record without pictures."""
-    figure = picture_grid(record)
-    write_atomically(Path(path), lambda file: figure.savefig(file, format="png"))
+    from bench.drawing import drawing
+
+    with drawing():
+        figure = picture_grid(record)
+        write_atomically(Path(path), lambda file: figure.savefig(file, format="png"))

@@ -14,12 +14,11 @@ from functools import partial
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
+from bench.drawing import drawing  # before anything that imports matplotlib
 from bench.report import curves, formats, page
 from bench.report.data import Data
 from bench.report.data import load as read
@@ -28,6 +27,9 @@ from bench.report.figures import _file_name
 from bench.report.style import RC
 from bench.report.tables import _clean, load, markdown, print_summary, summarise
 from bench.results import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["print_summary", "summary", "write"]
 
@@ -74,7 +76,7 @@ def write(paths: Path | str | Sequence[Path | str], out: Path | str) -> list[Pat
     frame = summarise(data.results) if len(data.results) else pd.DataFrame()
     made = _Made()
     judged = _attempt(lambda: import_module("bench.report.claims").judged(data), "claims", SECTIONS["claims"])
-    with rc_context(RC), warnings.catch_warnings():
+    with drawing(RC), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # (in no font of this machine: drawn as a box)
         sections = [made.learning_curves(data, frame)]
         sections += [made.section(_section(name, title, data, judged)) for name, title in SECTIONS.items()]

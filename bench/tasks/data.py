@@ -93,11 +93,14 @@ class Entry:
 
 def cache() -> Path:
     """The folder that holds all data sets."""
-    if given := os.environ.get("BENCH_DATA"):
-        return Path(given).expanduser()
-    import pooch
+    try:
+        if given := os.environ.get("BENCH_DATA"):
+            return Path(given).expanduser()
+        import pooch
 
-    return Path(pooch.os_cache("recurbench"))
+        return Path(pooch.os_cache("recurbench")).expanduser()
+    except RuntimeError:
+        raise BadInput("this user has no home folder to keep data sets in; name one in BENCH_DATA") from None
 
 
 def datasets() -> dict[str, Dataset]:
@@ -191,7 +194,10 @@ def import_(name: str, path: str | Path, progress: Progress = quiet) -> Entry:
     dataset = _known(name)
     if dataset.prepare is None:
         raise BadInput(f"data import {name}: {name} is bundled ({dataset.origin}); there is nothing to import")
-    source = Path(path).expanduser().absolute()
+    try:
+        source = Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise BadInput(f"data import {name}: {path}: there is no such home folder") from None
     if not source.exists():
         raise BadInput(f"data import {name}: no file or folder {str(path)!r}; should be {dataset.accepts}")
     with _working(f"data import {name}", name, progress) as home:

@@ -23,8 +23,8 @@ from bench import registry
 from bench.config import InitFrom
 from bench.errors import BadInput
 from bench.grid import make_grid
-from bench.launch import End, LaunchOptions, Outcome, run_cells
-from bench.launch.local import Interrupts, Pool, slots_for
+from bench.launch import End, LaunchOptions, Outcome, local, run_cells
+from bench.launch.local import Interrupts, Pool, quota, slots_for
 from bench.launch.plan import Board, Cell, Decision, decide, plan
 from bench.launch.progress import View
 from bench.launch.share import Share
@@ -445,7 +445,7 @@ class Undead:
     pid, returncode = 1, None
 
     def __init__(self) -> None:
-        self.stdin, self.stdout = io.BytesIO(), io.BytesIO()
+        self.stdin = io.BytesIO()
 
     def kill(self) -> None: ...
 
@@ -467,7 +467,7 @@ def test_a_worker_that_cannot_be_killed_does_not_hold_the_launcher(
     view = View(board)
     pool = Pool(Share(board, view, LaunchOptions(workers=1)), Interrupts())
     (slot,), process = pool.slots, Undead()
-    slot.cell, slot.process = board.take(), process  # type: ignore[assignment]
+    slot.cell, slot.process, slot.answers = board.take(), process, io.BytesIO()  # type: ignore[assignment]
     monkeypatch.setattr(pool, "selector", Selector())
     if stop:
         pool._stop()
@@ -497,6 +497,49 @@ def test_workers_are_one_per_core_divided_by_threads_and_one_per_gpu(monkeypatch
     assert len(slots_for([tiny_run(seed=i) for i in range(9)], 7)) == 7
     slots = slots_for([tiny_run(seed=i, device="cuda") for i in range(9)], None)
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["3", "5"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/a/b\n", {"a/cpu.max": "200000 100000\n", "a/b/cpu.max": "max 100000\n"}, 2),  # the one above holds too
+        ("0::/\n", {"cpu.max": "max 100000\n"}, float("inf")),
+        ("4:memory:/x\n1:cpu,cpuacct:/x\n", {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "10000"}, 5),
+        ("1:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "10000"}, float("inf")),
+    ],
+)
+def test_the_quota_of_a_container_counts(tmp_path: Path, groups: str, files: dict[str, str], cores: float) -> None:
+    (tmp_path / "groups").write_text(groups)
+    for name, text in files.items():
+        (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / name).write_text(text)
+    assert quota(tmp_path / "groups", tmp_path / "cgroup") == cores
+
+
+def test_workers_are_no_more_than_the_quota_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)), raising=False)
+    for allowed, count in ((0.5, 1), (2.5, 2), (float("inf"), 64)):
+        monkeypatch.setattr("bench.launch.local.quota", lambda allowed=allowed: allowed)
+        assert local.cores() == count
+
+
+def test_neither_files_of_the_working_folder_nor_what_is_printed_get_between_launcher_and_worker(
+    tmp_path: Path,
+) -> None:
+    for name in ("bench", "queue", "sitecustomize", "torch"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} of the working folder')\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "sitecustomize.py").write_text("print('a word of the site')\n")
+    (tmp_path / "mine" / "neighbour.py").write_text("print('a word of a plugin \u2192')\n")
+    (tmp_path / "plugin.py").write_text("import neighbour\n")
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(tiny_grid()))
+    command = [sys.executable, ROOT / "run_bench.py", "run", "grid.yaml", "--workers", "1", "--plugin", "plugin.py"]
+    environment = {**os.environ, "PYTHONPATH": "mine", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and "1 cells: 1 done" in done.stdout
+    (status,) = (Folder(path).status for path in (tmp_path / "results" / "grid").iterdir() if path.is_dir())
+    assert (status["state"], status["attempt"]) == ("done", 1)
 
 
 def test_a_script_without_a_main_guard_runs_a_grid_and_gets_what_the_command_line_gets(tmp_path: Path) -> None:

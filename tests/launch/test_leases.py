@@ -24,6 +24,7 @@ from bench.launch.cell import _sweep
 from bench.launch.lease import Lease, Lost, Seen, Watch, claim, gone, look, process
 from bench.launch.plan import Board, Cell, Decision, prepare, seen_state
 from bench.launch.plan import plan as decided
+from bench.launch.worker import command
 from bench.results import Folder, load_curves, load_results, read_json, write_atomically, write_json
 from tests.helpers import folder_of, tiny_run
 from tests.launch.test_launch import ROOT, launch, numbers, plugin, tiny_grid, wait_for
@@ -219,15 +220,16 @@ def test_a_worker_that_is_stopped_past_its_lease_comes_back_to_nothing_that_it_c
     whole, folder = folder_of(run, tmp_path / "whole"), folder_of(run, tmp_path / "cut")
     assert run_cell(whole).state == "done"
     options = {"checkpoint_seconds": 0.05, "lease_seconds": 1.2}
+    answers, theirs = os.pipe()
     worker = subprocess.Popen(
-        [sys.executable, "-m", "bench.launch.worker"],
+        command(theirs),
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
         text=True,
-        cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        pass_fds=[theirs],
     )
-    assert worker.stdin is not None and worker.stdout is not None
+    os.close(theirs)
+    assert worker.stdin is not None
     worker.stdin.write(json.dumps({"folder": str(folder.path), "seen": ["free", 0, ""], "options": options}) + "\n")
     worker.stdin.flush()
     wait_for(lambda: folder.at(1).checkpoints())
@@ -235,7 +237,8 @@ def test_a_worker_that_is_stopped_past_its_lease_comes_back_to_nothing_that_it_c
     assert run_cell(folder, lease_seconds=1.2) == End("done")  # type: ignore[arg-type]
     before = (folder / "result.json").read_bytes()
     worker.send_signal(signal.SIGCONT)
-    said = [json.loads(worker.stdout.readline()) for _ in range(2)]
+    with os.fdopen(answers) as lines:
+        said = [json.loads(lines.readline()) for _ in range(2)]
     assert said[0] == {"attempt": 1} and said[1]["state"] == "elsewhere"
     worker.communicate()
     assert folder.at(1).status["state"] == "lost"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -310,6 +312,18 @@ def test_a_checkout_whose_path_has_a_space_is_found_by_jobs(
     line = next(line for line in text.splitlines() if "PYTHONPATH" in line)
     told = subprocess.run(["bash", "-c", f"{line}; echo $PYTHONPATH"], capture_output=True, text=True, check=True)
     assert told.stdout.split(":")[0].strip() == "/my code"
+
+
+def test_a_job_looks_for_no_module_in_the_working_folder(site: Site, tmp_path: Path) -> None:
+    for settings, python in (({}, shlex.quote(sys.executable)), ({"python": "run-in image python3"}, "image python3")):
+        (text,) = launch(tmp_path, settings=settings).dry()
+        assert f" {python} -P -u -m submitit" in text
+
+
+def test_a_folder_whose_name_slurm_would_change_is_refused(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="a%j/grid: .* no % in its path"):
+        launch(tmp_path / "a%j")
+    assert not (tmp_path / "a%j").exists()
 
 
 def test_the_command_line_wins_over_the_profile_and_the_profile_over_the_grid(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import matplotlib
 import matplotlib.image
 import pytest
 import torch
@@ -297,7 +298,8 @@ def test_the_png_shows_the_pictures_below_one_another(tmp_path):
     sheet = picture_grid(record).axes[0].images[0].get_array()
     assert sheet is not None and sheet.shape == (4 * 4 + 3, 4)
     assert sheet[[0, 5, 8, 10, 15], 0].tolist() == [0, 0, 160, 0, 255]  # written, given, not given, truth, completed
-    save_png(record, tmp_path / "grid.png")
+    with matplotlib.rc_context({"text.usetex": True}):  # the user's settings are not asked
+        save_png(record, tmp_path / "grid.png")
     assert matplotlib.image.imread(tmp_path / "grid.png").ndim == 3
     assert [file.name for file in tmp_path.iterdir()] == ["grid.png"]
 

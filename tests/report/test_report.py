@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import rcParams
+from matplotlib import rc_context, rcParams
 from rich.console import Console
 
 from bench import report
@@ -25,6 +25,7 @@ from bench.results import Folder, load_curves, load_results, write_json
 from bench.training import Trainer
 from tests.helpers import folder_of, tiny_run
 
+ROOT = Path(__file__).parents[2]
 FACTS = {
     "chance": 0.125,
     "loss_floor": 0.1,
@@ -365,9 +366,29 @@ def test_figures_are_written_and_leave_the_users_settings_alone(tmp_path: Path) 
     assert (tmp_path / "out" / "stack.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "out" / "stack.pdf").read_bytes().startswith(b"%PDF")
     assert all(file.stat().st_size > 5000 for file in files if file.suffix in (".png", ".pdf"))
-    assert dict(rcParams) == before
+    assert dict(rcParams) == before, "the backend among them"
     there = {file for file in (tmp_path / "out").rglob("*") if file.is_file()}
     assert there == set(files), "nothing else is left there"
+
+
+def test_figures_are_the_same_whatever_the_users_settings_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds(tmp_path / "g", [0.5, 0.6])
+
+    def drawn(out: str) -> bytes:
+        return (tmp_path / out / "retrieval.png").read_bytes()
+
+    report.write(tmp_path / "g", tmp_path / "plain")
+    with rc_context({"text.usetex": True, "font.size": 30, "axes.facecolor": "red", "savefig.bbox": "tight"}):
+        report.write(tmp_path / "g", tmp_path / "live")
+    assert drawn("live") == drawn("plain")
+
+    # A notebook's backend in another environment; a file that matplotlib itself cannot read.
+    (tmp_path / "matplotlibrc").write_bytes(b"text.usetex: True  # \xff\n")
+    monkeypatch.setenv("MPLBACKEND", "module://nowhere")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    code = "from bench import report; report.write('g', 'broken')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert drawn("broken") == drawn("plain")
 
 
 def test_lines_are_means_over_finished_seeds(tmp_path: Path) -> None:

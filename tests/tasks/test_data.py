@@ -598,6 +598,22 @@ def test_the_catalogue_says_what_is_here_and_how_to_bring_the_rest(cache, tmp_pa
     assert here.here is not None and Path(here.here).is_dir() and here.hint == ""
 
 
+def test_without_a_home_folder_one_line_says_what_to_set(monkeypatch, tmp_path):
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("HOME", "BENCH_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert "BENCH_DATA" in refused(data.catalogue)
+    monkeypatch.setenv("BENCH_DATA", "~/data")
+    assert "BENCH_DATA" in refused(data.cache)
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
+    assert "~/x.txt" in refused(lambda: data.import_("tinystories", "~/x.txt"))
+    assert not any(tmp_path.iterdir())
+
+
 def test_damaged_data_are_noticed(cache, tmp_path):
     (tmp_path / "x.txt").write_bytes(text(0, 100))
     entry = data.import_("tinystories", tmp_path / "x.txt")

@@ -70,6 +70,11 @@ class Launch:
         settings: Mapping[str, Any],
         insist: bool = False,
     ) -> None:
+        if "%" in str(folder.resolve()):
+            raise BadInput(
+                f"slurm: {folder.resolve()}: a folder of results should have no % in its path, which SLURM replaces "
+                "in the names of logs"
+            )
         self.runs = runs
         self.folder = folder
         self.options = options

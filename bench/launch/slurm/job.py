@@ -53,6 +53,7 @@ class Job:
     def __call__(self) -> dict[str, str]:
         """Run the cells that are not done; the state of each."""
         stop = Stop()
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # as a worker's
         for file in self.plugins:
             registry.load_plugin(file)
         if len(self.cells) > 1:

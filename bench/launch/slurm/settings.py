@@ -124,7 +124,7 @@ def gather(grid: Mapping[str, Any], profile: str | None, sets: Sequence[tuple[st
     Settings.parse(merged, "slurm")
     if profile is not None:
         try:
-            text = Path(profile).read_text()
+            text = Path(profile).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "is not text"
             raise BadInput(f"--slurm-profile {profile!r}: {reason}") from None

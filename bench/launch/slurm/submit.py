@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import shlex
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +23,13 @@ from bench import registry
 from bench.errors import BadInput, nearest
 from bench.launch.cell import FACTS
 from bench.launch.lease import look
-from bench.launch.local import ROOT
 from bench.launch.plan import Cell, LaunchOptions
 from bench.launch.slurm import queue
 from bench.launch.slurm.job import Job
 from bench.launch.slurm.ledger import Ledger, Submission
 from bench.launch.slurm.settings import Request, has_gpus, request
+
+ROOT = Path(__file__).parents[3]
 
 
 @dataclass
@@ -64,7 +66,8 @@ def arrays(cells: Sequence[Cell], settings: Mapping[str, Any], largest: int) -> 
 def executor(array: Array, logs: Path, name: str) -> submitit.AutoExecutor:
     """submitit's executor for what an array asks for."""
     asked = array.request
-    made = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=asked.timeouts, slurm_python=asked.python)
+    python = f"{asked.python or shlex.quote(sys.executable)} -P"  # no module is looked for in the working folder
+    made = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=asked.timeouts, slurm_python=python)
     paths = [] if asked.python else [f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"]
     threads = [f"export {variable}={asked.threads}" for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
     further = {name: value for name, value in asked.directives if value is not False}
