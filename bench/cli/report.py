@@ -30,9 +30,8 @@ def report(
 
     folders = [Path(folder) for folder in results]
     files = reports.write(folders, Path(out) if out else folders[0] / "report")
-    for folder in folders:
-        with suppress(BadInput):  # a folder that holds traced costs alone
-            reports.print_summary(reports.summary(folder), terminal())
+    with suppress(BadInput):  # folders that hold traced costs alone
+        reports.print_summary(reports.summary(folders), terminal())
     print(f"{len(files)} files; open {files[0]}")
 
 

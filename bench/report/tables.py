@@ -23,7 +23,7 @@ from rich.text import Text
 from bench.errors import BadInput
 from bench.report import style
 from bench.report.statistics import SEEDS_FOR_AN_INTERVAL, mean_interval
-from bench.results import load_results
+from bench.results import Paths, load_results
 
 SECTIONS = ("task.", "method.", "model.", "training.", "evaluation.", "init_from.")
 NUMBERS = (
@@ -40,11 +40,12 @@ Setting = tuple[tuple[str, Any], ...]
 # From results to the table.
 
 
-def load(path: Path | str) -> pd.DataFrame:
+def load(paths: Paths) -> pd.DataFrame:
     """`load_results` with every column that reports use, numbers as numbers. Raises `BadInput` when no run is there."""
-    results = load_results(path)
+    results = load_results(paths)
     if results.empty:
-        raise BadInput(f"no runs in {str(path)!r}: no folder there has a run.json, as `run GRID` writes it")
+        where = ", ".join(repr(str(path)) for path in ([paths] if isinstance(paths, Path | str) else paths))
+        raise BadInput(f"no runs in {where}: no folder there has a run.json, as `run GRID` writes it")
     results = results.reindex(columns=[*results, *(name for name in (*NUMBERS, *TEXTS) if name not in results)])
     for name in NUMBERS:
         results[name] = pd.to_numeric(results[name], errors="coerce").astype(float)
