@@ -438,6 +438,23 @@ def _holds(whole: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
     return all(name in whole and part[name] in (None, whole[name]) for name in part)
 
 
+def by_code(digests: Mapping[Any, str | None]) -> str | None:
+    """Seed -> digest of what computed it, of one configuration: in words, if that was not the same for all.
+
+    Where a result does not say it (None), nothing is known to differ.
+    """
+    seeds: dict[str, list[str]] = {}
+    for seed, digest in digests.items():
+        if isinstance(digest, str):
+            seeds.setdefault(digest, []).append(str(seed))
+    if len(seeds) < 2:
+        return None
+    codes = {digest.partition("-")[0] for digest in seeds}
+    what, place = ("code", 0) if len(codes) > 1 else ("data", -1)
+    told = (f"{', '.join(some)} by {digest.split('-')[place][:8]}" for digest, some in seeds.items())
+    return f"seeds were computed by different {what}: {'; '.join(told)}"
+
+
 def load_records(paths: Paths, name: str) -> list[tuple[dict[str, Any], Any]]:
     """Every run below `paths` that has a readable JSON file of that name: its identity columns, and what is in it.
 
@@ -494,9 +511,10 @@ def load_results(paths: Paths) -> pd.DataFrame:
     teacher), length, accuracy, loss (nats per scored token), valid_accuracy, valid_loss; chance, loss_floor,
     accuracy_ceiling, shortcut (the best trivial rule's accuracy), shortcut_rule, unigram_loss, unit; steps, tokens,
     training_seconds, evaluation_seconds, parameters, predictor_parameters; progress (0 to 1) of a cell that is not
-    done; then the whole config, `inherited` (what the phases that `init_from` brought had cost) and `provenance` as
-    dotted columns. A folder whose files cannot be read has the state `damaged` and a reason. Raises `BadInput` when
-    there is no such folder, or it holds a cell twice with different scores.
+    done; digest (of the code and data that computed it); then the whole config, `inherited` (what the phases that
+    `init_from` brought had cost) and `provenance` as dotted columns. A folder whose files cannot be read has the state
+    `damaged` and a reason. Raises `BadInput` when there is no such folder, or it holds a cell twice with different
+    scores.
     """
     rows: list[dict[str, Any]] = []
     for cell in placed(paths):
@@ -511,7 +529,7 @@ def load_results(paths: Paths) -> pd.DataFrame:
             told = status if isinstance(status, dict) else {}
             rows.append(shared | {name: told.get(name) for name in ("steps", "tokens", "training_seconds", "progress")})
             continue
-        shared |= result["costs"]
+        shared |= {**result["costs"], "digest": result.get("digest")}
         shared |= _flat({name: result.get(name) or {} for name in ("inherited", "provenance")})
         rows += [shared | score for score in result["scores"] or [{}]]
     frame = pd.DataFrame(rows)

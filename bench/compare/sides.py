@@ -18,7 +18,7 @@ from bench.errors import BadInput
 from bench.grid import Tolerances
 from bench.measure import calibration
 from bench.results import SCHEMA as RESULTS_SCHEMA
-from bench.results import Folder, read_json, run_folders, write_json
+from bench.results import Folder, by_code, distinct, read_json, run_folders, write_json
 
 SCHEMA = 1
 HARDWARE = ("processor", "cores", "device")
@@ -42,6 +42,8 @@ class Cell:
     reason: str | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
+    digest: str | None = None
+    """Of the code that computed it; a baseline's cells do not say it, as each configuration there is of one code."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,13 @@ def read(path: Path) -> Side:
 
 
 def from_folder(path: Path) -> Side:
-    """All cells below a results folder, done or not."""
+    """All cells below a results folder, done or not, each once. Raises `BadInput` where one has two results."""
     cells, fields = [], set[str]()
-    for folder in run_folders(path):
-        record = read_json(folder / "run.json")
-        if isinstance(record, dict) and int(record.get("schema") or 0) > RESULTS_SCHEMA:
+    for folder, record in distinct(run_folders(path)).values():
+        if record is not None and int(record.get("schema") or 0) > RESULTS_SCHEMA:
             raise BadInput(f"{folder.path}: has schema {record['schema']}; this version reads up to {RESULTS_SCHEMA}")
         try:
+            record = record or {}
             config, full = flat(record["run"]), flat(record["full"])
             seed = int(config.pop("seed"))
             cells.append(_cell(folder, config, seed, record))
@@ -104,7 +106,12 @@ def _cell(folder: Folder, config: dict[str, Any], seed: int, record: Mapping[str
     made = result["provenance"]
     machine = {**made, "torch": made["packages"]["torch"], "results schema": record["schema"]}
     known = {name: float(value) for name, value in numbers.items() if value is not None}
-    return Cell(config, seed, "done", None, known, {name: machine.get(name) for name in MACHINE})
+    return Cell(config, seed, "done", None, known, {name: machine.get(name) for name in MACHINE}, result.get("digest"))
+
+
+def label(config: Mapping[str, Any]) -> str:
+    """A configuration in short: its task, method and backbone."""
+    return " ".join(str(config[name]) for name in ("task", "method", "model.backbone") if config.get(name))
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -125,7 +132,10 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write(path: Path, side: Side, tolerances: Tolerances) -> None:
-    """Make a baseline of the cells that are done. Raises `BadInput` when one is not: that is no state to return to."""
+    """Make a baseline of cells that are all done, and those of a configuration by one code.
+
+    Raises `BadInput` when they are not: that is no state to return to.
+    """
     undone = Counter(cell.state for cell in side.cells if cell.state != "done")
     if undone:
         told = ", ".join(f"{count} {state}" for state, count in undone.items())
@@ -134,6 +144,10 @@ def write(path: Path, side: Side, tolerances: Tolerances) -> None:
     groups = []
     for config in _unique(cell.config for cell in side.cells):
         same = sorted((cell for cell in side.cells if cell.config == config), key=lambda cell: cell.seed)
+        if codes := by_code({cell.seed: cell.digest for cell in same}):
+            raise BadInput(
+                f"{side.name}: cannot become a baseline: {label(config)}: {codes}; `run GRID --stale` runs them anew"
+            )
         seeds = {str(cell.seed): {**cell.numbers, "machine": machines.index(dict(cell.machine))} for cell in same}
         groups.append({"config": config, "seeds": seeds})
     record = {

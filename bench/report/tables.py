@@ -23,7 +23,7 @@ from rich.text import Text
 from bench.errors import BadInput
 from bench.report import style
 from bench.report.statistics import SEEDS_FOR_AN_INTERVAL, mean_interval
-from bench.results import Paths, load_results
+from bench.results import Paths, by_code, load_results
 
 SECTIONS = ("task.", "method.", "model.", "training.", "evaluation.", "init_from.")
 NUMBERS = (
@@ -31,7 +31,7 @@ NUMBERS = (
     *("steps", "tokens", "training_seconds", "parameters", "predictor_parameters"),
     *("inherited.tokens", "inherited.training_seconds"),
 )
-TEXTS = ("backbone", "predictor", "reference", "reason", "shortcut_rule", "unit", "seed", "task.length")
+TEXTS = ("backbone", "predictor", "reference", "reason", "shortcut_rule", "unit", "seed", "digest", "task.length")
 
 Setting = tuple[tuple[str, Any], ...]
 """The config columns in which a cell differs from others of its task and method, with their values."""
@@ -212,7 +212,7 @@ def _spread(accuracies: np.ndarray) -> dict[str, float]:
 
 
 def _status(cells: pd.DataFrame) -> dict[str, str]:
-    """How many cells of the group are in which state, and why."""
+    """How many cells of the group are in which state, and why; and whether their means are over several codes."""
     runs = cells.drop_duplicates("id")
     states = Counter(runs["state"])
     counted = sorted(states.items(), key=lambda item: (item[0] != "done", item[0]))
@@ -224,6 +224,9 @@ def _status(cells: pd.DataFrame) -> dict[str, str]:
         if pd.notna(reason):
             reasons.setdefault(f"{state}: {reason}", []).append(f"{seed:g}" if isinstance(seed, int | float) else "?")
     told = [f"{text} (seed {', '.join(seeds)})" if len(runs) > 1 else text for text, seeds in reasons.items()]
+    if codes := by_code(dict(zip(runs["seed"].map(_plain), runs["digest"]))):
+        status += ", not by one code"
+        told.append(codes)
     return {"status": status, "reason": "; ".join(told)}
 
 

@@ -327,6 +327,20 @@ def test_two_versions_of_a_grid_are_told_apart_and_a_part_of_one_is_a_copy(tmp_p
     assert frame[["grid", "seeds"]].to_numpy().tolist() == [["tiny", 2]]
 
 
+def test_a_mean_over_two_codes_is_told_beside_its_row(tmp_path: Path) -> None:
+    made = {0: "a" * 16, 1: "a" * 16, 2: "b" * 16}
+    for seed, digest in made.items():
+        fake(tmp_path / "g", tiny_run(seed=seed), [score(0.5, 1.1)], digest=digest)
+        fake(tmp_path / "g", tiny_run("smt", seed=seed), [score(0.5, 1.1)], digest="c" * 16)
+    frame = report.summary(tmp_path)
+    row = only(frame, method="bptt")
+    assert row["status"] == "3 done, not by one code"
+    assert row["reason"] == "seeds were computed by different code: 0, 1 by aaaaaaaa; 2 by bbbbbbbb"
+    assert only(frame, method="smt")["reason"] == "", "each method has a code of its own"
+    for text in (printed(frame), markdown(frame, load(tmp_path), {})):
+        assert "bptt: seeds were computed by different code" in " ".join(text.split())
+
+
 # Text.
 
 
