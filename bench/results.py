@@ -21,6 +21,7 @@ import errno
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 from collections import Counter
@@ -438,15 +439,24 @@ def _holds(whole: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
     return all(name in whole and part[name] in (None, whole[name]) for name in part)
 
 
+def seedless(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's canonical form less its seed: equal for cells of one configuration."""
+    rest = {name: value for name, value in described.items() if name != "seed"}
+    if "init_from" in rest:  # that run's id ends with its seed and a hash over it
+        rest["init_from"] = {**rest["init_from"], "run": re.sub(r"-s\d+-[0-9a-f]+$", "", rest["init_from"]["run"])}
+    return rest
+
+
 def by_code(digests: Mapping[Any, str | None]) -> str | None:
     """Seed -> digest of what computed it, of one configuration: in words, if that was not the same for all.
 
     Where a result does not say it (None), nothing is known to differ.
     """
     seeds: dict[str, list[str]] = {}
-    for seed, digest in digests.items():
-        if isinstance(digest, str):
-            seeds.setdefault(digest, []).append(str(seed))
+    named = {str(seed): digest for seed, digest in digests.items()}
+    for seed in sorted(named, key=lambda seed: (len(seed), seed)):  # 2 before 10
+        if isinstance(digest := named[seed], str):
+            seeds.setdefault(digest, []).append(seed)
     if len(seeds) < 2:
         return None
     codes = {digest.partition("-")[0] for digest in seeds}

@@ -7,7 +7,6 @@ made it. It holds no weights and no curves.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from bench.errors import BadInput
 from bench.grid import Tolerances
 from bench.measure import calibration
 from bench.results import SCHEMA as RESULTS_SCHEMA
-from bench.results import Folder, by_code, distinct, read_json, run_folders, write_json
+from bench.results import Folder, by_code, distinct, read_json, run_folders, seedless, write_json
 
 SCHEMA = 1
 HARDWARE = ("processor", "cores", "device")
@@ -69,8 +68,8 @@ def from_folder(path: Path) -> Side:
             raise BadInput(f"{folder.path}: has schema {record['schema']}; this version reads up to {RESULTS_SCHEMA}")
         try:
             record = record or {}
-            config, full = flat(record["run"]), flat(record["full"])
-            seed = int(config.pop("seed"))
+            config, full = flat(seedless(record["run"])), flat(record["full"])
+            seed = int(record["run"]["seed"])
             cells.append(_cell(folder, config, seed, record))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise BadInput(f"{folder.path}: is damaged: its JSON files cannot be read") from None
@@ -82,8 +81,6 @@ def from_folder(path: Path) -> Side:
 
 def _cell(folder: Folder, config: dict[str, Any], seed: int, record: Mapping[str, Any]) -> Cell:
     status, result = folder.status, read_json(folder / "result.json")
-    if "init_from.run" in config:  # that run's id ends with its seed and a hash over it
-        config["init_from.run"] = re.sub(r"-s\d+-[0-9a-f]+$", "", config["init_from.run"])
     if status["state"] != "done":
         return Cell(config, seed, status["state"], status.get("reason"))
     if result is None:
