@@ -425,9 +425,11 @@ def tell_apart(grids: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
     which hold nothing that another of the same name does not, are left out.
     """
     names: dict[Path, str] = {}
+    ended = {grid: sum(outcome is not None for outcome in held.values()) for grid, held in grids.items()}
+    fullest = sorted(grids, key=lambda grid: (len(grids[grid]), ended[grid]), reverse=True)
     for name in dict.fromkeys(grid.name for grid in grids):
         kept: list[Path] = []
-        for grid in sorted((one for one in grids if one.name == name), key=lambda one: -len(grids[one])):
+        for grid in (one for one in fullest if one.name == name):
             if not any(_holds(grids[other], grids[grid]) for other in kept):
                 kept.append(grid)
         above = os.path.commonpath([grid.parent for grid in kept])

@@ -77,7 +77,8 @@ def _file(name: str) -> str | None:
         with suppress(ImportError, ValueError):
             spec = find_spec(name)
             file = spec and spec.origin
-    return file if isinstance(file, str) and file.endswith(".py") and Path(file).is_file() else None
+    known = isinstance(file, str) and file.endswith(".py") and (file in _read or Path(file).is_file())
+    return file if known else None
 
 
 def _neighbour(file: Path, folders: set[Path]) -> bool:

@@ -78,7 +78,7 @@ def status(
     hidden = " (list them with --all)" if len(listed) < len(rows) else ""
     print(f"{len(rows)} cells: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}{hidden}")
     if any(row["stale"] for row in rows):
-        print("what is stale `run --stale` computes anew")
+        print("`run --stale` computes anew what is stale")
     for told in mixed:
         print(f"warning: {told}", file=sys.stderr)
     warn_of_failures()

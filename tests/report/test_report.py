@@ -321,10 +321,12 @@ def test_two_versions_of_a_grid_are_told_apart_and_a_part_of_one_is_a_copy(tmp_p
     frame = report.summary([old, new])
     assert dict(zip(frame["grid"], frame["accuracy"])) == {"old/tiny": 0.167, "new/tiny": 0.9}
     assert set(read([old, new]).steps["grid"]) == {"old/tiny", "new/tiny"}
-    part = tmp_path / "part" / "tiny"
-    seeds(part, [0.9, 0.8])
-    frame = report.summary([new, part])  # what `new` holds, and one seed more
-    assert frame[["grid", "seeds"]].to_numpy().tolist() == [["tiny", 2]]
+    whole = tmp_path / "whole" / "tiny"
+    _, second = seeds(whole, [0.9, 0.8])  # what `new` holds, and one seed more
+    early = Path(shutil.copytree(whole, tmp_path / "early" / "tiny"))
+    undo(Folder(early / second.path.name), "running")
+    for paths in ([new, whole], [whole, early], [early, whole]):
+        assert report.summary(paths)[["grid", "seeds"]].to_numpy().tolist() == [["tiny", 2]]
 
 
 def test_a_mean_over_two_codes_is_told_beside_its_row(tmp_path: Path) -> None:
