@@ -18,6 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from bench import sources
 from bench.errors import BadInput, unknown
 
 T = TypeVar("T", bound=type)
@@ -53,6 +54,7 @@ class Registry(Generic[T]):
             other = self._classes.get(name)
             if other is not None and place(other) != place(cls):
                 raise BadInput(f"{self.kind} {name!r} is registered twice: at {place(other)} and at {place(cls)}")
+            sources.note(cls.__module__)
             cls.name = name  # type: ignore[attr-defined]
             self._classes[name] = cls
             return cls
@@ -81,6 +83,7 @@ class Registry(Generic[T]):
             importlib.import_module(f"{self.package}.{module.name}")
         for point in entry_points(group=self.group):
             _guarded(point.name, point.load)
+        sources.of(*self._classes.values())
 
 
 def _guarded(name: str, load: Callable[[], object]) -> None:
@@ -118,6 +121,7 @@ def load_plugin(file: str | Path) -> None:
         except BaseException:
             del sys.modules[module_name]
             raise
+        sources.of(module)
 
     _guarded(str(file), load)
 

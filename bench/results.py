@@ -21,13 +21,14 @@ import errno
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pandas as pd
 import torch
@@ -346,34 +347,144 @@ def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _placed(path: Path | str) -> Iterator[tuple[Folder, dict[str, Any]]]:
-    """All run folders with their grid, which is the folder above, and id; grids of one name are told by their paths."""
-    root = Path(path).resolve()
-    folders = [(folder, folder.path.resolve().parent) for folder in run_folders(path)]
-    names = Counter(grid.name for grid in {grid for _, grid in folders})
-    for folder, grid in folders:
-        name = grid.name if names[grid.name] == 1 else grid.relative_to(root).as_posix()
-        yield folder, {"grid": name, "id": folder.path.name}
+Paths = Path | str | Sequence[Path | str]
 
 
-def load_records(path: Path | str, name: str) -> list[tuple[dict[str, Any], Any]]:
-    """Every run below `path` that has a readable JSON file of that name: its identity columns, and what is in the file.
+class Placed(NamedTuple):
+    """A cell, the name of its grid, its id, and what run.json says: None where that cannot be read."""
+
+    folder: Folder
+    grid: str
+    id: str
+    record: dict[str, Any] | None
+
+
+def placed(paths: Paths) -> list[Placed]:
+    """Every cell below some paths, once in each grid, which is the folder above it.
+
+    A cell is what its run.json says, whatever its folder is called. Copies of a cell in one grid are one where their
+    scores are equal, else this raises `BadInput`. Grids of one name are told by their paths; one that holds nothing
+    that another does not is a copy, and left out.
+    """
+    real: dict[Path, Folder] = {}
+    for path in [paths] if isinstance(paths, Path | str) else paths:
+        for folder in run_folders(path):
+            real.setdefault(folder.path.resolve(), folder)
+    grids: dict[Path, list[Folder]] = {}
+    for place, folder in real.items():
+        grids.setdefault(place.parent, []).append(folder)
+    cells = {grid: distinct(folders) for grid, folders in grids.items()}
+    counts = Counter(grid.name for grid in cells)
+    outcomes = {
+        grid: {name: _outcome(one[0]) if counts[grid.name] > 1 else None for name, one in found.items()}
+        for grid, found in cells.items()
+    }
+    names = tell_apart(outcomes)
+    return [
+        Placed(folder, names[grid], name, record)
+        for grid, found in cells.items()
+        if grid in names
+        for name, (folder, record) in found.items()
+    ]
+
+
+def distinct(folders: Iterable[Folder]) -> dict[str, tuple[Folder, dict[str, Any] | None]]:
+    """Id -> a folder of that cell, and its run.json. Raises `BadInput` where copies of a cell have other scores."""
+    found: dict[str, list[tuple[Folder, dict[str, Any] | None]]] = {}
+    for folder in folders:
+        record = read_json(folder / "run.json")
+        told = record if isinstance(record, dict) else None
+        name = (told or {}).get("id")
+        found.setdefault(name if isinstance(name, str) else folder.path.name, []).append((folder, told))
+    return {name: same[0] if len(same) == 1 else _one_of(name, same) for name, same in found.items()}
+
+
+def _one_of(name: str, same: list[tuple[Folder, dict[str, Any] | None]]) -> tuple[Folder, dict[str, Any] | None]:
+    """The copy of a cell that counts: one that has ended, and rather the one that nobody has renamed."""
+    same = sorted(same, key=lambda one: one[0].path.name != name)
+    ended = [(one, outcome) for one in same if (outcome := _outcome(one[0])) is not None]
+    for other, outcome in ended[1:]:
+        if outcome != ended[0][1]:
+            places = f"{ended[0][0][0].path} and {other[0].path}"
+            raise BadInput(f"{places}: are the same cell with different scores; keep one of them")
+    return ended[0][0] if ended else same[0]
+
+
+def _outcome(folder: Folder) -> Any:
+    """What a cell ended with: its scores, or that it diverged; None before that. Timings are not of it."""
+    result = folder.result
+    if result is not None and _whole(result):
+        return result["scores"]
+    return "diverged" if folder.status["state"] == "diverged" else None
+
+
+def tell_apart(grids: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
+    """The name of each grid's folder, from what it holds by name (None: nothing yet).
+
+    That is the folder's own name; where several have it, with as much of the path above as tells them apart. Copies,
+    which hold nothing that another of the same name does not, are left out.
+    """
+    names: dict[Path, str] = {}
+    ended = {grid: sum(outcome is not None for outcome in held.values()) for grid, held in grids.items()}
+    fullest = sorted(grids, key=lambda grid: (len(grids[grid]), ended[grid]), reverse=True)
+    for name in dict.fromkeys(grid.name for grid in grids):
+        kept: list[Path] = []
+        for grid in (one for one in fullest if one.name == name):
+            if not any(_holds(grids[other], grids[grid]) for other in kept):
+                kept.append(grid)
+        above = os.path.commonpath([grid.parent for grid in kept])
+        names |= {grid: grid.relative_to(above).as_posix() for grid in kept}
+    return names
+
+
+def _holds(whole: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
+    return all(name in whole and part[name] in (None, whole[name]) for name in part)
+
+
+def seedless(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's canonical form less its seed: equal for cells of one configuration."""
+    rest = {name: value for name, value in described.items() if name != "seed"}
+    if "init_from" in rest:  # that run's id ends with its seed and a hash over it
+        rest["init_from"] = {**rest["init_from"], "run": re.sub(r"-s\d+-[0-9a-f]+$", "", rest["init_from"]["run"])}
+    return rest
+
+
+def by_code(digests: Mapping[Any, str | None]) -> str | None:
+    """Seed -> digest of what computed it, of one configuration: in words, if that was not the same for all.
+
+    Where a result does not say it (None), nothing is known to differ.
+    """
+    seeds: dict[str, list[str]] = {}
+    named = {str(seed): digest for seed, digest in digests.items()}
+    for seed in sorted(named, key=lambda seed: (len(seed), seed)):  # 2 before 10
+        if isinstance(digest := named[seed], str):
+            seeds.setdefault(digest, []).append(seed)
+    if len(seeds) < 2:
+        return None
+    codes = {digest.partition("-")[0] for digest in seeds}
+    what, place = ("code", 0) if len(codes) > 1 else ("data", -1)
+    told = (f"{', '.join(some)} by {digest.split('-')[place][:8]}" for digest, some in seeds.items())
+    return f"seeds were computed by different {what}: {'; '.join(told)}"
+
+
+def load_records(paths: Paths, name: str) -> list[tuple[dict[str, Any], Any]]:
+    """Every run below `paths` that has a readable JSON file of that name: its identity columns, and what is in it.
 
     The columns are those that `load_curves` begins with.
     """
     found = []
-    for folder, place in _placed(path):
-        record = read_json(folder / name)
-        shared = None if record is None else _identity_columns(folder, place)
+    for cell in placed(paths):
+        record = read_json(cell.folder / name)
+        shared = None if record is None else _identity_columns(cell)
         if shared is not None:
             found.append((shared, record))
     return found
 
 
-def _identity_columns(folder: Folder, place: dict[str, Any]) -> dict[str, Any] | None:
+def _identity_columns(cell: Placed) -> dict[str, Any] | None:
     """What the rows of one run share: names, then its whole config as dotted columns. None: run.json is damaged."""
     try:
-        flat = _flat(read_json(folder / "run.json")["full"])
+        flat = _flat(cell.record["full"])  # type: ignore[index]
         names = {
             "task": flat.pop("task.name"),
             "method": flat.pop("method.name"),
@@ -381,7 +492,7 @@ def _identity_columns(folder: Folder, place: dict[str, Any]) -> dict[str, Any] |
         }
     except (KeyError, TypeError, AttributeError):
         return None
-    return {**place, **names, **flat}
+    return {"grid": cell.grid, "id": cell.id, **names, **flat}
 
 
 def _state(status: Any, written: bool, result: Any) -> dict[str, Any]:
@@ -405,22 +516,23 @@ def _whole(result: Any) -> bool:
     return isinstance(scores, list) and all(isinstance(one, dict) and "predictor" in one for one in scores)
 
 
-def load_results(path: Path | str) -> pd.DataFrame:
-    """One row per run, scored predictor and test length below `path`; a run without scores has one row.
+def load_results(paths: Paths) -> pd.DataFrame:
+    """One row per run, scored predictor and test length below `paths`; a run without scores has one row.
 
     Columns: grid, id, task, method, backbone, seed, state, reason; predictor, reference (a reference line such as SMT's
     teacher), length, accuracy, loss (nats per scored token), valid_accuracy, valid_loss; chance, loss_floor,
     accuracy_ceiling, shortcut (the best trivial rule's accuracy), shortcut_rule, unigram_loss, unit; steps, tokens,
     training_seconds, evaluation_seconds, parameters, predictor_parameters; progress (0 to 1) of a cell that is not
-    done; then the whole config, `inherited` (what the phases that `init_from` brought had cost) and `provenance` as
-    dotted columns. A folder whose files cannot be read has the state `damaged` and a reason. Raises `BadInput` when
-    there is no such folder.
+    done; digest (of the code and data that computed it); then the whole config, `inherited` (what the phases that
+    `init_from` brought had cost) and `provenance` as dotted columns. A folder whose files cannot be read has the state
+    `damaged` and a reason. Raises `BadInput` when there is no such folder, or it holds a cell twice with different
+    scores.
     """
     rows: list[dict[str, Any]] = []
-    for folder, place in _placed(path):
-        shared = _identity_columns(folder, place)
+    for cell in placed(paths):
+        folder, shared = cell.folder, _identity_columns(cell)
         if shared is None:
-            rows.append({**place, "state": "damaged", "reason": "run.json cannot be read"})
+            rows.append({"grid": cell.grid, "id": cell.id, "state": "damaged", "reason": "run.json cannot be read"})
             continue
         file = folder.place(folder.newest) / "status.json"
         status, result = read_json(file), read_json(folder / "result.json")
@@ -429,7 +541,7 @@ def load_results(path: Path | str) -> pd.DataFrame:
             told = status if isinstance(status, dict) else {}
             rows.append(shared | {name: told.get(name) for name in ("steps", "tokens", "training_seconds", "progress")})
             continue
-        shared |= result["costs"]
+        shared |= {**result["costs"], "digest": result.get("digest")}
         shared |= _flat({name: result.get(name) or {} for name in ("inherited", "provenance")})
         rows += [shared | score for score in result["scores"] or [{}]]
     frame = pd.DataFrame(rows)
@@ -440,8 +552,8 @@ def load_results(path: Path | str) -> pd.DataFrame:
     return frame[first + [column for column in frame if column not in first]]
 
 
-def load_curves(path: Path | str) -> pd.DataFrame:
-    """One row per evaluation and scored predictor during training, for every run below `path`.
+def load_curves(paths: Paths) -> pd.DataFrame:
+    """One row per evaluation and scored predictor during training, for every run below `paths`.
 
     Columns: grid, id, task, method, backbone, seed, then the whole config as dotted columns; phase, steps, tokens,
     training_seconds, train_loss, predictor, reference, accuracy, loss. A run whose files are missing or cannot be read
@@ -449,8 +561,8 @@ def load_curves(path: Path | str) -> pd.DataFrame:
     """
     runs: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    for folder, place in _placed(path):
-        shared, curve = _identity_columns(folder, place), read_json(folder.files / "curve.json")
+    for cell in placed(paths):
+        shared, curve = _identity_columns(cell), read_json(cell.folder.files / "curve.json")
         if shared is None or not isinstance(curve, list):
             continue
         for point in curve:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import provenance, registry, streams
+from bench import provenance, registry, sources, streams
 from bench.build import autocast, build_method, build_task
 from bench.config import WORK, Run, scored_lengths
 from bench.errors import BadInput, unknown
@@ -96,7 +96,7 @@ def run_digest(run: Run) -> str:
 
 @cache
 def _digest(*roots: type | ModuleType) -> str:
-    return provenance.code_digest(*roots, Trainer)
+    return sources.digest(*roots, Trainer)
 
 
 def learning_rate(phase: Phase, progress: float) -> float:

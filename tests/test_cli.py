@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 import bench
 from bench import cli, registry
 from bench.methods.bptt import BPTT
+from bench.results import read_json, write_json
 from tests.helpers import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -182,6 +184,27 @@ def test_data_list_is_there_for_people_and_programs(capsys: pytest.CaptureFixtur
     assert not entries["mnist"]["here"]
     assert cli.main(["data", "list"]) == 0
     assert "data fetch mnist" in capsys.readouterr().out
+
+
+def test_status_names_what_other_code_computed_and_means_over_two_codes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sets = ["--set", "method=bptt", "--set", "seed=[0,1,2]", "--set", "training.budget.steps=2"]
+    assert cli.main(["run", "small.yaml", "--launcher", "inline", *sets]) == 0
+    last = next(Path("results/small").glob("*-s2-*"))
+    shutil.copytree(last, "results/small/copy")
+    digest = read_json(last / "result.json")["digest"]
+    write_json(last / "result.json", {**read_json(last / "result.json"), "digest": "0" * 16})
+    capsys.readouterr()
+    assert cli.main(["status", "small.yaml", "--json", *sets]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["digest"], row["stale"]) for row in rows] == [(digest, False), (digest, False), ("0" * 16, True)]
+    mixed = f"retrieval bptt: seeds were computed by different code: 0, 1 by {digest[:8]}; 2 by 00000000"
+    for command in (["status", "small.yaml", *sets], ["status", "small"]):  # `small` alone: nobody knows the grid
+        assert cli.main(command) == 0
+        out, err = capsys.readouterr()
+        assert "3 cells: 3 done" in out and mixed in err
+        assert ("stale" in out) == (sets[0] in command)
 
 
 def test_dry_run_tells_what_would_happen_and_writes_nothing(

@@ -30,9 +30,8 @@ def report(
 
     folders = [Path(folder) for folder in results]
     files = reports.write(folders, Path(out) if out else folders[0] / "report")
-    for folder in folders:
-        with suppress(BadInput):  # a folder that holds traced costs alone
-            reports.print_summary(reports.summary(folder), terminal())
+    with suppress(BadInput):  # folders that hold traced costs alone
+        reports.print_summary(reports.summary(folders), terminal())
     print(f"{len(files)} files; open {files[0]}")
 
 
@@ -55,13 +54,17 @@ def compare(
         str | None,
         typer.Option(metavar="GRID", help="Whose tolerances hold.", show_default="the one RESULTS is named for"),
     ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="RESULTS are meant to lack some of what BASELINE has.")
+    ] = False,
     update: Annotated[bool, typer.Option("--update", help="Write RESULTS as the new BASELINE file.")] = False,
     markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Also write Markdown.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say whether results are worse than a baseline: accuracy, loss, traced cost and time of every configuration.
 
-    Cells are matched by their whole configuration but the seed; seeds go in pairs. Exit code 1 when something is worse.
+    Cells are matched by their whole configuration but the seed; seeds go in pairs. Exit code 1 when something is worse,
+    or is missing that the baseline has; 2 when nothing can be compared.
     """
     from bench.compare import judge, show, sides
 
@@ -73,7 +76,7 @@ def compare(
         print(f"{baseline} now holds {len(new.cells)} cells of {results}")
         return
     old = sides.read(Path(baseline))
-    found = judge.compare(new, old, _tolerances(results, grid, old.tolerances, tolerance), ignore or ())
+    found = judge.compare(new, old, _tolerances(results, grid, old.tolerances, tolerance), ignore or (), partial)
     if markdown is not None:
         Path(markdown).write_text(show.markdown(found), "utf-8")
     if as_json:
@@ -83,7 +86,7 @@ def compare(
         for heading, told in show.sections(found).items():
             print("\n  ".join([heading, *told]) + "\n")
         print(show.verdict(found))
-    raise typer.Exit(1 if found.regressed else 0)
+    raise typer.Exit(1 if found.failed else 0)
 
 
 def _tolerances(results: str, grid: str | None, kept: Tolerances | None, given: Sequence[str] | None) -> Tolerances:

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +41,11 @@ def status(
 ) -> None:
     """Show the cells of a grid by state, with their last progress; also while it runs."""
     load(plugin)
-    rows = [row for folder, runs in _members(grid, sets, Path(results)) for row in _statuses(folder, runs)]
+    rows, mixed = [], list[str]()
+    for folder, runs in _members(grid, sets, Path(results)):
+        own, codes = _statuses(folder, runs)
+        rows += own
+        mixed += codes
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -60,18 +64,23 @@ def status(
     order = ["running", "lost", "failed", "oom", "diverged", "stopped", "pending", "skipped", "done"]
     rows.sort(key=lambda row: order.index(row["state"]) if row["state"] in order else -1)
     shown = []
-    listed = [row for row in rows if every or len(rows) <= MANY or row["state"] != "done"]
+    listed = [row for row in rows if every or len(rows) <= MANY or row["state"] != "done" or row["stale"]]
     for row in listed:
         progress = "" if row["progress"] is None else f"{row['progress']:.0%}"
         numbers = ["" if row[name] is None else f"{row[name]:.3f}" for name in ("loss", "accuracy")]
         job = [row["job"] or ""] if sent else []
         facts = [row["phase"] or "", progress, *numbers, _age(row["updated"] or row["submitted"])]
-        shown.append([row["id"], row["state"], *job, *facts, row["reason"] or ""])
+        reasons = [row["reason"] or "", "stale: computed by other code than is here now" if row["stale"] else ""]
+        shown.append([row["id"], row["state"], *job, *facts, "; ".join(filter(None, reasons))])
     if shown:
         print_table(grid, columns, shown)
     counts = Counter(row["state"] for row in rows)
     hidden = " (list them with --all)" if len(listed) < len(rows) else ""
     print(f"{len(rows)} cells: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}{hidden}")
+    if any(row["stale"] for row in rows):
+        print("`run --stale` computes anew what is stale")
+    for told in mixed:
+        print(f"warning: {told}", file=sys.stderr)
     warn_of_failures()
 
 
@@ -92,14 +101,20 @@ def _members(name: str, sets: Sequence[str] | None, results: Path) -> list[tuple
     return [(collection.folder(results, grid), grid.runs) for grid in collection.grids]
 
 
-def _statuses(grid_folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One record per run of a grid, and per other folder beside them (from another --set)."""
-    from bench.launch.plan import seen_state
-    from bench.results import Folder, run_folders
+def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
+    """One record per run of a grid, and per other cell beside them (from another --set); and what `_mixed` tells."""
+    from bench.launch.plan import computed_by, seen_state
+    from bench.results import Folder, distinct, run_folders
+    from bench.training import run_digest
 
-    folders = {one.id: Folder(grid_folder / one.id) for one in runs}
+    wanted = {one.id: one for one in runs}
+    folders = {name: Folder(grid_folder / name) for name in wanted}
+    described: dict[str, Any] = {name: one.describe() for name, one in wanted.items()}
     if grid_folder.is_dir():
-        folders |= {folder.path.name: folder for folder in run_folders(grid_folder)}
+        others = distinct(folder for folder in run_folders(grid_folder) if folder.path.name not in wanted)
+        for name, (folder, record) in others.items():
+            if name not in wanted:  # else a copy
+                folders[name], described[name] = folder, (record or {}).get("run")
     statuses = {identifier: folder.status for identifier, folder in folders.items()}
     sights: dict[str, Sight] = {}
     if (grid_folder / "slurm" / "jobs").is_dir():
@@ -116,8 +131,23 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
         keys = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy", "attempt", "updated")
         facts = {key: told.get(key) for key in keys}
         placed = {key: getattr(job, key, None) for key in ("job", "job_state", "submitted")}
-        rows.append({"id": identifier, "state": state, "reason": reason, **facts, **placed})
-    return rows
+        digest, run = computed_by(folder, told), wanted.get(identifier)
+        code = {"digest": digest, "stale": bool(digest and run and digest != run_digest(run))}
+        rows.append({"id": identifier, "state": state, "reason": reason, **facts, **code, **placed})
+    return rows, _mixed(rows, described)
+
+
+def _mixed(rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any]) -> list[str]:
+    """In words, the configurations whose seeds were computed by different code."""
+    from bench.compare.sides import flat, label
+    from bench.results import by_code, seedless
+
+    groups: dict[str, dict[int, str]] = {}
+    for row in rows:
+        if row["digest"] and (run := described[row["id"]]):
+            groups.setdefault(json.dumps(seedless(run), sort_keys=True), {})[run["seed"]] = row["digest"]
+    told = ((config, by_code(seeds)) for config, seeds in groups.items())
+    return [f"{label(flat(json.loads(config)))}: {codes}" for config, codes in told if codes]
 
 
 def _age(then: float | None) -> str:

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from bench.compare.sides import HARDWARE, MACHINE, Cell, Side
+from bench.compare.sides import HARDWARE, MACHINE, Cell, Side, label
 from bench.errors import BadInput, unknown
 from bench.grid import Tolerances
 from bench.report.statistics import SEEDS_FOR_AN_INTERVAL, Interval, difference_of_means, paired_difference
+from bench.results import by_code
 
 Verdict = Literal["regression", "improvement", "same", "unsure"]
 
@@ -42,15 +43,22 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that was found. `lost` and `missing` are sentences on cells, `notes` on what else differs."""
+    """All that was found, besides the rows in sentences.
+
+    `lost`: cells that had a result and ended without; `missing`: what else the baseline has and the results have not;
+    `extra`: what they alone have; `notes`: what else differs. Where the results are meant to be a part (`partial`),
+    nothing is wrong with what is missing.
+    """
 
     results: str
     baseline: str
     rows: Sequence[Row] = ()
     lost: Sequence[str] = ()
     missing: Sequence[str] = ()
+    extra: Sequence[str] = ()
     notes: Sequence[str] = ()
     matched: int = 0
+    partial: bool = False
 
     def of(self, verdict: Verdict) -> list[Row]:
         """The rows with this verdict."""
@@ -61,11 +69,19 @@ class Comparison:
         """Whether a number is worse, or a cell that had a result has none now."""
         return bool(self.lost) or bool(self.of("regression"))
 
+    @property
+    def failed(self) -> bool:
+        """Whether the results regressed, or lack what they should have: of that nobody can say that it did not."""
+        return self.regressed or (bool(self.missing) and not self.partial)
 
-def compare(results: Side, baseline: Side, tolerances: Tolerances, ignore: Sequence[str] = ()) -> Comparison:
+
+def compare(
+    results: Side, baseline: Side, tolerances: Tolerances, ignore: Sequence[str] = (), partial: bool = False
+) -> Comparison:
     """Judge RESULTS by BASELINE. Fields named in `ignore`, and all below them, may differ between matched cells.
 
-    Raises `BadInput` when a field is unknown, when nothing matches, or when cells of one side differ in nothing else.
+    `partial` says that RESULTS need not have all that BASELINE has. Raises `BadInput` when a field is unknown, when
+    nothing matches or no match has a number, or when cells of one side differ in nothing else.
     """
     fields = sorted({part for name in results.fields | baseline.fields for part in _above(name)} - {"seed"})
     for name in ignore:
@@ -84,13 +100,14 @@ def compare(results: Side, baseline: Side, tolerances: Tolerances, ignore: Seque
         gone = _gone(new[key], old[key])
         lost += [f"{names[key]}: {text}" for text in gone]
         rows += _rows(names[key], _done(new[key]), _done(old[key]), tolerances)
-    missing = [
-        *_missing(new, old, results.name, baseline.name),
-        *_missing(old, new, baseline.name, results.name),
-    ]
-    pairs = [(new[key], old[key]) for key in shared]
-    notes = [*_ignored(pairs, ignore), *_machines(results, baseline), *_seeds(pairs)]
-    return Comparison(results.name, baseline.name, rows, lost, missing, notes, len(shared))
+    pairs = {names[key]: (new[key], old[key]) for key in shared}
+    if not rows and not lost:
+        raise BadInput(f"compare: there is no number to compare: {_undone(results, baseline, pairs.values())}")
+    missing = [*_alone(old, new, baseline.name, results.name), *_lacking(pairs)]
+    extra = _alone(new, old, results.name, baseline.name)
+    notes = [*_ignored(pairs.values(), ignore), *_codes(results, baseline, pairs)]
+    notes += [*_machines(results, baseline), *_seeds(pairs.values())]
+    return Comparison(results.name, baseline.name, rows, lost, missing, extra, notes, len(shared), partial)
 
 
 # Matching.
@@ -116,27 +133,22 @@ def _grouped(side: Side, ignore: Sequence[str]) -> dict[Key, dict[int, Cell]]:
         if cell.seed in same:
             fields = sorted(_differing(cell.config, same[cell.seed].config)) or ["nothing"]
             raise BadInput(
-                f"compare: {side.name} has cells that cannot be told apart: {_label(cell)} with seed {cell.seed} "
+                f"compare: {side.name} has cells that cannot be told apart: {label(cell.config)} with seed {cell.seed} "
                 f"is there twice, differing in {', '.join(fields)}"
             )
         same[cell.seed] = cell
     return dict(groups)
 
 
-def _label(cell: Cell) -> str:
-    backbone = cell.config.get("model.backbone")
-    return " ".join(str(part) for part in (cell.config["task"], cell.config["method"], backbone) if part)
-
-
 def _names(firsts: Mapping[Key, Cell]) -> dict[Key, str]:
     """Task, method, backbone; where several have the same, also the fields that tell them apart."""
-    labels = {key: _label(cell) for key, cell in firsts.items()}
+    labels = {key: label(cell.config) for key, cell in firsts.items()}
     counts = Counter(labels.values())
-    for key, label in list(labels.items()):
-        if counts[label] > 1:
-            alike = [other for other, text in firsts.items() if _label(text) == label]
+    for key, short in list(labels.items()):
+        if counts[short] > 1:
+            alike = [other for other, cell in firsts.items() if label(cell.config) == short]
             varying = sorted({name for other in alike for name in _differing(dict(key), dict(other))})
-            labels[key] = f"{label} ({', '.join(f'{name} {dict(key).get(name, chr(8212))}' for name in varying)})"
+            labels[key] = f"{short} ({', '.join(f'{name} {dict(key).get(name, chr(8212))}' for name in varying)})"
     return labels
 
 
@@ -168,13 +180,13 @@ def _nearest_miss(new: Iterable[Key], old: Iterable[Key]) -> str:
     return f"the nearest differ in {', '.join(_told(name, dict(key), dict(other)) for name in fields[:4])}{more}"
 
 
-def _missing(here: Mapping[Key, Seeds], there: Mapping[Key, Seeds], name: str, other: str) -> list[str]:
+def _alone(here: Mapping[Key, Seeds], there: Mapping[Key, Seeds], name: str, other: str) -> list[str]:
     """The configurations of one side that the other has not, with the nearest that it has."""
     found = []
     for key in here:
         if key in there:
             continue
-        text = f"{_label(next(iter(here[key].values())))}: in {name}, not in {other}"
+        text = f"{label(next(iter(here[key].values())).config)}: in {name}, not in {other}"
         near = _closest(key, [one for one in there if one not in here])
         if near:
             text += (
@@ -182,6 +194,37 @@ def _missing(here: Mapping[Key, Seeds], there: Mapping[Key, Seeds], name: str, o
             )
         found.append(text)
     return found
+
+
+def _lacking(pairs: Mapping[str, tuple[Seeds, Seeds]]) -> list[str]:
+    """What matched configurations of BASELINE have and those of RESULTS have not: seeds, and costs that were traced.
+
+    Other seeds do as well, if they are as many. Cells that ran and gave no result are told as lost.
+    """
+    found = []
+    for name, (new, old) in pairs.items():
+        ended, had = _done(new), _done(old)
+        states = {seed: new[seed].state if seed in new else "not there" for seed in sorted(had)}
+        without = {seed: state for seed, state in states.items() if state not in ("done", *LOST)}
+        short = len(without) - len(ended.keys() - had.keys())
+        if short > 0:
+            told = ", ".join(f"seed {seed} is {state}" for seed, state in without.items())
+            found.append(f"{name}: {short} of {len(had)} seeds: {told}")
+        for metric in TRACED:
+            if ended and _values(had, metric) and not _values(ended, metric):
+                found.append(f"{name}: {metric}, which were not traced in RESULTS (`--measure cost`)")
+    return found
+
+
+def _undone(results: Side, baseline: Side, pairs: Iterable[tuple[Seeds, Seeds]]) -> str:
+    """In words, why no matched configuration has a number on both sides."""
+    told = []
+    for side, cells in zip((results, baseline), zip(*pairs, strict=True), strict=True):
+        states = Counter(cell.state for seeds in cells for cell in seeds.values())
+        if not states["done"]:
+            counts = ", ".join(f"{count} {state}" for state, count in states.items())
+            told.append(f"of the cells of {side.name} that match, none is done ({counts})")
+    return "; ".join(told) or "no configuration has one on both sides"
 
 
 def _done(seeds: Seeds) -> dict[int, Cell]:
@@ -294,6 +337,16 @@ def _ignored(pairs: Iterable[tuple[Seeds, Seeds]], ignore: Sequence[str]) -> lis
     return [f"config: {text} (in {count} configurations, as --ignore allows)" for text, count in sorted(found.items())]
 
 
+def _codes(results: Side, baseline: Side, pairs: Mapping[str, tuple[Seeds, Seeds]]) -> list[str]:
+    """Configurations whose seeds, on one side, are not of one code."""
+    return [
+        f"{name} in {side.name}: {codes}"
+        for name, both in pairs.items()
+        for side, seeds in zip((results, baseline), both, strict=True)
+        if (codes := by_code({seed: cell.digest for seed, cell in seeds.items()}))
+    ]
+
+
 def _machines(results: Side, baseline: Side) -> list[str]:
     """Versions and hardware that are not the same on both sides."""
     notes = []
@@ -306,7 +359,7 @@ def _machines(results: Side, baseline: Side) -> list[str]:
 
 
 def _seeds(pairs: Iterable[tuple[Seeds, Seeds]]) -> list[str]:
-    """How seeds were matched, where not all went in pairs; and which costs and times were not compared."""
+    """How seeds were matched, where not all went in pairs; and which times were not compared."""
     notes = []
     done = [(_done(new), _done(old)) for new, old in pairs]
     apart = sum(len(new.keys() & old.keys()) < SEEDS_FOR_AN_INTERVAL for new, old in done if new and old)
@@ -319,10 +372,6 @@ def _seeds(pairs: Iterable[tuple[Seeds, Seeds]]) -> list[str]:
         )
     if some:
         notes.append(f"seeds: of {some} configurations only the seeds that both sides have were compared, in pairs")
-    for metric in TRACED:
-        bare = sum(bool(_values(old, metric) and new and not _values(new, metric)) for new, old in done)
-        if bare:
-            notes.append(f"{metric}: not compared for {bare} configurations: not traced in RESULTS (`--measure cost`)")
     untimed = sum(bool(new and old and not _times(new, old)[1]) for new, old in done)
     if untimed:
         notes.append(

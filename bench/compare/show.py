@@ -19,7 +19,8 @@ def verdict(found: Comparison) -> str:
         *([f"{better} improved"] if better else []),
         *([f"{unsure} unsure"] if unsure else []),
         *([f"{len(found.lost)} cells lost"] if found.lost else []),
-        *([f"{len(found.missing)} configurations on one side only"] if found.missing else []),
+        *([f"{len(found.missing)} missing"] if found.missing else []),
+        *([f"{len(found.extra)} configurations in RESULTS only"] if found.extra else []),
     ]
     return ", ".join(parts)
 
@@ -46,7 +47,8 @@ def sections(found: Comparison) -> dict[str, list[str]]:
     """What is told beside the tables, by heading; those with nothing to tell left out."""
     told = {
         "Cells that had a result and have none": found.lost,
-        "On one side only": found.missing,
+        "What BASELINE has and RESULTS have not": found.missing,
+        "In RESULTS only": found.extra,
         "What else differs (RESULTS against BASELINE)": found.notes,
     }
     return {heading: list(lines) for heading, lines in told.items() if lines}
@@ -54,8 +56,9 @@ def sections(found: Comparison) -> dict[str, list[str]]:
 
 def markdown(found: Comparison) -> str:
     """Fit for a pull request: verdict first, what changed in a table, all numbers folded away."""
+    heading = "Regression" if found.regressed else "Incomplete" if found.failed else "No regression"
     lines = [
-        f"### {'Regression' if found.regressed else 'No regression'}: `{found.results}` against `{found.baseline}`",
+        f"### {heading}: `{found.results}` against `{found.baseline}`",
         "",
         f"{verdict(found)}.",
         "",
@@ -79,11 +82,13 @@ def plain(found: Comparison) -> dict[str, Any]:
     return {
         "results": found.results,
         "baseline": found.baseline,
+        "failed": found.failed,
         "regressed": found.regressed,
         "matched": found.matched,
         "rows": rows,
         "lost": list(found.lost),
         "missing": list(found.missing),
+        "extra": list(found.extra),
         "notes": list(found.notes),
     }
 

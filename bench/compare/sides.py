@@ -7,7 +7,6 @@ made it. It holds no weights and no curves.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from bench.errors import BadInput
 from bench.grid import Tolerances
 from bench.measure import calibration
 from bench.results import SCHEMA as RESULTS_SCHEMA
-from bench.results import Folder, read_json, run_folders, write_json
+from bench.results import Folder, by_code, distinct, read_json, run_folders, seedless, write_json
 
 SCHEMA = 1
 HARDWARE = ("processor", "cores", "device")
@@ -42,6 +41,8 @@ class Cell:
     reason: str | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
+    digest: str | None = None
+    """Of the code that computed it; a baseline's cells do not say it, as each configuration there is of one code."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,15 @@ def read(path: Path) -> Side:
 
 
 def from_folder(path: Path) -> Side:
-    """All cells below a results folder, done or not."""
+    """All cells below a results folder, done or not, each once. Raises `BadInput` where one has two results."""
     cells, fields = [], set[str]()
-    for folder in run_folders(path):
-        record = read_json(folder / "run.json")
-        if isinstance(record, dict) and int(record.get("schema") or 0) > RESULTS_SCHEMA:
+    for folder, record in distinct(run_folders(path)).values():
+        if record is not None and int(record.get("schema") or 0) > RESULTS_SCHEMA:
             raise BadInput(f"{folder.path}: has schema {record['schema']}; this version reads up to {RESULTS_SCHEMA}")
         try:
-            config, full = flat(record["run"]), flat(record["full"])
-            seed = int(config.pop("seed"))
+            record = record or {}
+            config, full = flat(seedless(record["run"])), flat(record["full"])
+            seed = int(record["run"]["seed"])
             cells.append(_cell(folder, config, seed, record))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise BadInput(f"{folder.path}: is damaged: its JSON files cannot be read") from None
@@ -80,8 +81,6 @@ def from_folder(path: Path) -> Side:
 
 def _cell(folder: Folder, config: dict[str, Any], seed: int, record: Mapping[str, Any]) -> Cell:
     status, result = folder.status, read_json(folder / "result.json")
-    if "init_from.run" in config:  # that run's id ends with its seed and a hash over it
-        config["init_from.run"] = re.sub(r"-s\d+-[0-9a-f]+$", "", config["init_from.run"])
     if status["state"] != "done":
         return Cell(config, seed, status["state"], status.get("reason"))
     if result is None:
@@ -104,7 +103,12 @@ def _cell(folder: Folder, config: dict[str, Any], seed: int, record: Mapping[str
     made = result["provenance"]
     machine = {**made, "torch": made["packages"]["torch"], "results schema": record["schema"]}
     known = {name: float(value) for name, value in numbers.items() if value is not None}
-    return Cell(config, seed, "done", None, known, {name: machine.get(name) for name in MACHINE})
+    return Cell(config, seed, "done", None, known, {name: machine.get(name) for name in MACHINE}, result.get("digest"))
+
+
+def label(config: Mapping[str, Any]) -> str:
+    """A configuration in short: its task, method and backbone."""
+    return " ".join(str(config[name]) for name in ("task", "method", "model.backbone") if config.get(name))
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -125,7 +129,10 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write(path: Path, side: Side, tolerances: Tolerances) -> None:
-    """Make a baseline of the cells that are done. Raises `BadInput` when one is not: that is no state to return to."""
+    """Make a baseline of cells that are all done, and those of a configuration by one code.
+
+    Raises `BadInput` when they are not: that is no state to return to.
+    """
     undone = Counter(cell.state for cell in side.cells if cell.state != "done")
     if undone:
         told = ", ".join(f"{count} {state}" for state, count in undone.items())
@@ -134,6 +141,10 @@ def write(path: Path, side: Side, tolerances: Tolerances) -> None:
     groups = []
     for config in _unique(cell.config for cell in side.cells):
         same = sorted((cell for cell in side.cells if cell.config == config), key=lambda cell: cell.seed)
+        if codes := by_code({cell.seed: cell.digest for cell in same}):
+            raise BadInput(
+                f"{side.name}: cannot become a baseline: {label(config)}: {codes}; `run GRID --stale` runs them anew"
+            )
         seeds = {str(cell.seed): {**cell.numbers, "machine": machines.index(dict(cell.machine))} for cell in same}
         groups.append({"config": config, "seeds": seeds})
     record = {

@@ -111,11 +111,11 @@ def decide(
     return Decision("run", state if state in ("failed", "oom", "stopped", "lost") else "pending")
 
 
-def _made_by(folder: Folder, status: Mapping[str, Any]) -> str | None:
+def computed_by(folder: Folder, status: Mapping[str, Any]) -> str | None:
     """The digest of the code that computed this cell; None when it did not end, or its result is not there."""
     if status["state"] == "diverged":
         return status.get("digest", "unknown")
-    return (folder.result or {}).get("digest")
+    return (folder.result or {}).get("digest") if status["state"] == "done" else None
 
 
 def refused(run: Run) -> str | None:
@@ -137,7 +137,7 @@ def plan(runs: Iterable[Run], folder: Path, options: LaunchOptions) -> list[Cell
     for run in runs:
         at = Folder(folder / run.id)
         status = at.status
-        made_by = _made_by(at, status) if status["state"] in ("done", "diverged") else None
+        made_by = computed_by(at, status)
         kept = made_by is not None and not options.force and not options.stale
         reason = None if kept else refused(run)
         unmeasured = bool(lacking(at, options.measures))

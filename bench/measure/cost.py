@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from bench import provenance, registry, streams
+from bench import provenance, registry, sources, streams
 from bench.build import autocast, build_method, build_task
 from bench.config import Run
 from bench.errors import BadInput
@@ -207,7 +207,7 @@ def keep_table(
 def _code(run: Run) -> str:
     """A digest of what decides the cost of a run's steps: this module, and the run's task, method and backbone."""
     roots = (registry.tasks.get(run.task), registry.methods.get(run.method), registry.backbones.get(run.model.backbone))
-    return provenance.code_digest(sys.modules[__name__], *roots)
+    return sources.digest(sys.modules[__name__], *roots)
 
 
 def _credit(run: Run) -> Iterator[dict[str, Any]]:

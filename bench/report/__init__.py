@@ -8,7 +8,7 @@ write("results/quick", "report")                  index.html, summary.csv, figur
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -26,7 +26,7 @@ from bench.report.exhibit import Exhibit, Missing, Section
 from bench.report.figures import _file_name
 from bench.report.style import RC
 from bench.report.tables import _clean, load, markdown, print_summary, summarise
-from bench.results import write_atomically
+from bench.results import Paths, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,12 +57,12 @@ FORMATS: dict[str, dict[str, Any]] = {
 }
 
 
-def summary(path: Path | str) -> pd.DataFrame:
-    """The table of a results folder; `summarise` tells its columns. Raises `BadInput` when no run is there."""
-    return summarise(load(path))
+def summary(paths: Paths) -> pd.DataFrame:
+    """The table of results folders; `summarise` tells its columns. Raises `BadInput` when no run is there."""
+    return summarise(load(paths))
 
 
-def write(paths: Path | str | Sequence[Path | str], out: Path | str) -> list[Path]:
+def write(paths: Paths, out: Path | str) -> list[Path]:
     """Write the whole report on one or several results folders below `out`.
 
     - index.html: everything, in one file that needs no other

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.errors import BadInput
 from bench.report import tables
-from bench.results import load_curves, load_records, read_json
+from bench.results import load_curves, load_records, read_json, run_folders, tell_apart
 
 WORK = ("flops", "sequential_flops", "sequential_operations")
 EMPTY = list(
@@ -71,20 +70,12 @@ class Data:
 def load(paths: Sequence[Path | str]) -> Data:
     """Read results folders (grids', or folders above them). Raises `BadInput` for one with no run or traced cost."""
     folders = tuple(Path(path) for path in paths)
-    results, found = [], []
-    for folder in folders:
-        try:
-            results.append(tables.load(folder))
-            found.append(folder)
-        except BadInput:
-            if not (folder.is_dir() and any(folder.rglob("cost.json"))):
-                raise
-            results.append(pd.DataFrame(columns=EMPTY))  # only traced, by `cost GRID`
+    found = [folder for folder in folders if not _only_traced(folder)]
     records = {name: _records(found, f"{name}.json") for name in ("cost", "dynamics", "samples")}
     steps, credit, inference = _complexity(folders)
     return Data(
-        results=_together(results) if any(map(len, results)) else results[0],
-        curves=_with_work(_together([load_curves(folder) for folder in found]), records["cost"]),
+        results=tables.load(found) if found else pd.DataFrame(columns=EMPTY),
+        curves=_with_work(load_curves(found), records["cost"]),
         steps=steps,
         credit=credit,
         inference=inference,
@@ -96,24 +87,35 @@ def load(paths: Sequence[Path | str]) -> Data:
     )
 
 
+def _only_traced(folder: Path) -> bool:
+    """Whether a folder holds no run, but costs that `cost GRID` traced. Raises `BadInput` when it holds neither."""
+    if next(run_folders(folder), None) is not None:
+        return False
+    if not any(folder.rglob("cost.json")):
+        tables.load(folder)
+    return True
+
+
 def _together(frames: list[pd.DataFrame]) -> pd.DataFrame:
     kept = [frame for frame in frames if not frame.empty]
     return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
 
 
 def _records(folders: Sequence[Path], name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    found = [one for folder in folders for one in load_records(folder, name)]
-    return [(run, record) for run, record in found if isinstance(record, dict)]
+    return [(run, record) for run, record in load_records(folders, name) if isinstance(record, dict)]
 
 
 def _complexity(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The tables that `cost GRID` left in grids' own folders; a run's cost.json has no "steps"."""
     found: dict[str, list[dict[str, Any]]] = {"steps": [], "credit": [], "inference": []}
-    for file in sorted({file for folder in folders for file in folder.rglob("cost.json")}):
+    records = {}
+    for file in sorted({file.resolve() for folder in folders for file in folder.rglob("cost.json")}):
         record = read_json(file)
         if isinstance(record, dict) and isinstance(record.get("steps"), list):
-            for name, rows in found.items():
-                rows += [{"grid": file.parent.name, **row} for row in record.get(name, []) if isinstance(row, dict)]
+            records[file.parent] = record
+    for grid, name in tell_apart({grid: {"steps": record["steps"]} for grid, record in records.items()}).items():
+        for part, rows in found.items():
+            rows += [{"grid": name, **row} for row in records[grid].get(part, []) if isinstance(row, dict)]
     steps, credit, inference = (pd.json_normalize(rows) for rows in found.values())
     return steps, credit, inference
 

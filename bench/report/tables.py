@@ -23,7 +23,7 @@ from rich.text import Text
 from bench.errors import BadInput
 from bench.report import style
 from bench.report.statistics import SEEDS_FOR_AN_INTERVAL, mean_interval
-from bench.results import load_results
+from bench.results import Paths, by_code, load_results
 
 SECTIONS = ("task.", "method.", "model.", "training.", "evaluation.", "init_from.")
 NUMBERS = (
@@ -31,7 +31,7 @@ NUMBERS = (
     *("steps", "tokens", "training_seconds", "parameters", "predictor_parameters"),
     *("inherited.tokens", "inherited.training_seconds"),
 )
-TEXTS = ("backbone", "predictor", "reference", "reason", "shortcut_rule", "unit", "seed", "task.length")
+TEXTS = ("backbone", "predictor", "reference", "reason", "shortcut_rule", "unit", "seed", "digest", "task.length")
 
 Setting = tuple[tuple[str, Any], ...]
 """The config columns in which a cell differs from others of its task and method, with their values."""
@@ -40,11 +40,12 @@ Setting = tuple[tuple[str, Any], ...]
 # From results to the table.
 
 
-def load(path: Path | str) -> pd.DataFrame:
+def load(paths: Paths) -> pd.DataFrame:
     """`load_results` with every column that reports use, numbers as numbers. Raises `BadInput` when no run is there."""
-    results = load_results(path)
+    results = load_results(paths)
     if results.empty:
-        raise BadInput(f"no runs in {str(path)!r}: no folder there has a run.json, as `run GRID` writes it")
+        where = ", ".join(repr(str(path)) for path in ([paths] if isinstance(paths, Path | str) else paths))
+        raise BadInput(f"no runs in {where}: no folder there has a run.json, as `run GRID` writes it")
     results = results.reindex(columns=[*results, *(name for name in (*NUMBERS, *TEXTS) if name not in results)])
     for name in NUMBERS:
         results[name] = pd.to_numeric(results[name], errors="coerce").astype(float)
@@ -211,7 +212,7 @@ def _spread(accuracies: np.ndarray) -> dict[str, float]:
 
 
 def _status(cells: pd.DataFrame) -> dict[str, str]:
-    """How many cells of the group are in which state, and why."""
+    """How many cells of the group are in which state, and why; and whether their means are over several codes."""
     runs = cells.drop_duplicates("id")
     states = Counter(runs["state"])
     counted = sorted(states.items(), key=lambda item: (item[0] != "done", item[0]))
@@ -223,6 +224,9 @@ def _status(cells: pd.DataFrame) -> dict[str, str]:
         if pd.notna(reason):
             reasons.setdefault(f"{state}: {reason}", []).append(f"{seed:g}" if isinstance(seed, int | float) else "?")
     told = [f"{text} (seed {', '.join(seeds)})" if len(runs) > 1 else text for text, seeds in reasons.items()]
+    if codes := by_code(dict(zip(runs["seed"].map(_plain), runs["digest"]))):
+        status += ", not by one code"
+        told.append(codes)
     return {"status": status, "reason": "; ".join(told)}
 
 

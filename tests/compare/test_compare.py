@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,68 @@ def test_a_result_that_is_not_finite_any_more_is_a_regression() -> None:
 
 def test_a_cost_that_is_not_traced_any_more_is_told() -> None:
     found = against(side(), side({**SCORES, "flops": 1e6}))
-    assert any("flops: not compared" in note for note in found.notes) and not found.regressed
+    assert not found.regressed and found.failed and "flops" in found.missing[0] and "not traced" in found.missing[0]
+
+
+# What is missing.
+
+
+def without(whole: Side, *seeds: int, state: str | None = None) -> Side:
+    """The side less some seeds, or with these in another state."""
+    kept = [cell for cell in whole.cells if cell.seed not in seeds]
+    gone = [Cell(cell.config, cell.seed, state) for cell in whole.cells if cell.seed in seeds and state]
+    return dataclasses.replace(whole, cells=[*kept, *gone])
+
+
+def test_what_the_baseline_has_and_the_results_lack_is_a_failure_unless_they_are_meant_to() -> None:
+    old = dataclasses.replace(side(), cells=[*side().cells, *side(method="smt").cells])
+    for new, told in (
+        (side(), "stack smt: in side, not in side"),
+        (without(old, 1, 2, 3, 4), "stack bptt: 4 of 5 seeds: seed 1 is not there"),
+        (without(old, 3, state="stopped"), "stack bptt: 1 of 5 seeds: seed 3 is stopped"),
+        (without(old, 0, state="pending"), "seed 0 is pending"),
+    ):
+        found = against(new, old)
+        assert found.failed and not found.regressed and told in found.missing[0], found.missing
+        assert show.markdown(found).startswith("### Incomplete") and "missing" in show.verdict(found)
+        assert not compare(new, old, Tolerances(), partial=True).failed
+        assert not against(old, new).failed, "more than the baseline has is no fault"
+
+
+def test_other_seeds_do_where_they_are_as_many() -> None:
+    assert not against(side(seeds=range(3, 8)), side()).missing
+    assert "2 of 5 seeds" in against(side(seeds=range(4, 7)), side()).missing[0]
+
+
+def test_where_no_cell_is_done_nothing_is_compared() -> None:
+    for partial in (False, True):
+        with pytest.raises(BadInput, match=r"no number to compare: .*none is done \(5 stopped\)"):
+            compare(without(side(), *range(5), state="stopped"), side(), Tolerances(), partial=partial)
+    lost = against(without(side(), *range(5), state="diverged"), side())
+    assert lost.regressed and len(lost.lost) == 5, "with a reason for each, that is a finding"
+
+
+# Code.
+
+
+def by_codes(*digests: str | None) -> Side:
+    old = side(seeds=range(len(digests)))
+    cells = [dataclasses.replace(cell, digest=digest) for cell, digest in zip(old.cells, digests)]
+    return dataclasses.replace(old, cells=cells)
+
+
+def test_seeds_of_two_codes_are_told_and_make_no_baseline(tmp_path: Path) -> None:
+    mixed, old = by_codes("a" * 16, "a" * 16, "b" * 16), side(seeds=range(3))
+    (note,) = against(mixed, old).notes
+    assert note.startswith("stack bptt in side: seeds were computed by different code: 0, 1 by aaaaaaaa; 2 by bbbb")
+    with pytest.raises(BadInput, match="cannot become a baseline: stack bptt: .*different code.*--stale"):
+        write(tmp_path / "base.json", mixed, Tolerances())
+    assert not (tmp_path / "base.json").exists()
+    (note,) = against(by_codes(*(f"{'a' * 16}-{data * 8}" for data in "121")), old).notes
+    assert "different data: 0, 2 by 11111111; 1 by 22222222" in note
+    for one in (by_codes("a" * 16, "a" * 16, "a" * 16), by_codes("a" * 16, None, None)):
+        assert not against(one, old).notes
+        write(tmp_path / "base.json", one, Tolerances())
 
 
 # Time.
@@ -132,10 +194,10 @@ def test_time_is_told_in_calibrations(factor: float, expected: str) -> None:
 
 
 def test_raw_seconds_are_compared_on_equal_hardware_only() -> None:
-    old, new = side({"seconds": 1e-4}), side({"seconds": 3e-4})
+    old, new = side({"seconds": 1e-4, "loss": 0.2}), side({"seconds": 3e-4, "loss": 0.2})
     assert only(against(new, old), "time").verdict == "regression"
     found = against(side({"seconds": 3e-4, "loss": 0.2}, machine={**MACHINE, "processor": "another"}), old)
-    assert not found.rows and any("time: not compared" in note for note in found.notes)
+    assert [row.metric for row in found.rows] == ["loss"] and any("time: not compared" in note for note in found.notes)
 
 
 # Matching.
@@ -170,8 +232,9 @@ def test_what_is_on_one_side_only_is_listed_with_how_its_nearest_differs() -> No
     new = Side("new", [*common.cells, *extra.cells])
     old = Side("old", [*common.cells, *other.cells])
     found = compare(new, old, Tolerances())
-    assert len(found.missing) == 2 and not found.regressed
-    assert "in new, not in old, whose nearest differs in model.d 8 against 16" in found.missing[0]
+    assert "in old, not in new, whose nearest differs in model.d 16 against 8" in found.missing[0]
+    assert "in new, not in old, whose nearest differs in model.d 8 against 16" in found.extra[0]
+    assert len(found.missing) == len(found.extra) == 1 and not found.regressed
 
 
 def test_versions_that_differ_are_named() -> None:
@@ -219,7 +282,21 @@ def test_a_folder_equals_the_baseline_made_of_it(trained: Path, tmp_path: Path) 
     found = compare(read(trained), kept, Tolerances())
     assert [row.metric for row in found.rows] == ["accuracy", "loss", "flops", "sequential operations", "time"]
     assert all(row.verdict == "same" and row.interval.mean == 0 for row in found.rows)
-    assert not (found.missing or found.notes or found.lost) and file.stat().st_size < 5000
+    assert not (found.missing or found.extra or found.notes or found.lost) and file.stat().st_size < 5000
+
+
+def test_a_cell_that_is_copied_is_one_and_with_other_scores_none(trained: Path, tmp_path: Path) -> None:
+    grid = tmp_path / "results" / "tiny"
+    shutil.copytree(trained, grid)
+    first = min(grid.glob("retrieval-*"))
+    copy = shutil.copytree(first, grid / "copy")
+    assert len(read(grid).cells) == 3 and {cell.digest for cell in read(grid).cells} != {None}
+    result = read_json(copy / "result.json")
+    result["scores"][0]["accuracy"] /= 2
+    write_json(copy / "result.json", result)
+    with pytest.raises(BadInput) as told:
+        read(grid)
+    assert str(first) in str(told.value) and str(copy) in str(told.value)
 
 
 def test_a_baseline_is_not_made_of_cells_that_are_not_done(trained: Path, tmp_path: Path) -> None:
@@ -247,6 +324,10 @@ def test_the_command_writes_a_baseline_and_tells_a_regression_by_its_exit_code(
     told = json.loads(capsys.readouterr().out)
     assert told["regressed"] and [row["metric"] for row in told["rows"] if row["verdict"] == "regression"] == ["flops"]
     assert cli.main(["compare", str(trained), str(file), "--tolerance", "cost=2"]) == 0
+    record["cells"][0]["seeds"]["7"] = record["cells"][0]["seeds"]["0"]
+    write_json(file, record)
+    assert cli.main(["compare", str(trained), str(file), "--tolerance", "cost=2"]) == 1
+    assert cli.main(["compare", str(trained), str(file), "--tolerance", "cost=2", "--partial"]) == 0
 
 
 def test_what_cannot_be_compared_ends_in_one_line(

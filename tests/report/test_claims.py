@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -566,6 +567,15 @@ def test_the_hardest_task_is_compared_with_the_next_hardest() -> None:
         found, "keys-values and stack: share of the ceiling on the hardest other task minus that on keys-values"
     )
     assert row["value"] == pytest.approx((0.91 + 0.91 + 0.41) / 3 - 0.71)
+
+
+def test_a_run_that_two_grids_share_counts_once_in_the_mean_over_a_task() -> None:
+    data = synthetic(HIGH, LOW).add("smt+dmt", [0.1, 0.1, 0.1], "keys-values", grid="other").data()
+    shared = data.results[(data.results["task"] == "keys-values") & (data.results["accuracy"] == 0.1)]
+    twice = pd.concat([data.results, shared.assign(grid="third")], ignore_index=True)
+    told = "keys-values and retrieval: share of the ceiling on the hardest other task minus that on keys-values"
+    found = verdict("1", dataclasses.replace(data, results=twice))
+    assert value(found, told)["value"] == pytest.approx(0.91 - (0.71 + 0.71 + 0.1) / 3)
 
 
 def test_what_is_lost_is_over_longer_lengths_alone() -> None:

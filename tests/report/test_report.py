@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from bench import report
 from bench.config import Run
 from bench.errors import BadInput
 from bench.report import style
+from bench.report.data import load as read
 from bench.report.figures import draw
 from bench.report.tables import escape, load, markdown
 from bench.results import Folder, load_curves, load_results, write_json
@@ -274,6 +276,72 @@ def test_grids_of_one_name_are_not_mixed(tmp_path: Path) -> None:
     frame = report.summary(tmp_path)
     assert dict(zip(frame["grid"], frame["accuracy"])) == {"mine/quick": 0.5, "theirs/quick": 0.7}
     assert set(load_curves(tmp_path)["grid"]) == {"mine/quick", "theirs/quick"}
+
+
+def test_a_cell_counts_once_however_often_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = tmp_path / "results" / "tiny"
+    first, *_ = seeds(grid, [0.5, 0.6, 0.7])
+    expected, curves = report.summary(grid), load_curves(grid)
+    assert expected["seeds"].tolist() == [3]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(grid)
+    shutil.copytree(grid, tmp_path / "copied" / "tiny")
+    again = shutil.copytree(first.path, grid / "a copy")
+    timed = json.loads((again / "result.json").read_text())
+    write_json(again / "result.json", {**timed, "costs": {**timed["costs"], "training_seconds": 9.0}, "provenance": {}})
+    undone = Folder(shutil.copytree(first.path, grid / "retrieval"))  # before its name: sorted first
+    undo(undone, "stopped")
+    for paths in ([grid, grid], ["results", "results/tiny"], [grid, "link"], ["copied", "results"], [tmp_path]):
+        pd.testing.assert_frame_equal(report.summary(paths), expected)
+        assert len(load_curves(paths)) == len(curves)
+        data = read(paths)
+        assert len(data.results) == 3 and set(data.results["id"]) == {tiny_run(seed=seed).id for seed in range(3)}
+
+
+def test_a_cell_with_two_results_is_refused_with_both_places(tmp_path: Path) -> None:
+    (cell,) = seeds(tmp_path / "tiny", [0.5])
+    copy = Folder(shutil.copytree(cell.path, tmp_path / "tiny" / "copy"))
+    result = json.loads((copy / "result.json").read_text())
+    result["scores"][0]["loss"] = math.nextafter(result["scores"][0]["loss"], 2)
+    write_json(copy / "result.json", result)
+    with pytest.raises(BadInput) as told:
+        report.write(tmp_path, tmp_path / "out")
+    assert str(cell.path) in str(told.value) and str(copy.path) in str(told.value) and "\n" not in str(told.value)
+    assert not (tmp_path / "out").exists()
+    undo(copy, "diverged", reason="no")
+    with pytest.raises(BadInput, match="different scores"):
+        load_results(tmp_path)
+
+
+def test_two_versions_of_a_grid_are_told_apart_and_a_part_of_one_is_a_copy(tmp_path: Path) -> None:
+    old, new = tmp_path / "old" / "tiny", tmp_path / "new" / "tiny"
+    seeds(old, [0.167])
+    seeds(new, [0.9])
+    for grid in (old, new):
+        write_json(grid / "cost.json", {"steps": [{"task": "retrieval", "at": str(grid)}]})
+    frame = report.summary([old, new])
+    assert dict(zip(frame["grid"], frame["accuracy"])) == {"old/tiny": 0.167, "new/tiny": 0.9}
+    assert set(read([old, new]).steps["grid"]) == {"old/tiny", "new/tiny"}
+    whole = tmp_path / "whole" / "tiny"
+    _, second = seeds(whole, [0.9, 0.8])  # what `new` holds, and one seed more
+    early = Path(shutil.copytree(whole, tmp_path / "early" / "tiny"))
+    undo(Folder(early / second.path.name), "running")
+    for paths in ([new, whole], [whole, early], [early, whole]):
+        assert report.summary(paths)[["grid", "seeds"]].to_numpy().tolist() == [["tiny", 2]]
+
+
+def test_a_mean_over_two_codes_is_told_beside_its_row(tmp_path: Path) -> None:
+    made = {0: "a" * 16, 1: "a" * 16, 2: "b" * 16}
+    for seed, digest in made.items():
+        fake(tmp_path / "g", tiny_run(seed=seed), [score(0.5, 1.1)], digest=digest)
+        fake(tmp_path / "g", tiny_run("smt", seed=seed), [score(0.5, 1.1)], digest="c" * 16)
+    frame = report.summary(tmp_path)
+    row = only(frame, method="bptt")
+    assert row["status"] == "3 done, not by one code"
+    assert row["reason"] == "seeds were computed by different code: 0, 1 by aaaaaaaa; 2 by bbbbbbbb"
+    assert only(frame, method="smt")["reason"] == "", "each method has a code of its own"
+    for text in (printed(frame), markdown(frame, load(tmp_path), {})):
+        assert "bptt: seeds were computed by different code" in " ".join(text.split())
 
 
 # Text.

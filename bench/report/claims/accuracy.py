@@ -82,6 +82,7 @@ def beats_bptt(data: Data) -> Verdict:
 
 def _hardest(runs: pd.DataFrame, task: str) -> list[Finding]:
     """How far the share of the ceiling there is below that of the hardest of the others, paired by seed."""
+    runs = runs.drop_duplicates(["id", "accuracy", "loss"])  # what several grids have in common counts once
     shares = {str(name): part.groupby("seed")["share"].mean() for name, part in runs.groupby("task", sort=False)}
     if task not in shares or len(shares) < 2:
         return []

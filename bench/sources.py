@@ -1,0 +1,104 @@
+"""The sources of what is imported, as they were when it was imported.
+
+A digest that reads them when it is asked for tells what lies on the disk by then, not what runs. So each is read once:
+as its module registers a class, else as soon as plugins are loaded, else for the first digest that it belongs to.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+from types import ModuleType
+
+STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
+
+_read: dict[str, bytes] = {}  # file -> its source
+
+
+def note(name: str) -> None:
+    """Read the source of a module that is being imported, also when it is imported anew."""
+    if file := _file(name):
+        _read[file] = Path(file).read_bytes()
+
+
+def of(*roots: type | ModuleType) -> dict[str, bytes]:
+    """Module -> source, of the modules that these classes and modules are made of.
+
+    Followed are the modules that they take names from, as far as these lie in `bench`, in a root's own package, or
+    below the folder of a plugin's file; so that a new task or a change in the report makes no finished cell stale.
+    """
+    waiting = [root.__name__ if isinstance(root, ModuleType) else root.__module__ for root in roots]
+    packages = {"bench", *map(_package, waiting)}
+    folders = {Path(file).resolve().parent for name in waiting if _package(name) != "bench" and (file := _file(name))}
+    found: dict[str, bytes] = {}
+    seen = set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        file = _file(name)
+        if file is None or not (_package(name) in packages or _neighbour(Path(file).resolve(), folders)):
+            continue
+        if file not in _read:
+            note(name)
+        found[name] = _read[file]
+        for value in vars(sys.modules[name]).values() if name in sys.modules else ():
+            other = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(other, str) and other in sys.modules:
+                waiting.append(other)
+        if _package(name) != "bench":
+            waiting += _imports(name, file)
+    return found
+
+
+def digest(*roots: type | ModuleType) -> str:
+    """16 hexadecimal digits over the sources `of` these."""
+    each = sorted(hashlib.sha256(source).digest() for source in of(*roots).values())
+    return hashlib.sha256(b"".join(each)).hexdigest()[:16]
+
+
+def _package(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _file(name: str) -> str | None:
+    """The source file of a module, which need not be imported yet; None where there is none."""
+    file = None
+    if name in sys.modules:
+        file = getattr(sys.modules[name], "__file__", None)
+    elif (parent := name.rpartition(".")[0]) in sys.modules or not parent:  # to look below another would import it
+        with suppress(ImportError, ValueError):
+            spec = find_spec(name)
+            file = spec and spec.origin
+    known = isinstance(file, str) and file.endswith(".py") and (file in _read or Path(file).is_file())
+    return file if known else None
+
+
+def _neighbour(file: Path, folders: set[Path]) -> bool:
+    """Whether a file lies below one of these folders and is neither Python's nor of an installed package."""
+    installed = "site-packages" in file.parts or "dist-packages" in file.parts or STDLIB in file.parents
+    return not installed and not folders.isdisjoint(file.parents)
+
+
+def _imports(name: str, file: str) -> Iterator[str]:
+    """What a module's source imports, be it numbers, which do not tell where they are from, or only as it trains."""
+    package = name if Path(file).stem == "__init__" else name.rpartition(".")[0]
+    try:
+        tree = ast.parse(_read[file])
+    except (SyntaxError, ValueError):  # of a neighbour that nothing has imported yet
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            with suppress(ImportError):
+                base = resolve_name(base, package) if node.level else base
+                yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
