@@ -7,7 +7,7 @@ import torch
 
 from bench.build import build_method, build_task
 from bench.errors import BadInput
-from bench.grid import grid_names, load_collection, load_grid, make_grid
+from bench.grid import grid_names, load_collection, load_grid, make_grid, matches
 from bench.models.updaters import count_parameters
 from tests.helpers import TINY
 
@@ -44,6 +44,83 @@ def test_overrides_reach_the_cells_that_match_and_axes_win_over_them():
     ).runs
     assert [run.task_config.depth for run in runs] == [5, 5]
     assert [run.training.batch_size for run in runs] == [7, 9]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"model.backbone": "transformer"},
+        {"seed": 0},
+        {"task.symbols": 4},
+        {"task": {"name": "stack", "depth": 8}},
+        {"model": {"heads": 2, "feedforward": 4}},
+        {"evaluation.lengths": [8, 32]},
+        {"evaluation.lengths": [[64], [8, 32]]},
+        {"training.optimiser.betas": [0.9, 0.95]},
+        {"training.optimiser.lr": [1.0, 3e-4]},
+        {"training.batch_size": 128},
+        {"model.head_width": None},
+        {"device": "cpu", "precision": "float32"},
+    ],
+    ids=str,
+)
+def test_a_condition_is_on_what_the_run_will_have_given_or_by_default(condition):
+    base = {"task": "stack", "method": "bptt", "evaluation.lengths": [8, 32]}
+    for also, expected in (({}, 3), ({"model.d": 16}, 1)):
+        override = {"where": {**condition, **also}, "set": {"threads": 3}}
+        (run,) = grid(base=base, overrides=[override]).runs
+        assert run.threads == expected
+        assert matches(run, override["where"], "slurm") == (expected == 3)
+
+
+def test_a_condition_can_be_on_a_default_where_an_override_gives_what_is_required():
+    base = {"model": TINY, "task": "stack", "method": "bptt"}
+    (run,) = make_grid(
+        "g", {"base": base, "overrides": [{"where": {"training.batch_size": 128}, "set": {"training.budget.steps": 5}}]}
+    ).runs
+    assert run.training.budget.steps == 5
+
+
+def test_what_another_override_sets_is_no_condition_and_an_unused_backbone_is_none():
+    base = {"task": "stack", "method": "transformer", "model.backbone": "gru"}
+    overrides = [
+        {"where": {"model.backbone": "transformer"}, "set": {"training.batch_size": 7}},
+        {"where": {"training.batch_size": 7}, "set": {"threads": 2}},
+        {"where": {"model.backbone": "gru"}, "set": {"threads": 3}},
+    ]
+    (run,) = grid(base=base, overrides=overrides).runs
+    assert (run.training.batch_size, run.threads) == (7, 1)
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ({"model.d": "8"}, "overrides.where.model.d: '8' given; should be a valid integer"),
+        ({"seed": [0, True]}, "overrides.where.seed: True given; should be a valid integer"),
+        ({"model": {"dd": 8}}, "'dd' is unknown; .*did you mean 'd'"),
+        ({"training.optimiser.rl": 1}, "'rl' is unknown; .*did you mean 'lr'"),
+        ({"task.symbosl": 4}, "'symbosl' is unknown; .*did you mean 'symbols'"),
+        ({"task": "stack", "task.modulus": 4}, "'modulus' is unknown; allowed: depth, length, symbols"),
+        ({"task.symbols": "four"}, "symbols: 'four' given; should be a valid integer"),
+        ({"evaluation.lengths": 8}, "evaluation.lengths: 8 given; should be a valid array"),
+        ({"device": "auto"}, "device: 'auto' given; should be 'cpu' or 'cuda'"),
+        ({"method": None}, "method: 'None' is unknown"),
+    ],
+    ids=str,
+)
+def test_a_condition_that_no_run_can_meet_is_refused_in_one_line(condition, message):
+    overrides = [{"where": condition, "set": {"threads": 3}}]
+    with pytest.raises(BadInput, match=message) as caught:
+        grid(base={"task": "stack", "method": "bptt"}, overrides=overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_width_that_a_parameter_count_chooses_cannot_be_a_condition():
+    base = {"task": "stack", "method": "bptt", "model.parameters": 20_000}
+    overrides = [{"where": {"model.parameters": 20_000}, "set": {"threads": 2}}]
+    assert grid(base=base, overrides=overrides).runs[0].threads == 2
+    with pytest.raises(BadInput, match="model.d: is chosen by model.parameters"):
+        grid(base=base, overrides=[{"where": {"model.d": 8}, "set": {"threads": 2}}])
 
 
 def test_parts_share_what_stands_above_them():
