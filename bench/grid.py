@@ -153,11 +153,19 @@ class _Loader(yaml.SafeLoader):
 
 
 def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> Any:
-    """12:30:00 is a text, not, as YAML 1.1 has it, a number to the base of 60."""
+    """12:30:00 is a text, not, as YAML 1.1 has it, a number to the base of 60; 010, which to it is 8, is refused."""
+    if re.match(r"[-+]?0[\d_]", node.value):
+        problem = f"{node.value} given; a number should have no leading zero, and a text be in quotes"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
     return node.value if ":" in node.value else loader.construct_yaml_int(node)
 
 
+def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    return node.value if ":" in node.value else loader.construct_yaml_float(node)
+
+
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from bench.build import build_method, build_task
 from bench.errors import BadInput
-from bench.grid import grid_names, load_collection, load_grid, make_grid, matches
+from bench.grid import grid_names, load_collection, load_grid, make_grid, matches, parse_yaml
+from bench.methods import MethodConfig, register_method
+from bench.methods.bptt import BPTT
 from bench.models.updaters import count_parameters
 from tests.helpers import TINY
 
@@ -146,6 +150,85 @@ def test_set_overrides_a_field_replaces_an_axis_and_wins_over_everything():
     } == {3}
     assert {run.training.optimiser.lr for run in grid(["training.optimiser.lr=1e-4"], axes=axes).runs} == {1e-4}
     assert {run.training.budget.tokens for run in grid(["training.budget={tokens: 64}"], axes=axes).runs} == {64}
+
+
+@pytest.mark.parametrize(
+    ("text", "lengths"),
+    [
+        ("evaluation.lengths=[8,32]", [(8, 32)]),
+        ("evaluation.lengths=[]", [()]),
+        ("evaluation.lengths=[[8,32],[64]]", [(8, 32), (64,)]),
+        ("evaluation={lengths: [8,32]}", [(8, 32)]),
+    ],
+)
+def test_a_list_is_the_value_of_a_field_that_takes_one_and_a_list_of_lists_an_axis_of_it(text, lengths):
+    base = {"task": "stack", "method": "bptt"}
+    assert [run.evaluation.lengths for run in grid([text], base=base).runs] == lengths
+    assert [run.training.optimiser.betas for run in grid(["training.optimiser.betas=[0.8,0.9]"], base=base).runs] == [
+        (0.8, 0.9)
+    ]
+
+
+def test_whether_a_plugins_field_takes_a_list_is_read_from_the_methods_of_the_grid(clean):
+    for name, kind in (("one", int), ("many", tuple[int, ...])):
+        config = type(
+            "Own", (MethodConfig,), {"__annotations__": {"layers": kind}, "layers": 1, "__module__": __name__}
+        )
+        register_method(name)(type(name, (BPTT,), {"Config": config, "__module__": __name__}))
+    base = {"task": "stack"}
+    runs = grid(["method.layers=[1,2]", "method=[many,bptt]"], base=base).runs
+    assert [(run.method, run.method_config.changes()) for run in runs] == [("many", {"layers": [1, 2]}), ("bptt", {})]
+    runs = grid(["method.layers=[2,3]"], base=base, axes={"method": ["one", "bptt"]}).runs
+    assert [(run.method, run.method_config.changes()) for run in runs] == [
+        ("one", {"layers": 2}),
+        ("one", {"layers": 3}),
+        ("bptt", {}),
+    ]
+
+
+def test_a_list_of_set_wins_over_a_case_and_a_ladder():
+    base = {"task": "stack", "method": "bptt"}
+    axes = {"seed": [0], "case": [{"seed": 5, "task.length": 8}]}
+    assert [run.seed for run in grid(["seed=[1,2]"], base=base, axes=axes).runs] == [1, 2]
+    runs = grid(["model.d=[8,16]"], base=base, ladders={"model": [{"d": 32}]}).runs
+    assert [run.model.d for run in runs] == [8, 16]
+
+
+def test_an_axis_of_a_field_that_takes_lists_says_how_it_is_written():
+    with pytest.raises(BadInput, match="evaluation.lengths: 8 given; should be a list, and an axis of it a list of l"):
+        grid(base={"task": "stack", "method": "bptt"}, axes={"evaluation.lengths": [8, 16]})
+
+
+@pytest.mark.parametrize("number", ["010", "-010", "+07", "00", "0_1", "0100"])
+def test_a_number_with_a_leading_zero_is_refused_and_not_read_as_octal(tmp_path, number):
+    with pytest.raises(BadInput, match=re.escape(f"{number} given; a number should have no leading zero")) as caught:
+        grid([f"seed={number}"], base={"task": "stack", "method": "bptt"})
+    assert "\n" not in str(caught.value)
+    (tmp_path / "own.yaml").write_text(f"base:\n  seed: {number}\n")
+    with pytest.raises(BadInput, match=r"own.yaml, line 2: .*leading zero"):
+        load_grid(str(tmp_path / "own.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0),
+        ("1_000", 1000),
+        ("0x1F", 31),
+        ("0b11", 3),
+        ("0.5", 0.5),
+        ("1e-3", 1e-3),
+        ("'010'", "010"),
+        ("1:30.5", "1:30.5"),
+    ],
+)
+def test_other_numbers_are_what_they_were(text, value):
+    assert parse_yaml(text, "") == value
+
+
+def test_the_same_set_twice_is_refused():
+    with pytest.raises(BadInput, match="--set seed=2: seed is given twice"):
+        grid(["seed=1", "threads=1", "seed=2"], base={"task": "stack", "method": "bptt"})
 
 
 def test_set_of_a_tasks_knob_reaches_the_tasks_that_have_it_and_must_reach_one():
