@@ -51,12 +51,13 @@ def run(
     from bench.grid import Collection, load_collection, make_grid
     from bench.launch import LaunchOptions, run_cells
 
+    results = Path(results).expanduser()
     for file in plugins:
-        registry.load_plugin(file)
+        registry.load_plugin(Path(file).expanduser())
     if isinstance(grid, Mapping):
         collection = Collection(name, (make_grid(name, grid, set),), single=True)
     else:
-        collection = load_collection(str(grid), set)
+        collection = load_collection(str(Path(grid).expanduser()), set)
     options = LaunchOptions(
         launcher=launcher,
         workers=workers,
@@ -70,17 +71,17 @@ def run(
     )
     for loaded in collection.grids:
         measures = loaded.measures if measure is None else tuple(measure)
-        folder = collection.folder(Path(results), loaded)
+        folder = collection.folder(results, loaded)
         outcome = run_cells(loaded.runs, folder, dataclasses.replace(options, measures=measures))
         if outcome.interrupted:
             raise KeyboardInterrupt
         if outcome.halted:
             raise OSError(outcome.halted)
-    return load_results(folder if collection.single else Path(results) / collection.name)
+    return load_results(folder if collection.single else results / collection.name)
 
 
 def load_results(path: str | Path) -> pd.DataFrame:
     """One row per run, scored predictor and test length below `path`; the columns are told in `bench.results`."""
     from bench import results
 
-    return results.load_results(path)
+    return results.load_results(Path(path).expanduser())

@@ -12,9 +12,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticSerializationError
 
 from bench import registry
 from bench.errors import BadInput, nearest
@@ -45,7 +47,24 @@ class Config(BaseModel):
 
     def changes(self) -> dict[str, Any]:
         """The fields that are not at their default, as plain data: what identifies this config."""
-        return self.model_dump(mode="json", exclude_defaults=True)
+        return _ordered(self.model_dump(mode="json", exclude_defaults=True), self)
+
+    def _spelled_out(self) -> dict[str, Any]:
+        """All fields as plain data."""
+        return _ordered(self.model_dump(mode="json"), self)
+
+
+def _ordered(plain: Any, value: Any) -> Any:
+    """JSON data of a value, in one form for all that are equal: sets, whose order is another at each start, sorted."""
+    if isinstance(plain, dict) and isinstance(value, BaseModel):
+        return {name: _ordered(one, getattr(value, name, None)) for name, one in plain.items()}
+    if isinstance(plain, dict) and isinstance(value, Mapping):
+        return dict(zip(plain, map(_ordered, plain.values(), value.values()), strict=False))
+    if isinstance(plain, list) and isinstance(value, list | tuple | set | frozenset):
+        found = list(map(_ordered, plain, value))
+        unordered = isinstance(value, set | frozenset)
+        return sorted(found, key=lambda one: json.dumps(one, sort_keys=True)) if unordered else found
+    return plain + 0.0 if isinstance(plain, float) else plain  # -0.0 equals 0.0
 
 
 def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> BadInput:
@@ -59,6 +78,8 @@ def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> BadIn
         return BadInput(f"{path}: unknown key; allowed: {', '.join(sorted(allowed))}{hint}")
     message = re.sub(r"^(Value|Assertion) error, ", "", first["msg"])
     message = message.replace("Input should", "should").replace("Field required", "is required")
+    if cls is Outline:
+        message = message.replace("a valid array", "a list, and an axis of it a list of lists")
     if first["type"] == "missing" or not first["loc"]:
         return BadInput(f"{path}: {message}")
     return BadInput(f"{path}: {first['input']!r} given; {message}")
@@ -67,10 +88,15 @@ def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> BadIn
 def _fields_at(cls: type[BaseModel], parents: list[str]) -> Mapping[str, Any]:
     """The fields of the config nested in `cls` under these names."""
     for name in parents:
-        found = cls.model_fields[name].annotation
-        options = [found, *getattr(found, "__args__", ())]
-        cls = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+        if name in cls.model_fields:  # or it is a place in a list
+            cls = config_in(cls.model_fields[name]) or cls
     return cls.model_fields
+
+
+def config_in(field: FieldInfo) -> type[Config] | None:
+    """The config that a field holds, alone, in a list, or beside None; None when it holds no config."""
+    options = [field.annotation, *get_args(field.annotation)]
+    return next((option for option in options if isinstance(option, type) and issubclass(option, Config)), None)
 
 
 WORK = ("flops", "sequential_flops")
@@ -209,7 +235,7 @@ class Run:
 
         Raises `BadInput` for anything unknown, of the wrong type, or missing.
         """
-        outline = _Outline.parse(data, where)
+        outline = Outline.parse(data, where)
         task_class, task_config = _configured(registry.tasks, outline.task, where)
         method_class, method_config = _configured(registry.methods, outline.method, where)
         length, hidden = task_config.length, outline.evaluation.score_from  # type: ignore[attr-defined]
@@ -222,8 +248,8 @@ class Run:
                 f"{prefix}evaluation.score_from: {hidden} given; should be below the task's length, {length}"
             )
         model = outline.model
-        if registry.backbones.get(model.backbone) and not getattr(method_class, "backbones", True):
-            model = model.model_copy(update={"backbone": "transformer"})  # no RNN: the backbone changes nothing
+        if registry.backbones.get(model.backbone) and not uses_backbone(method_class.name):
+            model = model.model_copy(update={"backbone": "transformer"})
         return Run(
             task_class.name,
             task_config,
@@ -256,12 +282,12 @@ class Run:
 
     def full(self) -> dict[str, Any]:
         """As `describe`, with the defaults spelled out: what a results folder keeps."""
-        parts = {name: getattr(self, name).model_dump(mode="json") for name in ("model", "training", "evaluation")}
+        parts = {name: getattr(self, name)._spelled_out() for name in ("model", "training", "evaluation")}
         return {
             **self.describe(),
             **parts,
-            "task": {"name": self.task, **self.task_config.model_dump(mode="json")},
-            "method": {"name": self.method, **self.method_config.model_dump(mode="json")},
+            "task": {"name": self.task, **self.task_config._spelled_out()},
+            "method": {"name": self.method, **self.method_config._spelled_out()},
         }
 
     @cached_property
@@ -269,6 +295,9 @@ class Run:
         """16 hexadecimal digits: a hash over the canonical form."""
         canonical = json.dumps(self.describe(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def __hash__(self) -> int:
+        return hash(self.identity)  # a plugin's fields may hold what has no hash of its own
 
     @cached_property
     def id(self) -> str:
@@ -283,7 +312,7 @@ def scored_lengths(run: Run) -> tuple[int, ...]:
     return tuple(dict.fromkeys((trained, *run.evaluation.lengths)))
 
 
-class _Outline(Config):
+class Outline(Config):
     """The shape of a run before its task and method are known."""
 
     task: dict[str, Any]
@@ -298,6 +327,11 @@ class _Outline(Config):
     init_from: InitFrom | None = None
 
 
+def uses_backbone(method: str) -> bool:
+    """Whether a method has an RNN; the backbone of one that has none changes nothing, and is `transformer`."""
+    return bool(getattr(registry.methods.get(method), "backbones", True))
+
+
 def _configured(kind: registry.Registry[Any], data: dict[str, Any], where: str) -> tuple[Any, Config]:
     """The class that `data["name"]` says and its config from the rest of `data`."""
     fields = dict(data)
@@ -306,4 +340,18 @@ def _configured(kind: registry.Registry[Any], data: dict[str, Any], where: str) 
     if not isinstance(name, str):
         raise BadInput(f"{prefix}.name: {name!r} given; should be a {kind.kind}'s name: {', '.join(kind.names())}")
     cls = kind.get(name)
-    return cls, cls.Config.parse(fields, f"{prefix}({name})")
+    config = cls.Config.parse(fields, f"{prefix}({name})")
+    _require_that_it_is_kept(config, f"{prefix}({name})")
+    return cls, config
+
+
+def _require_that_it_is_kept(config: Config, where: str) -> None:
+    """Raise `BadInput` when what identifies a config, and what results keep of it, is not all of it."""
+    try:
+        config._spelled_out()
+        again = type(config).parse(config.changes(), where)
+    except (BadInput, PydanticSerializationError) as error:
+        raise BadInput(f"{where}: cannot be written as JSON and read back: {str(error).splitlines()[0]}") from None
+    for name, value in config:
+        if getattr(again, name) != value:
+            raise BadInput(f"{where}.{name}: {value!r} is {getattr(again, name)!r} once written as JSON and read back")

@@ -11,7 +11,7 @@
       case: [{task.length: 16, model.d: 32}, {task.length: 32, model.d: 64}]      # several fields at once
     ladders:                         # one at a time: the base cell, and this one field changed
       model.memory_tokens: [2, 8]
-    overrides:                       # for the cells that match; axes and ladders win over them
+    overrides:                       # for the cells that match, see below; axes and ladders win over them
       - where: {task: stack, method: bptt}
         set: {training.optimiser.lr: 1e-3}
     parts:                           # further grids that share the above; each has its own axes
@@ -25,6 +25,9 @@ A file may instead gather other grids, each of which keeps a folder of its own:
     grids: [synthetic-small, length-small]
     cost: [complexity]               # grids whose cost is traced, as `cost GRID` does, and not trained
 
+Conditions are on a cell as it would be without overrides, with the defaults of what it does not say. A list matches any
+of its values; of a field that itself takes a list, a flat list is its value, and a list of lists is several.
+
 A cell may start from another cell's finished phase: `init_from: {method: smt, phase: smt}` is the one cell of the grid
 that has this task, model and seed, and that method. `device` and `precision` are `auto` where not given: a GPU with
 bfloat16 autocast if there is one, else the CPU in float32. Cells that come out equal are one cell.
@@ -35,7 +38,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -46,18 +49,21 @@ from pydantic import Field
 
 from bench import registry
 from bench.build import build_method, build_task
-from bench.config import Config, EvaluationConfig, InitFrom, ModelConfig, NonNegative, Run, TrainingConfig
+from bench.config import Config, InitFrom, ModelConfig, NonNegative, Outline, Run, config_in, uses_backbone
 from bench.errors import BadInput, nearest, unknown
+from bench.fields import canonical, is_value, value_at
 from bench.measure import NAMES as MEASURES
 from bench.models.updaters import count_parameters
 
 SECTIONS = ("task", "method", "model", "training", "evaluation")
 FIELDS = (*SECTIONS, "seed", "device", "precision", "threads", "init_from")
-PARTS: dict[str, type[Config]] = {"model": ModelConfig, "training": TrainingConfig, "evaluation": EvaluationConfig}
+KINDS: dict[str, registry.Registry[Any]] = {"task": registry.tasks, "method": registry.methods}
 SHIPPED = files("bench") / "grids"
 
 Fields = dict[str, Any]
 """Fields of a run as nested plain data; partial while a grid is expanded."""
+Conditions = list[tuple[tuple[str, ...], list[Any]]]
+"""Paths of fields, and the values allowed at each."""
 Site = Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], bool]]
 """From the `slurm` section of a grid to the settings of a launch, and whether its jobs have GPUs."""
 
@@ -147,11 +153,19 @@ class _Loader(yaml.SafeLoader):
 
 
 def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> Any:
-    """12:30:00 is a text, not, as YAML 1.1 has it, a number to the base of 60."""
+    """12:30:00 is a text, not, as YAML 1.1 has it, a number to the base of 60; 010, which to it is 8, is refused."""
+    if re.match(r"[-+]?0[\d_]", node.value):
+        problem = f"{node.value} given; a number should have no leading zero, and a text be in quotes"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
     return node.value if ":" in node.value else loader.construct_yaml_int(node)
 
 
+def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    return node.value if ":" in node.value else loader.construct_yaml_float(node)
+
+
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
@@ -230,13 +244,13 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None 
     for measure in grid.measure:
         if measure not in MEASURES:
             raise unknown(f"{where}: measure", measure, MEASURES)
-    given = [parse_set(one) for one in sets]
-    cells = list(_cells(grid, dict(given), where))
+    settings, gpu = (grid.slurm, None) if site is None else site(grid.slurm)
+    given = _given(sets)
+    cells = list(_cells(grid, given, where, gpu))
     if not cells:
         raise BadInput(f"{where}: has no cells; give axes with at least one value each")
     _require_some_use(cells, given)
     selectors = [_take_selector(cell) for cell in cells]
-    settings, gpu = (grid.slurm, None) if site is None else site(grid.slurm)
     runs = [_resolve(cell, where, gpu) for cell in cells]
     runs = [
         _link(run, selector, runs, where) if selector else run for run, selector in zip(runs, selectors, strict=True)
@@ -249,12 +263,23 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None 
 
 
 def parse_set(text: str) -> tuple[str, Any]:
-    """`--set KEY=VALUE`: the key, checked, and the value, read as YAML. A list makes the key an axis."""
+    """`--set KEY=VALUE`: the key, checked, and the value, read as YAML."""
     key, equals, value = text.partition("=")
     if not equals:
         raise BadInput(f"--set {text!r}: should be KEY=VALUE, for example training.optimiser.lr=1e-3")
     _check_key(key.strip(), f"--set {text}")
     return key.strip(), parse_yaml(value, f"--set {text}")
+
+
+def _given(sets: Sequence[str]) -> dict[str, Any]:
+    """What `--set` fixes, by key."""
+    given: dict[str, Any] = {}
+    for text in sets:
+        key, value = parse_set(text)
+        if key in given:
+            raise BadInput(f"--set {text}: {key} is given twice")
+        given[key] = value
+    return given
 
 
 def _check_key(key: str, where: str) -> None:
@@ -308,32 +333,62 @@ def _at(fields: Fields, key: str) -> Any:
 # Expansion.
 
 
-def _cells(grid: GridFile, sets: Mapping[str, Any], where: str) -> Iterator[Fields]:
+def _cells(grid: GridFile, sets: Mapping[str, Any], where: str, gpu: bool | None = None) -> Iterator[Fields]:
     """Every cell as nested fields, in the file's order."""
+    listed = _axes_among(grid, sets, where)
+    fixed = {key: value for key, value in sets.items() if key not in listed}
     for part in grid.parts or [Part()]:
-        axes = {**grid.axes, **part.axes}
-        ladders = {**grid.ladders, **part.ladders}
-        fixed = {}
-        for key, value in sets.items():
-            if isinstance(value, list):
-                ladders.pop(key, None)
-                axes[key] = value
-            else:
-                axes.pop(key, None)
-                ladders.pop(key, None)
-                fixed[key] = value
+        axes = {key: values for key, values in {**grid.axes, **part.axes}.items() if key not in fixed} | listed
+        ladders = {key: values for key, values in {**grid.ladders, **part.ladders}.items() if key not in sets}
         base = _merged(_nested(grid.base, where), _nested(part.base, where))
-        overrides = [*grid.overrides, *part.overrides]
-        for override in overrides:
-            _check_where(override.where, where)
+        overrides = [
+            (_conditions(override.where, f"{where}.overrides.where"), _nested(override.set, where))
+            for override in (*grid.overrides, *part.overrides)
+        ]
         products = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         rungs = [{}, *({key: value} for key, values in ladders.items() for value in values)]
         for rung, product in itertools.product(rungs, products):
-            yield _cell(base, {**product, **rung}, overrides, fixed, where)
+            given = {**fixed, **{key: product[key] for key in listed}}
+            chosen = {key: value for key, value in {**product, **rung}.items() if key not in listed}
+            yield _cell(base, chosen, overrides, given, where, gpu)
 
 
-def _cell(base: Fields, chosen: Fields, overrides: Sequence[Override], fixed: Fields, where: str) -> Fields:
-    """One cell: base, then overrides that match, then its place on the axes, then what the command line fixed."""
+def _axes_among(grid: GridFile, sets: Mapping[str, Any], where: str) -> dict[str, list[Any]]:
+    """The lists of `--set` that make an axis, and are not the value of a field that takes a list."""
+    lists = {key: value for key, value in sets.items() if isinstance(value, list)}
+    names = {key: value for key, value in sets.items() if key.removesuffix(".name") in ("task", "method")}
+    if any(key not in names and key.startswith(("task.", "method.")) for key in lists):
+        cells = list(_cells(grid, names, where))  # it depends on whose fields they are
+    else:
+        cells = []
+
+    def is_axis(key: str, value: list[Any]) -> bool:
+        first, *rest = key.split(".")
+        if first not in KINDS:
+            return not _is_value(Outline, [first, *rest], value)
+        classes = {KINDS[first].get(str(_at(cell, first))).Config for cell in cells}
+        return not any(_is_value(cls, rest, value) for cls in classes)
+
+    return {key: value for key, value in lists.items() if key in names or is_axis(key, value)}
+
+
+def _is_value(cls: type[Config] | None, path: Sequence[str], value: list[Any]) -> bool:
+    """Whether a list is one value of a config's field, and not several."""
+    name, *rest = path
+    if cls is None or name not in cls.model_fields:
+        return False
+    return _is_value(config_in(cls.model_fields[name]), rest, value) if rest else is_value(cls, name, value)
+
+
+def _cell(
+    base: Fields,
+    chosen: Fields,
+    overrides: Sequence[tuple[Conditions, Fields]],
+    given: Fields,
+    where: str,
+    gpu: bool | None,
+) -> Fields:
+    """One cell: base, then overrides that match, then its place on the axes, then what the command line gives."""
     place: Fields = {}
     for key, value in chosen.items():
         if key == "case":
@@ -342,35 +397,85 @@ def _cell(base: Fields, chosen: Fields, overrides: Sequence[Override], fixed: Fi
             place = _merged(place, _nested(value, where))
         else:
             place = _merged(place, _nested({key: value}, where))
-    place = _merged(place, _applicable(fixed, _merged(base, place), where))
+    place = _merged(place, _applicable(given, _merged(base, place), where))
     matched = _merged(base, place)
-    for override in overrides:
-        if all(_matches(_at(matched, key), wanted) for key, wanted in override.where.items()):
-            base = _merged(base, _nested(override.set, where))
+    for conditions, fields in overrides:
+        if all(_value(matched, path, gpu) in allowed for path, allowed in conditions):
+            base = _merged(base, fields)
     return _merged(base, place)
 
 
-def _check_where(conditions: Mapping[str, Any], where: str) -> None:
-    """A condition on a field, task or method that there is not would never match: say so."""
-    for key, wanted in conditions.items():
-        _check_key(key, f"{where}.overrides.where")
-        first, *rest = key.split(".")
-        fields: Any = PARTS[first].model_fields if first in PARTS else {}
-        if rest and fields and rest[0] not in fields:
-            raise unknown(f"{where}.overrides.where: {first}", rest[0], fields)
-        kind = {"task": registry.tasks, "method": registry.methods}.get(key.removesuffix(".name"))
-        for name in (wanted if isinstance(wanted, list) else [wanted]) if kind else []:
-            kind.get(str(name))  # type: ignore[union-attr]
+# Conditions.
 
 
-def matches(run: Run, conditions: Fields, where: str) -> bool:
-    """Whether a run has these values at these dotted keys. Raises `BadInput` for a key that no run has."""
-    _check_where(conditions, where)
-    return all(_matches(_at(run.full(), key), wanted) for key, wanted in conditions.items())
+def _conditions(wanted: Mapping[str, Any], where: str) -> Conditions:
+    """What a `where` asks for. Raises `BadInput` for a field that there is not, or a value that it can never have."""
+    fields = _nested(wanted, where)
+    found: Conditions = []
+    for first, kind in KINDS.items():
+        own = dict(fields.pop(first, {}))
+        names = own.pop("name", kind.names())
+        names = [str(name) for name in (names if isinstance(names, list) else [names])]
+        found.append(((first, "name"), names))
+        classes = [kind.get(name).Config for name in names]
+        found += [((first, *path), allowed) for path, allowed in _of_configs(classes, own, f"{where}: {first}")]
+    return found + _of_configs([Outline], fields, where)
 
 
-def _matches(value: Any, wanted: Any) -> bool:
-    return value in wanted if isinstance(wanted, list) else value == wanted
+def _of_configs(classes: Sequence[type[Config]], wanted: Mapping[str, Any], where: str) -> Conditions:
+    """Conditions on a config that is of one of these classes."""
+    found: Conditions = []
+    for name, value in wanted.items():
+        having = [cls for cls in classes if name in cls.model_fields]
+        if not having:
+            raise unknown(where, name, sorted({field for cls in classes for field in cls.model_fields}))
+        inner = [one for one in (config_in(cls.model_fields[name]) for cls in having) if one]
+        if inner and isinstance(value, Mapping):
+            found += [((name, *path), allowed) for path, allowed in _of_configs(inner, value, f"{where}.{name}")]
+        else:
+            found.append(((name,), _allowed(having, name, value, where)))
+    return found
+
+
+def _allowed(classes: Sequence[type[Config]], name: str, wanted: Any, where: str) -> list[Any]:
+    """The values of a field that a condition allows, as results hold them."""
+    found, refused = [], None
+    for cls in classes:
+        values = wanted if isinstance(wanted, list) and not is_value(cls, name, wanted) else [wanted]
+        try:
+            found += [canonical(cls, name, value, where) for value in values]
+        except BadInput as error:
+            refused = error
+    if refused and not found:
+        raise refused
+    return found
+
+
+def _value(cell: Fields, path: Sequence[str], gpu: bool | None) -> Any:
+    """What the run of a cell will have at a path, as far as that can be told of a cell that need not be whole."""
+    first, *rest = path
+    if first in KINDS:
+        name = _at(cell, first)
+        if rest == ["name"] or name is None:
+            return name
+        return value_at(KINDS[first].get(str(name)).Config, cell[first], rest)
+    if first in ("device", "precision"):
+        return _machine(cell, gpu)[first]
+    if path == ("model", "backbone") and not uses_backbone(_at(cell, "method")):
+        return "transformer"
+    if path == ("model", "d") and value_at(Outline, cell, ("model", "parameters")):
+        raise BadInput("overrides.where: model.d: is chosen by model.parameters, after overrides; ask for that instead")
+    return value_at(Outline, cell, path)
+
+
+def matches(run: Run, wanted: Fields, where: str) -> bool:
+    """Whether a run has these values at these keys. Raises `BadInput` for what no run could have."""
+    return _has(run, _conditions(wanted, where))
+
+
+def _has(run: Run, conditions: Conditions) -> bool:
+    full = run.full()
+    return all(_at(full, ".".join(path)) in allowed for path, allowed in conditions)
 
 
 def _applicable(fixed: Fields, cell: Fields, where: str) -> Fields:
@@ -382,20 +487,18 @@ def _applicable(fixed: Fields, cell: Fields, where: str) -> Fields:
 
 def _has_field(cell: Fields, key: str) -> bool:
     first, *rest = key.split(".")
-    kind = {"task": registry.tasks, "method": registry.methods}.get(first)
-    if kind is None or not rest or rest == ["name"]:
+    if first not in KINDS or not rest or rest == ["name"]:
         return True
-    return rest[0] in kind.get(str(_at(cell, first))).Config.model_fields
+    return rest[0] in KINDS[first].get(str(_at(cell, first))).Config.model_fields
 
 
-def _require_some_use(cells: Sequence[Fields], given: Sequence[tuple[str, Any]]) -> None:
+def _require_some_use(cells: Sequence[Fields], given: Iterable[str]) -> None:
     """A `--set` of a task's or method's field that no cell has is an error, not dropped."""
-    for key, _ in given:
+    for key in given:
         if not any(_has_field(cell, key) for cell in cells):
             first, _, field = key.partition(".")
-            kind = registry.tasks if first == "task" else registry.methods
             names = {str(_at(cell, first)) for cell in cells}
-            allowed = sorted({name for one in names for name in kind.get(one).Config.model_fields})
+            allowed = sorted({name for one in names for name in KINDS[first].get(one).Config.model_fields})
             raise unknown(f"--set {key}: no {first} of this grid has the field", field, allowed)
 
 
@@ -413,23 +516,33 @@ def _resolve(cell: Fields, where: str, gpu: bool | None = None) -> Run:
 
     `gpu` says whether it gets one elsewhere; None: it runs on this machine.
     """
-    available = torch.cuda.is_available() if gpu is None else gpu
-    device = cell.get("device", "auto")
-    device = ("cuda" if available else "cpu") if device == "auto" else device
-    if device == "cuda" and not available:
+    chosen = _machine(cell, gpu)
+    if chosen["device"] == "cuda" and not _has_gpu(gpu):
         if gpu is not None:
             raise BadInput(f"{where}: device: cuda given, but slurm.gpus is 0; give slurm.gpus=1, or device=cpu")
         raise BadInput(
             f"{where}: device: cuda given; this machine has no GPU that torch can use; should be cpu or auto"
         )
-    precision = cell.get("precision", "auto")
-    gains = device == "cuda" and (gpu is not None or torch.cuda.is_bf16_supported(including_emulation=False))
-    precision = ("bfloat16" if gains else "float32") if precision == "auto" else precision
     missing = [name for name in ("task", "method", "training") if name not in cell]
     if missing:
         raise BadInput(f"{where}: {missing[0]} is required: in base, in an axis or with --set")
-    run = Run.parse({**cell, "device": device, "precision": precision}, where)
+    run = Run.parse({**cell, **chosen}, where)
     return _with_parameters(run, run.model.parameters, where) if run.model.parameters else run
+
+
+def _machine(cell: Fields, gpu: bool | None) -> Fields:
+    """Device and precision of a cell, chosen where it says `auto`."""
+    device, precision = cell.get("device", "auto"), cell.get("precision", "auto")
+    if device == "auto":
+        device = "cuda" if _has_gpu(gpu) else "cpu"
+    if precision == "auto":
+        gains = device == "cuda" and (gpu is not None or torch.cuda.is_bf16_supported(including_emulation=False))
+        precision = "bfloat16" if gains else "float32"
+    return {"device": device, "precision": precision}
+
+
+def _has_gpu(gpu: bool | None) -> bool:
+    return torch.cuda.is_available() if gpu is None else gpu
 
 
 def _with_parameters(run: Run, target: int, where: str) -> Run:
@@ -458,21 +571,22 @@ def _with_parameters(run: Run, target: int, where: str) -> Run:
 
 def _link(run: Run, selector: Fields, runs: Sequence[Run], where: str) -> Run:
     """The run with `init_from` pointing at the one other cell that the selector describes."""
-    conditions = {key: value for key, value in selector.items() if key != "phase"}
-    if "phase" not in selector or not conditions:
+    wanted = {key: value for key, value in selector.items() if key != "phase"}
+    if "phase" not in selector or not wanted:
         raise BadInput(f"{where}: init_from: should say the phase and the other cell's fields, such as its method")
+    conditions = _conditions(wanted, f"{where}: init_from")
     same = [
         other
         for other in runs
         if other is not run
         and (other.task, other.task_config, other.model, other.seed) == (run.task, run.task_config, run.model, run.seed)
-        and all(_matches(_at(other.full(), key), wanted) for key, wanted in conditions.items())
+        and _has(other, conditions)
     ]
     unique = {other.identity: other for other in same}
     if len(unique) != 1:
-        described = ", ".join(f"{key} {value}" for key, value in conditions.items())
-        guess = nearest(str(conditions.get("method", "")), {other.method for other in runs})
-        hint = f"; did you mean {guess!r}?" if guess and guess != conditions.get("method") else ""
+        described = ", ".join(f"{key} {value}" for key, value in wanted.items())
+        guess = nearest(str(wanted.get("method", "")), {other.method for other in runs})
+        hint = f"; did you mean {guess!r}?" if guess and guess != wanted.get("method") else ""
         raise BadInput(
             f"{where}: init_from: {len(unique)} cells have {described} and this task, model and seed; one must{hint}"
         )

@@ -26,6 +26,9 @@ T = TypeVar("T", bound=type)
 failures: dict[str, str] = {}
 """Plugins that could not be loaded: name -> reason, in one line."""
 
+TAKEN = {"name", "parse", "changes"}
+"""No names for a config's fields: the key that names its task or method, and what every config can do."""
+
 _plugin_files: list[Path] = []
 
 
@@ -35,6 +38,17 @@ def place(cls: type) -> str:
         return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
     except (OSError, TypeError):
         return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _fault(config: Any) -> str | None:
+    """What makes a field of a config unfit to tell runs apart; None when there is nothing."""
+    for name in getattr(config, "model_fields", ()):
+        if name in TAKEN:
+            return f"a field of its Config is called {name!r}, which the harness uses itself; give it another name"
+        first, second = (getattr(config.model_construct(), name, None) for _ in range(2))
+        if first != second:
+            return f"the field {name!r} has another default each time, {first!r} and {second!r}"
+    return None
 
 
 class Registry(Generic[T]):
@@ -48,12 +62,14 @@ class Registry(Generic[T]):
         self._loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Class decorator. Raises `BadInput`, naming both places, when the name is taken."""
+        """Class decorator. Raises `BadInput`, naming places, when the name is taken or a config's field is unfit."""
 
         def add(cls: T) -> T:
             other = self._classes.get(name)
             if other is not None and place(other) != place(cls):
                 raise BadInput(f"{self.kind} {name!r} is registered twice: at {place(other)} and at {place(cls)}")
+            if fault := _fault(getattr(cls, "Config", None)):
+                raise BadInput(f"{self.kind} {name!r} at {place(cls)}: {fault}")
             sources.note(cls.__module__)
             cls.name = name  # type: ignore[attr-defined]
             self._classes[name] = cls

@@ -225,6 +225,32 @@ def test_dry_run_tells_what_would_happen_and_writes_nothing(
     assert out[-1] == "3 cells: 1 would run, 2 would be skipped"
 
 
+def test_a_path_at_home_is_there_and_not_in_a_folder_called_tilde(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "home").mkdir()
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    (folder / "home" / "mine.yaml").write_text(yaml.safe_dump(GRID))
+    short = ["--set", "training.budget.steps=1", "--set", "method=bptt", "--measure", "none", "--launcher", "inline"]
+    assert cli.main(["run", "~/mine.yaml", "--results", "~/kept", *short]) == 0
+    assert list((folder / "home" / "kept" / "mine").glob("*/result.json")) and not (folder / "~").exists()
+    assert cli.main(["report", "~/kept/mine", "--out=~/page"]) == 0
+    assert list((folder / "home" / "page").glob("*.html"))
+    assert len(bench.load_results("~/kept/mine")) == 1
+    capsys.readouterr()
+
+
+def test_the_package_is_a_program_that_knows_its_name(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "new", "method", "mine"],
+        env={**os.environ, "PYTHONPATH": str(Path(bench.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "try it:      python -m bench check mine" in done.stdout
+
+
 def test_run_and_status_and_report_from_end_to_end(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

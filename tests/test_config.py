@@ -3,12 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import Field, SecretStr
 
 from bench.config import Budget, ModelConfig, Run
 from bench.errors import BadInput
+from bench.methods import MethodConfig, register_method
+from bench.methods.bptt import BPTT
 from tests.helpers import tiny_run
+
+
+class Mood(enum.Enum):
+    CALM = "calm"
+    WILD = "wild"
+
+
+class OddConfig(MethodConfig):
+    """Fields of the types that a plugin may have."""
+
+    tags: frozenset[str] = frozenset({"x"})
+    groups: tuple[set[int], ...] = ()
+    table: dict[str, set[str]] = {}
+    mood: Mood = Mood.CALM
+    path: Path | None = None
+    share: float = 1
+    anything: Any = None
+    secret: SecretStr | None = None
+
+
+class AliasConfig(OddConfig):
+    renamed: int = Field(0, alias="other_name")
+
+
+@pytest.fixture
+def odd(clean):
+    """Runs of methods with fields of all sorts."""
+    for name, config in (("odd", OddConfig), ("alias", AliasConfig)):
+        register_method(name)(type(name, (BPTT,), {"Config": config, "__module__": __name__}))
+    return lambda name="odd", **fields: tiny_run({"name": name, **fields})
 
 
 def test_identity_does_not_depend_on_the_order_of_keys_or_on_spelling_out_defaults():
@@ -102,3 +141,58 @@ def test_model_defaults_are_the_papers_sizes():
 def test_a_run_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         tiny_run().seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"tags": ["a", "b", "c"]}, {"tags": ["c", "a", "b", "a"]}),
+        ({"groups": [[1, 2], [3]]}, {"groups": [[2, 1], [3]]}),
+        ({"table": {"a": ["p", "q"], "b": []}}, {"table": {"b": [], "a": ["q", "p"]}}),
+        ({"share": 2}, {"share": 2.0}),
+        ({"share": 0}, {"share": -0.0}),
+        ({"anything": {"a": [1, -0.0]}}, {"anything": {"a": [1, 0.0]}}),
+        ({"mood": "calm", "path": None, "share": 1.0}, {}),
+    ],
+    ids=str,
+)
+def test_equal_fields_of_any_type_have_one_identity(odd, one, other):
+    assert odd(**one) == odd(**other) and hash(odd(**one)) == hash(odd(**other))
+    assert odd(**one).identity == odd(**other).identity
+    for run in (odd(**one), odd(**other)):
+        assert Run.parse(run.describe()).describe() == Run.parse(run.full()).describe() == run.describe()
+
+
+def test_an_identity_does_not_depend_on_the_hash_seed():
+    script = """
+from tests.test_config import OddConfig
+config = OddConfig.parse({"tags": list("abcdefgh"), "table": {"t": list("stuvwxyz")}}, "")
+print(config.changes(), config._spelled_out())
+"""
+    root = str(Path(__file__).parents[1])
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONPATH": root, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"secret": "key"}, r"method\(odd\).secret: .* once written as JSON and read back"),
+        ({"anything": float("nan")}, r"method\(odd\).anything: nan is None once written as JSON and read back"),
+        ({"name": "alias", "other_name": 3}, r"method\(alias\): cannot be .* read back: .*renamed: unknown key"),
+    ],
+    ids=str,
+)
+def test_a_field_that_a_run_cannot_keep_is_refused_in_one_line(odd, fields, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        odd(**fields)
+    assert "\n" not in str(caught.value)

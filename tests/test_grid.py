@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from bench.build import build_method, build_task
 from bench.errors import BadInput
-from bench.grid import grid_names, load_collection, load_grid, make_grid
+from bench.grid import grid_names, load_collection, load_grid, make_grid, matches, parse_yaml
+from bench.methods import MethodConfig, register_method
+from bench.methods.bptt import BPTT
 from bench.models.updaters import count_parameters
 from tests.helpers import TINY
 
@@ -46,6 +50,83 @@ def test_overrides_reach_the_cells_that_match_and_axes_win_over_them():
     assert [run.training.batch_size for run in runs] == [7, 9]
 
 
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"model.backbone": "transformer"},
+        {"seed": 0},
+        {"task.symbols": 4},
+        {"task": {"name": "stack", "depth": 8}},
+        {"model": {"heads": 2, "feedforward": 4}},
+        {"evaluation.lengths": [8, 32]},
+        {"evaluation.lengths": [[64], [8, 32]]},
+        {"training.optimiser.betas": [0.9, 0.95]},
+        {"training.optimiser.lr": [1.0, 3e-4]},
+        {"training.batch_size": 128},
+        {"model.head_width": None},
+        {"device": "cpu", "precision": "float32"},
+    ],
+    ids=str,
+)
+def test_a_condition_is_on_what_the_run_will_have_given_or_by_default(condition):
+    base = {"task": "stack", "method": "bptt", "evaluation.lengths": [8, 32]}
+    for also, expected in (({}, 3), ({"model.d": 16}, 1)):
+        override = {"where": {**condition, **also}, "set": {"threads": 3}}
+        (run,) = grid(base=base, overrides=[override]).runs
+        assert run.threads == expected
+        assert matches(run, override["where"], "slurm") == (expected == 3)
+
+
+def test_a_condition_can_be_on_a_default_where_an_override_gives_what_is_required():
+    base = {"model": TINY, "task": "stack", "method": "bptt"}
+    (run,) = make_grid(
+        "g", {"base": base, "overrides": [{"where": {"training.batch_size": 128}, "set": {"training.budget.steps": 5}}]}
+    ).runs
+    assert run.training.budget.steps == 5
+
+
+def test_what_another_override_sets_is_no_condition_and_an_unused_backbone_is_none():
+    base = {"task": "stack", "method": "transformer", "model.backbone": "gru"}
+    overrides = [
+        {"where": {"model.backbone": "transformer"}, "set": {"training.batch_size": 7}},
+        {"where": {"training.batch_size": 7}, "set": {"threads": 2}},
+        {"where": {"model.backbone": "gru"}, "set": {"threads": 3}},
+    ]
+    (run,) = grid(base=base, overrides=overrides).runs
+    assert (run.training.batch_size, run.threads) == (7, 1)
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ({"model.d": "8"}, "overrides.where.model.d: '8' given; should be a valid integer"),
+        ({"seed": [0, True]}, "overrides.where.seed: True given; should be a valid integer"),
+        ({"model": {"dd": 8}}, "'dd' is unknown; .*did you mean 'd'"),
+        ({"training.optimiser.rl": 1}, "'rl' is unknown; .*did you mean 'lr'"),
+        ({"task.symbosl": 4}, "'symbosl' is unknown; .*did you mean 'symbols'"),
+        ({"task": "stack", "task.modulus": 4}, "'modulus' is unknown; allowed: depth, length, symbols"),
+        ({"task.symbols": "four"}, "symbols: 'four' given; should be a valid integer"),
+        ({"evaluation.lengths": 8}, "evaluation.lengths: 8 given; should be a valid array"),
+        ({"device": "auto"}, "device: 'auto' given; should be 'cpu' or 'cuda'"),
+        ({"method": None}, "method: 'None' is unknown"),
+    ],
+    ids=str,
+)
+def test_a_condition_that_no_run_can_meet_is_refused_in_one_line(condition, message):
+    overrides = [{"where": condition, "set": {"threads": 3}}]
+    with pytest.raises(BadInput, match=message) as caught:
+        grid(base={"task": "stack", "method": "bptt"}, overrides=overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_width_that_a_parameter_count_chooses_cannot_be_a_condition():
+    base = {"task": "stack", "method": "bptt", "model.parameters": 20_000}
+    overrides = [{"where": {"model.parameters": 20_000}, "set": {"threads": 2}}]
+    assert grid(base=base, overrides=overrides).runs[0].threads == 2
+    with pytest.raises(BadInput, match="model.d: is chosen by model.parameters"):
+        grid(base=base, overrides=[{"where": {"model.d": 8}, "set": {"threads": 2}}])
+
+
 def test_parts_share_what_stands_above_them():
     parts = [{"axes": {"task": ["stack"], "task.depth": [2, 3]}}, {"axes": {"task": ["parity"]}, "base": {"seed": 5}}]
     runs = grid(base={"method": "bptt"}, parts=parts).runs
@@ -69,6 +150,85 @@ def test_set_overrides_a_field_replaces_an_axis_and_wins_over_everything():
     } == {3}
     assert {run.training.optimiser.lr for run in grid(["training.optimiser.lr=1e-4"], axes=axes).runs} == {1e-4}
     assert {run.training.budget.tokens for run in grid(["training.budget={tokens: 64}"], axes=axes).runs} == {64}
+
+
+@pytest.mark.parametrize(
+    ("text", "lengths"),
+    [
+        ("evaluation.lengths=[8,32]", [(8, 32)]),
+        ("evaluation.lengths=[]", [()]),
+        ("evaluation.lengths=[[8,32],[64]]", [(8, 32), (64,)]),
+        ("evaluation={lengths: [8,32]}", [(8, 32)]),
+    ],
+)
+def test_a_list_is_the_value_of_a_field_that_takes_one_and_a_list_of_lists_an_axis_of_it(text, lengths):
+    base = {"task": "stack", "method": "bptt"}
+    assert [run.evaluation.lengths for run in grid([text], base=base).runs] == lengths
+    assert [run.training.optimiser.betas for run in grid(["training.optimiser.betas=[0.8,0.9]"], base=base).runs] == [
+        (0.8, 0.9)
+    ]
+
+
+def test_whether_a_plugins_field_takes_a_list_is_read_from_the_methods_of_the_grid(clean):
+    for name, kind in (("one", int), ("many", tuple[int, ...])):
+        config = type(
+            "Own", (MethodConfig,), {"__annotations__": {"layers": kind}, "layers": 1, "__module__": __name__}
+        )
+        register_method(name)(type(name, (BPTT,), {"Config": config, "__module__": __name__}))
+    base = {"task": "stack"}
+    runs = grid(["method.layers=[1,2]", "method=[many,bptt]"], base=base).runs
+    assert [(run.method, run.method_config.changes()) for run in runs] == [("many", {"layers": [1, 2]}), ("bptt", {})]
+    runs = grid(["method.layers=[2,3]"], base=base, axes={"method": ["one", "bptt"]}).runs
+    assert [(run.method, run.method_config.changes()) for run in runs] == [
+        ("one", {"layers": 2}),
+        ("one", {"layers": 3}),
+        ("bptt", {}),
+    ]
+
+
+def test_a_list_of_set_wins_over_a_case_and_a_ladder():
+    base = {"task": "stack", "method": "bptt"}
+    axes = {"seed": [0], "case": [{"seed": 5, "task.length": 8}]}
+    assert [run.seed for run in grid(["seed=[1,2]"], base=base, axes=axes).runs] == [1, 2]
+    runs = grid(["model.d=[8,16]"], base=base, ladders={"model": [{"d": 32}]}).runs
+    assert [run.model.d for run in runs] == [8, 16]
+
+
+def test_an_axis_of_a_field_that_takes_lists_says_how_it_is_written():
+    with pytest.raises(BadInput, match="evaluation.lengths: 8 given; should be a list, and an axis of it a list of l"):
+        grid(base={"task": "stack", "method": "bptt"}, axes={"evaluation.lengths": [8, 16]})
+
+
+@pytest.mark.parametrize("number", ["010", "-010", "+07", "00", "0_1", "0100"])
+def test_a_number_with_a_leading_zero_is_refused_and_not_read_as_octal(tmp_path, number):
+    with pytest.raises(BadInput, match=re.escape(f"{number} given; a number should have no leading zero")) as caught:
+        grid([f"seed={number}"], base={"task": "stack", "method": "bptt"})
+    assert "\n" not in str(caught.value)
+    (tmp_path / "own.yaml").write_text(f"base:\n  seed: {number}\n")
+    with pytest.raises(BadInput, match=r"own.yaml, line 2: .*leading zero"):
+        load_grid(str(tmp_path / "own.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0),
+        ("1_000", 1000),
+        ("0x1F", 31),
+        ("0b11", 3),
+        ("0.5", 0.5),
+        ("1e-3", 1e-3),
+        ("'010'", "010"),
+        ("1:30.5", "1:30.5"),
+    ],
+)
+def test_other_numbers_are_what_they_were(text, value):
+    assert parse_yaml(text, "") == value
+
+
+def test_the_same_set_twice_is_refused():
+    with pytest.raises(BadInput, match="--set seed=2: seed is given twice"):
+        grid(["seed=1", "threads=1", "seed=2"], base={"task": "stack", "method": "bptt"})
 
 
 def test_set_of_a_tasks_knob_reaches_the_tasks_that_have_it_and_must_reach_one():

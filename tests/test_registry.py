@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -89,6 +90,39 @@ def test_a_name_registered_twice_names_both_places_and_the_first_stays(clean, tm
     assert "bptt.py:" in reason and f"{file}:" in reason
     assert registry.methods.get("bptt") is first
     assert "half-done" not in registry.methods.names()  # a plugin that failed leaves nothing behind
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        ("name: str = 'bptt'", "called 'name', which the harness uses"),
+        ("changes: int = 3", "called 'changes', which the harness uses"),
+        ("parse: int = 3", "called 'parse', which the harness uses"),
+        ("drawn: float = Field(default_factory=random.random)", "'drawn' has another default each time"),
+        ("gap: float = float('nan')", "'gap' has another default each time"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Field name")
+def test_a_field_that_identifies_no_run_is_refused_with_its_place(clean, tmp_path, field, reason):
+    file = plugin(
+        tmp_path,
+        f"""
+        import random
+        from pydantic import Field
+        from bench.methods import MethodConfig, register_method
+        from bench.methods.bptt import BPTT
+
+        class OwnConfig(MethodConfig):
+            {field}
+
+        @register_method("own")
+        class Own(BPTT):
+            Config = OwnConfig
+        """,
+    )
+    load_plugin(file)
+    assert re.fullmatch(rf"method 'own' at {file}:\d+: .*{reason}.*", registry.failures[str(file)])
+    assert "own" not in registry.methods.names()
 
 
 def test_a_missing_plugin_file_is_bad_input(clean, tmp_path):

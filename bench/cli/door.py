@@ -83,7 +83,7 @@ def _data(ctx: typer.Context) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
-    arguments[:] = sys.argv[1:] if argv is None else argv
+    arguments[:] = map(_at_home, sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a letter that the terminal has not is no reason to end
     try:
@@ -107,6 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def script() -> None:
     """The console script `bench`."""
     sys.exit(main())
+
+
+def _at_home(word: str) -> str:
+    """A path that begins with ~, alone or as --results=~/x, where the shell has left that to us."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{os.path.expanduser(value)}"  # noqa: PTH111 (Path's raises where there is no home)
 
 
 def _complain(message: str) -> int:

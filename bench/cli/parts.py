@@ -31,7 +31,12 @@ GridName = Annotated[
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a field of every cell, e.g. training.optimiser.lr=1e-3."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a field of every cell, e.g. training.optimiser.lr=1e-3. A list makes an axis, as in seed=[0,1]; "
+        "of a field that takes a list, a list of lists does.",
+    ),
 ]
 Results = Annotated[
     str, typer.Option("--results", metavar="DIR", help="Where results are kept; a grid's own are in DIR/<grid name>.")
@@ -124,6 +129,8 @@ arguments: list[str] = []
 def program() -> str:
     """How this program was called."""
     name = Path(sys.argv[0]).name
+    if name == "__main__.py":
+        return "python -m bench"
     return f"python {name}" if name.endswith(".py") else name
 
 

@@ -111,7 +111,7 @@ def run(
     load(plugin)
     from bench.grid import load_collection
 
-    collection = load_collection(grid, sets, _site(slurm_profile, asked) if launcher == "slurm" else None)
+    collection = load_collection(grid, sets, _site(slurm_profile, asked, dry_run) if launcher == "slurm" else None)
     from bench.launch import LaunchOptions
 
     options = LaunchOptions(
@@ -191,11 +191,12 @@ def _split_sets(sets: Sequence[str] | None) -> tuple[list[str], list[tuple[str, 
     return cells, asked
 
 
-def _site(profile: str | None, asked: Sequence[tuple[str, Any]]) -> Site:
+def _site(profile: str | None, asked: Sequence[tuple[str, Any]], dry_run: bool) -> Site:
     """From a grid's `slurm` section to the settings of this command."""
     from bench.launch import slurm
 
-    slurm.require()
+    if not dry_run:
+        slurm.require()
 
     def settings(section: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
         merged = slurm.gather(section, profile, asked)
@@ -222,6 +223,10 @@ def _run_one(grid: Grid, folder: Path, options: LaunchOptions) -> int:
 def _run_on_slurm(name: str, results: Path, launches: Sequence[Launch], dry_run: bool, detach: bool) -> int:
     """Submit the cells of some grids, all or none; follow them until they have ended. Returns the exit code."""
     if dry_run:
+        from bench.launch import slurm
+
+        if absent := slurm.missing():
+            print(f"warning: no {absent} on PATH: no site's limits and no queue are asked", file=sys.stderr)
         for text in [text for launch in launches for text in launch.dry()] or ["nothing to submit"]:
             print(text)
         return 0

@@ -206,7 +206,6 @@ class Board:
     elsewhere: dict[str, Cell] = field(default_factory=dict)
     ends: dict[str, End] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
-    started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         for cell in self.cells:
@@ -293,20 +292,6 @@ class Board:
         running = dict.fromkeys((*self.running, *self.elsewhere), "running")
         known = {**waiting, **running, **{name: end.state for name, end in self.ends.items()}}
         return {cell.id: known[cell.id] for cell in self.cells}
-
-    def seconds_left(self, live: Mapping[str, Mapping[str, Any]]) -> float | None:
-        """Estimated from how much of their budgets the cells have used since the launch; None before that is known."""
-        if not self.before:
-            return 0.0
-        now = {
-            name: 1.0 if name in self.ends else progress_of(live.get(name, {}), before)
-            for name, before in self.before.items()
-        }
-        done = sum(now[name] - before for name, before in self.before.items())
-        elapsed = time.monotonic() - self.started
-        if done < 0.02 or elapsed < 2:
-            return None
-        return elapsed / done * sum(1 - progress for progress in now.values())
 
 
 def progress_of(status: Mapping[str, Any], otherwise: float = 0.0) -> float:

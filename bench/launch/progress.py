@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.launch.plan import Board, Cell, progress_of
+from bench.launch.remaining import Remaining
 
 LINE_SECONDS = 15.0
 """Between two plain lines about cells that are still running."""
@@ -38,6 +39,7 @@ class View:
 
     def __init__(self, board: Board) -> None:
         self.board = board
+        self.remaining = Remaining(board)
         self.note = ""  # why cells wait
 
     def __enter__(self) -> Self:
@@ -77,7 +79,7 @@ class Lines(View):
         told += [f"{cell_text(cell, live.get(name, {}))} {where(live, name)}" for name, cell in board.elsewhere.items()]
         more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
         text = "; ".join(filter(None, [*told[:SHOWN], *more, self.note])) or "starting"
-        self.say(f"{counted(board)}, {left_text(board.seconds_left(live))}: {text}")
+        self.say(f"{counted(board)}, {left_text(self.remaining.seconds(live))}: {text}")
 
     def ended(self, cells: Sequence[Cell]) -> None:
         """A line for each."""
@@ -125,7 +127,7 @@ class Bars(View):
         total.add_row(
             counted(board),
             ProgressBar(len(board.cells), len(board.ends), width=40),
-            left_text(board.seconds_left(live)) if len(board.ends) < len(board.cells) else "",
+            left_text(self.remaining.seconds(live)) if len(board.ends) < len(board.cells) else "",
         )
         if self.note:
             total.add_row(Text(self.note, style="dim"))

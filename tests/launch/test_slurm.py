@@ -304,6 +304,24 @@ def test_a_launcher_that_is_in_a_job_itself_sends_jobs_that_do_not_see_it(
     assert "SQUEUE_USERS" not in site.environment("squeue")
 
 
+def test_a_dry_run_shows_the_same_files_where_there_is_no_slurm(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({**GRID, "slurm": {"gpus": 1, "minutes": 20, "parallel": 7}}))
+    words = ["run", str(tmp_path / "grid.yaml"), "--launcher", "slurm", "--results", str(tmp_path / "results")]
+    site.program("scontrol", "echo 'MaxArraySize = 1001'")
+    assert cli.main([*words, "--dry-run"]) == 0
+    there, said = capsys.readouterr()
+    assert not said
+    monkeypatch.setenv("PATH", str(tmp_path))
+    queue.config.cache_clear()
+    assert cli.main([*words, "--dry-run"]) == 0
+    here, said = capsys.readouterr()
+    assert here == there and "--array=0-9%7" in here and "--gpus-per-node=1" in here
+    assert said.startswith("warning: no sbatch on PATH") and not (tmp_path / "results").exists()
+    assert cli.main(words) == 2, "nothing can be sent from here"
+
+
 def test_a_checkout_whose_path_has_a_space_is_found_by_jobs(
     site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ ledger      which job has which cells             queue    what the cluster says
 """
 
 from bench.launch.slurm.follow import Launch, cancel, sights
-from bench.launch.slurm.queue import require
+from bench.launch.slurm.queue import missing, require
 from bench.launch.slurm.settings import gather, has_gpus
 
-__all__ = ["Launch", "cancel", "gather", "has_gpus", "require", "sights"]
+__all__ = ["Launch", "cancel", "gather", "has_gpus", "missing", "require", "sights"]

@@ -84,10 +84,10 @@ class Launch:
         self.sent: list[Submission] = []
 
     def dry(self) -> list[str]:
-        """The sbatch files that `submit` would send."""
+        """The sbatch files that `submit` would send; where there is no SLURM, as if no job waited or ran."""
         check(self.runs, self.folder, self.options)
         cells = plan(self.runs, self.folder, self.options)
-        ledger = self._ledger([cell.id for cell in cells])
+        ledger = Ledger(self.folder) if queue.missing() else self._ledger([cell.id for cell in cells])
         hopeless = _hopeless(cells)
         new = [cell for cell in cells if cell.id not in hopeless and self._to_send(cell, ledger)]
         return texts(new, self.folder, self.settings, ledger)

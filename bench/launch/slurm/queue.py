@@ -19,6 +19,9 @@ from bench.errors import BadInput
 SECONDS = 30.0
 """How long to wait for an answer; without its controller, squeue waits longer than a user does."""
 
+LARGEST_ARRAY = 1001
+"""SLURM's default of MaxArraySize."""
+
 OVER = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
     "TIMEOUT",
@@ -43,13 +46,16 @@ class Job(NamedTuple):
         return self.state.partition(" ")[0] in OVER
 
 
+def missing() -> str | None:
+    """A program of SLURM's that is not here, where one is not."""
+    programs = ("sbatch", "srun", "squeue", "scancel", "scontrol")
+    return next((program for program in programs if shutil.which(program) is None), None)
+
+
 def require() -> None:
     """Raise `BadInput` where there is no SLURM."""
-    for program in ("sbatch", "srun", "squeue", "scancel", "scontrol"):
-        if shutil.which(program) is None:
-            raise BadInput(
-                f"--launcher slurm: no {program} on PATH; run it on a machine of the cluster, or use 'local'"
-            )
+    if program := missing():
+        raise BadInput(f"--launcher slurm: no {program} on PATH; run it on a machine of the cluster, or use 'local'")
 
 
 def ask(*command: str) -> str:
@@ -106,7 +112,7 @@ def config() -> Mapping[str, str]:
 
 def largest_array() -> int:
     """How many jobs an array may have."""
-    return max(1, int(config().get("MaxArraySize", "1001")))
+    return max(1, int(config().get("MaxArraySize", LARGEST_ARRAY)))
 
 
 def cluster() -> str:

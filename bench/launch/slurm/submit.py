@@ -93,12 +93,15 @@ def executor(array: Array, logs: Path, name: str) -> submitit.AutoExecutor:
 
 
 def texts(cells: Sequence[Cell], grid: Path, settings: Mapping[str, Any], ledger: Ledger) -> list[str]:
-    """The sbatch files that would be sent, with <1> for the number that the first will get; nothing is written."""
-    found, sent = [], _arrays(cells, settings)
+    """The sbatch files that would be sent, with <1> for the number that the first will get; nothing is written.
+
+    Where there is no SLURM to ask, arrays are as large as its default allows.
+    """
+    found, sent = [], arrays(cells, settings, queue.LARGEST_ARRAY) if queue.missing() else _arrays(cells, settings)
     for array in sent:
         array.numbers = [f"<{i}>" for i, earlier in enumerate(sent, 1) if earlier.wave < array.wave]
         array.numbers += _sources(array, ledger)
-        with _quiet():
+        with _quiet(), _srun_or_not():
             inner: Any = executor(array, (grid / "slurm" / "logs").resolve(), grid.name)._executor
         if len(array.jobs) > 1:
             inner.parameters["map_count"] = len(array.jobs)
@@ -215,6 +218,18 @@ def _clean(asked: Request) -> Iterator[None]:
         yield
     finally:
         os.environ.update(kept)
+
+
+@contextlib.contextmanager
+def _srun_or_not() -> Iterator[None]:
+    """submitit makes no executor where there is no srun, which the text of a file does not need."""
+    executor: Any = submitit.SlurmExecutor
+    kept = vars(executor)["affinity"]
+    executor.affinity = classmethod(lambda cls: 1)
+    try:
+        yield
+    finally:
+        executor.affinity = kept
 
 
 @contextlib.contextmanager

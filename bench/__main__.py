@@ -1,0 +1,5 @@
+"""The door for `python -m bench`."""
+
+from bench.cli import script
+
+script()

@@ -1,0 +1,76 @@
+"""Single fields of a run's configs, asked for before the run is made: what a list means, what a field will hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import cache, lru_cache
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import create_model
+
+from bench.config import Config, config_in
+from bench.errors import BadInput
+
+
+def is_value(cls: type[Config], name: str, given: list[Any]) -> bool:
+    """Whether a list is one value of that field, and not several: where a field takes a list, several are a list of
+    lists.
+    """
+    with suppress(BadInput):
+        canonical(cls, name, given)
+        return True
+    several = bool(given) and all(isinstance(one, list) for one in given)
+    return _is_written_as_list(cls.model_fields[name].annotation) and not several
+
+
+def _is_written_as_list(annotation: Any) -> bool:
+    kind = get_origin(annotation) or annotation
+    if kind in (Union, UnionType, Annotated):
+        return any(map(_is_written_as_list, get_args(annotation)))
+    return isinstance(kind, type) and issubclass(kind, Collection) and not issubclass(kind, str | bytes | Mapping)
+
+
+def canonical(cls: type[Config], name: str, value: Any, where: str = "") -> Any:
+    """A value of that field, from plain data, as results hold it. Raises `BadInput` when no config could have it."""
+    return _alone(cls, name).parse({name: value}, where)._spelled_out()[name]
+
+
+_canonical_scalar = lru_cache(maxsize=1 << 12, typed=True)(canonical)
+"""The same for what can be hashed: cells by the thousand have the same few values."""
+
+
+@cache
+def _alone(cls: type[Config], name: str) -> type[Config]:
+    """A config of that one field."""
+    fields: Any = {name: (cls.model_fields[name].rebuild_annotation(), ...)}
+    return create_model(cls.__name__, __base__=Config, __cls_kwargs__=dict(cls.model_config), **fields)
+
+
+@cache
+def _defaults(cls: type[Config]) -> dict[str, Any]:
+    """The defaults of a config's fields, as plain data; not of those that are required."""
+    return cls.model_construct()._spelled_out()
+
+
+def value_at(cls: type[Config], given: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """What a config of `cls` has at a path when these fields of it are given: that, or the default, as plain data.
+
+    None where it has nothing, or nothing yet: not all that is required need be given.
+    """
+    name, *rest = path
+    if name not in cls.model_fields:
+        return None
+    defaults = _defaults(cls)
+    if rest and (name in given or name not in defaults) and (inner := config_in(cls.model_fields[name])):
+        value = given.get(name, {})
+        return value_at(inner, value, rest) if isinstance(value, Mapping) else None
+    value = defaults.get(name)
+    if name in given:
+        value = given[name]
+        with suppress(BadInput):  # what is wrong with it is told where the run is made
+            value = (canonical if isinstance(value, list | Mapping) else _canonical_scalar)(cls, name, value)
+    for part in rest:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,109 @@
+"""How long a launch will still take: each cell's budget, at the price that its method has had so far.
+
+A cell that runs goes on at its own pace. One that waits is taken to cost per token what its like have: those that
+differ in their seed alone, else those of its method and task, of its method, or all. So the first cell of a method
+corrects what is said of the others. Cells are dealt out to as many workers as are busy now.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from bench.config import Run
+from bench.launch.plan import Board, progress_of
+
+ENOUGH = 0.02
+"""Share of its budget from which on a cell's own pace is believed."""
+
+
+class Remaining:
+    """The estimate for one board."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self.ended: dict[str, Mapping[str, Any]] = {}  # last statuses
+
+    @cached_property
+    def keys(self) -> dict[str, list[Hashable]]:
+        """What each cell has in common with others."""
+        return {cell.id: _keys(cell.run) for cell in self.board.cells}
+
+    @cached_property
+    def sizes(self) -> dict[str, float]:
+        """Each cell's budget."""
+        return {cell.id: _size(cell.run) for cell in self.board.cells}
+
+    def seconds(self, live: Mapping[str, Mapping[str, Any]]) -> float | None:
+        """Seconds until all cells have ended, if those that run stand so; None before there is anything to go by."""
+        board = self.board
+        if len(board.ends) == len(board.cells):
+            return 0.0
+        for cell in board.cells:
+            if cell.id in board.ends and cell.id not in self.ended:
+                self.ended[cell.id] = cell.folder.status
+        running = {name: live.get(name, {}) for name in (*board.running, *board.elsewhere)}
+        prices = self._prices({**self.ended, **running})
+        left = [
+            self._left(name, progress_of(status, board.before[name]), prices, status)
+            for name, status in running.items()
+        ]
+        shares = [self._left(cell.id, board.before[cell.id], prices) for cell in board.waiting]
+        known = [one for one in (*left, *shares) if one is not None]
+        return _makespan(known[: len(left)], known[len(left) :]) if len(known) == len(left) + len(shares) else None
+
+    def _prices(self, statuses: Mapping[str, Mapping[str, Any]]) -> dict[Hashable, float]:
+        """Seconds per unit of budget, by what cells have in common."""
+        sums: dict[Hashable, tuple[float, float]] = {}
+        for name, status in statuses.items():
+            progress, spent = progress_of(status), _spent(status)
+            if progress < ENOUGH or not spent:
+                continue
+            for key in self.keys[name]:
+                seconds, size = sums.get(key, (0.0, 0.0))
+                sums[key] = seconds + spent, size + progress * self.sizes[name]
+        return {key: seconds / size for key, (seconds, size) in sums.items()}
+
+    def _left(
+        self, name: str, progress: float, prices: Mapping[Hashable, float], status: Mapping[str, Any] | None = None
+    ) -> float | None:
+        """Seconds that a cell still needs: at its own pace where it has one, else at the price of its like."""
+        if status and progress >= ENOUGH and (spent := _spent(status)):
+            return spent / progress * (1 - progress)
+        seconds = 1.0 if self.keys[name][-1] == "seconds" else None
+        price = next((prices[key] for key in self.keys[name] if key in prices), seconds)
+        return None if price is None else price * self.sizes[name] * (1 - progress)
+
+
+def _keys(run: Run) -> list[Hashable]:
+    """What a run has in common with others, the narrowest first; the last is the unit of its size."""
+    currency = run.training.budget.currency
+    unit = "tokens" if currency == "steps" else currency
+    alike = dataclasses.replace(run, seed=0, init_from=None).identity
+    return [alike, (run.method, run.task, unit), (run.method, unit), unit]
+
+
+def _size(run: Run) -> float:
+    """The budget; steps as the tokens that they take."""
+    budget, training = run.training.budget, run.training
+    length = run.task_config.length  # type: ignore[attr-defined]
+    return budget.amount * (training.batch_size * training.accumulate * length if budget.steps else 1)
+
+
+def _spent(status: Mapping[str, Any]) -> float:
+    """Seconds that a cell has taken; of one that went on from a checkpoint, those of its training."""
+    if status.get("attempt") == 1 and "started" in status:
+        return max(0.0, float(status.get("updated", 0.0)) - float(status["started"]))
+    return float(status.get("training_seconds") or 0.0)
+
+
+def _makespan(running: Sequence[float], waiting: Sequence[float]) -> float:
+    """When the last worker ends: each takes the next that waits as it comes free."""
+    free = list(running) or [0.0]
+    heapq.heapify(free)
+    for seconds in waiting:
+        heapq.heapreplace(free, free[0] + seconds)
+    return max(free)
