@@ -245,11 +245,13 @@ class Trainer:
         self.counters.phase = index
         self.method.train_only(phase)
         self.optimiser = torch.optim.AdamW(
-            [{"params": list(group)} for group in phase.groups],
+            [  # (complex numbers have no fused step)
+                {"params": list(group), "fused": None if any(map(torch.is_complex, group)) else True}
+                for group in phase.groups
+            ],
             lr=phase.optimiser.lr,
             betas=phase.optimiser.betas,
             weight_decay=phase.optimiser.weight_decay,
-            fused=True,
         )
 
     def _steps(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from bench.config import Optimiser, TrainingConfig
 from bench.errors import BadInput
 from bench.methods.base import Phase, RecurrentMethod, cross_entropy
 from bench.results import Folder, load_tensors, read_json
-from bench.tasks.base import IGNORED
+from bench.tasks.base import IGNORED, Batch
 from bench.training import (
     Diverged,
     Options,
@@ -23,7 +23,7 @@ from bench.training import (
     learning_rate,
     score,
 )
-from tests.helpers import TINY, folder_of, tiny_run
+from tests.helpers import LRU, TINY, folder_of, tiny_run
 
 DMT = {"name": "smt+dmt", "dmt": {"share": 0.5, "every": 3, "batch_size": 8}}
 
@@ -212,8 +212,6 @@ def test_an_early_end_is_decided_on_the_valid_split(tmp_path, monkeypatch):
 
 
 def test_scores_are_accuracy_and_nats_over_scored_positions_only():
-    from bench.tasks.base import Batch
-
     x = torch.zeros(2, 3, dtype=torch.long)
     y = torch.tensor([[0, IGNORED, 1], [IGNORED, 2, 2]])
     p = torch.tensor([0.5, 0.2, 0.3]).double()
@@ -334,3 +332,42 @@ def test_training_settings_default_to_the_papers():
     training = TrainingConfig.parse({"budget": {"steps": 1}}, "")
     assert (training.batch_size, training.optimiser.lr, training.optimiser.betas) == (128, 3e-4, (0.9, 0.95))
     assert (training.optimiser.weight_decay, training.optimiser.warmup, training.optimiser.clip) == (0.01, 0.01, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "real", "complex_"),
+    [
+        ("float32", torch.float32, torch.complex64),
+        ("bfloat16", torch.float32, torch.complex64),
+        ("float64", torch.float64, torch.complex128),
+    ],
+)
+def test_precision_leaves_complex_numbers_complex(monkeypatch, precision, real, complex_):
+    monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
+    registry.register_method("lru")(LRU)
+    lru = built(tiny_run("lru", precision=precision))
+    assert {one.dtype for one in lru.state_dict().values()} == {complex_}
+    assert lru.turn == 1j and lru.decay.imag.any()
+    assert {one.dtype for one in built(tiny_run("bptt", precision=precision)).parameters()} == {real}
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_complex_parameters_train_and_resume_to_the_same_bits(tmp_path, monkeypatch, clip):
+    monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
+    registry.register_method("lru")(LRU)
+    training = {"batch_size": 8, "accumulate": 2, "budget": {"steps": 12}, "optimiser": {"lr": 0.03, "clip": clip}}
+    run = tiny_run("lru", {"name": "parity", "length": 6}, training=training)
+    whole = trained(run, tmp_path / "whole")
+    costs = read_json(whole / "result.json")["costs"]
+    assert costs["parameters"] == 2 * (8 + 2 * 8 + 8 * 2)
+    before, after = built(run).state_dict(), load_tensors(whole.weights("train"))
+    assert all((before[name].imag != after[name].imag).any() for name in ("decay", "inputs", "outputs"))
+    folder = folder_of(run, tmp_path / "pieces")
+    with pytest.raises(Stopped):
+        Trainer(run, folder, Options(should_stop=Interrupt(7))).train()
+    Trainer(run, folder).train()
+    assert outcome(folder) == outcome(whole)
+
+
+def built(run):
+    return build_method(run, build_task(run))
