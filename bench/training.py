@@ -24,9 +24,10 @@ from torch import Tensor
 from bench import provenance, registry, streams
 from bench.build import autocast, build_method, build_task
 from bench.config import WORK, Run
-from bench.errors import BadInput, unknown
+from bench.errors import BadInput
 from bench.methods.base import Phase, Predict
 from bench.models.updaters import count_parameters
+from bench.phases import idle_phase, no_step, phase_ends, phases_brought
 from bench.results import Folder, load_tensors, read_json, save_tensors, share, write_json
 from bench.tasks.base import IGNORED, Batch, Split, StreamState, Task
 
@@ -66,6 +67,7 @@ class Counters:
     steps: int = 0
     tokens: int = 0
     work: float = 0.0  # FLOPs or sequential FLOPs, where the budget is stated in these
+    phase_steps: int = 0  # of the phase
     pending: int = 0  # gradients accumulated since the last step
     training_seconds: float = 0.0
     evaluation_seconds: float = 0.0
@@ -148,10 +150,14 @@ class Trainer:
         self.lanes: StreamState | None = None
         self.counters = Counters()
         self.curve: list[dict[str, Any]] = []
-        self.skipped = self._phases_brought()
+        self.skipped = phases_brought(run, self.phases)
+        self.ends = phase_ends(run, self.phases)
         self.prices = self._traced_prices()
+        if reason := idle_phase(run, self.prices):
+            raise BadInput(reason)
         self.optimiser: torch.optim.AdamW | None = None
         self._clock: float | None = None
+        self._drawn_at = 0.0  # spent when the batch was drawn
         self._sets: dict[tuple[Split, int], Batch] = {}
 
     # The budget.
@@ -172,18 +178,13 @@ class Trainer:
             return {}
         return import_module(TRACER).prices(self.run, currency)
 
-    def phase_ends(self) -> list[float]:
-        """How much is spent at the end of each phase; those that `init_from` brought have no share."""
-        shares = [0.0 if i < self.skipped else phase.share for i, phase in enumerate(self.phases)]
-        total = sum(shares)
-        return [self.run.training.budget.amount * sum(shares[: i + 1]) / total for i in range(len(shares))]
-
     # The loop.
 
     def train(self) -> dict[str, Any]:
         """Train from the checkpoint, if there is one, to the end of the budget, and write result.json.
 
-        Raises `Stopped` when `options.should_stop()` says so, `Diverged` when the loss is not finite.
+        Raises `Stopped` when `options.should_stop()` says so, `Diverged` when the loss is not finite, and
+        `BadInput` when a phase has spent its share without a step.
         """
         if not self._resume():
             self._begin()
@@ -222,15 +223,6 @@ class Trainer:
         """The folder of the run that `init_from` names, beside this one."""
         return Folder(self.folder.path.parent / self.run.init_from.run) if self.run.init_from else None
 
-    def _phases_brought(self) -> int:
-        """How many phases `init_from` brings finished."""
-        if not self.run.init_from:
-            return 0
-        names = [phase.name for phase in self.phases][:-1]
-        if self.run.init_from.phase not in names:
-            raise unknown("init_from.phase", self.run.init_from.phase, names)
-        return names.index(self.run.init_from.phase) + 1
-
     def _inherited(self) -> dict[str, float] | None:
         """What the phases that `init_from` brought had cost, from the source's curve."""
         if not self.run.init_from or not self.source:
@@ -268,10 +260,11 @@ class Trainer:
                 break
             self._step(phase, scalars)
             yield
-        if self.counters.finished or self.used() >= self.phase_ends()[self.counters.phase]:
+        if self.counters.finished or self.used() >= self.ends[self.counters.phase]:
             self._leave_phase(phase)
 
     def _draw(self, phase: Phase) -> Batch:
+        self._drawn_at = self.used()
         length = self.run.task_config.length  # type: ignore[attr-defined]
         if self.method.data == "streams":
             batch, self.lanes = self.task.stream("train", phase.batch_size, length, self.data, self.lanes)
@@ -294,10 +287,7 @@ class Trainer:
             return
         counters.pending = 0
         assert self.optimiser is not None
-        ends = self.phase_ends()
-        start = ends[counters.phase - 1] if counters.phase else 0.0
-        ahead = 1 if self.run.training.budget.currency == "steps" else 0
-        progress = (self.used() + ahead - start) / (ends[counters.phase] - start)
+        progress = self._progress(phase)
         for settings, group in zip(self.optimiser.param_groups, phase.groups, strict=True):
             settings["lr"] = learning_rate(phase, progress)
             if every > 1:
@@ -307,8 +297,27 @@ class Trainer:
         self.optimiser.step()
         self.optimiser.zero_grad()
         counters.steps += 1
+        counters.phase_steps += 1
+
+    def _progress(self, phase: Phase) -> float:
+        """The share of the phase that is spent with this step: where its learning rate is taken.
+
+        A cosine is 0 where the phase ends: it is taken no further than to the middle of what was left before the batch.
+        """
+        start = self.ends[self.counters.phase - 1] if self.counters.phase else 0.0
+        share = self.ends[self.counters.phase] - start
+        ahead = 1 if self.run.training.budget.currency == "steps" else 0
+        progress = (self.used() + ahead - start) / share
+        if phase.optimiser.schedule == "constant":
+            return progress
+        before = (self._drawn_at - start) / share
+        if before >= 1:  # the phase before has spent this one's share too, which leaves it one batch
+            before = 0.0
+        return min(progress, (before + 1) / 2)
 
     def _leave_phase(self, phase: Phase) -> None:
+        if not self.counters.phase_steps:
+            raise BadInput(no_step(phase, self.counters.pending, self.run.training.accumulate))
         self.method.settle(phase.name)
         if not self._evaluated():
             self._evaluate()
@@ -316,7 +325,7 @@ class Trainer:
             save_tensors(self.folder.weights(phase.name), self.method.state_dict())
         if self.counters.phase + 1 < len(self.phases) and not self.counters.finished:
             self.method.zero_grad()  # what was accumulated for a step that this phase no longer takes
-            self.counters.pending = 0
+            self.counters.pending = self.counters.phase_steps = 0
             self._enter_phase(self.counters.phase + 1)
             self._checkpoint()
         else:

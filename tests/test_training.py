@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from bench.build import build_method, build_task
 from bench.config import Optimiser, TrainingConfig
 from bench.errors import BadInput
 from bench.methods.base import Phase, RecurrentMethod, cross_entropy
+from bench.methods.bptt import BPTT
 from bench.results import Folder, load_tensors, read_json
 from bench.tasks.base import IGNORED, Batch
 from bench.training import (
@@ -332,6 +334,73 @@ def test_training_settings_default_to_the_papers():
     training = TrainingConfig.parse({"budget": {"steps": 1}}, "")
     assert (training.batch_size, training.optimiser.lr, training.optimiser.betas) == (128, 3e-4, (0.9, 0.95))
     assert (training.optimiser.weight_decay, training.optimiser.warmup, training.optimiser.clip) == (0.01, 0.01, 1.0)
+
+
+def rates(run, root) -> list[float]:
+    """The learning rate of every optimiser step."""
+    found: list[float] = []
+
+    class Watched(torch.optim.AdamW):
+        def step(self):
+            found.append(self.param_groups[0]["lr"])
+            super().step()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "AdamW", Watched)
+        trained(run, root)
+    return found
+
+
+def falling(budget, **training):
+    optimiser = {"lr": 1.0, "schedule": "cosine", "warmup": 0.0}
+    return tiny_run(training={"batch_size": 8, "budget": budget, "optimiser": optimiser, **training})
+
+
+def cosine(*shares: float) -> list[float]:
+    return [pytest.approx((1 + math.cos(math.pi * share)) / 2) for share in shares]
+
+
+@pytest.mark.parametrize("budget", [{"steps": 4}, {"tokens": 4 * 8 * 12}])
+def test_the_last_step_of_a_cosine_is_taken_at_the_middle_of_what_is_left(tmp_path, budget):
+    assert rates(falling(budget), tmp_path) == cosine(0.25, 0.5, 0.75, 0.875)
+
+
+@pytest.mark.parametrize(
+    ("budget", "training", "count"),
+    [
+        ({"steps": 1}, {}, 1),
+        ({"tokens": 8 * 12 * 3 + 1}, {}, 4),
+        ({"tokens": 8 * 12 * 7}, {"accumulate": 3}, 2),
+        ({"seconds": 1e-6}, {}, 1),
+    ],
+)
+def test_every_step_has_a_positive_rate(tmp_path, budget, training, count):
+    found = rates(falling(budget, **training), tmp_path)
+    assert len(found) == count and min(found) > 0
+
+
+def test_a_batch_of_many_steps_has_positive_rates_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
+
+    @registry.register_method("stepping")
+    class Stepping(BPTT):
+        def gradients(self, batch, phase):
+            for _ in range(3):
+                yield from super().gradients(batch, phase)
+
+    for budget in ({"steps": 4}, {"tokens": 2 * 8 * 12}):
+        run = dataclasses.replace(falling(budget), method="stepping")
+        found = rates(run, tmp_path)
+        assert len(found) == 6 and found == sorted(found, reverse=True) and found[-1] > 0
+
+
+@pytest.mark.parametrize("share", [0.01, 1 / 12])  # of 12 steps: none of its own, and one
+def test_a_phase_of_one_step_learns(tmp_path, share):
+    run = tiny_run({"name": "smt+dmt", "dmt": {"share": share, "every": 3, "batch_size": 8}})
+    folder = trained(run, tmp_path)
+    smt, dmt = (load_tensors(folder.weights(phase)) for phase in ("smt", "dmt"))
+    assert any(not torch.equal(smt[name], dmt[name]) for name in smt)
+    assert [point["phase"] for point in read_json(folder / "curve.json")][-2:] == ["smt", "dmt"]
 
 
 @pytest.mark.parametrize(
