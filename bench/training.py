@@ -40,7 +40,7 @@ EVALUATION_CHUNK = 256
 
 
 class Diverged(ArithmeticError):
-    """The loss is not finite."""
+    """A loss, logits or weights are not finite: there is no score."""
 
 
 class Stopped(Exception):
@@ -122,8 +122,12 @@ def evaluation_set(run: Run, task: Task, split: Split, length: int) -> Batch:
 
 
 @torch.no_grad()
-def score(predict: Predict, batch: Batch) -> dict[str, float]:
-    """Accuracy and loss (nats per scored token) of a predictor on a batch."""
+def score(predict: Predict, batch: Batch, name: str = "predictor") -> dict[str, float]:
+    """Accuracy and loss (nats per scored token) of a predictor on a batch.
+
+    Raises `Diverged` when the loss is not finite: the largest of logits that are NaN is the first, which is no answer.
+    A logit of minus infinity is fine, but for a true label.
+    """
     right = loss = count = torch.zeros((), dtype=torch.float64, device=batch.x.device)
     for x, y in zip(batch.x.split(EVALUATION_CHUNK), batch.y.split(EVALUATION_CHUNK), strict=True):
         scored = y != IGNORED
@@ -131,6 +135,8 @@ def score(predict: Predict, batch: Batch) -> dict[str, float]:
         right = right + (logits.argmax(-1) == labels).sum()
         loss = loss + torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         count = count + scored.sum()
+    if not loss.isfinite():
+        raise Diverged(f"scoring {name} gives a loss of {loss.item()}")
     return {"accuracy": (right / count).item(), "loss": (loss / count).item()}
 
 
@@ -183,8 +189,8 @@ class Trainer:
     def train(self) -> dict[str, Any]:
         """Train from the checkpoint, if there is one, to the end of the budget, and write result.json.
 
-        Raises `Stopped` when `options.should_stop()` says so, `Diverged` when the loss is not finite, and
-        `BadInput` when a phase has spent its share without a step.
+        Raises `Stopped` when `options.should_stop()` says so, `Diverged` when a loss, a scored logit or a weight is not
+        finite, and `BadInput` when a phase has spent its share without a step.
         """
         if not self._resume():
             self._begin()
@@ -212,6 +218,8 @@ class Trainer:
     def _begin(self) -> None:
         if self.source:
             weights = self.source.weights(self.run.init_from.phase)  # type: ignore[union-attr]
+            if self.source.status["state"] == "diverged":
+                raise BadInput(f"init_from.run: {self.source.path} is diverged, should be done")
             if not weights.is_file():
                 raise BadInput(f"init_from.run: {self.source.path} has no {weights.name}: that phase is not finished")
             self.method.load_state_dict(load_tensors(weights, self.run.device))
@@ -352,7 +360,7 @@ class Trainer:
         self.method.eval()
         with autocast(self.run):
             for i, (name, predict) in enumerate(self.method.predictors().items()):
-                scores.append({"predictor": name, "reference": i > 0, **score(predict, few if i else batch)})
+                scores.append({"predictor": name, "reference": i > 0, **score(predict, few if i else batch, name)})
         self.method.train()
         return scores
 
@@ -364,6 +372,7 @@ class Trainer:
         with self._paused():
             began = time.perf_counter()
             self.method.settle(phase.name)
+            self._check_weights()
             means = {f"train_{name}": (value / counters.summed).item() for name, value in counters.sums.items()}
             counters.sums, counters.summed = {}, 0
             scores = self._scores("test", length)
@@ -396,6 +405,14 @@ class Trainer:
         for name, value in self.counters.sums.items():
             if not torch.isfinite(value):
                 raise Diverged(f"{name} is not finite near step {self.counters.steps}")
+
+    def _check_weights(self) -> None:
+        """A score does not show a weight that it does not read. Only before a score: it waits for the device."""
+        fine = {name: one.isfinite().all() for name, one in self.method.named_parameters()}
+        fine |= {name: ~one.isnan().any() for name, one in self.method.named_buffers()}  # (a mask may have infinities)
+        bad = [name for name, whole in zip(fine, torch.stack([*fine.values()]).tolist(), strict=True) if not whole]
+        if bad:
+            raise Diverged(f"{bad[0]} is not finite near step {self.counters.steps}")
 
     def _report(self) -> None:
         counters, last = self.counters, self.curve[-1] if self.curve else None

@@ -403,6 +403,106 @@ def test_a_phase_of_one_step_learns(tmp_path, share):
     assert [point["phase"] for point in read_json(folder / "curve.json")][-2:] == ["smt", "dmt"]
 
 
+class Stepped(BPTT):
+    """Sound until its first step, which is its last, so that no loss follows."""
+
+    stepped = False
+
+    def gradients(self, batch, phase):
+        self.stepped = True
+        yield from super().gradients(batch, phase)
+
+
+class NaNGradient(Stepped):
+    def gradients(self, batch, phase):
+        for scalars in super().gradients(batch, phase):
+            self.rnn.embedding.weight.grad[0, 0] = math.nan
+            yield scalars
+
+
+class NaNLogits(Stepped):
+    def predict(self, x):
+        return super().predict(x) * (math.nan if self.stepped else 1)
+
+
+class SureOfTheWrong(Stepped):
+    """Minus infinity for most of what is true: a loss without bound."""
+
+    def predict(self, x):
+        logits = super().predict(x)
+        if self.stepped:
+            logits[..., 1:] = -math.inf
+        return logits
+
+
+class NaNReference(Stepped):
+    def predictors(self):
+        return {"rnn": self.predict, "teacher": lambda x: self.predict(x) * (math.nan if self.stepped else 1)}
+
+
+class NaNUnread(Stepped):
+    """A weight that no score reads."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.unread = torch.nn.Parameter(torch.zeros(3))
+
+    def settle(self, phase):
+        self.unread.data[1] = math.nan if self.stepped else 0
+
+
+class NaNAverage(Stepped):
+    """An average of the weights, kept in a buffer."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.register_buffer("average", torch.zeros(()))
+
+    def settle(self, phase):
+        self.average.fill_(math.nan if self.stepped else 0)
+
+
+BROKEN = (NaNGradient, NaNLogits, SureOfTheWrong, NaNReference, NaNUnread, NaNAverage)
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+@pytest.mark.parametrize("cls", BROKEN)
+def test_whatever_is_not_finite_at_the_last_step_leaves_no_score(tmp_path, monkeypatch, cls, clip):
+    monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
+    registry.register_method("broken")(cls)
+    run = tiny_run("broken", training={"batch_size": 8, "budget": {"steps": 1}, "optimiser": {"clip": clip}})
+    folder = folder_of(run, tmp_path)
+    with pytest.raises(Diverged, match=r"not finite|nan|inf"):
+        Trainer(run, folder).train()
+    assert folder.result is None and not folder.weights("train").exists()
+    assert [point["steps"] for point in read_json(folder / "curve.json")] == [0]  # when all was finite
+
+
+def test_weights_that_one_step_breaks_have_no_accuracy(tmp_path):
+    optimiser = {"lr": 1e30, "warmup": 0.0}
+    run = tiny_run(task="parity", training={"batch_size": 8, "budget": {"steps": 1}, "optimiser": optimiser})
+    with pytest.raises(Diverged):
+        trained(run, tmp_path)
+
+
+def test_labels_that_a_predictor_rules_out_may_have_no_logit():
+    x = y = torch.tensor([[0, 1]])
+    logits = torch.tensor([[[0.0, -math.inf, 0.0], [-math.inf, 0.0, 0.0]]])
+    assert score(lambda x: logits, Batch(x, y))["loss"] == pytest.approx(math.log(2))
+    with pytest.raises(Diverged, match="a loss of inf"):
+        score(lambda x: logits, Batch(x, 1 - y))
+
+
+def test_a_diverged_run_is_no_source(tmp_path):
+    smt = tiny_run("smt")
+    source = trained(smt, tmp_path)
+    (source / "result.json").unlink()  # as if it had diverged on a longer test set
+    source.set_status("diverged")
+    run = tiny_run(DMT, init_from={"run": smt.id, "phase": "smt"})
+    with pytest.raises(BadInput, match="is diverged"):
+        trained(run, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("precision", "real", "complex_"),
     [
