@@ -59,8 +59,8 @@ def idle_phase(run: Run, prices: Mapping[str, float] | None = None) -> str | Non
 def no_step(phase: Phase, gradients: int, every: int) -> str:
     """That a phase takes no step, in a line: it has so many gradients, and needs so many for one."""
     return (
-        f"phase {phase.name} takes no step: its share of the budget gives {gradients} gradients, "
-        f"and training.accumulate averages {every} into one step"
+        f"phase {phase.name} takes no step: its share of the budget gives {gradients} of the {every} gradients "
+        "that training.accumulate averages into one"
     )
 
 

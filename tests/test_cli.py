@@ -344,7 +344,7 @@ def test_a_phase_that_would_take_no_step_is_told_before_training(
     training = {"batch_size": 8, "budget": {"tokens": 8 * 12 * 5}, "accumulate": 6}
     (folder / "idle.yaml").write_text(changed(training=training))
     assert cli.main(["run", "idle.yaml", "--dry-run"]) == 0
-    assert "takes no step: its share of the budget gives 5 gradients" in capsys.readouterr().out.replace("\n", " ")
+    assert "takes no step: its share of the budget gives 5 of the 6" in capsys.readouterr().out.replace("\n", " ")
     assert cli.main(["run", "idle.yaml"]) == 2
     assert "takes no step" in capsys.readouterr().err
 

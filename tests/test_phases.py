@@ -28,7 +28,7 @@ def dmt(share):
     ("run", "told"),
     [
         (accumulating(5, tokens=5 * BATCH), None),
-        (accumulating(6, tokens=5 * BATCH), "phase train takes no step: its share of the budget gives 5 gradients"),
+        (accumulating(6, tokens=5 * BATCH), "phase train takes no step: its share of the budget gives 5 of the 6"),
         (accumulating(6, tokens=5 * BATCH + 1), None),  # a batch that is begun is taken whole
         (accumulating(9, steps=1), None),  # as many batches as the step needs
         (accumulating(9, seconds=1.0), None),  # only training can tell
@@ -59,13 +59,13 @@ def test_a_method_that_steps_at_every_input_needs_fewer_batches(monkeypatch):
                 yield from super().gradients(batch, phase)
 
     assert idle_phase(accumulating(20, "stepping", tokens=5 * BATCH)) is None
-    assert "gives 20 gradients" in idle_phase(accumulating(21, "stepping", tokens=5 * BATCH))
+    assert "gives 20 of the 21" in idle_phase(accumulating(21, "stepping", tokens=5 * BATCH))
 
 
 def test_an_idle_phase_is_refused_before_training(tmp_path):
     run = accumulating(100, tokens=5 * BATCH)
     (cell,) = plan([run], tmp_path, LaunchOptions())
-    assert cell.decision.action == "skip" and "accumulate averages 100" in cell.decision.reason
+    assert cell.decision.action == "skip" and "5 of the 100" in cell.decision.reason
     with pytest.raises(BadInput, match="takes no step"):
         Trainer(run, folder_of(run, tmp_path))
 

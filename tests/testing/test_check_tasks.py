@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import count
 
 import numpy as np
@@ -257,6 +258,11 @@ class HoldsForImpossible(Parity):
         return super().oracle(x).flip(-1)
 
 
+class KnowsNothing(Parity):
+    def oracle(self, x):
+        return super().oracle(x) * math.nan
+
+
 class IntoLists(StringCopy):
     """No operator of torch for each row, but a Python loop all the same."""
 
@@ -294,6 +300,7 @@ class HasNothingToAsk(Parity):
         (FloorTooHigh, "nothing trivial is too good", "the loss floor is 0.7200 nats; should be from 0 to log 2"),
         (FloorWithoutCeiling, "nothing trivial is too good", "a loss floor of 0.5000 nats needs a ceiling of 0.6065"),
         (HoldsForImpossible, "floor and ceiling are the oracle's", "100.00% of the labels"),
+        (KnowsNothing, "floor and ceiling are the oracle's", "sum to 1 but for nan"),
         (IntoLists, "sampling is vectorised", "for 512"),
         (BreaksAtLengthOne, "polite on bad config", "drawing length 1 ends in RuntimeError"),
         (HasNothingToAsk, "polite on bad config", "length 1 is drawn, but no label is scored"),
