@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from bench import registry, streams
 from bench.config import Run
 from bench.methods.base import Method
 from bench.tasks.base import Task
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def build_task(run: Run) -> Task:
@@ -24,7 +27,20 @@ def build_method(run: Run, task: Task, device: torch.device | str | None = None)
     noise = streams.generator(run.seed, "method", device="cpu" if str(device) == "meta" else device)
     with streams.global_stream(run.seed, "init"), torch.device("meta" if str(device) == "meta" else "cpu"):
         method = registry.methods.get(run.method)(run.method_config, task, run.model, noise)
-    return method.to(device, torch.float64 if run.precision == "float64" else torch.float32)
+    return at_precision(method, torch.float64 if run.precision == "float64" else torch.float32, device)
+
+
+def at_precision(module: M, real: torch.dtype, device: torch.device | str = "cpu") -> M:
+    """The module on that device, its real numbers of that dtype and its complex ones of the same precision.
+
+    `Module.to(dtype)` would cut complex numbers to their real parts.
+    """
+
+    def moved(tensor: Tensor) -> Tensor:
+        dtype = real.to_complex() if tensor.is_complex() else real if tensor.is_floating_point() else tensor.dtype
+        return tensor.to(device, dtype)
+
+    return module._apply(moved)
 
 
 def autocast(run: Run) -> AbstractContextManager[Any]:

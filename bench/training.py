@@ -24,9 +24,10 @@ from torch import Tensor
 from bench import provenance, registry, sources, streams
 from bench.build import autocast, build_method, build_task
 from bench.config import WORK, Run, scored_lengths
-from bench.errors import BadInput, unknown
+from bench.errors import BadInput
 from bench.methods.base import Phase, Predict
 from bench.models.updaters import count_parameters
+from bench.phases import idle_phase, no_step, phase_ends, phases_brought
 from bench.results import Folder, load_tensors, read_json, save_tensors, share, write_json
 from bench.tasks.base import HELD, IGNORED, Batch, Split, StreamState, Task, hide
 from bench.tasks.facts import task_facts
@@ -40,7 +41,7 @@ EVALUATION_CHUNK = 256
 
 
 class Diverged(ArithmeticError):
-    """The loss is not finite."""
+    """A loss, logits or weights are not finite: there is no score."""
 
 
 class Stopped(Exception):
@@ -67,6 +68,7 @@ class Counters:
     steps: int = 0
     tokens: int = 0
     work: float = 0.0  # FLOPs or sequential FLOPs, where the budget is stated in these
+    phase_steps: int = 0  # of the phase
     pending: int = 0  # gradients accumulated since the last step
     training_seconds: float = 0.0
     evaluation_seconds: float = 0.0
@@ -120,8 +122,12 @@ def evaluation_set(run: Run, task: Task, split: Split, length: int) -> Batch:
 
 
 @torch.no_grad()
-def score(predict: Predict, batch: Batch) -> dict[str, float]:
-    """Accuracy and loss (nats per scored token) of a predictor on a batch."""
+def score(predict: Predict, batch: Batch, name: str = "predictor") -> dict[str, float]:
+    """Accuracy and loss (nats per scored token) of a predictor on a batch.
+
+    Raises `Diverged` when the loss is not finite: the largest of logits that are NaN is the first, which is no answer.
+    A logit of minus infinity is fine, but for a true label.
+    """
     right = loss = count = torch.zeros((), dtype=torch.float64, device=batch.x.device)
     for x, y in zip(batch.x.split(EVALUATION_CHUNK), batch.y.split(EVALUATION_CHUNK), strict=True):
         scored = y != IGNORED
@@ -129,6 +135,8 @@ def score(predict: Predict, batch: Batch) -> dict[str, float]:
         right = right + (logits.argmax(-1) == labels).sum()
         loss = loss + torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         count = count + scored.sum()
+    if not loss.isfinite():
+        raise Diverged(f"scoring {name} gives a loss of {loss.item()}")
     return {"accuracy": (right / count).item(), "loss": (loss / count).item()}
 
 
@@ -148,10 +156,14 @@ class Trainer:
         self.lanes: StreamState | None = None
         self.counters = Counters()
         self.curve: list[dict[str, Any]] = []
-        self.skipped = self._phases_brought()
+        self.skipped = phases_brought(run, self.phases)
+        self.ends = phase_ends(run, self.phases)
         self.prices = self._traced_prices()
+        if reason := idle_phase(run, self.prices):
+            raise BadInput(reason)
         self.optimiser: torch.optim.AdamW | None = None
         self._clock: float | None = None
+        self._drawn_at = 0.0  # spent when the batch was drawn
         self._sets: dict[tuple[Split, int], Batch] = {}
         self.facts: dict[int, dict[str, Any]] = {}
 
@@ -194,18 +206,13 @@ class Trainer:
             return {}
         return import_module(TRACER).prices(self.run, currency)
 
-    def phase_ends(self) -> list[float]:
-        """How much is spent at the end of each phase; those that `init_from` brought have no share."""
-        shares = [0.0 if i < self.skipped else phase.share for i, phase in enumerate(self.phases)]
-        total = sum(shares)
-        return [self.run.training.budget.amount * sum(shares[: i + 1]) / total for i in range(len(shares))]
-
     # The loop.
 
     def train(self) -> dict[str, Any]:
         """Train from the checkpoint, if there is one, to the end of the budget, and write result.json.
 
-        Raises `Stopped` when `options.should_stop()` says so, `Diverged` when the loss is not finite.
+        Raises `Stopped` when `options.should_stop()` says so, `Diverged` when a loss, a scored logit or a weight is not
+        finite, and `BadInput` when a phase has spent its share without a step.
         """
         self.facts = self._judged()
         if not self._resume():
@@ -234,6 +241,8 @@ class Trainer:
     def _begin(self) -> None:
         if self.source:
             weights = self.source.weights(self.run.init_from.phase)  # type: ignore[union-attr]
+            if self.source.status["state"] == "diverged":
+                raise BadInput(f"init_from.run: {self.source.path} is diverged, should be done")
             if not weights.is_file():
                 raise BadInput(f"init_from.run: {self.source.path} has no {weights.name}: that phase is not finished")
             self.method.load_state_dict(load_tensors(weights, self.run.device))
@@ -244,15 +253,6 @@ class Trainer:
     def source(self) -> Folder | None:
         """The folder of the run that `init_from` names, beside this one."""
         return Folder(self.folder.path.parent / self.run.init_from.run) if self.run.init_from else None
-
-    def _phases_brought(self) -> int:
-        """How many phases `init_from` brings finished."""
-        if not self.run.init_from:
-            return 0
-        names = [phase.name for phase in self.phases][:-1]
-        if self.run.init_from.phase not in names:
-            raise unknown("init_from.phase", self.run.init_from.phase, names)
-        return names.index(self.run.init_from.phase) + 1
 
     def _inherited(self) -> dict[str, float] | None:
         """What the phases that `init_from` brought had cost, from the source's curve."""
@@ -268,11 +268,13 @@ class Trainer:
         self.counters.phase = index
         self.method.train_only(phase)
         self.optimiser = torch.optim.AdamW(
-            [{"params": list(group)} for group in phase.groups],
+            [  # (complex numbers have no fused step)
+                {"params": list(group), "fused": None if any(map(torch.is_complex, group)) else True}
+                for group in phase.groups
+            ],
             lr=phase.optimiser.lr,
             betas=phase.optimiser.betas,
             weight_decay=phase.optimiser.weight_decay,
-            fused=True,
         )
 
     def _steps(self) -> Iterator[None]:
@@ -289,10 +291,11 @@ class Trainer:
                 break
             self._step(phase, scalars)
             yield
-        if self.counters.finished or self.used() >= self.phase_ends()[self.counters.phase]:
+        if self.counters.finished or self.used() >= self.ends[self.counters.phase]:
             self._leave_phase(phase)
 
     def _draw(self, phase: Phase) -> Batch:
+        self._drawn_at = self.used()
         length = self.run.task_config.length  # type: ignore[attr-defined]
         if self.method.data == "streams":
             batch, self.lanes = self.task.stream("train", phase.batch_size, length, self.data, self.lanes)
@@ -313,10 +316,7 @@ class Trainer:
             return
         counters.pending = 0
         assert self.optimiser is not None
-        ends = self.phase_ends()
-        start = ends[counters.phase - 1] if counters.phase else 0.0
-        ahead = 1 if self.run.training.budget.currency == "steps" else 0
-        progress = (self.used() + ahead - start) / (ends[counters.phase] - start)
+        progress = self._progress(phase)
         for settings, group in zip(self.optimiser.param_groups, phase.groups, strict=True):
             settings["lr"] = learning_rate(phase, progress)
             if every > 1:
@@ -326,8 +326,27 @@ class Trainer:
         self.optimiser.step()
         self.optimiser.zero_grad()
         counters.steps += 1
+        counters.phase_steps += 1
+
+    def _progress(self, phase: Phase) -> float:
+        """The share of the phase that is spent with this step: where its learning rate is taken.
+
+        A cosine is 0 where the phase ends: it is taken no further than to the middle of what was left before the batch.
+        """
+        start = self.ends[self.counters.phase - 1] if self.counters.phase else 0.0
+        share = self.ends[self.counters.phase] - start
+        ahead = 1 if self.run.training.budget.currency == "steps" else 0
+        progress = (self.used() + ahead - start) / share
+        if phase.optimiser.schedule == "constant":
+            return progress
+        before = (self._drawn_at - start) / share
+        if before >= 1:  # the phase before has spent this one's share too, which leaves it one batch
+            before = 0.0
+        return min(progress, (before + 1) / 2)
 
     def _leave_phase(self, phase: Phase) -> None:
+        if not self.counters.phase_steps:
+            raise BadInput(no_step(phase, self.counters.pending, self.run.training.accumulate))
         self.method.settle(phase.name)
         if not self._evaluated():
             self._evaluate()
@@ -335,7 +354,7 @@ class Trainer:
             save_tensors(self.folder.weights(phase.name), self.method.state_dict())
         if self.counters.phase + 1 < len(self.phases) and not self.counters.finished:
             self.method.zero_grad()  # what was accumulated for a step that this phase no longer takes
-            self.counters.pending = 0
+            self.counters.pending = self.counters.phase_steps = 0
             self._enter_phase(self.counters.phase + 1)
             self._checkpoint()
         else:
@@ -362,7 +381,7 @@ class Trainer:
         self.method.eval()
         with autocast(self.run):
             for i, (name, predict) in enumerate(self.method.predictors().items()):
-                scores.append({"predictor": name, "reference": i > 0, **score(predict, few if i else batch)})
+                scores.append({"predictor": name, "reference": i > 0, **score(predict, few if i else batch, name)})
         self.method.train()
         return scores
 
@@ -374,6 +393,7 @@ class Trainer:
         with self._paused():
             began = time.perf_counter()
             self.method.settle(phase.name)
+            self._check_weights()
             means = {f"train_{name}": (value / counters.summed).item() for name, value in counters.sums.items()}
             counters.sums, counters.summed = {}, 0
             scores = self._scores("test", length)
@@ -408,6 +428,14 @@ class Trainer:
         for name, value in self.counters.sums.items():
             if not torch.isfinite(value):
                 raise Diverged(f"{name} is not finite near step {self.counters.steps}")
+
+    def _check_weights(self) -> None:
+        """A score does not show a weight that it does not read. Only before a score: it waits for the device."""
+        fine = {name: one.isfinite().all() for name, one in self.method.named_parameters()}
+        fine |= {name: ~one.isnan().any() for name, one in self.method.named_buffers()}  # (a mask may have infinities)
+        bad = [name for name, whole in zip(fine, torch.stack([*fine.values()]).tolist(), strict=True) if not whole]
+        if bad:
+            raise Diverged(f"{bad[0]} is not finite near step {self.counters.steps}")
 
     def _report(self) -> None:
         counters, last = self.counters, self.curve[-1] if self.curve else None

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from bench.config import Run
+from bench.methods import Method, cross_entropy
 from bench.results import Folder
 
 TINY = {"d": 8, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1}
@@ -27,3 +32,32 @@ def folder_of(run: Run, root: Path) -> Folder:
     folder = Folder(root / run.id)
     folder.describe(run)
     return folder
+
+
+class LRU(Method):
+    """s_t = a s_{t-1} + B[x_t], logits = Re(s_t C): a linear recurrent unit, all of whose numbers are complex."""
+
+    backbones = ()
+    gradient_is = {"train": "exact"}
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        units = self.model.d
+        self.decay = nn.Parameter(torch.polar(torch.full((units,), 0.9), 2 * math.pi * torch.rand(units)))
+        self.inputs = nn.Parameter(torch.randn(self.task.vocab_size, units, dtype=torch.complex64))
+        self.outputs = nn.Parameter(torch.randn(units, self.task.output_size, dtype=torch.complex64) / units)
+        self.register_buffer("turn", torch.tensor(1j))
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        return self.inputs.new_zeros(batch_size, len(self.decay))
+
+    def update(self, state: Tensor, x_t: Tensor) -> Tensor:
+        return self.decay * state + self.turn * self.inputs[x_t]
+
+    def readout(self, state: Tensor) -> Tensor:
+        return (state @ self.outputs).real
+
+    def gradients(self, batch, phase):
+        loss = cross_entropy(self.predict(batch.x), batch.y)
+        loss.backward()
+        yield {"loss": loss.detach()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import yaml
 import bench
 from bench import cli, registry
 from bench.methods.bptt import BPTT
-from bench.results import read_json, write_json
+from bench.results import Folder, load_tensors, read_json, save_tensors, write_json
 from tests.helpers import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -370,6 +371,44 @@ def test_sample_shows_what_a_trained_model_writes(folder: Path, capsys: pytest.C
     (cell / "attempts/000001/weights-train.pt").unlink()
     assert cli.main(["sample", str(cell)]) == 2
     assert "has no weights-train.pt" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_finite_have_no_score_and_write_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After one step at an absurd rate, which no training loss follows, the largest of NaN logits is class 0."""
+    task = {"name": "parity", "length": 8}
+    training = {"batch_size": 8, "budget": {"steps": 1}, "optimiser": {"lr": 1e30, "warmup": 0.0}}
+    (folder / "nan.yaml").write_text(changed(task=task, training=training))
+    run = ["run", "nan.yaml", "--launcher", "inline"]
+    assert cli.main(run) == 1
+    assert "2 diverged" in capsys.readouterr().out
+    for cell in (folder / "results/nan").glob("parity-*"):
+        assert not (cell / "result.json").exists()
+        status = Folder(cell).status
+        assert (status["state"], status["accuracy"], status["loss"]) == ("diverged", None, None)
+        assert cli.main(["sample", str(cell)]) == 2
+        assert "the run is diverged" in capsys.readouterr().err
+
+    assert cli.main([*run, "--set", "training.optimiser.lr=0.001", "--set", "method=bptt"]) == 0
+    (cell,) = [file.parent for file in (folder / "results/nan").glob("parity-*/result.json")]
+    weights = Folder(cell).weights("train")
+    save_tensors(weights, {name: one * math.nan for name, one in load_tensors(weights).items()})
+    capsys.readouterr()
+    assert cli.main(["sample", str(cell)]) == 2
+    error = capsys.readouterr().err
+    assert "is not finite" in error and error.count("\n") == 1
+
+
+def test_a_phase_that_would_take_no_step_is_told_before_training(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = {"batch_size": 8, "budget": {"tokens": 8 * 12 * 5}, "accumulate": 6}
+    (folder / "idle.yaml").write_text(changed(training=training))
+    assert cli.main(["run", "idle.yaml", "--dry-run"]) == 0
+    assert "takes no step: its share of the budget gives 5 of the 6" in capsys.readouterr().out.replace("\n", " ")
+    assert cli.main(["run", "idle.yaml"]) == 2
+    assert "takes no step" in capsys.readouterr().err
 
 
 def test_a_collection_runs_all_and_ends_with_the_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

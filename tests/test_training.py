@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from bench.build import build_method, build_task
 from bench.config import Optimiser, TrainingConfig
 from bench.errors import BadInput
 from bench.methods.base import Phase, RecurrentMethod, cross_entropy
+from bench.methods.bptt import BPTT
 from bench.results import Folder, load_tensors, read_json
 from bench.tasks.base import IGNORED, Batch
 from bench.training import (
@@ -24,7 +26,7 @@ from bench.training import (
     learning_rate,
     score,
 )
-from tests.helpers import TINY, folder_of, tiny_run
+from tests.helpers import LRU, TINY, folder_of, tiny_run
 
 DMT = {"name": "smt+dmt", "dmt": {"share": 0.5, "every": 3, "batch_size": 8}}
 
@@ -414,3 +416,209 @@ def test_training_settings_default_to_the_papers():
     training = TrainingConfig.parse({"budget": {"steps": 1}}, "")
     assert (training.batch_size, training.optimiser.lr, training.optimiser.betas) == (128, 3e-4, (0.9, 0.95))
     assert (training.optimiser.weight_decay, training.optimiser.warmup, training.optimiser.clip) == (0.01, 0.01, 1.0)
+
+
+def rates(run, root) -> list[float]:
+    """The learning rate of every optimiser step."""
+    found: list[float] = []
+
+    class Watched(torch.optim.AdamW):
+        def step(self):
+            found.append(self.param_groups[0]["lr"])
+            super().step()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "AdamW", Watched)
+        trained(run, root)
+    return found
+
+
+def falling(budget, **training):
+    optimiser = {"lr": 1.0, "schedule": "cosine", "warmup": 0.0}
+    return tiny_run(training={"batch_size": 8, "budget": budget, "optimiser": optimiser, **training})
+
+
+def cosine(*shares: float) -> list[float]:
+    return [pytest.approx((1 + math.cos(math.pi * share)) / 2) for share in shares]
+
+
+@pytest.mark.parametrize("budget", [{"steps": 4}, {"tokens": 4 * 8 * 12}])
+def test_the_last_step_of_a_cosine_is_taken_at_the_middle_of_what_is_left(tmp_path, budget):
+    assert rates(falling(budget), tmp_path) == cosine(0.25, 0.5, 0.75, 0.875)
+
+
+@pytest.mark.parametrize(
+    ("budget", "training", "count"),
+    [
+        ({"steps": 1}, {}, 1),
+        ({"tokens": 8 * 12 * 3 + 1}, {}, 4),
+        ({"tokens": 8 * 12 * 7}, {"accumulate": 3}, 2),
+        ({"seconds": 1e-6}, {}, 1),
+    ],
+)
+def test_every_step_has_a_positive_rate(tmp_path, budget, training, count):
+    found = rates(falling(budget, **training), tmp_path)
+    assert len(found) == count and min(found) > 0
+
+
+def test_a_batch_of_many_steps_has_positive_rates_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
+
+    @registry.register_method("stepping")
+    class Stepping(BPTT):
+        def gradients(self, batch, phase):
+            for _ in range(3):
+                yield from super().gradients(batch, phase)
+
+    for budget in ({"steps": 4}, {"tokens": 2 * 8 * 12}):
+        run = dataclasses.replace(falling(budget), method="stepping")
+        found = rates(run, tmp_path)
+        assert len(found) == 6 and found == sorted(found, reverse=True) and found[-1] > 0
+
+
+@pytest.mark.parametrize("share", [0.01, 1 / 12])  # of 12 steps: none of its own, and one
+def test_a_phase_of_one_step_learns(tmp_path, share):
+    run = tiny_run({"name": "smt+dmt", "dmt": {"share": share, "every": 3, "batch_size": 8}})
+    folder = trained(run, tmp_path)
+    smt, dmt = (load_tensors(folder.weights(phase)) for phase in ("smt", "dmt"))
+    assert any(not torch.equal(smt[name], dmt[name]) for name in smt)
+    assert [point["phase"] for point in read_json(folder / "curve.json")][-2:] == ["smt", "dmt"]
+
+
+class Stepped(BPTT):
+    """Sound until its first step, which is its last, so that no loss follows."""
+
+    stepped = False
+
+    def gradients(self, batch, phase):
+        self.stepped = True
+        yield from super().gradients(batch, phase)
+
+
+class NaNGradient(Stepped):
+    def gradients(self, batch, phase):
+        for scalars in super().gradients(batch, phase):
+            self.rnn.embedding.weight.grad[0, 0] = math.nan
+            yield scalars
+
+
+class NaNLogits(Stepped):
+    def predict(self, x):
+        return super().predict(x) * (math.nan if self.stepped else 1)
+
+
+class SureOfTheWrong(Stepped):
+    """Minus infinity for most of what is true: a loss without bound."""
+
+    def predict(self, x):
+        logits = super().predict(x)
+        if self.stepped:
+            logits[..., 1:] = -math.inf
+        return logits
+
+
+class NaNReference(Stepped):
+    def predictors(self):
+        return {"rnn": self.predict, "teacher": lambda x: self.predict(x) * (math.nan if self.stepped else 1)}
+
+
+class NaNUnread(Stepped):
+    """A weight that no score reads."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.unread = torch.nn.Parameter(torch.zeros(3))
+
+    def settle(self, phase):
+        self.unread.data[1] = math.nan if self.stepped else 0
+
+
+class NaNAverage(Stepped):
+    """An average of the weights, kept in a buffer."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.register_buffer("average", torch.zeros(()))
+
+    def settle(self, phase):
+        self.average.fill_(math.nan if self.stepped else 0)
+
+
+BROKEN = (NaNGradient, NaNLogits, SureOfTheWrong, NaNReference, NaNUnread, NaNAverage)
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+@pytest.mark.parametrize("cls", BROKEN)
+def test_whatever_is_not_finite_at_the_last_step_leaves_no_score(tmp_path, monkeypatch, cls, clip):
+    monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
+    registry.register_method("broken")(cls)
+    run = tiny_run("broken", training={"batch_size": 8, "budget": {"steps": 1}, "optimiser": {"clip": clip}})
+    folder = folder_of(run, tmp_path)
+    with pytest.raises(Diverged, match=r"not finite|nan|inf"):
+        Trainer(run, folder).train()
+    assert folder.result is None and not folder.weights("train").exists()
+    assert [point["steps"] for point in read_json(folder / "curve.json")] == [0]  # when all was finite
+
+
+def test_weights_that_one_step_breaks_have_no_accuracy(tmp_path):
+    optimiser = {"lr": 1e30, "warmup": 0.0}
+    run = tiny_run(task="parity", training={"batch_size": 8, "budget": {"steps": 1}, "optimiser": optimiser})
+    with pytest.raises(Diverged):
+        trained(run, tmp_path)
+
+
+def test_labels_that_a_predictor_rules_out_may_have_no_logit():
+    x = y = torch.tensor([[0, 1]])
+    logits = torch.tensor([[[0.0, -math.inf, 0.0], [-math.inf, 0.0, 0.0]]])
+    assert score(lambda x: logits, Batch(x, y))["loss"] == pytest.approx(math.log(2))
+    with pytest.raises(Diverged, match="a loss of inf"):
+        score(lambda x: logits, Batch(x, 1 - y))
+
+
+def test_a_diverged_run_is_no_source(tmp_path):
+    smt = tiny_run("smt")
+    source = trained(smt, tmp_path)
+    (source / "result.json").unlink()  # as if it had diverged on a longer test set
+    source.set_status("diverged")
+    run = tiny_run(DMT, init_from={"run": smt.id, "phase": "smt"})
+    with pytest.raises(BadInput, match="is diverged"):
+        trained(run, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("precision", "real", "complex_"),
+    [
+        ("float32", torch.float32, torch.complex64),
+        ("bfloat16", torch.float32, torch.complex64),
+        ("float64", torch.float64, torch.complex128),
+    ],
+)
+def test_precision_leaves_complex_numbers_complex(monkeypatch, precision, real, complex_):
+    monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
+    registry.register_method("lru")(LRU)
+    lru = built(tiny_run("lru", precision=precision))
+    assert {one.dtype for one in lru.state_dict().values()} == {complex_}
+    assert lru.turn == 1j and lru.decay.imag.any()
+    assert {one.dtype for one in built(tiny_run("bptt", precision=precision)).parameters()} == {real}
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_complex_parameters_train_and_resume_to_the_same_bits(tmp_path, monkeypatch, clip):
+    monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
+    registry.register_method("lru")(LRU)
+    training = {"batch_size": 8, "accumulate": 2, "budget": {"steps": 12}, "optimiser": {"lr": 0.03, "clip": clip}}
+    run = tiny_run("lru", {"name": "parity", "length": 6}, training=training)
+    whole = trained(run, tmp_path / "whole")
+    costs = read_json(whole / "result.json")["costs"]
+    assert costs["parameters"] == 2 * (8 + 2 * 8 + 8 * 2)
+    before, after = built(run).state_dict(), load_tensors(whole.weights("train"))
+    assert all((before[name].imag != after[name].imag).any() for name in ("decay", "inputs", "outputs"))
+    folder = folder_of(run, tmp_path / "pieces")
+    with pytest.raises(Stopped):
+        Trainer(run, folder, Options(should_stop=Interrupt(7))).train()
+    Trainer(run, folder).train()
+    assert outcome(folder) == outcome(whole)
+
+
+def built(run):
+    return build_method(run, build_task(run))

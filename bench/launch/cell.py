@@ -1,6 +1,6 @@
 """One cell, from its folder to its end: whatever goes wrong in it ends this cell alone, with a state and a reason.
 
-    done       the result is written                         diverged   the loss was not finite
+    done       the result is written                         diverged   losses, logits or weights were not finite
     oom        memory ran out                                failed     any other exception
     stopped    asked to, or results cannot be written;       elsewhere  another process is at it, or has taken it over:
                goes on from its checkpoint                              the folder tells how that one ends
@@ -162,6 +162,8 @@ def _attempt(
     finally:
         end = _unless_lost(end, lease)
         status["reason"] = end.reason
+        if end.state == "diverged":
+            status["loss"] = status["accuracy"] = None  # of before it was
         tell({"elsewhere": "lost", "oom": "oom" if last else "stopped"}.get(end.state, end.state))
     return end
 

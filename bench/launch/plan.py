@@ -19,6 +19,7 @@ from bench.launch.cell import LOOK_SECONDS, STUCK_SECONDS, End
 from bench.launch.lease import LEASE_SECONDS, Lease, Lost, Seen, Watch, claim, look
 from bench.measure import lacking
 from bench.methods.base import impossible
+from bench.phases import idle_phase
 from bench.results import Folder
 from bench.training import run_digest
 
@@ -119,9 +120,9 @@ def computed_by(folder: Folder, status: Mapping[str, Any]) -> str | None:
 
 
 def refused(run: Run) -> str | None:
-    """Why this run cannot be trained, from what its parts declare; None when it can."""
+    """Why this run cannot be trained, from what its parts declare and its budget pays for; None when it can."""
     try:
-        return impossible(run)
+        return impossible(run) or idle_phase(run)
     except Exception:  # (a plugin that raises here raises again when its cell runs, and is heard there)
         return None
 

@@ -31,7 +31,10 @@ def lacking(folder: Folder, names: Iterable[str]) -> list[str]:
 
 
 def trained(folder: Folder) -> tuple[Method, Task]:
-    """The method of a run that is done, with its final weights, and its task. Raises `BadInput` when it is not done."""
+    """The method of a run that is done, with its final weights, and its task.
+
+    Raises `BadInput` when it is not done, or its weights are not finite.
+    """
     from bench.build import build_method, build_task
 
     run = folder.run()
@@ -41,6 +44,9 @@ def trained(folder: Folder) -> tuple[Method, Task]:
     if not weights.is_file():
         raise BadInput(f"{folder.path}: has no {weights.name}: the run is {folder.status['state']}, should be done")
     method.load_state_dict(load_tensors(weights, run.device))
+    for name, parameter in method.named_parameters():
+        if not parameter.isfinite().all():
+            raise BadInput(f"{weights}: {name} is not finite; the run diverged, and has to be run anew")
     return method, task
 
 

@@ -8,6 +8,7 @@ Drift delta_t = MSE(m^_t, m_t) is the distance of the RNN's own memories from it
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -95,7 +96,10 @@ def _through_decoder(method: SMT, x: Tensor, y: Tensor, t: int) -> float:
 
 @torch.no_grad()
 def drift(method: SMT, x: Tensor, y: Tensor) -> dict[str, list[float]]:
-    """At each t from the first memory on: `delta`, and `accuracy` of the readout at m^_t (NaN: nothing is scored)."""
+    """At each t from the first memory on: `delta`, and `accuracy` of the readout at m^_t.
+
+    The accuracy is NaN where nothing is scored, or logits are not finite.
+    """
     first = max(method.first - 1, 0)
     memories = method.rollout(x)[:, first:]  # (B, n, K, d)
     length, count = x.shape[1], x.shape[1] - first
@@ -104,9 +108,10 @@ def drift(method: SMT, x: Tensor, y: Tensor) -> dict[str, list[float]]:
     contexts = windows(x, ends - width + 1, width, Teacher.PAD)  # (B, n, C)
     teacher = torch.stack([method.teacher.encode(contexts[:, t]) for t in range(count)], 1)
     delta = (memories.double() - teacher.double()).square().mean((0, 2, 3))
-    answers, labels = method.rnn.read(memories).argmax(-1), y[:, first:]
+    logits, labels = method.rnn.read(memories), y[:, first:]
     scored = labels != IGNORED
-    accuracy = ((answers == labels) & scored).sum(0) / scored.sum(0)
+    accuracy = ((logits.argmax(-1) == labels) & scored).sum(0) / scored.sum(0)
+    accuracy[~logits.logsumexp(-1).isfinite().all(0)] = math.nan
     return {"t": list(range(first, length)), "delta": delta.tolist(), "accuracy": accuracy.double().tolist()}
 
 

@@ -64,7 +64,7 @@ def write(
       the likeliest answers; -1 where nothing is scored.
 
     `length` is that of a whole text or sequence, by default the task's (of a text at least twice the context); a
-    picture has its own. Raises `BadInput` when `count`, `temperature` or `length` cannot be used.
+    picture has its own. Raises `BadInput` when `count`, `temperature` or `length` cannot be used, or logits are NaN.
     """
     if count < 1:
         raise BadInput(f"count: {count} given; should be at least 1")
@@ -166,7 +166,7 @@ class Pen(NamedTuple):
             state = self.method.update(state, symbols[-1])
             following = x[:, t]
             if t >= min(given):
-                drawn = draw(self.method.readout(state), self.temperature, self.generator)
+                drawn = draw(_logits(self.method, state), self.temperature, self.generator)
                 following = torch.where(t < kept, following, drawn)
             symbols.append(following)
         return torch.stack(symbols, 1).cpu().chunk(len(given))
@@ -180,6 +180,14 @@ def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tens
     return torch.multinomial((below / temperature).softmax(-1), 1, generator=generator)[:, 0]
 
 
+def _logits(method: Method, state: Any) -> Tensor:
+    """The predictor's logits (N, V). Raises `BadInput` where their softmax is no distribution."""
+    logits = method.readout(state)
+    if not logits.logsumexp(-1).isfinite().all():
+        raise BadInput(f"{method.name}: the predictor's logits are not finite")
+    return logits
+
+
 def _answers(method: Method, x: Tensor, y: Tensor, context: int) -> list[dict[str, Any]]:
     """Test sequences with the true answers and the likeliest ones; nothing is scored before the context is seen."""
     x, y = x.to(method.noise.device), y.to(method.noise.device, copy=True)
@@ -190,7 +198,7 @@ def _answers(method: Method, x: Tensor, y: Tensor, context: int) -> list[dict[st
     for t, asked in enumerate(scored.any(0).tolist()):
         state = method.update(state, x[:, t])
         if asked:
-            answers[:, t] = method.readout(state).argmax(-1)
+            answers[:, t] = _logits(method, state).argmax(-1)
     answers = answers.masked_fill(~scored, IGNORED)
     rows = zip(x.tolist(), y.tolist(), answers.tolist())
     return [{"given": given, "truth": truth, "written": written} for given, truth, written in rows]

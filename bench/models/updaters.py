@@ -18,8 +18,8 @@ from bench.registry import register_backbone
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of trainable numbers in a module."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    """Number of trainable real numbers in a module: a complex one counts as two."""
+    return sum(parameter.numel() * (2 if parameter.is_complex() else 1) for parameter in module.parameters())
 
 
 class Updater(nn.Module):

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from bench import registry, streams
+from bench.build import at_precision
 from bench.config import ModelConfig
 from bench.grid import parse_set
 from bench.measure import trace
 from bench.models.layers import rms_normalise
 from bench.models.updaters import TransformerUpdater, Updater, count_parameters
 from bench.testing import method
-from bench.testing.probes import central_difference, global_state, same_global_state, unit_directions
+from bench.testing.probes import central_difference, global_state, same_global_state, slope_along, unit_directions
 from bench.testing.suite import Broken, Suite
 
 TINY = {"d": 8, "memory_tokens": 3, "heads": 2, "updater_layers": 2}
@@ -49,7 +50,7 @@ class Subject:
     def build(self, dtype: torch.dtype = torch.float64, **fields: Any) -> Updater:
         """The updater with fixed weights."""
         with streams.global_stream(0, "check", "init"):
-            return self.cls(self.config(**fields)).to(dtype=dtype)
+            return at_precision(self.cls(self.config(**fields)), dtype)
 
     def trainee(self) -> method.Subject:
         """bptt with this backbone."""
@@ -202,9 +203,9 @@ def _exact(subject: Subject) -> str:
     for name, parameter in of.items():
         with torch.no_grad():
             slope = central_difference(parameter, directions[name], lambda: loss().item())
-        given = (found[name] * directions[name]).sum().item()
+        given = slope_along(found[name], directions[name])
         off = abs(given - slope) / max(abs(slope), 1e-3 * scale, 1e-6)
-        if off > 1e-4:
+        if not off <= 1e-4:
             raise Broken(f"along a direction of {name} the gradient says {given:.6g}, differences {slope:.6g}")
         worst = max(worst, off)
     return f"within {worst:.1g} of central differences, along a direction of each of {len(of)} tensors"

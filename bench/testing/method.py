@@ -26,7 +26,14 @@ from bench.measure.inference import state_bytes
 from bench.methods.base import Method, MethodConfig, Phase, impossible
 from bench.results import Folder
 from bench.tasks.base import IGNORED, Batch, Task
-from bench.testing.probes import central_difference, examine_config, global_state, same_global_state, unit_directions
+from bench.testing.probes import (
+    central_difference,
+    examine_config,
+    global_state,
+    same_global_state,
+    slope_along,
+    unit_directions,
+)
 from bench.testing.suite import Broken, NotApplicable, Suite
 from bench.training import Options, Stopped, Trainer
 
@@ -334,7 +341,7 @@ def _causal(subject: Subject) -> str:
                 past = columns[columns <= t]
                 leak = (changed - seen)[:, past].abs().max().item() if len(past) else 0.0
                 noticed = max(noticed, (changed - seen)[:, columns].abs().max().item())
-                if leak > 1e-9:
+                if not leak <= 1e-9:
                     raise Broken(f"predictor {name}: changing x after t = {t} moves the logits up to t by {leak:.2g}")
     if noticed == 0:
         raise Broken("no output changes with the inputs at all")
@@ -429,7 +436,7 @@ def _exact(method: Method, batch: Batch, phase: Phase, *, own: bool) -> str:
     largest = max(gradient.norm().item() for gradient in found.by_name.values())
     for name, direction in unit_directions(claimed).items():
         slope = central_difference(claimed[name], direction, value)
-        given = (found.by_name[name] * direction).sum().item() if name in found.by_name else 0.0
+        given = slope_along(found.by_name[name], direction) if name in found.by_name else 0.0
         error = abs(given - slope) / (abs(slope) + 1e-3 * largest + 1e-12)
         if not error <= 1e-4:
             raise Broken(
@@ -447,7 +454,7 @@ def _unbiased(method: Method, batch: Batch, phase: Phase) -> str:
     for draw in range(DRAWS):
         found = _gradient(method, batch, phase.name, noise=draw).by_name
         for name, direction in directions.items():
-            along[name].append((found[name] * direction).sum().item() if name in found else 0.0)
+            along[name].append(slope_along(found[name], direction) if name in found else 0.0)
     worst = 0.0
     for name, direction in directions.items():
         slope = central_difference(claimed[name], direction, lambda: _streamed_loss(method, batch))

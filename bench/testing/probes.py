@@ -26,6 +26,11 @@ def unit_directions(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: one / one.norm() for name, one in drawn.items()}
 
 
+def slope_along(gradient: Tensor, direction: Tensor) -> float:
+    """What a gradient says of the slope along a direction; a complex one is by the real and the imaginary part."""
+    return (gradient.conj() * direction).sum().real.item()
+
+
 def central_difference(parameter: Tensor, direction: Tensor, value: Callable[[], float]) -> float:
     """Central difference of `value()` along a direction of one parameter."""
     original = parameter.detach().clone()

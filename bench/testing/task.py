@@ -438,7 +438,7 @@ def _floor(subject: Subject) -> str:
         scored, labels = batch.y != IGNORED, batch.y.clamp(min=0)[..., None]  # (B, T), (B, T, 1)
         likely = _oracle(subject, batch.x)
         off = (likely.sum(-1) - 1).abs().masked_fill(~scored, 0)
-        if off.max() > 1e-6 or likely[scored].min() < 0:
+        if not (off.max() <= 1e-6 and likely[scored].min() >= 0):  # (NaN is neither)
             raise Broken(
                 f"the oracle's probabilities sum to 1 but for {off.max():.2g}, the least is {likely.min():.2g}"
             )

@@ -83,6 +83,15 @@ def test_an_rnn_that_copies_its_teacher_does_not_drift():
     assert max(dynamics.drift(method, *dynamics.sequences(run, task, 12, 4)[:2])["delta"]) < 1e-20
 
 
+def test_logits_that_are_not_finite_have_no_accuracy(monkeypatch):
+    run, task, method = built("smt", "parity")
+    x, y, _ = dynamics.sequences(run, task, 12, 4)
+    read = method.rnn.read
+    monkeypatch.setattr(method.rnn, "read", lambda memories: read(memories).index_fill(1, torch.tensor([3]), math.nan))
+    accuracy = dynamics.drift(method, x, y)["accuracy"]
+    assert [t for t, one in enumerate(accuracy) if math.isnan(one)] == [3]
+
+
 def test_with_a_given_context_drift_begins_at_the_first_memory():
     fields = {"evaluation": {"sequences": 8, "reference_sequences": 8, "score_from": 3}, "precision": "float64"}
     run = tiny_run({"name": "smt", "start": "context", "context": 4}, {"name": "digits", "length": 12}, **fields)

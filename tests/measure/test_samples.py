@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import matplotlib
@@ -241,6 +242,16 @@ def test_only_a_task_whose_labels_are_the_next_inputs_is_written_on():
 def test_what_cannot_be_written_is_refused(asked, message):
     with pytest.raises(BadInput, match=message):
         write(*built(), **asked)
+
+
+@pytest.mark.parametrize("task", [DIGITS, {"name": "parity"}])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_write_nothing(task, temperature, monkeypatch):
+    method, task = built(task=task)
+    readout = method.readout
+    monkeypatch.setattr(method, "readout", lambda state: readout(state) * math.nan)
+    with pytest.raises(BadInput, match="logits are not finite"):
+        write(method, task, temperature=temperature)
 
 
 def test_a_text_no_longer_than_its_beginning_is_refused():

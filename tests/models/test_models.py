@@ -116,6 +116,12 @@ def test_the_other_updaters_match_the_transformers_parameter_count(backbone, siz
     assert abs(count / target - 1) < 0.05
 
 
+def test_a_complex_parameter_counts_as_two_numbers():
+    module = torch.nn.Module()
+    module.real, module.complex = (torch.nn.Parameter(torch.zeros(3, 5, dtype=one)) for one in (None, torch.cfloat))
+    assert count_parameters(module) == 15 + 2 * 15
+
+
 def test_paper_sizes_make_the_transformer_baseline_as_large_as_the_rnn():
     with torch.device("meta"):
         rnn, transformer = RNN(ModelConfig(), 256, 256), CausalTransformer(ModelConfig(), 256, 256)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -77,6 +79,28 @@ class ComputesElsewhere(GRUUpdater):
         return torch.from_numpy(memory.detach().numpy() + token.detach().numpy()[:, None])
 
 
+class Rotates(GRUUpdater):
+    """Turns each pair of the memory's numbers, as one complex number, by an angle that is learned."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.turn = nn.Parameter(torch.polar(torch.ones(config.d // 2), torch.rand(config.d // 2)))
+
+    def turned(self, memory):
+        return torch.view_as_real(torch.view_as_complex(memory.unflatten(-1, (-1, 2))) * self.turn).flatten(-2)
+
+    def forward(self, memory, token):
+        return super().forward(self.turned(memory), token)
+
+
+class RotatesUnseen(Rotates):
+    def turned(self, memory):
+        turned = super().turned(memory)
+        if turned.requires_grad:
+            turned.register_hook(lambda gradient: gradient * math.nan)
+        return turned
+
+
 BROKEN = {
     "shapes and dtypes": AlwaysFloat32,
     "other sizes": OfOneSize,
@@ -96,6 +120,17 @@ def outcome_of(cls, row_name, *sets):
     registry.register_backbone("examined")(cls)
     (row,) = (row for row in suite.rows if row.name == row_name)
     return suite.outcome(row, "examined", sets)
+
+
+def test_complex_parameters_keep_every_promise(clean):
+    registry.register_backbone("examined")(Rotates)
+    assert {one.detail for one in check("backbone", "examined") if one.state == "failed"} == set()
+    assert "complex128" in str(suite.build("examined", ()).build().turn.dtype)
+
+
+def test_a_gradient_that_is_nan_is_not_exact(clean):
+    outcome = outcome_of(RotatesUnseen, "gradients are exact")
+    assert outcome.state == "failed" and "says nan" in outcome.detail
 
 
 def test_every_row_has_its_broken_backbone():

@@ -16,6 +16,7 @@ from bench.methods import MethodConfig, cross_entropy
 from bench.methods.bptt import BPTT
 from bench.testing import check, conformance
 from bench.testing.method import suite
+from tests.helpers import LRU
 
 test_bptt = conformance("method", "bptt")
 test_smt = conformance("method", "smt")
@@ -193,6 +194,23 @@ def test_promises_of_estimates_and_of_online_gradients_are_examined(clean, cls, 
     outcome = outcome_of(cls, "gradients are what is promised")
     assert outcome.state == state, outcome.detail
     assert cls is not Biased or "standard error" in outcome.detail
+
+
+class LosesTheImaginaryPart(LRU):
+    def gradients(self, batch, phase):
+        for scalars in super().gradients(batch, phase):
+            self.decay.grad = self.decay.grad.real.to(self.decay.dtype)
+            yield scalars
+
+
+def test_complex_parameters_keep_every_promise(clean):
+    registry.register_method("examined")(LRU)
+    assert {one.detail for one in check("method", "examined") if one.state == "failed"} == set()
+
+
+def test_a_gradient_without_its_imaginary_part_is_not_exact(clean):
+    outcome = outcome_of(LosesTheImaginaryPart, "gradients are what is promised")
+    assert outcome.state == "failed" and "a direction of decay" in outcome.detail
 
 
 def test_a_promise_of_another_gradient_is_broken(clean):

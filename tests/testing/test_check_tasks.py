@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import count
 
 import numpy as np
@@ -280,6 +281,11 @@ class HoldsForImpossible(Parity):
         return super().oracle(x).flip(-1)
 
 
+class KnowsNothing(Parity):
+    def oracle(self, x):
+        return super().oracle(x) * math.nan
+
+
 class IntoLists(StringCopy):
     """No operator of torch for each row, but a Python loop all the same."""
 
@@ -320,6 +326,7 @@ class HasNothingToAsk(Parity):
         (CountsOnBytes, "chance is blind guessing", "chance 0.003906; 17 of 256 labels occur"),
         (CeilingOfAllColumns, "floor and ceiling are the oracle's", "scored from 16: the oracle's accuracy is"),
         (HoldsForImpossible, "floor and ceiling are the oracle's", "100.00% of the labels"),
+        (KnowsNothing, "floor and ceiling are the oracle's", "sum to 1 but for nan"),
         (IntoLists, "sampling is vectorised", "for 512"),
         (BreaksAtLengthOne, "polite on bad config", "drawing length 1 ends in RuntimeError"),
         (HasNothingToAsk, "polite on bad config", "length 1 is drawn, but no label is scored"),

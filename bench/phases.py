@@ -1,0 +1,78 @@
+"""How a run's budget is shared among the phases of its method; known before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from bench import streams
+from bench.build import build_method, build_task
+from bench.config import Run
+from bench.errors import unknown
+from bench.methods.base import Phase
+from bench.tasks.base import Task
+
+
+def phases_brought(run: Run, phases: Sequence[Phase]) -> int:
+    """How many phases `init_from` brings finished. Raises `BadInput` for one that is not the method's, or its last."""
+    if not run.init_from:
+        return 0
+    names = [phase.name for phase in phases][:-1]
+    if run.init_from.phase not in names:
+        raise unknown("init_from.phase", run.init_from.phase, names)
+    return names.index(run.init_from.phase) + 1
+
+
+def phase_ends(run: Run, phases: Sequence[Phase]) -> list[float]:
+    """How much is spent at the end of each phase; those that `init_from` brings have no share."""
+    brought = phases_brought(run, phases)
+    shares = [0.0 if i < brought else phase.share for i, phase in enumerate(phases)]
+    total = sum(shares)
+    return [run.training.budget.amount * sum(shares[: i + 1]) / total for i in range(len(shares))]
+
+
+def idle_phase(run: Run, prices: Mapping[str, float] | None = None) -> str | None:
+    """Why a phase of this run would take no step; None when all take one, or only training can tell.
+
+    A budget in steps gives every phase one, and what seconds give is known when they are spent. `prices` are those of a
+    token in each phase, where the budget is stated in work.
+    """
+    every, budget = run.training.accumulate, run.training.budget
+    if every == 1 or not (prices or budget.currency == "tokens"):
+        return None
+    task = build_task(run)
+    phases = build_method(run, task, device="meta").phases(run.training)
+    ends, spent = phase_ends(run, phases), 0.0
+    for index in range(phases_brought(run, phases), len(phases)):
+        phase = phases[index]
+        price = prices[phase.name] if prices else 1
+        batch = phase.batch_size * run.task_config.length * price  # type: ignore[attr-defined]
+        batches = max(1, math.ceil((ends[index] - spent) / batch))
+        spent += batches * batch
+        if batches < every:
+            gradients = batches * _gradients_per_batch(run, task, index)
+            if gradients < every:
+                return no_step(phase, gradients, every)
+    return None
+
+
+def no_step(phase: Phase, gradients: int, every: int) -> str:
+    """That a phase takes no step, in a line: it has so many gradients, and needs so many for one."""
+    return (
+        f"phase {phase.name} takes no step: its share of the budget gives {gradients} of the {every} gradients "
+        "that training.accumulate averages into one"
+    )
+
+
+def _gradients_per_batch(run: Run, task: Task, index: int) -> int:
+    """How often the method hands over gradients for one batch of a phase, from one that it is given on the CPU."""
+    method = build_method(run, task, device="cpu")
+    phase = method.phases(run.training)[index]
+    method.train_only(phase)
+    generator = streams.generator(run.seed, "idle")
+    length = run.task_config.length  # type: ignore[attr-defined]
+    if method.data == "streams":
+        batch, _ = task.stream("train", phase.batch_size, length, generator, None)
+    else:
+        batch = task.sample("train", phase.batch_size, length, generator)
+    return sum(1 for _ in method.gradients(batch, phase.name))
