@@ -412,9 +412,9 @@ def load_results(path: Path | str) -> pd.DataFrame:
     teacher), length, accuracy, loss (nats per scored token), valid_accuracy, valid_loss; chance, loss_floor,
     accuracy_ceiling, shortcut (the best trivial rule's accuracy), shortcut_rule, unigram_loss, unit; steps, tokens,
     training_seconds, evaluation_seconds, parameters, predictor_parameters; progress (0 to 1) of a cell that is not
-    done; then the whole config, `inherited` (what the phases that `init_from` brought had cost) and `provenance` as
-    dotted columns. A folder whose files cannot be read has the state `damaged` and a reason. Raises `BadInput` when
-    there is no such folder.
+    done; uncounted (operators that are not in the price of a budget of FLOPs); then the whole config, `inherited` (what
+    the phases that `init_from` brought had cost) and `provenance` as dotted columns. A folder whose files cannot be
+    read has the state `damaged` and a reason. Raises `BadInput` when there is no such folder.
     """
     rows: list[dict[str, Any]] = []
     for folder, place in _placed(path):
@@ -429,7 +429,7 @@ def load_results(path: Path | str) -> pd.DataFrame:
             told = status if isinstance(status, dict) else {}
             rows.append(shared | {name: told.get(name) for name in ("steps", "tokens", "training_seconds", "progress")})
             continue
-        shared |= result["costs"]
+        shared |= {**result["costs"], "uncounted": ", ".join(result.get("uncounted") or [])}
         shared |= _flat({name: result.get(name) or {} for name in ("inherited", "provenance")})
         rows += [shared | score for score in result["scores"] or [{}]]
     frame = pd.DataFrame(rows)

@@ -149,7 +149,7 @@ class Trainer:
         self.counters = Counters()
         self.curve: list[dict[str, Any]] = []
         self.skipped = self._phases_brought()
-        self.prices = self._traced_prices()
+        self.prices, self.uncounted = self._traced_prices()
         self.optimiser: torch.optim.AdamW | None = None
         self._clock: float | None = None
         self._sets: dict[tuple[Split, int], Batch] = {}
@@ -165,11 +165,14 @@ class Trainer:
             return counters.training_seconds + (time.perf_counter() - self._clock if self._clock else 0.0)
         return getattr(counters, currency)
 
-    def _traced_prices(self) -> dict[str, float]:
-        """What a token costs in each phase, in the budget's currency; from one traced step where that is work."""
+    def _traced_prices(self) -> tuple[dict[str, float], list[str]]:
+        """What a token costs in each phase, in the budget's currency; from one traced step where that is work.
+
+        And the operators that are not in the price, as no rule counts them.
+        """
         currency = self.run.training.budget.currency
         if currency not in WORK:
-            return {}
+            return {}, []
         return import_module(TRACER).prices(self.run, currency)
 
     def phase_ends(self) -> list[float]:
@@ -492,6 +495,7 @@ class Trainer:
                 "predictor_parameters": predictor,
             },
             "inherited": self._inherited(),
+            "uncounted": self.uncounted,
             "digest": self.digest,
             "provenance": provenance.describe(self.run),
         }

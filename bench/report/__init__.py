@@ -20,16 +20,17 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from bench.report import curves, formats, page
+from bench.report import curves, formats, lines, page
 from bench.report.data import Data
 from bench.report.data import load as read
+from bench.report.data import uncounted as not_counted
 from bench.report.exhibit import Exhibit, Missing, Section
 from bench.report.figures import _file_name
 from bench.report.style import RC
 from bench.report.tables import _clean, load, markdown, print_summary, summarise
 from bench.results import write_atomically
 
-__all__ = ["print_summary", "summary", "write"]
+__all__ = ["print_summary", "summary", "uncounted", "write"]
 
 T = TypeVar("T")
 
@@ -58,6 +59,11 @@ FORMATS: dict[str, dict[str, Any]] = {
 def summary(path: Path | str) -> pd.DataFrame:
     """The table of a results folder; `summarise` tells its columns. Raises `BadInput` when no run is there."""
     return summarise(load(path))
+
+
+def uncounted(path: Path | str) -> str:
+    """A sentence on the operators that no rule counts in the traced steps of runs; nothing where there are none."""
+    return lines.uncounted(not_counted(Path(path))).strip()
 
 
 def write(paths: Path | str | Sequence[Path | str], out: Path | str) -> list[Path]:
