@@ -523,10 +523,10 @@ def load_results(paths: Paths) -> pd.DataFrame:
     teacher), length, accuracy, loss (nats per scored token), valid_accuracy, valid_loss; chance, loss_floor,
     accuracy_ceiling, shortcut (the best trivial rule's accuracy), shortcut_rule, unigram_loss, unit; steps, tokens,
     training_seconds, evaluation_seconds, parameters, predictor_parameters; progress (0 to 1) of a cell that is not
-    done; digest (of the code and data that computed it); then the whole config, `inherited` (what the phases that
-    `init_from` brought had cost) and `provenance` as dotted columns. A folder whose files cannot be read has the state
-    `damaged` and a reason. Raises `BadInput` when there is no such folder, or it holds a cell twice with different
-    scores.
+    done; digest (of the code and data that computed it); uncounted (operators that are not in the price of a budget of
+    FLOPs); then the whole config, `inherited` (what the phases that `init_from` brought had cost) and `provenance` as
+    dotted columns. A folder whose files cannot be read has the state `damaged` and a reason. Raises `BadInput` when
+    there is no such folder, or it holds a cell twice with different scores.
     """
     rows: list[dict[str, Any]] = []
     for cell in placed(paths):
@@ -542,6 +542,7 @@ def load_results(paths: Paths) -> pd.DataFrame:
             rows.append(shared | {name: told.get(name) for name in ("steps", "tokens", "training_seconds", "progress")})
             continue
         shared |= {**result["costs"], "digest": result.get("digest")}
+        shared["uncounted"] = ", ".join(result.get("uncounted") or [])
         shared |= _flat({name: result.get(name) or {} for name in ("inherited", "provenance")})
         rows += [shared | score for score in result["scores"] or [{}]]
     frame = pd.DataFrame(rows)

@@ -158,7 +158,7 @@ class Trainer:
         self.curve: list[dict[str, Any]] = []
         self.skipped = phases_brought(run, self.phases)
         self.ends = phase_ends(run, self.phases)
-        self.prices = self._traced_prices()
+        self.prices, self.uncounted = self._traced_prices()
         if reason := idle_phase(run, self.prices):
             raise BadInput(reason)
         self.optimiser: torch.optim.AdamW | None = None
@@ -199,11 +199,14 @@ class Trainer:
             return counters.training_seconds + (time.perf_counter() - self._clock if self._clock else 0.0)
         return getattr(counters, currency)
 
-    def _traced_prices(self) -> dict[str, float]:
-        """What a token costs in each phase, in the budget's currency; from one traced step where that is work."""
+    def _traced_prices(self) -> tuple[dict[str, float], list[str]]:
+        """What a token costs in each phase, in the budget's currency; from one traced step where that is work.
+
+        And the operators that are not in the price, as no rule counts them.
+        """
         currency = self.run.training.budget.currency
         if currency not in WORK:
-            return {}
+            return {}, []
         return import_module(TRACER).prices(self.run, currency)
 
     # The loop.
@@ -542,6 +545,7 @@ class Trainer:
                 "predictor_parameters": predictor,
             },
             "inherited": self._inherited(),
+            "uncounted": self.uncounted,
             "digest": self.digest,
             "provenance": provenance.describe(self.run),
         }

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
+from torch import Tensor, nn
 
 import bench
 from bench import cli, registry
 from bench.methods.bptt import BPTT
+from bench.models.updaters import MLPUpdater
 from bench.results import Folder, load_tensors, read_json, save_tensors, write_json
 from tests.helpers import TINY
 
@@ -347,6 +349,22 @@ def test_cost_prints_and_keeps_the_table_that_the_report_reads(
     assert not list((folder / "results").glob("small/*/result.json"))  # nothing was trained
     assert cli.main(["report", "results/small", "--out", "page"]) == 0
     assert "complexity" in (folder / "page/index.html").read_text()
+
+
+def test_a_run_names_the_operators_that_no_rule_counts(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pooled(MLPUpdater):
+        def forward(self, memory: Tensor, token: Tensor) -> Tensor:
+            return nn.functional.adaptive_avg_pool2d(super().forward(memory, token), memory.shape[1:])
+
+    registry.backbones.names()  # the built-in ones are loaded first
+    monkeypatch.setattr(registry.backbones, "_classes", {**registry.backbones._classes, "pooled": Pooled})
+    command = ["run", "small.yaml", "--launcher", "inline", "--set", "method=bptt", "--set", "model.backbone=pooled"]
+    assert cli.main([*command, "--measure", "cost"]) == 0
+    assert "FLOPs are too low" in (out := capsys.readouterr().out) and "aten._adaptive_avg_pool2d.default" in out
+    assert cli.main([*command, "--set", "training.budget={flops: 1000000}"]) == 0
+    assert "its budget of FLOPs bought too much: no rule counts aten._adaptive" in capsys.readouterr().out
 
 
 def test_a_run_measures_what_it_is_asked_to(folder: Path) -> None:

@@ -217,7 +217,7 @@ def _run_one(grid: Grid, folder: Path, options: LaunchOptions) -> int:
         print(f"error: {outcome.halted}", file=sys.stderr)
         print(f"when that is mended, go on with: {_same_command()}")
         raise typer.Exit(outcome.exit_code)
-    return _show_outcome(folder, outcome)
+    return _show_outcome(folder, outcome, options)
 
 
 def _run_on_slurm(name: str, results: Path, launches: Sequence[Launch], dry_run: bool, detach: bool) -> int:
@@ -259,16 +259,18 @@ def _run_on_slurm(name: str, results: Path, launches: Sequence[Launch], dry_run:
             if outcome.interrupted:
                 print(f"the jobs go on; follow them with: {follow}\ncancel them with: {cancel_command}")
                 return outcome.exit_code
-            exit_code = max(exit_code, _show_outcome(launch.folder, outcome))
+            exit_code = max(exit_code, _show_outcome(launch.folder, outcome, launch.options))
     return exit_code
 
 
-def _show_outcome(folder: Path, outcome: Outcome) -> int:
+def _show_outcome(folder: Path, outcome: Outcome, options: LaunchOptions) -> int:
     """The table of a grid that has been run. Returns the exit code."""
     from bench import report as reports
 
     if any(end.state == "done" for end in outcome.ends.values()):
         reports.print_summary(reports.summary(folder), terminal())
+        if "cost" in (options.measures or ()) and (missed := reports.uncounted(folder)):
+            print(missed)
     _tell_of_stale(outcome.stale)
     print(f"results are in {folder}; for tables and figures: {program()} report {shlex.quote(str(folder))}")
     return outcome.exit_code

@@ -50,11 +50,16 @@ def step_costs(run: Run, length: int | None = None) -> dict[str, dict[str, Any]]
     return {phase.name: _traced(run, task, index) for index, phase in enumerate(phases)}
 
 
-def prices(run: Run, currency: str) -> dict[str, float]:
-    """What one token costs in each phase: `flops` (elementwise work included) or `sequential_flops`."""
+def prices(run: Run, currency: str) -> tuple[dict[str, float], list[str]]:
+    """What one token costs in each phase: `flops` (elementwise work included) or `sequential_flops`.
+
+    And the operators that no rule counts: by theirs the prices are too low.
+    """
     columns = ("flops", "elementwise") if currency == "flops" else (currency,)
     steps = step_costs(_canonical(run))
-    return {name: sum(step["whole"][one] for one in columns) / step["tokens"] for name, step in steps.items()}
+    uncounted = sorted({name for step in steps.values() for name in step["uncounted"]})
+    costs = {name: sum(step["whole"][one] for one in columns) / step["tokens"] for name, step in steps.items()}
+    return costs, uncounted
 
 
 def at_length(run: Run, length: int) -> Run:

@@ -7,7 +7,8 @@ backward graph is walked from where these labels come in: other losses, such as 
 nodes often treat all positions at once (a stack of all memories, a layer of a Transformer), so that the bare graph has
 paths which no gradient takes. Paths are therefore followed element by element: every element of every value has the
 number of nodes on the shortest and on the longest path that reach it. A node passes these on through its own backward
-function, called with a gradient on only those elements that have the same numbers: what comes out not zero is reached.
+function, called with a gradient on only those elements that have the same numbers: what comes out not zero is
+reached. The two parts of a complex number are two elements.
 
 The lookup of x_i, where paths end, is found by running the forward pass again with another symbol at i: a call of torch
 whose result differs though nothing that went into it does, symbols and what is made of symbols alone apart. In the same
@@ -186,7 +187,7 @@ class _Recorder(TorchFunctionMode):
         results = list(_tensors(result))
         made = [one for one in results if one.grad_fn is not None]
         if made:
-            self.calls.append(Call(func, values, [one.detach().clone() for one in made]))
+            self.calls.append(Call(func, values, [_parts(one.detach()).clone() for one in made]))
             self.met(made)
         elif given and not values:
             self.symbolic.update((one, True) for one in results)
@@ -198,6 +199,8 @@ class _Recorder(TorchFunctionMode):
 
 def _encodes(value: Tensor) -> bool:
     """Whether these are symbols: whole numbers, or rows of zeros with a single one."""
+    if value.is_complex():
+        return False
     if not value.is_floating_point():
         return True
     plain = value.detach()
@@ -206,7 +209,13 @@ def _encodes(value: Tensor) -> bool:
 
 def _hash(value: Tensor) -> int:
     """Of the bytes: a call's inputs need only be told apart, and copies of them all would fill the memory."""
-    return hash(value.detach().contiguous().numpy().tobytes())
+    return hash(_parts(value.detach()).contiguous().numpy().tobytes())
+
+
+def _parts(value: Tensor) -> Tensor:
+    """Complex numbers (..) as real ones (.., 2), real ones as they are."""
+    value = value.resolve_conj().resolve_neg()
+    return torch.view_as_real(value) if value.is_complex() else value
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
@@ -223,7 +232,7 @@ def _beginnings(first: _Recorder, other: _Recorder) -> dict[Output, Tensor]:
     """The outputs at which two runs begin to differ, and their elements that do."""
     begins: dict[Output, Tensor] = {}
     for index, (call, twin) in enumerate(zip(first.calls, other.calls, strict=False)):
-        if call.function is not twin.function or len(call.outputs) != len(twin.outputs):
+        if call.function != twin.function or len(call.outputs) != len(twin.outputs):  # (== of properties: see `.T`)
             break  # from here on the two did different things
         if call.inputs == twin.inputs:
             for number, (a, b) in enumerate(zip(call.outputs, twin.outputs, strict=True)):
@@ -330,21 +339,28 @@ def _alike(arrived: Mapping[int, Arrivals]) -> Iterator[tuple[int, int, int, Ten
 
 
 def _passed_on(node: Node, number: int, gradient: Tensor) -> Iterator[tuple[Place, Tensor]]:
-    """What a node's backward function makes of a gradient at one of its outputs, by the value it goes to."""
-    shapes = [one.shape for one in node._input_metadata]
+    """What a node's backward function makes of a gradient at one of its outputs, by the value it goes to; in parts."""
+    outputs = node._input_metadata
+    if outputs[number].dtype.is_complex:
+        gradient = torch.view_as_complex(gradient)
+    gradient = gradient.to(outputs[number].dtype)
     if isinstance(node, torch.autograd.function.BackwardCFunction):  # written in Python
-        gradients = [gradient if k == number else gradient.new_zeros(shape) for k, shape in enumerate(shapes)]
+        gradients = [torch.zeros(one.shape, dtype=one.dtype) for one in outputs]
+        gradients[number] = gradient
         made = node.apply(*gradients)
         made = made if isinstance(made, tuple) else (made,)
         made = [one for one, needed in zip(made, node.needs_input_grad, strict=False) if needed]
         edges = [edge for edge in node.next_functions if edge[0] is not None]
     else:
-        made = node(*(gradient if k == number else None for k in range(len(shapes))))
+        made = node(*(gradient if k == number else None for k in range(len(outputs))))
         made = made if isinstance(made, tuple) else (made,)
         edges = node.next_functions
     for (child, into), one in zip(edges, made, strict=False):
         if child is not None and one is not None:
-            yield (child, into), one.sum_to_size(child._input_metadata[into].shape)  # what was broadcast
+            wanted = child._input_metadata[into]
+            if one.is_complex() and not wanted.dtype.is_complex:
+                one = one.real  # as autograd does
+            yield (child, into), _parts(one.to(wanted.dtype).sum_to_size(wanted.shape))  # what was broadcast
 
 
 def _from_the_losses(starts: Iterable[Node], ends: set[Node]) -> list[Node]:

@@ -2,13 +2,17 @@
 
     work(torch.ops.aten.mm.default)((a, b), {}, out)  ->  (2 m k n, 0, 1)
 
-Matrix products are counted as FLOPs, two per multiply-add (the bias that `addmm` starts from is free). All other
-arithmetic is counted in elements, in a column of its own:
+Matrix products and convolutions are counted as FLOPs, two per multiply-add (the bias that they start from is free),
+Fourier transforms by FFTW's convention, 5 N log2 N for N complex numbers and half for real ones (fftw.org/speed). All
+other arithmetic is counted in elements, in a column of its own:
 
 - pointwise operators (comparisons, casts by arithmetic, random draws too): one per output element, whatever they do;
 - reductions, scans and sorts: one per input element; sums into chosen places (`scatter_add`): one per element added;
 - fused operators (softmax, norms, losses, recurrent cells, optimisers): the passes over elements that they fuse;
 - what only moves or fills (copy, cat, gather, embedding, `zeros`): nothing, though it is an operator all the same.
+
+Complex numbers cost what the same costs by parts, in real numbers: eight FLOPs per multiply-add of a matrix product;
+elsewhere 2 for a sum, 6 for a product (2 where a factor is real), what `COMPLEX` says, or else one for each part.
 
 Attention is counted as if nothing were masked, as the dense formula does it. PyTorch's own formulas are used where it
 has one (`torch.utils.flop_counter`): an operator of a plugin that is registered there is counted, too.
@@ -19,7 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from math import prod
+from math import log2, prod
 from typing import Any
 
 import torch
@@ -61,17 +65,42 @@ PASSES = {
     "_fused_adamw": 14,
 }
 """Passes of a fused operator over the largest of its tensor arguments (an optimiser's: over its parameters)."""
+COMPLEX = {
+    "mul": 6,
+    "div": 11,  # by the conjugate (6), by the square of the absolute value (3 + 2)
+    "reciprocal": 6,
+    "exp": 5,  # exp, cos, sin, two products
+    "log": 6,  # abs, log, angle
+    "pow": 17,  # exp of a product with the log
+    "abs": 4,
+    "angle": 1,
+    "sgn": 6,  # abs, two quotients
+    "conj_physical": 1,
+    "_conj_physical": 1,
+    "polar": 4,
+    "addcmul": 4,  # each part of one factor by each of the other
+    "prod": 6,
+    "cumprod": 6,
+}
+"""Elements that an operator counts for a complex number: how many real operators compute it. Others count 2."""
+BY_REAL = {"mul": 2, "div": 2, "pow": 13}
+"""The same where one factor, the divisor or the exponent is real."""
 REDUCTIONS = re.compile(
-    "(nan)?sum|mean|prod|a?max|a?min|aminmax|arg(max|min|sort)|all|any|(std|var)(_mean)?|(linalg_vector_|_foreach_)?norm|"
+    "(nan)?sum|mean|prod|a?max|a?min|aminmax|arg(max|min|sort)|all|any|(std|var)(_mean)?|(linalg_vector_)?norm|powsum|"
     "(nan)?median|mode|kthvalue|m?sort|topk|(log)?cum(sum|sumexp|prod|max|min)|_cum(max|min)_helper|count_nonzero|equal|"
     "trace|renorm|histc|bincount|bucketize|searchsorted|nonzero|isin|_unique2|unique_(dim|consecutive)"
 )
 MOVES = re.compile(
-    "(_foreach_|_to_)?copy|clone|lift|_pin_memory|(_foreach_)?zero|fill|(new_)?(zeros|ones|full)|(zeros|ones|full)_like|"
-    "scalar_tensor|arange|linspace|logspace|eye|(tril|triu)(_indices)?|cat|stack|repeat(_interleave)?|block_diag|"
+    "(_to_)?copy|clone|lift|_pin_memory|zero|fill|(new_)?(zeros|ones|full)|(zeros|ones|full)_like|complex|scalar_tensor|"
+    "arange|linspace|logspace|eye|(tril|triu)(_indices)?|cat|stack|repeat(_interleave)?|block_diag|"
     "constant_pad_nd|(reflection|replication)_pad1d|roll|flip|rot90|index(_select|_copy|_fill)?|gather|take|embedding|"
     "masked_(select|scatter)|((select|slice|diagonal|as_strided)_)?scatter|(select|slice|diagonal|unfold)_backward|"
     "_local_scalar_dense|is_nonzero|_to_sparse|_coalesce|_efficientzerotensor"
+)
+DRAWS = re.compile(
+    "rand(n|int|perm)?(_like)?|(log_)?normal|normal_functional|uniform|random|bernoulli|exponential|geometric|cauchy|"
+    "poisson|binomial|multinomial|(native|_fused)_dropout|rrelu_with_noise(_functional)?|_standard_gamma|_sample_dirichlet|"
+    "_cudnn_init_dropout_state"
 )
 SUMS_INTO = {"scatter_add": 3, "scatter_reduce": 3, "index_add": 3, "index_reduce": 3, "embedding_dense_backward": 0}
 """Operators that add elements into places, and which argument holds these elements."""
@@ -84,6 +113,7 @@ def work(operator: OpOverload) -> Rule | None:
     name = base_name(operator)
     if name in RULES:
         return RULES[name]
+    name = name.removeprefix("_foreach_")  # the same for each tensor of a list
     formula = flop_registry.get(operator.overloadpacket)
     if formula is not None:
         return lambda args, kwargs, out: (int(formula(*args, **kwargs, out_val=out)), 0, 1)
@@ -95,9 +125,9 @@ def work(operator: OpOverload) -> Rule | None:
     if name in SUMS_INTO:
         return _of_argument(SUMS_INTO[name])
     if REDUCTIONS.fullmatch(name) or REDUCTION_TAG in tags:
-        return _of_argument(0)
-    if tags & {torch.Tag.pointwise, torch.Tag.nondeterministic_seeded} or name.startswith("_foreach_"):
-        return _of_result
+        return _of_argument(0, name)
+    if torch.Tag.pointwise in tags or DRAWS.fullmatch(name) or name in COMPLEX:
+        return _of_result(name)
     return None
 
 
@@ -122,14 +152,35 @@ def tensors(values: Iterable[Any]) -> list[Tensor]:
     found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
-            found.append(value if value.layout is torch.strided else value._values())
+            found.append(value if value.layout is torch.strided else _values(value))
         elif isinstance(value, list | tuple):
             found += tensors(value)
     return found
 
 
+def _values(sparse: Tensor) -> Tensor:
+    return sparse._values() if sparse.layout is torch.sparse_coo else sparse.values()
+
+
 def _size(values: Any) -> int:
+    if isinstance(values, Tensor) and values.layout is torch.strided:  # nearly always
+        return values.numel()
     return sum(tensor.numel() for tensor in tensors((values,)))
+
+
+def _complex(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.is_complex()
+    return any(map(_complex, value)) if isinstance(value, list | tuple) else isinstance(value, complex)
+
+
+def _real(name: str, args: tuple[Any, ...], out: Any = None) -> int:
+    """How many real operators stand for this one at each element: 1, unless it is on complex numbers."""
+    if not _complex(out) and not any(map(_complex, args)):
+        return 1
+    if name in BY_REAL and not all(map(_complex, args[:2] if name == "mul" else args[1:2])):
+        return BY_REAL[name]
+    return COMPLEX.get(name, 2)
 
 
 # Rules for whole families.
@@ -139,12 +190,16 @@ def _nothing(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work
     return 0, 0, 1
 
 
-def _of_result(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
-    return 0, _size(args[0] if out is None else out), 1  # None: a list of tensors is changed in place
+def _of_result(name: str) -> Rule:
+    def rule(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+        made = args[0] if out is None else out  # None: a list of tensors is changed in place
+        return 0, _size(made) * _real(name, args, out), 1
+
+    return rule
 
 
-def _of_argument(index: int) -> Rule:
-    return lambda args, kwargs, out: (0, _size(args[index]), 1)
+def _of_argument(index: int, name: str = "") -> Rule:
+    return lambda args, kwargs, out: (0, _size(args[index]) * _real(name, (args[index],)), 1)
 
 
 def _passes(number: int) -> Rule:
@@ -154,21 +209,64 @@ def _passes(number: int) -> Rule:
     return rule
 
 
-# Matrix products.
+# Matrix products, convolutions, Fourier transforms.
 
 
 def _product(first: int) -> Rule:
-    """(.., m, k) @ (.., k, n), or with a vector in place of either; the left factor is argument `first`."""
+    """(.., m, k) @ (.., k, n), or with a vector in place of either; the left factor is argument `first`.
+
+    Of a sparse factor only its values count.
+    """
 
     def rule(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
-        left, right = args[first].shape, args[first + 1].shape
-        return 2 * prod(left) * (right[-1] if len(right) > 1 else 1), 0, 1
+        left, right = args[first], args[first + 1]
+        if right.layout is not torch.strided:
+            return _multiply_add(left) * left.shape[0] * _size(right), 0, 1
+        return _multiply_add(left) * _size(left) * (right.shape[-1] if right.dim() > 1 else 1), 0, 1
 
     return rule
 
 
 def _linear(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
-    return 2 * args[0].numel() * (args[1].shape[0] if args[1].dim() > 1 else 1), 0, 1
+    return _multiply_add(args[0]) * args[0].numel() * (args[1].shape[0] if args[1].dim() > 1 else 1), 0, 1
+
+
+def _multiply_add(factor: Tensor) -> int:
+    """FLOPs of one multiply-add with numbers such as these."""
+    return 8 if factor.is_complex() else 2
+
+
+def _convolution(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+    return _weights_met(args[0] if args[6] else out, args[1]), 0, 1
+
+
+def _convolution_backward(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+    """The gradients of input and weight are made of the products of the forward pass; the bias' is a sum."""
+    upstream, inputs, weight, transposed, wanted = *args[:3], args[7], args[10]
+    products = _weights_met(inputs if transposed else upstream, weight)
+    return (wanted[0] + wanted[1]) * products, wanted[2] * upstream.numel(), 1
+
+
+def _weights_met(places: Tensor, weight: Tensor) -> int:
+    """FLOPs where every weight meets every place (B, channels, ..) once.
+
+    The places are those of the output or, of a transposed convolution, of the input; padding is multiplied like the
+    rest. A group's channels have weights for one another alone.
+    """
+    return 2 * weight.numel() * places.shape[0] * prod(places.shape[2:])
+
+
+def _fourier(nominal: float, of_result: bool) -> Rule:
+    """`nominal` N log2 N for each transform of N numbers, over one dimension or several, whatever N is.
+
+    `of_result`: there are as many numbers as come out; where real ones go in, half their spectrum may come out.
+    """
+
+    def rule(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
+        shape = (out if of_result else args[0]).shape
+        return round(nominal * prod(shape) * log2(prod(shape[dim] for dim in args[1]))), 0, 1
+
+    return rule
 
 
 def _trilinear(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
@@ -178,7 +276,7 @@ def _trilinear(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Wo
         for position in inserted:
             tensor = tensor.unsqueeze(position)
         shapes.append(tensor.shape)
-    return 3 * prod(torch.broadcast_shapes(*shapes)), 0, 1
+    return (14 if _complex(args) else 3) * prod(torch.broadcast_shapes(*shapes)), 0, 1
 
 
 def _distances(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
@@ -197,7 +295,7 @@ def _picked(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
 
 def _index_put(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
     accumulate = args[3] if len(args) > 3 else kwargs.get("accumulate", False)
-    return 0, args[2].numel() if accumulate else 0, 1
+    return 0, _size(args[2]) * _real("add", args) if accumulate else 0, 1
 
 
 # Attention: the scores are a product with the keys, the result one with the values. Queries may have more heads.
@@ -269,7 +367,13 @@ RULES: dict[str, Rule] = {
     "baddbmm": _product(1),
     "linear": _linear,
     "_trilinear": _trilinear,
-    "addr": _of_result,
+    "convolution": _convolution,
+    "_convolution": _convolution,
+    "convolution_backward": _convolution_backward,
+    "_fft_c2c": _fourier(5, of_result=False),
+    "_fft_r2c": _fourier(2.5, of_result=False),
+    "_fft_c2r": _fourier(2.5, of_result=True),
+    "addr": _of_result("addcmul"),
     "_cdist_forward": _distances,
     "_pdist_forward": _distances,
     "_cdist_backward": _distances_backward,

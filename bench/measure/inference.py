@@ -25,9 +25,11 @@ class Token(NamedTuple):
     position: int
     """How many tokens came before."""
     flops: int
-    """Of matrix products, two per multiply-add."""
+    """Of matrix products, convolutions and Fourier transforms."""
     elementwise: int
     """All other arithmetic, as `bench.measure.flops` counts it."""
+    uncounted: dict[str, int]
+    """Operators that no rule counts, with the number of their calls."""
     state_bytes: int
     """Of the carried state after it."""
     seconds: float
@@ -62,9 +64,9 @@ def _stream(method: Method, x: Tensor, wanted: Sequence[int]) -> list[Token]:
         if position in wanted:
             with Trace() as trace:
                 method.readout(method.update(state, x_t))
-            whole = trace.cost().whole
-            recent = median(seconds[-TIMED:])
-            tokens.append(Token(position, whole.flops, whole.elementwise, state_bytes(after), recent))
+            cost, recent = trace.cost(), median(seconds[-TIMED:])
+            whole = cost.whole
+            tokens.append(Token(position, whole.flops, whole.elementwise, cost.uncounted, state_bytes(after), recent))
         state = after
     return tokens
 

@@ -43,7 +43,7 @@ class Chain:
     """What one part of a step costs: the forward pass, the backward pass, or the whole step."""
 
     flops: int
-    """Of matrix products, two per multiply-add."""
+    """Of matrix products, convolutions and Fourier transforms."""
     elementwise: int
     """All other arithmetic, in elements; `bench.measure.flops` says how they are counted."""
     operations: int
@@ -64,7 +64,10 @@ class Cost:
     peak_bytes: int
     """The most bytes of tensors made during the trace that were alive at one time; views share their storage."""
     uncounted: dict[str, int]
-    """Operators that no rule counts, with the number of their calls. Each still counts as one operation."""
+    """Operators that no rule counts, with the number of their calls: FLOPs and elements are too low by theirs.
+
+    Each still counts as one operation.
+    """
 
 
 # Operators.
@@ -332,11 +335,11 @@ class Trace(TorchDispatchMode):
         self, operator: _Operator, before: Value, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
     ) -> Value:
         """Add the operator to its part; the longest chains that end in it."""
-        if operator.work is None:
+        try:
+            matmul, elements, steps = operator.work(args, kwargs, out)  # type: ignore[misc]
+        except Exception:  # no rule, or not for arguments such as these
             self._uncounted[operator.name] += 1
             matmul, elements, steps = 0, 0, 1
-        else:
-            matmul, elements, steps = operator.work(args, kwargs, out)
         weight = matmul + elements
         backward = _graph_task() != -1
         part = self._parts[backward]

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pandas as pd
 
 from bench.drawing import drawing  # before anything that imports matplotlib
-from bench.report import curves, formats, page
+from bench.report import curves, formats, lines, page
 from bench.report.data import Data
 from bench.report.data import load as read
+from bench.report.data import uncounted as not_counted
 from bench.report.exhibit import Exhibit, Missing, Section
 from bench.report.figures import _file_name
 from bench.report.style import RC
@@ -31,7 +32,7 @@ from bench.results import Paths, write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["print_summary", "summary", "write"]
+__all__ = ["print_summary", "summary", "uncounted", "write"]
 
 T = TypeVar("T")
 
@@ -60,6 +61,11 @@ FORMATS: dict[str, dict[str, Any]] = {
 def summary(paths: Paths) -> pd.DataFrame:
     """The table of results folders; `summarise` tells its columns. Raises `BadInput` when no run is there."""
     return summarise(load(paths))
+
+
+def uncounted(path: Path | str) -> str:
+    """A sentence on the operators that no rule counts in the traced steps of runs; nothing where there are none."""
+    return lines.uncounted(not_counted(Path(path))).strip()
 
 
 def write(paths: Paths, out: Path | str) -> list[Path]:

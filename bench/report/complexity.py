@@ -119,7 +119,7 @@ def _frames(data: Data) -> dict[str, pd.DataFrame]:
 def _rows(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows that name a method, with every column that is used: names as text, numbers, `work` for all arithmetic."""
     columns = [one.column for one in QUANTITIES if one.column != "work"]
-    wanted = (*WHO, *columns, LENGTH, DISTANCE, POSITION, "batch_size", "device", "outside")
+    wanted = (*WHO, *columns, LENGTH, DISTANCE, POSITION, "batch_size", "device", "outside", "uncounted")
     rows = having(frame, *wanted, "whole.flops", "whole.elementwise", "flops", "elementwise")
     for name in (*columns, LENGTH, DISTANCE, POSITION, "whole.flops", "whole.elementwise", "flops", "elementwise"):
         rows[name] = number(rows[name]).replace([np.inf, -np.inf], np.nan)
@@ -297,7 +297,7 @@ def _overview(frames: dict[str, pd.DataFrame], fitted: pd.DataFrame, looks: dict
         f"Exponents e of T^e, fitted from T = {first:g} to {last:g} (the larger half of the lengths, as a + b T looks "
         f"shallower at small T). Sequential operations: {_told(own, 'sequential_operations')}. "
         f"Total FLOPs, elementwise work included: {_told(own, 'flops')}. "
-        f"Beside them the paper's O(.), as far as it is known."
+        f"Beside them the paper's O(.), as far as it is known.{lines.uncounted(steps)}"
     )
     figure, note = _drawn(steps, STEP, looks, across=2)
     return Exhibit(
@@ -320,7 +320,7 @@ def _fits(frames: dict[str, pd.DataFrame], fitted: pd.DataFrame) -> Iterator[Exh
     caption = (
         f"{len(fitted)} fits through the larger half of the points, {rough} of them with r2 below 0.95 in logarithms. "
         "A quantity that grows linearly from a large constant part has an exponent below 1, and a straight line, whose "
-        "slope per step stands beside, with r2 near 1."
+        f"slope per step stands beside, with r2 near 1.{lines.uncounted(rows)}"
     )
     yield Exhibit(
         "complexity-fits",
@@ -373,7 +373,7 @@ def _inference(rows: pd.DataFrame, fitted: pd.DataFrame, looks: dict[str, Style]
         f"Growth with the position p, as p^e: carried state {_told(fitted, 'state_bytes')}; FLOPs per token "
         f"{_told(fitted, 'token_flops')}. FLOPs more per position, of a straight line: "
         f"{_told(fitted, 'token_flops', 'slope', 0)}. Methods that train the same RNN coincide. "
-        "Seconds are a median of few tokens, and noisy."
+        f"Seconds are a median of few tokens, and noisy.{lines.uncounted(rows)}"
     )
     figure, note = _drawn(rows, (TOKEN[1], TOKEN[0], TOKEN[2]), looks, across=3)
     columns = [*WHO[:4], POSITION, "flops", "elementwise", "state_bytes", "seconds"]

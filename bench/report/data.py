@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,15 @@ class Data:
     NaN) `spent.flops` (elementwise work included), `spent.sequential_flops`, `spent.sequential_operations`."""
     steps: pd.DataFrame
     """Complexity (`cost GRID`), a row per configuration, phase and length: grid, task, method, backbone, phase, length,
-    batch_size, peak_bytes, and for each `part` in forward, backward, whole: `<part>.flops`, `<part>.elementwise`,
-    `<part>.operations`, `<part>.sequential_operations`, `<part>.sequential_flops`."""
+    batch_size, peak_bytes, uncounted (operators that no rule counts, as text), and for each `part` in forward,
+    backward, whole: `<part>.flops`, `<part>.elementwise`, `<part>.operations`, `<part>.sequential_operations`,
+    `<part>.sequential_flops`."""
     credit: pd.DataFrame
     """Credit paths: grid, task, method, backbone, phase, length, distance, shortest, longest, outside (how credit also
     flows outside autograd, or None)."""
     inference: pd.DataFrame
-    """Streaming: grid, task, method, backbone, position, flops, elementwise, state_bytes, seconds; per token and
-    sequence."""
+    """Streaming: grid, task, method, backbone, position, flops, elementwise, uncounted, state_bytes, seconds; per token
+    and sequence."""
     gradients: pd.DataFrame
     """Norms of dL/dm_t: identity columns, when (init or trained), t, norm, loss_at (the column the loss is at)."""
     drift: pd.DataFrame
@@ -57,6 +58,9 @@ class Data:
     samples: list[tuple[dict[str, Any], dict[str, Any]]]
     """(identity columns, record), as `bench.measure.samples` writes it."""
     folders: tuple[Path, ...] = ()
+    uncounted: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Operators that no rule counts in the traced costs that `spent.*` of the curves are made of: identity columns,
+    uncounted, as text."""
 
     @cached_property
     def methods(self) -> list[str]:
@@ -84,6 +88,7 @@ def load(paths: Sequence[Path | str]) -> Data:
         geometry=[(run, one["geometry"]) for run, one in records["dynamics"] if one.get("geometry")],
         samples=records["samples"],
         folders=folders,
+        uncounted=_uncounted(records["cost"]),
     )
 
 
@@ -115,9 +120,26 @@ def _complexity(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame, pd
             records[file.parent] = record
     for grid, name in tell_apart({grid: {"steps": record["steps"]} for grid, record in records.items()}).items():
         for part, rows in found.items():
-            rows += [{"grid": name, **row} for row in records[grid].get(part, []) if isinstance(row, dict)]
+            own = [row for row in records[grid].get(part, []) if isinstance(row, dict)]
+            told = [row | {"uncounted": _names(row)} if "uncounted" in row else row for row in own]
+            rows += [{"grid": name, **row} for row in told]
     steps, credit, inference = (pd.json_normalize(rows) for rows in found.values())
     return steps, credit, inference
+
+
+def uncounted(folder: Path) -> pd.DataFrame:
+    """`Data.uncounted` alone."""
+    return _uncounted(_records([folder], "cost.json"))
+
+
+def _uncounted(records: list[tuple[dict[str, Any], dict[str, Any]]]) -> pd.DataFrame:
+    rows = [{**run, "uncounted": _names(phase)} for run, record in records for phase in record.get("phases") or []]
+    return pd.DataFrame([row for row in rows if row["uncounted"]])
+
+
+def _names(traced: dict[str, Any]) -> str:
+    """What was traced and not counted, in words; nothing where all was."""
+    return ", ".join(sorted(traced.get("uncounted") or {}))
 
 
 def _long(records: list[tuple[dict[str, Any], dict[str, Any]]], name: str, columns: Sequence[str]) -> pd.DataFrame:

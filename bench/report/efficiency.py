@@ -231,7 +231,7 @@ def _exhibits(data: Data, found: Sequence[Line], table: pd.DataFrame, known: Seq
         yield Exhibit(
             NAME if turn == 1 else f"{NAME}-{turn}",
             TITLE if len(pages) == 1 else f"{TITLE} ({turn} of {len(pages)})",
-            _clean(_caption(kept, shown, known)),
+            _clean(_caption(kept, shown, known) + lines.uncounted(data.uncounted, kept)),
             lines.ran(data, zip(kept["grid"], kept["task"])),
             _figure([one for one in found if one[0]["order"] in page], page, known, looks),
             _tidy(table) if turn == 1 else None,

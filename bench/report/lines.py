@@ -212,6 +212,23 @@ def ran(data: Data, parts: Iterable[tuple[str, str]]) -> str:
     return _clean(" ".join(words))
 
 
+def uncounted(rows: pd.DataFrame, among: pd.DataFrame | None = None) -> str:
+    """A sentence on the operators that no rule counts, by whose work FLOPs are too low; nothing where there are none.
+
+    `among`: only of the grids, tasks and methods that this table has.
+    """
+    told: dict[str, dict[str, None]] = {}
+    if "uncounted" in rows:
+        if among is not None:
+            keys = [pd.MultiIndex.from_frame(one[["grid", "task", "method"]]) for one in (rows, among)]
+            rows = rows[keys[0].isin(keys[1])]
+        for who, names in rows.dropna(subset="uncounted").groupby(["method", "backbone"], sort=False)["uncounted"]:
+            operators = [name for text in names.unique() for name in text.split(", ") if name]
+            told |= {" on ".join(map(str, who)): dict.fromkeys(operators)} if operators else {}
+    words = "; ".join(f"{who} ({', '.join(operators)})" for who, operators in told.items())
+    return _clean(f" FLOPs are too low where no rule counts an operator: {words}.") if words else ""
+
+
 def few_seeds(seeds: pd.Series) -> str:
     """A sentence on intervals: over how many seeds they are, or how many means have too few for one."""
     few = int((seeds < SEEDS_FOR_AN_INTERVAL).sum())

@@ -340,7 +340,7 @@ def _compression(data: Data, rows: pd.DataFrame) -> Exhibit | Missing:
         COMPRESSION_TITLE,
         f"{_shrinking(passages)} A memory has reached a loss when the mean of its seeds' curves was first there, at an "
         f"evaluation; a line begins where the first memory got there, and steps down where a smaller one did.{cut} The "
-        "paper's values are not known.",
+        f"paper's values are not known.{lines.uncounted(data.uncounted, table)}",
         lines.ran(data, zip(table["grid"], table["task"])),
         figure,
         said.drop(columns=[] if said["setting"].astype(bool).any() else "setting"),

@@ -31,7 +31,10 @@ NUMBERS = (
     *("steps", "tokens", "training_seconds", "parameters", "predictor_parameters"),
     *("inherited.tokens", "inherited.training_seconds"),
 )
-TEXTS = ("backbone", "predictor", "reference", "reason", "shortcut_rule", "unit", "seed", "digest", "task.length")
+TEXTS = (
+    *("backbone", "predictor", "reference", "reason", "shortcut_rule", "unit", "seed", "digest", "task.length"),
+    "uncounted",
+)
 
 Setting = tuple[tuple[str, Any], ...]
 """The config columns in which a cell differs from others of its task and method, with their values."""
@@ -218,9 +221,12 @@ def _status(cells: pd.DataFrame) -> dict[str, str]:
     counted = sorted(states.items(), key=lambda item: (item[0] != "done", item[0]))
     status = ", ".join(f"{count} {state}" for state, count in counted) if len(runs) > 1 else runs["state"].iloc[0]
     reasons: dict[str, list[str]] = {}
-    for state, reason, seed, progress in zip(runs["state"], runs["reason"], runs["seed"], runs["progress"]):
+    columns = ("state", "reason", "seed", "progress", "uncounted")
+    for state, reason, seed, progress, uncounted in zip(*(runs[name] for name in columns)):
         if state == "running" and pd.notna(progress):
             reason = f"{progress:.0%} of its budget used"
+        elif state == "done" and pd.notna(uncounted) and uncounted:
+            reason = f"its budget of FLOPs bought too much: no rule counts {uncounted}"
         if pd.notna(reason):
             reasons.setdefault(f"{state}: {reason}", []).append(f"{seed:g}" if isinstance(seed, int | float) else "?")
     told = [f"{text} (seed {', '.join(seeds)})" if len(runs) > 1 else text for text, seeds in reasons.items()]

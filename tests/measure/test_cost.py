@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from bench import measure, registry
+from bench import measure, registry, report
 from bench.build import build_method, build_task
 from bench.errors import BadInput
 from bench.measure import cost
 from bench.methods.base import Method, cross_entropy
+from bench.models.updaters import MLPUpdater
+from bench.report import complexity, data, efficiency
 from bench.results import read_json
 from bench.training import Trainer
 from tests.helpers import TINY, folder_of, tiny_run
@@ -134,7 +136,7 @@ def test_the_table_of_a_grid_is_kept_until_the_question_changes(tmp_path):
 @pytest.mark.parametrize("currency", ["flops", "sequential_flops"])
 def test_a_budget_of_work_ends_when_it_is_spent(tmp_path, currency):
     run = tiny_run("bptt")
-    price = cost.prices(run, currency)["train"] * 8 * 12  # of a batch
+    price = cost.prices(run, currency)[0]["train"] * 8 * 12  # of a batch
     bought = tiny_run("bptt", training={"batch_size": 8, "budget": {currency: 5.5 * price}})
     folder = folder_of(bought, tmp_path)
     result = Trainer(bought, folder).train()
@@ -142,8 +144,61 @@ def test_a_budget_of_work_ends_when_it_is_spent(tmp_path, currency):
     assert result["digest"] != Trainer(run, folder_of(run, tmp_path)).digest  # the tracer is part of what computed it
 
 
+@pytest.fixture
+def unknown_operator(monkeypatch):
+    """A backbone with an operator that no rule counts."""
+
+    class Pooled(MLPUpdater):
+        def forward(self, memory, token):
+            return nn.functional.adaptive_avg_pool2d(super().forward(memory, token), memory.shape[1:])
+
+    registry.backbones.names()  # the built-in ones are loaded first
+    monkeypatch.setattr(registry.backbones, "_classes", dict(registry.backbones._classes))
+    registry.backbones.register("pooled-by-hand")(Pooled)
+    return {**TINY, "backbone": "pooled-by-hand"}
+
+
+POOLING = ["aten._adaptive_avg_pool2d.default", "aten._adaptive_avg_pool2d_backward.default"]
+
+
+def test_results_name_the_operators_that_are_not_in_the_price_of_a_budget(tmp_path, unknown_operator):
+    for name, model in (("whole", TINY), ("lacking", unknown_operator)):
+        run = tiny_run("bptt", model=model, training={"batch_size": 8, "budget": {"flops": 1e6}})
+        result = Trainer(run, folder_of(run, tmp_path / name)).train()
+        assert result["uncounted"] == (POOLING if name == "lacking" else [])
+    (row,) = report.summary(tmp_path / "lacking").to_dict("records")
+    assert row["status"] == "done" and all(name in row["reason"] for name in POOLING)
+    assert set(report.summary(tmp_path / "whole")["reason"]) == {""}
+
+
+def test_what_cost_could_not_count_is_told_of_runs_and_in_the_captions(tmp_path, unknown_operator):
+    runs = [tiny_run("bptt", model=unknown_operator), tiny_run("bptt")]
+    for run in runs:
+        folder = folder_of(run, tmp_path / "grid")
+        Trainer(run, folder).train()
+        measure.measure(folder, "cost")
+    told = report.uncounted(tmp_path / "grid")
+    assert all(name in told for name in POOLING) and "bptt on pooled-by-hand" in told and "transformer" not in told
+    cost.keep_table(runs, tmp_path / "grid", (4, 8))
+    found = data.load([tmp_path / "grid"])
+    captions = {
+        one.name: one.caption for one in (*complexity.section(found).exhibits, *efficiency.section(found).exhibits)
+    }
+    for name in ("complexity", "inference", "efficiency"):
+        assert POOLING[0] in captions[name]
+    assert POOLING[1] in captions["complexity"] and POOLING[1] not in captions["inference"]  # nothing goes backward
+
+
+def test_nothing_is_told_where_all_is_counted(tmp_path):
+    run = tiny_run("bptt")
+    folder = folder_of(run, tmp_path / "grid")
+    Trainer(run, folder).train()
+    measure.measure(folder, "cost")
+    assert report.uncounted(tmp_path / "grid") == ""
+
+
 def test_phases_share_a_budget_of_work_and_resume_within_it(tmp_path):
-    prices = cost.prices(tiny_run(DMT), "flops")
+    prices, _ = cost.prices(tiny_run(DMT), "flops")
     total = 40 * 8 * 12 * prices["smt"]
     run = tiny_run(DMT, training={"batch_size": 8, "budget": {"flops": total}})
     folder = folder_of(run, tmp_path)
@@ -158,7 +213,7 @@ def test_phases_share_a_budget_of_work_and_resume_within_it(tmp_path):
 def test_prices_are_those_of_the_step_that_trains():
     run = tiny_run(DMT)
     steps = cost.step_costs(dataclasses.replace(run, seed=0))
-    for name, price in cost.prices(run, "sequential_flops").items():
+    for name, price in cost.prices(run, "sequential_flops")[0].items():
         assert price == steps[name]["whole"]["sequential_flops"] / steps[name]["tokens"]
 
 

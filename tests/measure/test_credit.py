@@ -140,6 +140,68 @@ def test_labels_may_be_smoothed_by_hand(register):
     assert paths(register(Smoothed), distances=(0, 5)) == {k: (2 + 2 + 2 * k,) * 2 for k in (0, 5)}
 
 
+def test_a_property_of_a_tensor_is_a_call_like_any_other(register):
+    class Transposed(Linear):
+        def step(self, hidden, token):
+            return hidden @ self.weight.T + token
+
+    assert paths(register(Transposed)) == paths(register(Linear))
+
+
+@pytest.mark.parametrize("precision", [torch.complex128, torch.complex64])
+def test_complex_states_carry_credit_like_real_ones(register, precision):
+    class Rotated(Linear):
+        """z_t = z_{t-1} W + E[x_t] with complex z, W and E, kept as real numbers; logits are the real parts."""
+
+        def __init__(self, *parts):
+            super().__init__(*parts)
+            size = self.task.output_size
+            self.table = nn.Parameter(torch.randn(self.task.vocab_size, 2 * size))
+            self.weight = nn.Parameter(torch.randn(size, 2 * size))
+
+        def embed(self, x_t):
+            return torch.view_as_complex(F.embedding(x_t, self.table).unflatten(-1, (-1, 2))).to(precision)
+
+        def step(self, hidden, token):
+            return hidden @ torch.view_as_complex(self.weight.unflatten(-1, (-1, 2))).to(precision).conj() + token
+
+        def gradients(self, batch, phase):
+            loss = F.cross_entropy(self.run(batch.x).real.double(), batch.y[:, -1], ignore_index=-1, reduction="sum")
+            loss.backward()
+            yield {"loss": loss.detach()}
+
+    cast = precision is torch.complex64
+    # nll, log-softmax, (the cast,) the selection of real parts, their view; two a step; the sum, (the cast,) the view
+    # as complex, the unflattening, the lookup.
+    ends = 4 + cast + 1 + cast + 3
+    assert paths(register(Rotated), distances=(0, 1, 5)) == {k: (ends + 2 * k,) * 2 for k in (0, 1, 5)}
+
+
+def test_the_parts_of_a_complex_number_are_told_apart(register):
+    class Apart(LastOnly):
+        """The last symbol in the real part, which the loss reads; the one before in the imaginary part, unread."""
+
+        def run(self, x):
+            token = F.embedding(x, self.table)
+            return torch.complex(token[:, -1], token[:, -2]).real
+
+    found = paths(register(Apart), distances=(0, 1))
+    assert found[0][0] and found[1] == (None, None)
+
+
+def test_a_fourier_transform_mixes_all_positions(register):
+    class Fourier(Linear):
+        def gradients(self, batch, phase):
+            spectrum = torch.fft.rfft(F.embedding(batch.x, self.table), dim=1)
+            logits = torch.fft.irfft(spectrum * spectrum, n=batch.x.shape[1], dim=1)
+            loss = cross_entropy(logits, batch.y)
+            loss.backward()
+            yield {"loss": loss.detach()}
+
+    # nll, log-softmax, flattening (a copy and a view); inverse transform, product, transform, lookup: at any distance.
+    assert paths(register(Fourier)) == dict.fromkeys((0, 1, 2, 5, 9), (4 + 4, 4 + 4))
+
+
 class Mixed(Method):
     """Layers over all positions at once: h <- h + mask * h[:, sources]; whether credit passes, elements decide."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -76,6 +77,225 @@ def test_an_outer_product_by_broadcasting_counts_its_elements(outer: Callable[[T
     assert whole(lambda: outer(a, b)) == (0, 12, 1)
 
 
+# Convolutions: every term of the sum that a convolution is, one by one.
+
+
+Term = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Channel and place of the output, of the input, and the index of the weight between them."""
+
+
+def terms(weight: Tensor, places: tuple[int, ...], stride: int, padding: int, dilation: int, groups: int) -> list[Term]:
+    """Of a convolution whose output has these places; of a transposed one with input and output exchanged."""
+    found = []
+    for out, inner, *taps in product(*map(range, weight.shape)):
+        channel = out // (weight.shape[0] // groups) * weight.shape[1] + inner
+        for place in product(*map(range, places)):
+            at = (stride * one + dilation * tap - padding for one, tap in zip(place, taps, strict=True))
+            found.append(((out, *place), (channel, *at), (out, inner, *taps)))
+    return found
+
+
+def read(tensor: Tensor, index: tuple[int, ...]) -> Tensor | int:
+    """An element of every sequence; 0 in the padding."""
+    inside = all(0 <= one < size for one, size in zip(index, tensor.shape[1:], strict=True))
+    return tensor[(slice(None), *index)] if inside else 0
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    ("size", "kernel", "groups", "stride", "padding", "dilation"),
+    [
+        ((7,), 3, 1, 1, 0, 1),
+        ((7,), 3, 4, 1, 2, 1),
+        ((9,), 2, 2, 2, 1, 3),
+        ((4, 5), 2, 1, 1, 1, 1),
+        ((5, 4), 2, 2, 2, 0, 2),
+    ],
+)
+def test_a_convolution_counts_the_terms_of_its_sum_forward_and_for_each_gradient(
+    transposed: bool, size: tuple[int, ...], kernel: int, groups: int, stride: int, padding: int, dilation: int
+) -> None:
+    settings = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    convolve = {1: (F.conv1d, F.conv_transpose1d), 2: (F.conv2d, F.conv_transpose2d)}[len(size)][transposed]
+    batch, channels = 2, 4
+    x = torch.randn(batch, channels, *size, dtype=torch.float64, requires_grad=True)
+    shape = (channels, channels // groups, *[kernel] * len(size))
+    weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    with Trace() as trace:
+        out = convolve(x, weight, **settings)
+        out.backward(upstream := torch.ones_like(out).cumsum(-1))
+    narrow, wide = (x, out) if transposed else (out, x)
+    found = terms(weight, tuple(narrow.shape[2:]), stride, padding, dilation, groups)
+    made, to_x, to_weight = torch.zeros_like(out), torch.zeros_like(x), torch.zeros_like(weight)
+    for near, far, index in found:
+        here, there = (far, near) if transposed else (near, far)
+        if isinstance(read(wide, far), Tensor):
+            made[(slice(None), *here)] += weight[index] * read(x, there)
+            to_x[(slice(None), *there)] += weight[index] * read(upstream, here)
+            to_weight[index] += (read(x, there) * read(upstream, here)).sum()
+    torch.testing.assert_close([made, to_x, to_weight], [out, x.grad, weight.grad])
+    flops = 2 * batch * len(found)
+    assert trace.cost().forward.flops == flops and trace.cost().backward.flops == 2 * flops
+    assert trace.cost().uncounted == {}
+
+
+def test_a_depthwise_convolution_costs_its_own_channel_alone() -> None:
+    layer, x = nn.Conv1d(8, 8, 4, groups=8), torch.randn(2, 8, 16, requires_grad=True)
+    product = 2 * 2 * 8 * 13 * 4  # two FLOPs for each sequence, channel, output place and tap: 1,664
+    cost = cost_of(lambda: layer(x).sum().backward())
+    assert (cost.forward.flops, cost.backward.flops) == (product, 2 * product) == (1664, 3328)
+    cost = cost_of(lambda: layer(x.detach()).sum().backward())
+    assert cost.whole.flops == 2 * product  # no gradient of the input is asked for
+
+
+# Complex numbers: what the same computation costs in real ones.
+
+
+def numbers(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.complex128)
+
+
+def test_a_complex_product_costs_the_real_one_of_its_parts() -> None:
+    a, b = numbers(8, 8), numbers(8, 8)
+    left = torch.cat([a.real, a.imag], 1)
+    right = torch.cat([torch.cat([b.real, b.imag], 1), torch.cat([-b.imag, b.real], 1)])
+    torch.testing.assert_close(torch.complex(*(left @ right).chunk(2, 1)), a @ b)
+    assert whole(lambda: a @ b)[0] == whole(lambda: left @ right)[0] == 4 * 2 * 8 * 8 * 8 == 4096
+
+
+@pytest.mark.parametrize(
+    ("product", "multiply_adds"),
+    [
+        (lambda: numbers(2, 3, 4) @ numbers(2, 4, 5), 2 * 3 * 4 * 5),
+        (lambda: F.linear(numbers(2, 3, 4), numbers(5, 4), numbers(5)), 2 * 3 * 4 * 5),
+        (lambda: torch.mv(numbers(3, 4), numbers(4)), 3 * 4),
+        (lambda: torch.vdot(numbers(4), numbers(4)), 4),
+        (lambda: torch.addmm(numbers(5), numbers(3, 4), numbers(4, 5)), 3 * 4 * 5),
+        (lambda: torch.baddbmm(numbers(2, 3, 5), numbers(2, 3, 4), numbers(2, 4, 5)), 2 * 3 * 4 * 5),
+        (lambda: torch.einsum("bij,bkj->bik", numbers(2, 3, 4), numbers(2, 5, 4).conj()), 2 * 3 * 4 * 5),
+    ],
+)
+def test_every_complex_product_counts_eight_flops_per_multiply_add(
+    product: Callable[[], Tensor], multiply_adds: int
+) -> None:
+    assert whole(product)[0] == 8 * multiply_adds
+
+
+def test_the_backward_pass_of_a_complex_product_costs_two_of_them() -> None:
+    a, b = numbers(3, 4).requires_grad_(), numbers(4, 5).requires_grad_()
+    assert cost_of(lambda: (a @ b).abs().sum().backward()).backward.flops == 2 * 8 * 3 * 4 * 5
+
+
+Z, W, R = numbers(3, 4), numbers(3, 4), torch.rand(3, 4, dtype=torch.float64)
+(A, B), (C, D) = torch.view_as_real(Z).unbind(-1), torch.view_as_real(W).unbind(-1)
+
+
+def length() -> Tensor:
+    return (A * A + B * B).sqrt()
+
+
+def logarithm() -> tuple[Tensor, Tensor]:
+    return length().log(), torch.atan2(B, A)
+
+
+def exponential(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    return (scale := a.exp()) * b.cos(), scale * b.sin()
+
+
+def times(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    return a * C - b * D, a * D + b * C
+
+
+def quotient(a: Tensor, b: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+    return a / square, b / square
+
+
+@pytest.mark.parametrize(
+    ("computation", "by_parts"),
+    [
+        (lambda: Z + W, lambda: (A + C, B + D)),
+        (lambda: Z * W, lambda: times(A, B)),
+        (lambda: Z.clone().mul_(W), lambda: times(A, B)),
+        (lambda: torch._foreach_mul([Z], [W])[0], lambda: times(A, B)),
+        (lambda: Z * R, lambda: (A * R, B * R)),
+        (lambda: R * Z, lambda: (A * R, B * R)),
+        (lambda: Z * 2.0, lambda: (A * 2, B * 2)),
+        (lambda: Z / R, lambda: (A / R, B / R)),
+        (lambda: Z / W, lambda: quotient(A * C + B * D, B * C - A * D, C * C + D * D)),
+        (lambda: Z.reciprocal(), lambda: quotient(A, -B, A * A + B * B)),
+        (lambda: Z.exp(), lambda: exponential(A, B)),
+        (lambda: Z.log(), logarithm),
+        (lambda: Z**W, lambda: exponential(*times(*logarithm()))),
+        (lambda: Z**R, lambda: exponential(*(R * part for part in logarithm()))),
+        (lambda: Z.sgn(), lambda: quotient(A, B, length())),
+        (lambda: torch.polar(A, B), lambda: (A * B.cos(), A * B.sin())),
+        (lambda: Z.abs(), lambda: (length(),)),
+        (lambda: Z.angle(), lambda: (torch.atan2(B, A),)),
+        (lambda: Z.sum(0), lambda: (A.sum(0), B.sum(0))),
+        (lambda: Z.cumsum(0), lambda: (A.cumsum(0), B.cumsum(0))),
+    ],
+)
+def test_complex_arithmetic_costs_what_it_costs_by_parts(
+    computation: Callable[[], Tensor], by_parts: Callable[[], tuple[Tensor, ...]]
+) -> None:
+    result, parts = computation(), by_parts()
+    expected = torch.complex(*parts) if result.is_complex() else parts[0]
+    torch.testing.assert_close(result, expected)
+    assert whole(computation)[:2] == whole(by_parts)[:2]
+
+
+# Fourier transforms.
+
+
+def radix_two(x: Tensor) -> Tensor:
+    """The transform of (N) complex numbers, N a power of two, by halves (Cooley and Tukey, 1965)."""
+    if len(x) == 1:
+        return x
+    even, odd = radix_two(x[::2]), radix_two(x[1::2])
+    turned = TWIDDLES[len(x)] * odd
+    return torch.cat([even + turned, even - turned])
+
+
+TWIDDLES = {n: torch.exp(-2j * torch.pi * torch.arange(n // 2, dtype=torch.float64) / n) for n in (2, 4, 8, 16)}
+
+
+def test_a_fourier_transform_costs_the_butterflies_of_radix_two() -> None:
+    x = numbers(16)
+    torch.testing.assert_close(radix_two(x), torch.fft.fft(x))
+    assert whole(lambda: torch.fft.fft(x))[0] == whole(lambda: radix_two(x))[1] == 5 * 16 * 4
+
+
+@pytest.mark.parametrize(
+    ("transform", "flops"),
+    [
+        (lambda: torch.fft.ifft(numbers(3, 16)), 3 * 5 * 16 * 4),
+        (lambda: torch.fft.rfft(matrix(3, 16)), 3 * 5 * 16 * 4 // 2),
+        (lambda: torch.fft.irfft(numbers(3, 9)), 3 * 5 * 16 * 4 // 2),
+        (lambda: torch.fft.rfft(matrix(16, 3), dim=0), 3 * 5 * 16 * 4 // 2),
+        (lambda: torch.fft.fft2(numbers(3, 8, 4)), 3 * 5 * 32 * 5),
+        (lambda: torch.fft.fft(numbers(12)), round(5 * 12 * 3.584962500721156)),  # log2(12)
+        (lambda: torch.fft.fft(numbers(3, 1)), 0),
+    ],
+)
+def test_a_transform_of_real_numbers_costs_half(transform: Callable[[], Tensor], flops: int) -> None:
+    assert whole(transform)[0] == flops
+
+
+def test_the_backward_pass_through_fourier_transforms_is_counted() -> None:
+    x = torch.randn(2, 16, requires_grad=True)
+    cost = cost_of(lambda: torch.fft.ifft(torch.fft.fft(x.to(torch.complex64))).abs().sum().backward())
+    assert cost.forward.flops == cost.backward.flops == 2 * 2 * 5 * 16 * 4 and cost.uncounted == {}
+
+
+# Sparse matrices.
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_of_a_sparse_matrix_only_its_values_are_multiplied(layout: torch.layout) -> None:
+    sparse = torch.eye(8).to_sparse(layout=layout)
+    assert whole(lambda: sparse @ matrix(8, 3))[0] == 2 * 8 * 3
+
+
 X = torch.rand(3, 4)
 INDEX = torch.tensor([0, 2])
 
@@ -111,6 +331,7 @@ INDEX = torch.tensor([0, 2])
         (lambda: torch._foreach_add([X, X[0]], 1), 16),
         (lambda: torch._foreach_mul_([X.clone(), X[0].clone()], 1), 16),
         (lambda: torch._foreach_norm([X, X[0]]), 16),
+        (lambda: torch._foreach_max([X, X[0]]), 16),
     ],
 )
 def test_other_arithmetic_counts_elements(computation: Callable[[], object], elements: int) -> None:
@@ -295,6 +516,23 @@ def test_an_operator_that_no_rule_counts_is_reported() -> None:
     cost = cost_of(lambda: mystery(mystery(X)))
     assert cost.uncounted == {"bench_test_flops.mystery.default": 2}
     assert cost.whole.operations == cost.whole.sequential_operations == 2
+
+
+def test_a_fused_operator_that_draws_random_numbers_is_not_taken_for_the_drawing_alone() -> None:
+    assert work(aten.miopen_rnn.default) is None
+    assert work(aten._scaled_dot_product_fused_attention_overrideable.default) is None
+
+
+def test_an_operator_that_its_rule_cannot_count_is_reported() -> None:
+    @torch.library.custom_op("bench_test_flops::refused", mutates_args=())
+    def refused(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @register_flop_formula(torch.ops.bench_test_flops.refused)
+    def formula(x_shape: torch.Size, *args: object, **kwargs: object) -> int:
+        raise AssertionError("only for matrices of another shape")
+
+    assert cost_of(lambda: refused(X)).uncounted == {"bench_test_flops.refused.default": 1}
 
 
 def test_a_plugins_operator_is_counted_by_the_formula_it_registers_with_pytorch() -> None:
