@@ -123,7 +123,7 @@ def refused(run: Run) -> str | None:
     """Why this run cannot be trained, from what its parts declare and its budget pays for; None when it can."""
     try:
         return impossible(run) or idle_phase(run)
-    except Exception:  # (a plugin that raises here raises again when its cell runs, and is heard there)
+    except (Exception, SystemExit):  # (a plugin that raises here raises again when its cell runs, and is heard there)
         return None
 
 
