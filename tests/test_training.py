@@ -295,6 +295,11 @@ def test_a_fact_that_is_none_is_refused_before_the_first_step(tmp_path, clean, n
     assert not list(tmp_path.rglob("curve.json"))
 
 
+def test_a_task_without_a_trivial_rule_is_refused_before_the_first_step(tmp_path, clean):
+    with pytest.raises(BadInput, match="stating: shortcuts is empty"):
+        trained(tiny_run(task=stating(shortcuts={})), tmp_path)
+
+
 def test_a_fact_of_all_columns_is_refused_where_not_all_are_scored(tmp_path, clean):
     task = stating(accuracy_ceiling=1.0)
     trained(tiny_run(task=task), tmp_path)
