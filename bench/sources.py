@@ -36,6 +36,7 @@ def of(*roots: type | ModuleType) -> dict[str, bytes]:
     waiting = [root.__name__ if isinstance(root, ModuleType) else root.__module__ for root in roots]
     packages = {"bench", *map(_package, waiting)}
     folders = {Path(file).resolve().parent for name in waiting if _package(name) != "bench" and (file := _file(name))}
+    waiting += [base.__module__ for root in roots if isinstance(root, type) for base in root.__mro__]
     found: dict[str, bytes] = {}
     seen = set[str]()
     while waiting:
@@ -49,8 +50,10 @@ def of(*roots: type | ModuleType) -> dict[str, bytes]:
         if file not in _read:
             note(name)
         found[name] = _read[file]
-        for value in vars(sys.modules[name]).values() if name in sys.modules else ():
+        for attribute, value in vars(sys.modules[name]).items() if name in sys.modules else ():
             other = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if other == f"{name}.{attribute}":
+                continue  # a package has those of its modules that anything in this process has imported
             if isinstance(other, str) and other in sys.modules:
                 waiting.append(other)
         if _package(name) != "bench":

@@ -294,8 +294,13 @@ class Trainer:
                 break
             self._step(phase, scalars)
             yield
-        if self.counters.finished or self.used() >= self.ends[self.counters.phase]:
+        if self.counters.finished or self._spent():
             self._leave_phase(phase)
+
+    def _spent(self) -> bool:
+        """Whether the phase has had its share: in steps that is one at least, if those before it overspent."""
+        owed = self.run.training.budget.currency == "steps" and not self.counters.phase_steps
+        return self.used() >= self.ends[self.counters.phase] and not owed
 
     def _draw(self, phase: Phase) -> Batch:
         self._drawn_at = self.used()
@@ -436,7 +441,8 @@ class Trainer:
         """A score does not show a weight that it does not read. Only before a score: it waits for the device."""
         fine = {name: one.isfinite().all() for name, one in self.method.named_parameters()}
         fine |= {name: ~one.isnan().any() for name, one in self.method.named_buffers()}  # (a mask may have infinities)
-        bad = [name for name, whole in zip(fine, torch.stack([*fine.values()]).tolist(), strict=True) if not whole]
+        whole = torch.stack([*fine.values()]).tolist() if fine else []  # (a method may have no weights)
+        bad = [name for name, one in zip(fine, whole, strict=True) if not one]
         if bad:
             raise Diverged(f"{bad[0]} is not finite near step {self.counters.steps}")
 

@@ -78,6 +78,12 @@ def test_an_idle_phase_that_only_training_can_tell_has_no_result(tmp_path):
     assert folder.result is None and not folder.weights("train").exists()
 
 
+def test_a_phase_whose_share_of_steps_is_used_up_has_a_step_of_as_many_gradients_as_any(tmp_path):
+    run = accumulating(3, dmt(0.01), steps=4)  # the first phase ends at 3.96 steps
+    result = Trainer(run, folder_of(run, tmp_path)).train()
+    assert (result["costs"]["steps"], result["costs"]["tokens"]) == (5, 5 * 3 * BATCH)
+
+
 def test_phases_that_another_run_brings_have_no_share():
     run = tiny_run(dmt(0.25), init_from={"run": "other", "phase": "smt"})
     phases = Trainer(run, folder=None).phases

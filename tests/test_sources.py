@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import sys
 from pathlib import Path
 
@@ -77,6 +78,18 @@ def test_an_edit_after_the_import_changes_no_digest(folder: Path, name: str) -> 
     whole = sources.of(*(getattr(registry, kind).get(one) for kind, one in PARTS), Trainer).values()
     hashes = sorted(hashlib.sha256(source).digest() for source in whole)
     assert run_digest(tiny_run("mine")) == hashlib.sha256(b"".join(hashes)).hexdigest()[:16]
+
+
+def test_what_else_a_process_has_imported_is_no_part_of_a_plugin(folder: Path) -> None:
+    (folder / "wide.py").write_text("import bench, bench.tasks.parity\nfrom bench import methods, streams\n")
+    load_plugin(folder / "wide.py")
+    assert not registry.failures
+    (wide,) = (module for name, module in sys.modules.items() if name.startswith("bench_plugin_wide"))
+    found = sources.of(wide)
+    importlib.import_module("bench.cli.report")  # as `run` and `report` have it, and a worker has not
+    assert sources.of(wide) == found
+    assert {"bench.streams", "bench.tasks.parity", "bench.methods.base"} <= found.keys()
+    assert not {"bench.report", "bench.tasks.stack", "bench.methods.smt"} & found.keys()
 
 
 PARTS = (("tasks", "retrieval"), ("methods", "mine"), ("backbones", "transformer"))

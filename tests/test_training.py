@@ -13,7 +13,7 @@ from bench import registry, streams
 from bench.build import build_method, build_task
 from bench.config import Optimiser, TrainingConfig
 from bench.errors import BadInput
-from bench.methods.base import Phase, RecurrentMethod, cross_entropy
+from bench.methods.base import Method, Phase, RecurrentMethod, cross_entropy
 from bench.methods.bptt import BPTT
 from bench.results import Folder, load_tensors, read_json
 from bench.tasks.base import IGNORED, Batch
@@ -295,6 +295,11 @@ def test_a_fact_that_is_none_is_refused_before_the_first_step(tmp_path, clean, n
     assert not list(tmp_path.rglob("curve.json"))
 
 
+def test_a_task_without_a_trivial_rule_is_refused_before_the_first_step(tmp_path, clean):
+    with pytest.raises(BadInput, match="stating: shortcuts is empty"):
+        trained(tiny_run(task=stating(shortcuts={})), tmp_path)
+
+
 def test_a_fact_of_all_columns_is_refused_where_not_all_are_scored(tmp_path, clean):
     task = stating(accuracy_ceiling=1.0)
     trained(tiny_run(task=task), tmp_path)
@@ -565,6 +570,32 @@ def test_weights_that_one_step_breaks_have_no_accuracy(tmp_path):
     run = tiny_run(task="parity", training={"batch_size": 8, "budget": {"steps": 1}, "optimiser": optimiser})
     with pytest.raises(Diverged):
         trained(run, tmp_path)
+
+
+class Guess(Method):
+    """All labels alike: nothing to learn."""
+
+    def phases(self, training):
+        return [Phase("train", 1.0, training.optimiser, ((),), training.batch_size)]
+
+    def gradients(self, batch, phase):
+        yield {"loss": torch.tensor(0.0)}
+
+    def initial_state(self, batch_size):
+        return torch.zeros(batch_size)
+
+    def update(self, state, x_t):
+        return state
+
+    def readout(self, state):
+        return torch.zeros(len(state), self.task.output_size)
+
+
+def test_a_method_without_weights_is_scored(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
+    registry.register_method("guess")(Guess)
+    (scores,) = trained(tiny_run("guess", "parity"), tmp_path).result["scores"]
+    assert scores["loss"] == pytest.approx(math.log(2))
 
 
 def test_labels_that_a_predictor_rules_out_may_have_no_logit():

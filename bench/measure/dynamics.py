@@ -22,7 +22,7 @@ from bench.measure.geometry import geometry
 from bench.methods.base import Method, RecurrentMethod
 from bench.methods.smt import SMT
 from bench.models.teacher import Teacher, windows
-from bench.tasks.base import IGNORED, Batch, Task
+from bench.tasks.base import IGNORED, Batch, Task, hide
 
 SCHEMA = 1
 SEQUENCES = 32
@@ -118,9 +118,7 @@ def drift(method: SMT, x: Tensor, y: Tensor) -> dict[str, list[float]]:
 def sequences(run: Run, task: Task, length: int, count: int = SEQUENCES) -> Batch:
     """Test sequences for these measures, from a stream of their own."""
     generator = streams.generator(run.seed, "dynamics", length)
-    x, y, _ = task.sample("test", count, length, generator)
-    y = y.clone()
-    y[:, : run.evaluation.score_from] = IGNORED
+    x, y, _ = hide(task.sample("test", count, length, generator), run.evaluation.score_from)
     return Batch(x.to(run.device), y.to(run.device))
 
 

@@ -23,6 +23,8 @@ def task_facts(task: Task, length: int, score_from: int = 0) -> dict[str, Any]:
         rule: _number(task, f"shortcut {rule!r}", share, most=1)
         for rule, share in stated(task, "shortcuts", length, score_from).items()
     }
+    if not shortcuts:
+        raise BadInput(f"{task.name}: shortcuts is empty; should hold the accuracy of one rule or more")
     rule = max(shortcuts, key=lambda name: shortcuts[name])
 
     def fact(name: str, most: float = math.inf, known: bool = True) -> float | None:
