@@ -1,7 +1,8 @@
-"""Paths as users write them."""
+"""Paths as users write them, and as they are told."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from bench.errors import BadInput
@@ -13,3 +14,8 @@ def at_home(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise BadInput(f"{path}: there is no such home folder; give the path in full") from None
+
+
+def as_text(path: str | Path) -> str:
+    """The path in letters, also where the locale has not all of them: Python then keeps bytes, which no file takes."""
+    return os.fsencode(path).decode("utf-8", "replace")
