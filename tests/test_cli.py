@@ -259,6 +259,7 @@ def test_a_home_that_is_not_there_is_one_line_and_no_folder_called_tilde(
 
 
 def test_the_package_is_a_program_that_knows_its_name(folder: Path) -> None:
+    (folder / "queue.py").write_text("raise SystemExit('queue of the working folder')\n")
     done = subprocess.run(
         [sys.executable, "-m", "bench", "new", "method", "mine"],
         env={**os.environ, "PYTHONPATH": str(Path(bench.__file__).parents[1])},
