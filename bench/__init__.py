@@ -50,14 +50,15 @@ def run(
     from bench import registry
     from bench.grid import Collection, load_collection, make_grid
     from bench.launch import LaunchOptions, run_cells
+    from bench.paths import at_home
 
-    results = Path(results).expanduser()
+    results = at_home(results)
     for file in plugins:
-        registry.load_plugin(Path(file).expanduser())
+        registry.load_plugin(at_home(file))
     if isinstance(grid, Mapping):
         collection = Collection(name, (make_grid(name, grid, set),), single=True)
     else:
-        collection = load_collection(str(Path(grid).expanduser()), set)
+        collection = load_collection(str(at_home(grid)), set)
     options = LaunchOptions(
         launcher=launcher,
         workers=workers,
@@ -83,5 +84,6 @@ def run(
 def load_results(path: str | Path) -> pd.DataFrame:
     """One row per run, scored predictor and test length below `path`; the columns are told in `bench.results`."""
     from bench import results
+    from bench.paths import at_home
 
-    return results.load_results(Path(path).expanduser())
+    return results.load_results(at_home(path))

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticSerializationError
 
 from bench import registry
 from bench.errors import BadInput, nearest
@@ -350,7 +349,7 @@ def _require_that_it_is_kept(config: Config, where: str) -> None:
     try:
         config._spelled_out()
         again = type(config).parse(config.changes(), where)
-    except (BadInput, PydanticSerializationError) as error:
+    except ValueError as error:
         raise BadInput(f"{where}: cannot be written as JSON and read back: {str(error).splitlines()[0]}") from None
     for name, value in config:
         if getattr(again, name) != value:

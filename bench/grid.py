@@ -274,12 +274,24 @@ def parse_set(text: str) -> tuple[str, Any]:
 def _given(sets: Sequence[str]) -> dict[str, Any]:
     """What `--set` fixes, by key."""
     given: dict[str, Any] = {}
+    seen = set[str]()
     for text in sets:
         key, value = parse_set(text)
-        if key in given:
-            raise BadInput(f"--set {text}: {key} is given twice")
+        named = set(_names(_nested({key: value}, f"--set {text}")))
+        if twice := sorted(named & seen):
+            raise BadInput(f"--set {text}: {twice[0].removesuffix('.name')} is given twice")
+        seen |= named
         given[key] = value
     return given
+
+
+def _names(fields: Fields, above: str = "") -> Iterator[str]:
+    """The dotted names of all that nested fields give."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
 
 
 def _check_key(key: str, where: str) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -124,7 +125,7 @@ def load_plugin(file: str | Path) -> None:
     for registry in REGISTRIES:  # built-ins come first, so that a clash is the plugin's failure
         registry._load()
     _plugin_files.append(path)
-    module_name = f"bench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    module_name = f"bench_plugin_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
 
     def load() -> None:
         spec = importlib.util.spec_from_file_location(module_name, path)

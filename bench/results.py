@@ -35,6 +35,7 @@ import torch
 
 from bench.config import Run
 from bench.errors import BadInput
+from bench.paths import as_text
 
 SCHEMA = 1
 
@@ -395,7 +396,7 @@ def distinct(folders: Iterable[Folder]) -> dict[str, tuple[Folder, dict[str, Any
         record = read_json(folder / "run.json")
         told = record if isinstance(record, dict) else None
         name = (told or {}).get("id")
-        found.setdefault(name if isinstance(name, str) else folder.path.name, []).append((folder, told))
+        found.setdefault(name if isinstance(name, str) else as_text(folder.path.name), []).append((folder, told))
     return {name: same[0] if len(same) == 1 else _one_of(name, same) for name, same in found.items()}
 
 
@@ -433,7 +434,7 @@ def tell_apart(grids: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
             if not any(_holds(grids[other], grids[grid]) for other in kept):
                 kept.append(grid)
         above = os.path.commonpath([grid.parent for grid in kept])
-        names |= {grid: grid.relative_to(above).as_posix() for grid in kept}
+        names |= {grid: as_text(grid.relative_to(above).as_posix()) for grid in kept}
     return names
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import bench
 from bench import cli, registry
+from bench.errors import BadInput
 from bench.methods.bptt import BPTT
 from bench.models.updaters import MLPUpdater
 from bench.results import Folder, load_tensors, read_json, save_tensors, write_json
@@ -243,7 +244,22 @@ def test_a_path_at_home_is_there_and_not_in_a_folder_called_tilde(
     capsys.readouterr()
 
 
+def test_a_home_that_is_not_there_is_one_line_and_no_folder_called_tilde(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "small.yaml", "--results", "~nosuchuser/kept"]) == 2
+    assert capsys.readouterr().err.startswith("error: ~nosuchuser/kept: there is no such home folder")
+    for call in (
+        lambda: bench.run("small.yaml", results="~nosuchuser/kept"),
+        lambda: bench.load_results("~nosuchuser"),
+    ):
+        with pytest.raises(BadInput, match="no such home folder"):
+            call()
+    assert not list(folder.glob("~*"))
+
+
 def test_the_package_is_a_program_that_knows_its_name(folder: Path) -> None:
+    (folder / "queue.py").write_text("raise SystemExit('queue of the working folder')\n")
     done = subprocess.run(
         [sys.executable, "-m", "bench", "new", "method", "mine"],
         env={**os.environ, "PYTHONPATH": str(Path(bench.__file__).parents[1])},

@@ -42,10 +42,14 @@ class AliasConfig(OddConfig):
     renamed: int = Field(0, alias="other_name")
 
 
+class BytesConfig(OddConfig):
+    raw: bytes = b"\xff"
+
+
 @pytest.fixture
 def odd(clean):
     """Runs of methods with fields of all sorts."""
-    for name, config in (("odd", OddConfig), ("alias", AliasConfig)):
+    for name, config in (("odd", OddConfig), ("alias", AliasConfig), ("bytes", BytesConfig)):
         register_method(name)(type(name, (BPTT,), {"Config": config, "__module__": __name__}))
     return lambda name="odd", **fields: tiny_run({"name": name, **fields})
 
@@ -189,6 +193,7 @@ print(config.changes(), config._spelled_out())
         ({"secret": "key"}, r"method\(odd\).secret: .* once written as JSON and read back"),
         ({"anything": float("nan")}, r"method\(odd\).anything: nan is None once written as JSON and read back"),
         ({"name": "alias", "other_name": 3}, r"method\(alias\): cannot be .* read back: .*renamed: unknown key"),
+        ({"name": "bytes"}, r"method\(bytes\): cannot be written as JSON and read back: .*utf-8"),
     ],
     ids=str,
 )

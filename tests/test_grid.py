@@ -226,9 +226,17 @@ def test_other_numbers_are_what_they_were(text, value):
     assert parse_yaml(text, "") == value
 
 
-def test_the_same_set_twice_is_refused():
-    with pytest.raises(BadInput, match="--set seed=2: seed is given twice"):
-        grid(["seed=1", "threads=1", "seed=2"], base={"task": "stack", "method": "bptt"})
+@pytest.mark.parametrize(
+    ("first", "second", "name"),
+    [
+        ("seed=1", "seed=2", "seed"),
+        ("method=bptt", "method.name=smt", "method"),
+        ("model.d=8", "model={heads: 2, d: 16}", "model.d"),
+    ],
+)
+def test_the_same_set_twice_is_refused(first, second, name):
+    with pytest.raises(BadInput, match=f"--set {second}: {name} is given twice"):
+        grid([first, "threads=1", second], base={"task": "stack", "method": "bptt"})
 
 
 def test_set_of_a_tasks_knob_reaches_the_tasks_that_have_it_and_must_reach_one():

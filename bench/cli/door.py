@@ -20,6 +20,7 @@ from bench.cli.report import compare, report
 from bench.cli.run import cancel, run
 from bench.cli.status import status
 from bench.errors import BadInput, unknown
+from bench.paths import at_home
 
 # typer brings its own copy of click or uses the installed one, by version; its public BadParameter knows which.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -83,10 +84,10 @@ def _data(ctx: typer.Context) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
-    arguments[:] = map(_at_home, sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a letter that the terminal has not is no reason to end
     try:
+        arguments[:] = map(_at_home, sys.argv[1:] if argv is None else argv)
         code = typer.main.get_command(app).main(list(arguments), prog_name="run_bench.py", standalone_mode=False)
         sys.stdout.flush()
     except BadInput as error:
@@ -112,7 +113,7 @@ def script() -> None:
 def _at_home(word: str) -> str:
     """A path that begins with ~, alone or as --results=~/x, where the shell has left that to us."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    return f"{option}{equals}{os.path.expanduser(value)}"  # noqa: PTH111 (Path's raises where there is no home)
+    return f"{option}{equals}{at_home(value)}" if value.startswith("~") else word
 
 
 def _complain(message: str) -> int:

@@ -185,7 +185,10 @@ def _split_sets(sets: Sequence[str] | None) -> tuple[list[str], list[tuple[str, 
     for one in sets or ():
         key, equals, value = one.partition("=")
         if key.strip().startswith("slurm.") and equals:
-            asked.append((key.strip().removeprefix("slurm."), parse_yaml(value, f"--set {one}")))
+            name = key.strip().removeprefix("slurm.")
+            if name in dict(asked):
+                raise BadInput(f"--set {one}: slurm.{name} is given twice")
+            asked.append((name, parse_yaml(value, f"--set {one}")))
         else:
             cells.append(one)
     return cells, asked

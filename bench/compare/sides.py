@@ -16,6 +16,7 @@ from typing import Any
 from bench.errors import BadInput
 from bench.grid import Tolerances
 from bench.measure import calibration
+from bench.paths import as_text
 from bench.results import SCHEMA as RESULTS_SCHEMA
 from bench.results import Folder, by_code, distinct, read_json, run_folders, seedless, write_json
 
@@ -76,7 +77,7 @@ def from_folder(path: Path) -> Side:
         fields |= set(full)
     if not cells:
         raise BadInput(f"{path}: holds no cells; should be a results folder such as results/<grid>")
-    return Side(str(path), cells, frozenset(fields))
+    return Side(as_text(path), cells, frozenset(fields))
 
 
 def _cell(folder: Folder, config: dict[str, Any], seed: int, record: Mapping[str, Any]) -> Cell:
@@ -188,7 +189,7 @@ def from_file(path: Path) -> Side:
         raise BadInput(f"{path}: is damaged: {type(error).__name__} {error}") from None
     if not cells:
         raise BadInput(f"{path}: holds no cells")
-    return Side(str(path), cells, fields, tolerances)
+    return Side(as_text(path), cells, fields, tolerances)
 
 
 def _unique(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from bench import registry
 from bench.launch.cell import open_log, run_cell
 from bench.launch.lease import Seen
 from bench.results import Folder
+from bench.sources import STDLIB
 
 STUCK = 86
 """The exit code of a worker whose cell makes no step."""
@@ -39,11 +40,14 @@ Request = dict[str, Any]
 def command(answers: int) -> list[str]:
     """What starts a worker that answers at this file descriptor, which it is to inherit.
 
-    It looks for modules where this process does. `python -m` would look in the working folder first, and would take a
-    queue.py there for Python's own; and what PYTHONPATH names is already searched for a sitecustomize.py.
+    It looks for modules where this process does, but in Python's own library first: a notebook, which has imported its
+    queue before the working folder came first on its path, would else have workers that take a queue.py there for it.
+    What PYTHONPATH names is already searched for a sitecustomize.py.
     """
-    path = json.dumps([place for place in sys.path if isinstance(place, str)])
-    return [sys.executable, "-P", "-c", START, path, str(answers), *registry.plugin_files()]
+    own = (STDLIB, STDLIB / "lib-dynload")
+    path = [place for place in sys.path if isinstance(place, str)]
+    path.sort(key=lambda place: Path(place).resolve() not in own)
+    return [sys.executable, "-P", "-c", START, json.dumps(path), str(answers), *registry.plugin_files()]
 
 
 def serve(

@@ -32,6 +32,7 @@ import numpy as np
 
 from bench import registry
 from bench.errors import BadInput, unknown
+from bench.paths import at_home
 
 Progress = Callable[[str, int, int], None]
 """Called as `progress(what, done, total)` while work goes on; a total of 0 is not known. `done` may start again."""
@@ -93,11 +94,11 @@ class Entry:
 
 def cache() -> Path:
     """The folder that holds all data sets."""
-    try:
-        if given := os.environ.get("BENCH_DATA"):
-            return Path(given).expanduser()
-        import pooch
+    if given := os.environ.get("BENCH_DATA"):
+        return at_home(given)
+    import pooch
 
+    try:
         return Path(pooch.os_cache("recurbench")).expanduser()
     except RuntimeError:
         raise BadInput("this user has no home folder to keep data sets in; name one in BENCH_DATA") from None
@@ -194,10 +195,7 @@ def import_(name: str, path: str | Path, progress: Progress = quiet) -> Entry:
     dataset = _known(name)
     if dataset.prepare is None:
         raise BadInput(f"data import {name}: {name} is bundled ({dataset.origin}); there is nothing to import")
-    try:
-        source = Path(path).expanduser().absolute()
-    except RuntimeError:
-        raise BadInput(f"data import {name}: {path}: there is no such home folder") from None
+    source = at_home(path).absolute()
     if not source.exists():
         raise BadInput(f"data import {name}: no file or folder {str(path)!r}; should be {dataset.accepts}")
     with _working(f"data import {name}", name, progress) as home:

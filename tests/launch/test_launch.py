@@ -542,6 +542,16 @@ def test_neither_files_of_the_working_folder_nor_what_is_printed_get_between_lau
     assert (status["state"], status["attempt"]) == ("done", 1)
 
 
+def test_workers_of_a_notebook_take_no_file_of_its_folder_for_a_module_of_python(tmp_path: Path) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('queue of the working folder')\n")
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(tiny_grid()))
+    notebook = "import queue, sys; sys.path.insert(0, ''); import bench; print(*bench.run('grid.yaml')['state'])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-P", "-c", notebook]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "done\n"
+
+
 def test_a_script_without_a_main_guard_runs_a_grid_and_gets_what_the_command_line_gets(tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(tiny_grid()))
     script = tmp_path / "script.py"

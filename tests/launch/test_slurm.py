@@ -381,6 +381,10 @@ def test_a_bad_profile_is_told_in_one_line(text: str, message: str, tmp_path: Pa
         (["--detach"], "--detach: is for --launcher slurm"),
         (["--launcher", "slurm"], "no sbatch on PATH"),
         (["--launcher", "slrum"], "did you mean 'slurm'?"),
+        (
+            ["--launcher", "slurm", "--set", "slurm.gpus=1", "--set", "slurm.gpus=2"],
+            "--set slurm.gpus=2: slurm.gpus is given twice",
+        ),
     ],
 )
 def test_the_command_line_says_what_is_wrong(

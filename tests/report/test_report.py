@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from matplotlib import rc_context, rcParams
 from rich.console import Console
 
 from bench import report
+from bench.compare import judge, show, sides
 from bench.config import Run
 from bench.errors import BadInput
+from bench.grid import Tolerances
 from bench.report import style
 from bench.report.data import load as read
 from bench.report.figures import draw
@@ -118,6 +121,16 @@ def test_the_table_holds_means_and_what_they_are_judged_against(tmp_path: Path) 
     assert row["shortcut_rule"] == "the commonest label"
     # All 27 resamples of three seeds: 1/27 have mean 0.5, 3/27 have 0.5333; so the 2.5 % point is the lowest mean.
     assert row["accuracy_low"] == pytest.approx(0.5) and row["accuracy_high"] == pytest.approx(0.7)
+
+
+def test_a_name_that_is_not_in_the_letters_of_the_locale_is_told_in_letters(tmp_path: Path) -> None:
+    grid = tmp_path / os.fsdecode(b"gr\xff")  # as any letter is that an ASCII locale has not
+    fake(grid, tiny_run(), [score(0.5, 1.0)])
+    report.write(grid, tmp_path / "out")
+    assert set(load_results(grid)["grid"]) == {"gr\ufffd"}
+    assert "gr\ufffd" in (tmp_path / "out" / "index.html").read_text("utf-8")
+    side = sides.read(grid)
+    assert "gr\ufffd" in show.markdown(judge.compare(side, side, Tolerances()))
 
 
 def test_spread_needs_seeds(tmp_path: Path) -> None:
