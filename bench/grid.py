@@ -285,7 +285,7 @@ def _given(sets: Sequence[str]) -> dict[str, Any]:
     return given
 
 
-def _names(fields: Fields, above: str = "") -> Iterator[str]:
+def _names(fields: Mapping[str, Any], above: str = "") -> Iterator[str]:
     """The dotted names of all that nested fields give."""
     for name, value in fields.items():
         if isinstance(value, Mapping):

@@ -181,7 +181,7 @@ def _split_sets(sets: Sequence[str] | None) -> tuple[list[str], list[tuple[str, 
     """`--set` for the cells, and those that are for the cluster: `slurm.gpus=1` as ("gpus", 1)."""
     from bench.grid import parse_yaml
 
-    cells, asked = [], []
+    cells, asked = list[str](), list[tuple[str, Any]]()
     for one in sets or ():
         key, equals, value = one.partition("=")
         if key.strip().startswith("slurm.") and equals:
