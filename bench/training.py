@@ -202,12 +202,19 @@ class Trainer:
     def _traced_prices(self) -> tuple[dict[str, float], list[str]]:
         """What a token costs in each phase, in the budget's currency; from one traced step where that is work.
 
-        And the operators that are not in the price, as no rule counts them.
+        And the operators that are not in the price, as no rule counts them. Raises `BadInput` where a phase is free.
         """
         currency = self.run.training.budget.currency
         if currency not in WORK:
             return {}, []
-        return import_module(TRACER).prices(self.run, currency)
+        prices, uncounted = import_module(TRACER).prices(self.run, currency)
+        for phase in self.phases[self.skipped :]:
+            if not prices[phase.name]:
+                raise BadInput(
+                    f"training.budget.{currency}: given, but a step of phase {phase.name} has none that a rule counts, "
+                    "so that it would never be spent; should be tokens or steps"
+                )
+        return prices, uncounted
 
     # The loop.
 

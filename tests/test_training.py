@@ -598,6 +598,15 @@ def test_a_method_without_weights_is_scored(tmp_path, monkeypatch):
     assert scores["loss"] == pytest.approx(math.log(2))
 
 
+@pytest.mark.parametrize("currency", ["flops", "sequential_flops"])
+def test_a_budget_of_work_that_no_step_does_is_refused(tmp_path, monkeypatch, currency):
+    monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
+    registry.register_method("guess")(Guess)
+    run = tiny_run("guess", "parity", training={"batch_size": 8, "accumulate": 2, "budget": {currency: 1e6}})
+    with pytest.raises(BadInput, match=f"budget.{currency}: given, but a step of phase train has none"):
+        Trainer(run, folder_of(run, tmp_path))
+
+
 def test_labels_that_a_predictor_rules_out_may_have_no_logit():
     x = y = torch.tensor([[0, 1]])
     logits = torch.tensor([[[0.0, -math.inf, 0.0], [-math.inf, 0.0, 0.0]]])
