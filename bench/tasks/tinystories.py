@@ -43,8 +43,8 @@ SPACES = {code: " " for code in range(128, 0x3001) if chr(code).isspace()}  # up
 LONGEST_STORY = 2**24  # bytes; the longest real ones have some thousand
 TRAINING = re.compile(r"(?<![a-z])train(ing)?(?![a-z])", re.IGNORECASE)
 HELD_OUT = re.compile(
-    r"(?<![a-z])(val|valid|validation|dev|devel|development|tests?|testing|eval|evaluation|(held|hold)[-_ ]?out|unseen)"
-    r"(?![a-z])",
+    r"(?<![a-z])(val|valid|validation|dev|devel|development|tests?|testing|eval|evaluation|(held|hold)[-_. ]?out|"
+    r"unseen)(set|data|split)?(?![a-z])",
     re.IGNORECASE,
 )
 TEST_SHARE = 10  # without held-out files, the last tenth of the stories

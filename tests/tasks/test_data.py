@@ -268,7 +268,8 @@ def test_tinystories_from_a_folder_holds_out_the_files_that_say_so(cache, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "word", ["dev", "S-development", "testing", "tests_2", "heldout", "held-out", "hold_out", "eval", "val", "unseen"]
+    "word",
+    ["dev", "S-development", "testing", "tests_2", "testset", "held-out", "hold_out", "eval", "val", "unseen"],
 )
 def test_tinystories_trains_on_no_file_that_says_it_is_held_out(cache, tmp_path, word):
     (tmp_path / "train.txt").write_bytes(text(0, 50))
