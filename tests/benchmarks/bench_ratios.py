@@ -24,6 +24,10 @@ def test_nothing_is_slower_than_the_committed_ratios(tmp_path):
 
 @pytest.mark.parametrize("times", [2, 3])
 def test_a_step_that_does_its_work_several_times_is_reported(tmp_path, monkeypatch, times):
+    """Against ratios of this run: those that are committed may be another processor's, and be lower here."""
+    every = workloads.steps(tmp_path)
+    steps = {name: every[name] for name in ("step: transformer, train", "step: bptt, train")}
+    before = ratios.measure(steps, rounds=5)
     once = BPTT.gradients
 
     def again_and_again(self, batch, phase):
@@ -33,7 +37,5 @@ def test_a_step_that_does_its_work_several_times_is_reported(tmp_path, monkeypat
         yield from once(self, batch, phase)
 
     monkeypatch.setattr(BPTT, "gradients", again_and_again)
-    every = workloads.steps(tmp_path)
-    steps = {name: every[name] for name in ("step: transformer, train", "step: bptt, train")}
-    found = ratios.slower(ratios.measure(steps, rounds=5), ratios.committed())
+    found = ratios.slower(ratios.measure(steps, rounds=5), before)
     assert len(found) == 1 and found[0].startswith("step: bptt, train: ")
