@@ -1,21 +1,30 @@
-"""Networks: the RNN and its updaters, SMT's teacher, the causal Transformer. What a plugin may import of them."""
+"""Networks: the RNN and its backbones, SMT's teacher, the causal Transformer. What a plugin may import of them."""
 
+from bench.models.backbone import Backbone, State, map_tree
+from bench.models.jacobian import Transition, flat, unflat
 from bench.models.layers import Block, Readout, attend, rms_normalise
 from bench.models.rnn import RNN
 from bench.models.teacher import Teacher, windows
 from bench.models.transformer import CausalTransformer
-from bench.models.updaters import Updater
+from bench.models.updater import Updater, matched_width
 from bench.registry import register_backbone
 
 __all__ = [
     "RNN",
+    "Backbone",
     "Block",
     "CausalTransformer",
     "Readout",
+    "State",
     "Teacher",
+    "Transition",
     "Updater",
     "attend",
+    "flat",
+    "map_tree",
+    "matched_width",
     "register_backbone",
     "rms_normalise",
+    "unflat",
     "windows",
 ]

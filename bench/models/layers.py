@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from bench.config import ModelConfig
 
+LAST = slice(-1, None)
+"""The last position alone."""
 Cache = tuple[Tensor, Tensor]
 """Keys and values of one block so far, each (B, heads, n, head width)."""
 
@@ -104,6 +106,20 @@ def embedding(symbols: int, d: int) -> nn.Embedding:
     return table
 
 
+class FixedEmbedding(nn.Module):
+    """An embedding of random vectors that no method trains."""
+
+    weight: Tensor
+
+    def __init__(self, symbols: int, d: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.randn(symbols, d))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (...) int64 -> (..., d)."""
+        return F.embedding(x, self.weight)
+
+
 class Readout(nn.Module):
     """Causal blocks, a norm and a linear map to logits: SMT's decoder without its embedding, and the RNN's readout."""
 
@@ -115,7 +131,7 @@ class Readout(nn.Module):
         nn.init.normal_(self.head.weight, std=config.d**-0.5 / 2)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, tokens: Tensor, first: int = -1) -> Tensor:
-        """tokens (B, T, d) -> logits (B, T - first, O) at the positions from `first` on; by default at the last."""
+    def forward(self, tokens: Tensor, columns: slice = LAST) -> Tensor:
+        """tokens (B, T, d) -> logits (B, n, O) at the asked positions; by default at the last."""
         hidden = attend(self.blocks, tokens, causal=True)
-        return self.head(self.norm(hidden[:, first:]))
+        return self.head(self.norm(hidden[:, columns]))

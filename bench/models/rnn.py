@@ -1,56 +1,82 @@
-"""The RNN: a memory of K normalised tokens, an updater f that takes in one input, a readout g.
+"""The RNN: an embedding, a backbone that takes in one input at a time, a readout g of the backbone's features.
 
-m_t = f(m_{t-1}, x_t),    p(y_t | x_<=t) = softmax(g(m_t))
+s_t = f(s_{t-1}, x_t),    p(y_t | x_<=t) = softmax(g(features(s_t, x_t)))
 """
 
 from __future__ import annotations
+
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from bench import registry
 from bench.config import ModelConfig
-from bench.models.layers import Readout, embedding, rms_normalise
+from bench.errors import BadInput
+from bench.models.backbone import Backbone, State
+from bench.models.layers import FixedEmbedding, Readout, embedding
 
 MOST_ROWS = 16_384
-"""Memories read at a time: CUDA's attention kernels refuse batches of 65,536 rows and more."""
+"""Features read at a time: CUDA's attention kernels refuse batches of 65,536 rows and more."""
 
 
 class RNN(nn.Module):
-    """The recurrent predictor that every recurrent method trains. Memory: (B, K, d)."""
+    """The recurrent predictor that every recurrent method trains.
 
-    start: Tensor
+    A transformer readout sees the features as K tokens where the backbone's state is a grid of these, else as one token
+    that a linear map makes of them; a linear readout sees them as they are.
+    """
 
     def __init__(self, config: ModelConfig, vocab_size: int, output_size: int) -> None:
         super().__init__()
         self.config = config
-        self.embedding = embedding(vocab_size, config.d)
-        self.updater = registry.backbones.get(config.backbone)(config)
+        self.output_size = output_size
+        self.embedding = (embedding if config.embedding == "learned" else FixedEmbedding)(vocab_size, config.d)
+        self.updater: Backbone = registry.backbones.get(config.backbone)(config)
+        self.tokens: nn.Module | None = None
+        if config.readout == "linear":
+            self.readout: nn.Module = nn.Linear(self.updater.width, output_size)
+            return
         self.readout = Readout(config, config.decoder_layers, output_size)
-        self.register_buffer("start", torch.zeros(config.memory_tokens, config.d))
+        if grid := self.updater.memory(config):
+            self.tokens = nn.Unflatten(-1, grid)
+        else:
+            self.tokens = nn.Sequential(nn.Linear(self.updater.width, config.d), nn.Unflatten(-1, (1, config.d)))
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """The memory before any input, (B, K, d): `start`, which is zero until a method sets it."""
-        return self.start.expand(batch_size, -1, -1)
+    def initial_state(self, lanes: int) -> State:
+        """The state before any input."""
+        return self.updater.initial(lanes)
 
-    def step(self, memory: Tensor, token: Tensor) -> Tensor:
-        """f on an embedded input: memory (B, K, d), token (B, d) -> the next memory, its tokens normalised."""
-        return rms_normalise(self.updater(memory, token))
+    def step(self, state: State, token: Tensor) -> State:
+        """f on an embedded input token (B, d): the next state."""
+        return self.updater.step(state, token)
 
-    def update(self, memory: Tensor, x_t: Tensor) -> Tensor:
-        """f: memory (B, K, d), x_t (B,) int64 -> the next memory."""
-        return self.step(memory, self.embedding(x_t))
+    def update(self, state: State, x_t: Tensor) -> State:
+        """f: x_t (B,) int64 -> the next state."""
+        return self.step(state, self.embedding(x_t))
 
-    def unroll(self, memory: Tensor, x: Tensor) -> Tensor:
-        """Memories after each of the inputs x (B, T): (B, T, K, d)."""
-        memories = []
-        for token in self.embedding(x).unbind(1):
-            memory = self.step(memory, token)
-            memories.append(memory)
-        return torch.stack(memories, 1)
+    def scan(self, state: State, x: Tensor, start: Tensor | None = None) -> tuple[Tensor, State]:
+        """Take in x (B, T): features (B, T, F) and the last state. Lanes begin anew where `start` (B, T) is true."""
+        return self.updater.scan(state, self.embedding(x), start)
 
-    def read(self, memory: Tensor) -> Tensor:
-        """g: memory (..., K, d) -> logits (..., O)."""
-        pieces = memory.flatten(0, -3).split(MOST_ROWS)
-        logits = torch.cat([self.readout(piece)[:, -1] for piece in pieces])
-        return logits.unflatten(0, memory.shape[:-2])
+    def unroll(self, *_: Any) -> NoReturn:
+        """Raises `BadInput` that says what to use instead: there was such a loop before 0.2."""
+        raise BadInput(
+            "rnn.unroll: since 0.2 it is rnn.scan(state, x, start) -> features, state; see docs/add-a-method.md"
+        )
+
+    def read(self, features: Tensor) -> Tensor:
+        """g: features (..., F) -> logits (..., O)."""
+        if features.shape[-1] != self.updater.width:
+            raise BadInput(
+                f"rnn.read: {tuple(features.shape)} given; since 0.2 it should be features (..., {self.updater.width}) "
+                "as rnn.scan gives them; see docs/add-a-method.md"
+            )
+        rows = features.flatten(0, -2)
+        if not len(rows):  # which fused attention refuses
+            return features.new_empty(*features.shape[:-1], self.output_size)
+        if self.tokens is None:
+            logits = self.readout(rows)
+        else:
+            logits = torch.cat([self.readout(self.tokens(piece))[:, -1] for piece in rows.split(MOST_ROWS)])
+        return logits.unflatten(0, features.shape[:-1])

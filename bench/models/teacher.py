@@ -71,4 +71,4 @@ class Teacher(nn.Module):
     def decode(self, memory: Tensor, future: Tensor) -> Tensor:
         """D: memory m_t (N, K, d), inputs x_{t+1} .. x_{t+F-1} (N, F-1) -> logits for y_t .. y_{t+F-1} (N, F, O)."""
         tokens = torch.cat([memory, self.future_embedding(future)], 1)
-        return self.decoder(tokens, first=memory.shape[1] - 1)
+        return self.decoder(tokens, slice(memory.shape[1] - 1, None))

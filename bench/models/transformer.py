@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, nn
 
 from bench.config import ModelConfig
 from bench.models.layers import Cache, Readout, embedding
+
+
+class Past(NamedTuple):
+    """What the Transformer carries when it streams; it grows with the past."""
+
+    caches: list[Cache]
+    """One (keys, values) per block."""
+    first: Tensor | None = None
+    """The first position (B,) that a lane attends to; None: all see everything."""
 
 
 class CausalTransformer(nn.Module):
@@ -18,25 +30,31 @@ class CausalTransformer(nn.Module):
         self.embedding = embedding(vocab_size, config.d)
         self.body = Readout(config, depth, output_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, T) -> logits (B, T, O)."""
-        return self.body(self.embedding(x), first=0)
+    def forward(self, x: Tensor, columns: slice) -> Tensor:
+        """x (B, T) -> logits (B, n, O) at the asked columns."""
+        return self.body(self.embedding(x), columns)
 
-    def initial_state(self, batch_size: int) -> list[Cache]:
-        """An empty cache, one (keys, values) per block."""
+    def initial_state(self, lanes: int) -> Past:
+        """Nothing seen yet."""
         heads, width = self.config.heads, self.config.attention_width // self.config.heads
-        empty = self.embedding.weight.new_empty(batch_size, heads, 0, width)
-        return [(empty, empty) for _ in self.body.blocks]
+        empty = self.embedding.weight.new_empty(lanes, heads, 0, width)
+        return Past([(empty, empty) for _ in self.body.blocks])
 
-    def step(self, state: list[Cache], x_t: Tensor) -> tuple[list[Cache], Tensor]:
-        """One input x_t (B,) -> the longer cache and the last block's output (B, d)."""
+    def step(self, past: Past, x_t: Tensor, start: Tensor | None = None) -> tuple[Tensor, Past]:
+        """One input x_t (B,), in lanes that begin anew where `start` (B,): the last block's output (B, d), the past."""
+        seen = past.caches[0][0].shape[2]
+        first, mask = past.first, None
+        if start is not None:
+            first = torch.where(start, seen, torch.zeros_like(x_t) if first is None else first)
+        if first is not None:
+            mask = torch.arange(seen + 1, device=x_t.device) >= first[:, None, None, None]  # (B, 1, 1, n)
         hidden = self.embedding(x_t)[:, None]
         grown = []
-        for block, cache in zip(self.body.blocks, state, strict=True):
-            hidden, longer = block(hidden, cache=cache)
+        for block, cache in zip(self.body.blocks, past.caches, strict=True):
+            hidden, longer = block(hidden, mask, cache=cache)
             grown.append(longer)
-        return grown, hidden[:, 0]
+        return hidden[:, 0], Past(grown, first)
 
     def read(self, hidden: Tensor) -> Tensor:
-        """The last block's output (B, d) -> logits (B, O)."""
+        """The last block's output (..., d) -> logits (..., O)."""
         return self.body.head(self.body.norm(hidden))

@@ -13,11 +13,15 @@ from bench.build import at_precision
 from bench.config import ModelConfig
 from bench.grid import parse_set
 from bench.measure import trace
-from bench.models.layers import rms_normalise
-from bench.models.updaters import TransformerUpdater, Updater, count_parameters
+from bench.measure.inference import state_bytes
+from bench.models.backbone import Backbone, State, leaves, map_tree
+from bench.models.jacobian import Transition, flat, unflat
+from bench.models.rnn import RNN
+from bench.models.transformer_updater import TransformerUpdater
+from bench.models.updater import count_parameters
 from bench.testing import method
 from bench.testing.probes import central_difference, global_state, same_global_state, slope_along, unit_directions
-from bench.testing.suite import Broken, Suite
+from bench.testing.suite import Broken, NotApplicable, Suite
 
 TINY = {"d": 8, "memory_tokens": 3, "heads": 2, "updater_layers": 2}
 SIZES: tuple[dict[str, Any], ...] = (
@@ -26,7 +30,7 @@ SIZES: tuple[dict[str, Any], ...] = (
     {"d": 8, "heads": 4, "memory_tokens": 4, "updater_layers": 3},
     {"d": 8, "heads": 2, "head_width": 8, "memory_tokens": 2, "updater_layers": 1},
 )
-ROWS = 3
+LANES = 3
 LARGE = 1e4
 STEPS = 200
 TIMES = 4.0
@@ -37,7 +41,7 @@ class Subject:
     """A backbone by its name, at a tiny size changed by `model.FIELD=VALUE` overrides."""
 
     def __init__(self, name: str, sets: Sequence[str]) -> None:
-        self.cls: type[Updater] = registry.backbones.get(name)
+        self.cls: type[Backbone] = registry.backbones.get(name)
         self.name = name
         self.sets = sets
         pairs = [parse_set(text) for text in sets]
@@ -47,8 +51,8 @@ class Subject:
         """The tiny size, or another."""
         return ModelConfig.parse({**TINY, **fields, **self.fields, "backbone": self.name}, "model")
 
-    def build(self, dtype: torch.dtype = torch.float64, **fields: Any) -> Updater:
-        """The updater with fixed weights."""
+    def build(self, dtype: torch.dtype = torch.float64, **fields: Any) -> Backbone:
+        """The backbone with fixed weights."""
         with streams.global_stream(0, "check", "init"):
             return at_precision(self.cls(self.config(**fields)), dtype)
 
@@ -63,37 +67,39 @@ suite = Suite("backbone", Subject)
 # What the rows share.
 
 
-def _inputs(
-    updater: Updater, rows: int = ROWS, dtype: torch.dtype = torch.float64, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """A normalised memory and a token, as the RNN gives them."""
-    config, generator = updater.config, streams.generator(seed, "check", "inputs")
-    memory = torch.randn(rows, config.memory_tokens, config.d, generator=generator, dtype=torch.float64)
-    token = torch.randn(rows, config.d, generator=generator, dtype=torch.float64)
-    return rms_normalise(memory).to(dtype), token.to(dtype)
+def _randoms(shape: Sequence[int], *names: str, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=streams.generator(0, "check", *names), dtype=torch.float64).to(dtype)
 
 
-def _unrolled(updater: Updater, memory: Tensor, tokens: Sequence[Tensor]) -> Tensor:
-    """The memories after each token, normalised as the RNN does: (steps, B, K, d)."""
-    memories = []
-    for token in tokens:
-        memory = rms_normalise(updater(memory, token))
-        memories.append(memory)
-    return torch.stack(memories)
+def _inputs(backbone: Backbone, length: int, lanes: int = LANES, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Embedded inputs (B, T, d), as the RNN gives them."""
+    return _randoms((lanes, length, backbone.config.d), "inputs", dtype=dtype)
 
 
-def _three_steps(updater: Updater) -> tuple[Callable[[], Tensor], dict[str, nn.Parameter]]:
-    """A loss on the memories of three steps, and all that it should depend on: parameters, memory and tokens."""
-    memory, _ = _inputs(updater)
-    tokens = torch.stack([_inputs(updater, seed=seed)[1] for seed in range(3)])
-    generator = streams.generator(0, "check", "loss")
-    aim = torch.randn((3, *memory.shape), generator=generator, dtype=torch.float64)
-    given = {"the memory": nn.Parameter(memory), "the tokens": nn.Parameter(tokens)}
+def _somewhere(backbone: Backbone, lanes: int = LANES, dtype: torch.dtype = torch.float64) -> State:
+    """A state that the backbone comes to: after three inputs of its own."""
+    state = backbone.initial(lanes)
+    for u in _randoms((lanes, 3, backbone.config.d), "before", dtype=dtype).unbind(1):
+        state = backbone.step(state, u)
+    return map_tree(torch.Tensor.detach, state)
+
+
+def _real(tree: State) -> Tensor:
+    return flat(tree).double()
+
+
+def _three_steps(backbone: Backbone) -> tuple[Callable[[], Tensor], dict[str, nn.Parameter]]:
+    """A loss on the features of three steps, and all that it should depend on: parameters, state and inputs."""
+    state, u = _somewhere(backbone), _inputs(backbone, 3)
+    aim = _randoms((LANES, 3, backbone.width), "loss")
+    vector = nn.Parameter(flat(state))
+    given = {"the state": vector, "the inputs": nn.Parameter(u)}
 
     def loss() -> Tensor:
-        return (_unrolled(updater, given["the memory"], given["the tokens"].unbind()) * aim).sum()
+        features, _ = backbone.scan(unflat(vector, state), given["the inputs"])
+        return (features * aim).sum()
 
-    return loss, {**dict(updater.named_parameters()), **given}
+    return loss, {**dict(backbone.named_parameters()), **given}
 
 
 def _gradients(loss: Tensor, of: dict[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -104,86 +110,127 @@ def _gradients(loss: Tensor, of: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     }
 
 
+def _furthest(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """The largest difference between tensors that should be equal, as a share of their size above 1."""
+    return max((x - y).abs().max().item() / max(1.0, y.abs().max().item()) for x, y in zip(a, b, strict=True))
+
+
 # The rows.
 
 
-@suite.row("shapes and dtypes", "map a memory (B, K, d) and a token (B, d) to a memory (B, K, d) of the same dtype")
+@suite.row("shapes and dtypes", "return states of one form, lanes first, and features (B, width) of the input's dtype")
 def _shapes(subject: Subject) -> str:
     for dtype in (torch.float32, torch.float64):
-        updater = subject.build(dtype)
-        for rows in (1, ROWS):
-            _fits(updater, rows, dtype)
-    size = updater.config
-    return f"(B, {size.memory_tokens}, {size.d}), in float32 and float64"
+        backbone = subject.build(dtype)
+        for lanes in (1, LANES):
+            _fits(backbone, lanes, dtype)
+    return f"state {_form(backbone.initial(1))}, features (B, {backbone.width}), in float32 and float64"
 
 
-def _fits(updater: Updater, rows: int, dtype: torch.dtype) -> None:
-    """Raises `Broken` unless the output has the form of the memory."""
-    memory, token = _inputs(updater, rows, dtype)
-    out = updater(memory, token)
-    if out.shape != memory.shape or out.dtype != dtype:
-        wanted = f"{dtype} {tuple(memory.shape)}"
-        raise Broken(f"gives {out.dtype} {tuple(out.shape)} for a memory of {wanted}; should be the same")
+def _form(state: State) -> str:
+    return " and ".join(f"(B, {', '.join(map(str, one.shape[1:]))})" for one in leaves(state))
 
 
-@suite.row("other sizes", "take d, memory_tokens, heads and updater_layers from the config")
+def _fits(backbone: Backbone, lanes: int, dtype: torch.dtype) -> None:
+    """Raises `Broken` unless a step keeps the form of the state."""
+    before, u = backbone.initial(lanes), _inputs(backbone, 1, lanes, dtype)[:, 0]
+    after = backbone.step(before, u)
+    kept = [(one.shape, one.dtype) for one in leaves(before)], [(one.shape, one.dtype) for one in leaves(after)]
+    if kept[0] != kept[1] or any(len(one) != lanes for one in leaves(before)):
+        raise Broken(
+            f"a step makes {_form(after)} of {_form(before)}, {lanes} lanes; should be of the same form and dtype"
+        )
+    features = backbone.features(after, u)
+    if features.shape != (lanes, backbone.width) or features.dtype != dtype:
+        wanted = f"{dtype} {(lanes, backbone.width)}"
+        raise Broken(f"`features` gives {features.dtype} {tuple(features.shape)}; should be {wanted}")
+    grid = backbone.memory(backbone.config)
+    if grid and (isinstance(before, tuple) or before.shape[1:] != grid):
+        raise Broken(f"`memory` says {grid}, and the state is {_form(before)}")
+
+
+@suite.row("other sizes", "take d and the other sizes from the config")
 def _sizes(subject: Subject) -> str:
     for size in SIZES:
         try:
-            _fits(subject.build(**size), ROWS, torch.float64)
+            _fits(subject.build(**size), LANES, torch.float64)
         except Broken as error:
             raise Broken(f"at {size} it {error}") from None
         except Exception as error:
             raise Broken(f"at {size}: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from None
-    return f"{len(SIZES)} others, from {SIZES[0]['memory_tokens']} memory token to {SIZES[1]['memory_tokens']}"
+    return f"{len(SIZES)} others, d from {min(size['d'] for size in SIZES)} to {max(size['d'] for size in SIZES)}"
 
 
 @suite.row("finite", "keep numbers finite for large and for zero inputs, by normalising or squashing them")
 def _finite(subject: Subject) -> str:
-    updater = subject.build(torch.float32)
+    backbone = subject.build(torch.float32)
     largest = 0.0
     for factor in (0.0, 1.0, LARGE):
-        memory, token = (one.mul(factor).requires_grad_() for one in _inputs(updater, dtype=torch.float32))
-        out = updater(memory, token)
-        gradients = _gradients(out.sum(), {**dict(updater.named_parameters()), "memory": memory, "token": token})  # type: ignore[dict-item]
-        bad = [name for name, one in {"the output": out, **gradients}.items() if not one.isfinite().all()]
+        u = _inputs(backbone, 3, dtype=torch.float32).mul(factor).requires_grad_()
+        features, _ = backbone.scan(backbone.initial(LANES), u)
+        gradients = _gradients(features.sum(), {**dict(backbone.named_parameters()), "the inputs": u})  # type: ignore[dict-item]
+        bad = [name for name, one in {"the features": features, **gradients}.items() if not one.isfinite().all()]
         if bad:
             raise Broken(f"inputs times {factor:g}: {', '.join(bad[:3])} not finite")
-        largest = max(largest, out.abs().max().item())
+        largest = max(largest, features.abs().max().item())
     return f"inputs up to {LARGE:g} times as large give at most {largest:.2g}"
 
 
-@suite.row("rows are independent", "let no row of the batch depend on another")
+@suite.row("lanes are independent", "let no lane of the batch depend on another")
 def _independent(subject: Subject) -> str:
-    updater = subject.build()
-    memory, token = _inputs(updater)
-    together = updater(memory, token)
-    alone = torch.cat([updater(memory[i, None], token[i, None]) for i in range(ROWS)])
-    furthest = (together - alone).abs().max().item()
-    if not furthest <= 1e-9 * max(1.0, alone.abs().max().item()):
-        raise Broken(f"a batch of {ROWS} and {ROWS} batches of one differ by up to {furthest:.2g}")
+    backbone = subject.build()
+    state, u = _somewhere(backbone), _inputs(backbone, 3)
+    together, _ = backbone.scan(state, u)
+    alone = [backbone.scan(map_tree(lambda one, i=i: one[i, None], state), u[i, None])[0] for i in range(LANES)]
+    furthest = _furthest([together], [torch.cat(alone)])
+    if not furthest <= 1e-9:
+        raise Broken(f"a batch of {LANES} and {LANES} batches of one differ by up to {furthest:.2g}")
     return f"largest difference from batches of one {furthest:.1g}"
 
 
-@suite.row("deterministic", "draw nothing in `forward`, and keep nothing from one call to the next")
+@suite.row("deterministic", "draw nothing in a step, and keep nothing from one call to the next")
 def _deterministic(subject: Subject) -> str:
-    updater = subject.build()
-    memory, token = _inputs(updater)
+    backbone = subject.build()
+    state, u = _somewhere(backbone), _inputs(backbone, 1)[:, 0]
     before = global_state()
-    first = updater(memory, token)
-    updater(*_inputs(updater, 7, seed=1))
-    again = updater(memory, token)
+    first = backbone.step(state, u)
+    backbone.step(backbone.initial(7), _inputs(backbone, 1, 7)[:, 0])
+    again = backbone.step(state, u)
     if moved := same_global_state(before, global_state()):
-        raise Broken(f"`forward` moves {moved} global generator")
-    if not torch.equal(first, again):
-        raise Broken(f"two calls with the same inputs differ by up to {(first - again).abs().max():.2g}")
+        raise Broken(f"`step` moves {moved} global generator")
+    if not torch.equal(_real(first), _real(again)):
+        raise Broken(f"two calls with the same inputs differ by up to {(_real(first) - _real(again)).abs().max():.2g}")
     return "equal inputs give equal outputs, and no global generator is moved"
 
 
-@suite.row("gradients reach everything", "let the output depend on the memory, the token and every parameter")
+@suite.row("a scan is the loop of steps", "make `scan` equal to the loop, for lanes that begin anew and any cut")
+def _scan(subject: Subject) -> str:
+    backbone = subject.build()
+    state, u = _somewhere(backbone), _inputs(backbone, 11)
+    starts = torch.rand(LANES, 11, generator=streams.generator(0, "check", "starts")) < 0.3
+    worst = 0.0
+    for start in (None, starts):
+        features, last = Backbone.scan(backbone, state, u, start)
+        found, end = backbone.scan(state, u, start)
+        pieces, now = [], state
+        for columns in (slice(0, 4), slice(4, 5), slice(5, 11)):
+            piece, now = backbone.scan(now, u[:, columns], None if start is None else start[:, columns])
+            pieces.append(piece)
+        off = max(
+            _furthest([found, *leaves(end)], [features, *leaves(last)]),
+            _furthest([torch.cat(pieces, 1), *leaves(now)], [features, *leaves(last)]),
+        )
+        if not off <= 1e-9:
+            anew = ", with lanes that begin anew" if start is not None else ""
+            raise Broken(f"`scan`, whole or in pieces{anew}, differs from the loop of steps by up to {off:.2g}")
+        worst = max(worst, off)
+    return f"whole and in pieces, largest difference {worst:.1g}"
+
+
+@suite.row("gradients reach everything", "let the features depend on the state, the inputs and every parameter")
 def _reach(subject: Subject) -> str:
-    updater = subject.build()
-    loss, of = _three_steps(updater)
+    backbone = subject.build()
+    loss, of = _three_steps(backbone)
     found = _gradients(loss(), of)
     bad = [name for name, one in found.items() if not one.isfinite().all()]
     if bad:
@@ -191,13 +238,13 @@ def _reach(subject: Subject) -> str:
     still = [name for name, one in found.items() if not one.any()]
     if still:
         raise Broken(f"after three steps no gradient reaches {', '.join(still[:3])} ({len(still)} in all)")
-    return f"finite and not zero in {len(found) - 2} parameters, the memory and the tokens"
+    return f"finite and not zero in {len(found) - 2} parameters, the state and the inputs"
 
 
-@suite.row("gradients are exact", "compute with differentiable operators, and detach nothing in `forward`")
+@suite.row("gradients are exact", "compute with differentiable operators, and detach nothing")
 def _exact(subject: Subject) -> str:
-    updater = subject.build()
-    loss, of = _three_steps(updater)
+    backbone = subject.build()
+    loss, of = _three_steps(backbone)
     found, directions = _gradients(loss(), of), unit_directions(of)
     scale, worst = max(one.norm().item() for one in found.values()), 0.0
     for name, parameter in of.items():
@@ -211,29 +258,87 @@ def _exact(subject: Subject) -> str:
     return f"within {worst:.1g} of central differences, along a direction of each of {len(of)} tensors"
 
 
-@suite.row("memory stays bounded", "return a memory of the same size whose scale can be normalised")
+@suite.row("Jacobian products", "use operators that torch.func can differentiate both ways, and no branch on data")
+def _products(subject: Subject) -> str:
+    with streams.global_stream(0, "check", "init"):
+        rnn = at_precision(RNN(subject.config(), 5, 5), torch.float64)
+    transition = Transition(rnn)
+    x = torch.arange(LANES) % 5
+    vectors = flat(_somewhere(rnn.updater))
+    try:
+        _, jacobian, by_parameter = transition.jacobians(vectors, x)
+        tangent = _randoms(vectors.shape, "tangent")
+        _, pushed = transition.push(vectors, x, tangent)
+        _, pulled, into = transition.pull(vectors, x, tangent)
+    except Exception as error:
+        raise Broken(f"torch.func cannot differentiate a step: {str(error).partition(chr(10))[0]}") from None
+    leaf = vectors.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad((transition.step(leaf, x) * tangent).sum(), leaf)
+    exact = [torch.einsum("bij,bj->bi", jacobian, tangent), wanted]
+    exact += [torch.einsum("bn,bn...->b...", tangent, one) for one in by_parameter.values()]
+    furthest = _furthest([pushed, pulled, *into.values()], exact)
+    if not furthest <= 1e-9:
+        raise Broken(f"forward mode, reverse mode by lane and autograd differ by up to {furthest:.2g}")
+    return f"N = {vectors.shape[1]}: forward mode, reverse mode by lane and autograd within {furthest:.1g}"
+
+
+@suite.row("recurrence as declared", "set `recurrence` to what the step does: dense, elementwise or linear")
+def _recurrence(subject: Subject) -> str:
+    kind = subject.cls.recurrence
+    if kind == "dense":
+        raise NotApplicable("dense promises nothing")
+    backbone = subject.build()
+    u = _inputs(backbone, 1)[:, 0]
+
+    def jacobian(state: State) -> Tensor:
+        def step(vector: Tensor) -> Tensor:
+            return flat(backbone.step(unflat(vector[None], state), u[:1]))[0]
+
+        return torch.autograd.functional.jacobian(step, flat(map_tree(lambda one: one[:1], state))[0])
+
+    state = _somewhere(backbone)
+    first = jacobian(state)
+    units = torch.arange(len(first)) // (2 if leaves(state)[0].is_complex() else 1)  # a complex unit is a pair
+    across = first[units[:, None] != units].abs().max().item()
+    if isinstance(state, tuple) or across > 1e-12:
+        raise Broken(f"{kind} says each unit depends on itself alone; another one moves it by {across:.2g}")
+    moved = (jacobian(map_tree(lambda one: 2 * one, state)) - first).abs().max().item()
+    if kind == "linear" and moved > 1e-12:
+        raise Broken(
+            f"linear says the Jacobian does not depend on the state; twice the state changes it by {moved:.2g}"
+        )
+    return kind
+
+
+@suite.row("state stays bounded", "carry a state of the same form, finite, whose memory tokens are normalised")
 def _bounded(subject: Subject) -> str:
-    updater = subject.build(torch.float32)
-    memory = torch.zeros_like(_inputs(updater)[0], dtype=torch.float32)
-    shape, largest = memory.shape, 0.0
+    backbone = subject.build(torch.float32)
+    state = first = backbone.initial(LANES)
     with torch.no_grad():
-        for t in range(1, STEPS + 1):
-            raw = updater(memory, _inputs(updater, dtype=torch.float32, seed=t)[1])
-            memory = rms_normalise(raw)
-            if memory.shape != shape:
-                raise Broken(f"after {t} steps the memory is {tuple(memory.shape)}; it began as {tuple(shape)}")
-            sizes = memory.square().mean(-1).sqrt()
-            if not memory.isfinite().all() or sizes.max() > 1.01 or sizes.max() < 0.5:
-                found = f"{sizes.max():.3g}, before normalisation {raw.abs().max():.3g}"
-                raise Broken(f"after {t} steps the largest root mean square of a memory token is {found}; should be 1")
-            largest = max(largest, raw.abs().max().item())
-    return f"{memory[0].numel() * 4} bytes over {STEPS} steps; at most {largest:.2g} before normalisation"
+        for t, u in enumerate(_inputs(backbone, STEPS, dtype=torch.float32).unbind(1), 1):
+            state = backbone.step(state, u)
+            if _form(state) != _form(first):
+                raise Broken(f"after {t} steps the state is {_form(state)}; it began as {_form(first)}")
+            if not all(one.isfinite().all() for one in leaves(state)):
+                raise Broken(f"after {t} steps the state is not finite")
+            if backbone.memory(backbone.config):
+                sizes = state.square().mean(-1).sqrt()
+                if sizes.max() > 1.01 or sizes.max() < 0.5:
+                    found = f"{sizes.max():.3g}"
+                    raise Broken(
+                        f"after {t} steps the largest root mean square of a memory token is {found}; should be 1"
+                    )
+    most = max(one.abs().max().item() for one in leaves(state))
+    return f"{state_bytes(state) // LANES} bytes over {STEPS} steps; at most {most:.2g} at the end"
 
 
 @suite.row(
-    "as large as the others", "size the updater by bench.models.updaters.matched_width, or by model.updater_width"
+    "as large as the others",
+    "size it by bench.models.matched_width, or by a field of its own and say `matched = False`",
 )
 def _parameters(subject: Subject) -> str:
+    if not subject.cls.matched:
+        raise NotApplicable("its size is its own, as it says")
     told = []
     for name, config in (("tiny", subject.config()), ("the paper's", ModelConfig(backbone=subject.name))):
         with torch.device("meta"):
@@ -252,13 +357,13 @@ def _learns(subject: Subject) -> str:
 
 @suite.row("cost can be traced", "compute with torch operators, which can be counted")
 def _traced(subject: Subject) -> str:
-    updater = subject.build(torch.float32)
-    memory, token = _inputs(updater, dtype=torch.float32)
+    backbone = subject.build(torch.float32)
+    state, u = backbone.initial(LANES), _inputs(backbone, 1, dtype=torch.float32)[:, 0]
     traced = trace.Trace()
     with traced:
-        updater(memory, token)
+        backbone.step(state, u)
     cost = traced.cost()
     if cost.whole.flops + cost.whole.elementwise == 0:
-        raise Broken("no operator of `forward` was seen: 0 FLOPs, 0 elementwise operations")
+        raise Broken("no operator of `step` was seen: 0 FLOPs, 0 elementwise operations")
     missed = f", not counted: {', '.join(sorted(cost.uncounted))}" if cost.uncounted else ""
     return f"{cost.whole.flops:,} FLOPs a step{missed}; bptt with it: {method.traced(subject.trainee())}"

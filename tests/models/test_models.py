@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from bench import registry
 from bench.config import ModelConfig
+from bench.methods import EVERY
 from bench.models import RNN, CausalTransformer, Teacher, rms_normalise, windows
-from bench.models.layers import Block, _angles
-from bench.models.updaters import count_parameters
+from bench.models.backbone import Backbone, leaves
+from bench.models.layers import LAST, Block, _angles
+from bench.models.updater import count_parameters, pairs
 
 SIZES = ModelConfig(d=16, memory_tokens=3, heads=2, encoder_layers=2, decoder_layers=2, updater_layers=2)
 BACKBONES = ["transformer", "mlp", "gru"]
+"""Those whose state is a memory of tokens."""
+EVERY_BACKBONE = [*BACKBONES, "tanh", "lstm", "lru"]
 
 
 @pytest.fixture(autouse=True)
@@ -23,12 +28,21 @@ def _seed():
 def test_the_causal_transformer_predicts_in_parallel_what_it_streams_with_its_cache():
     model = CausalTransformer(SIZES, 7, 5).double()
     x = torch.randint(0, 7, (4, 11))
-    state, streamed = model.initial_state(4), []
+    past, streamed = model.initial_state(4), []
     for x_t in x.unbind(1):
-        state, hidden = model.step(state, x_t)
+        hidden, past = model.step(past, x_t)
         streamed.append(model.read(hidden))
-    torch.testing.assert_close(torch.stack(streamed, 1), model(x), rtol=1e-10, atol=1e-10)
-    assert state[0][0].shape == (4, 2, 11, 8)  # the cache holds every position
+    torch.testing.assert_close(torch.stack(streamed, 1), model(x, EVERY), rtol=1e-10, atol=1e-10)
+    assert past.caches[0][0].shape == (4, 2, 11, 8)  # the cache holds every position
+
+
+def test_a_lane_of_the_causal_transformer_that_begins_anew_sees_nothing_from_before():
+    model = CausalTransformer(SIZES, 7, 5).double()
+    x, past = torch.randint(0, 7, (2, 9)), model.initial_state(2)
+    for t, x_t in enumerate(x.unbind(1)):
+        hidden, past = model.step(past, x_t, torch.tensor([t in (0, 5), t == 0]))
+    torch.testing.assert_close(model.read(hidden)[:1], model(x[:1, 5:], LAST)[:, 0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(model.read(hidden)[1:], model(x[1:], LAST)[:, 0], rtol=1e-10, atol=1e-10)
 
 
 def test_the_causal_transformer_does_not_see_the_future():
@@ -36,9 +50,9 @@ def test_the_causal_transformer_does_not_see_the_future():
     x = torch.randint(0, 7, (4, 11))
     other = x.clone()
     other[:, 6:] = (other[:, 6:] + 1) % 7
-    before, after = model(x)[:, :6], model(other)[:, :6]
+    before, after = model(x, slice(6)), model(other, slice(6))
     torch.testing.assert_close(before, after, rtol=0, atol=1e-12)
-    assert not torch.allclose(model(x)[:, 6:], model(other)[:, 6:])
+    assert not torch.allclose(model(x, slice(6, None)), model(other, slice(6, None)))
 
 
 def test_a_block_equals_attention_written_out():
@@ -85,14 +99,77 @@ def test_every_updater_keeps_the_memory_shape_and_the_rnn_normalises_its_tokens(
     torch.testing.assert_close(memory.square().mean(-1), torch.ones(4, 3), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_unrolling_equals_a_loop_of_updates(backbone):
+@pytest.mark.parametrize("backbone", EVERY_BACKBONE)
+@pytest.mark.parametrize("length", [1, 2, 7, 16])
+def test_a_scan_equals_a_loop_of_steps_with_lanes_that_begin_anew(backbone, length):
     rnn = RNN(SIZES.model_copy(update={"backbone": backbone}), 7, 5).double()
-    x, memory, memories = torch.randint(0, 7, (4, 6)), rnn.initial_state(4), []
-    for x_t in x.unbind(1):
-        memory = rnn.update(memory, x_t)
-        memories.append(memory)
-    torch.testing.assert_close(rnn.unroll(rnn.initial_state(4), x), torch.stack(memories, 1))
+    x, starts = torch.randint(0, 7, (4, length)), torch.rand(4, length) < 0.3
+    _, state = rnn.scan(rnn.initial_state(4), torch.randint(0, 7, (4, 3)))
+    for start in (None, starts):
+        features, last = rnn.scan(state, x, start)
+        looped, stepped = Backbone.scan(rnn.updater, state, rnn.embedding(x), start)
+        torch.testing.assert_close(features, looped, rtol=1e-10, atol=1e-10)
+        for one, other in zip(leaves(last), leaves(stepped), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("readout", ["transformer", "linear"])
+@pytest.mark.parametrize("backbone", EVERY_BACKBONE)
+def test_features_are_read_one_row_at_a_time_or_all_at_once(backbone, readout):
+    rnn = RNN(SIZES.model_copy(update={"backbone": backbone, "readout": readout}), 7, 5).double()
+    features, _ = rnn.scan(rnn.initial_state(2), torch.randint(0, 7, (2, 3)))
+    logits = rnn.read(features)
+    assert logits.shape == (2, 3, 5) and rnn.read(features[:, :0]).shape == (2, 0, 5)
+    torch.testing.assert_close(rnn.read(features[1:, 2]), logits[1:, 2], rtol=1e-10, atol=1e-10)
+
+
+def test_a_fixed_embedding_is_no_parameter():
+    rnn = RNN(SIZES.model_copy(update={"embedding": "fixed"}), 7, 5)
+    assert not any(name.startswith("embedding") for name, _ in rnn.named_parameters())
+    assert rnn.state_dict()["embedding.weight"].shape == (7, 16)
+
+
+def test_an_lstm_backbone_is_the_lstm_recurrence():
+    """Against torch's own cell, whose gates stand in the same order and whose two biases add up."""
+    backbone = registry.backbones.get("lstm")(SIZES.model_copy(update={"updater_width": 5})).double()
+    cell = torch.nn.LSTMCell(16, 5).double()
+    with torch.no_grad():
+        cell.weight_hh.copy_(backbone.map.weight[:, :5])
+        cell.weight_ih.copy_(backbone.map.weight[:, 5:])
+        cell.bias_ih.copy_(backbone.map.bias)
+        cell.bias_hh.zero_()
+    c, h, u = torch.randn(4, 5).double(), torch.randn(4, 5).double(), torch.randn(4, 16).double()
+    wanted_h, wanted_c = cell(u, (h, c))
+    found_c, found_h = backbone.step((c, h), u)
+    torch.testing.assert_close(found_c, wanted_c)
+    torch.testing.assert_close(found_h, wanted_h)
+    torch.testing.assert_close(backbone.map.bias[5:10], torch.ones(5).double())  # forget nothing at first
+
+
+def test_an_lru_backbone_is_a_sum_of_decaying_inputs():
+    """h_t = sum over s <= t of lambda^(t - s) exp(gamma) B u_s, in complex arithmetic of numpy."""
+    backbone = registry.backbones.get("lru")(SIZES.model_copy(update={"updater_width": 6})).double()
+    u = torch.randn(2, 5, 16).double()
+    features, _ = backbone.scan(backbone.initial(2), u)
+    p = {name: one.detach().numpy() for name, one in backbone.numbers.items()}
+    factor = np.exp(-np.exp(p["nu"]) + 1j * np.exp(p["theta"]))
+    driven = np.exp(p["gamma"]) * (u.numpy() @ (p["B"][0] + 1j * p["B"][1]).T)
+    assert (np.abs(factor) < 1).all()
+    for t in range(5):
+        h = sum(factor ** (t - s) * driven[:, s] for s in range(t + 1))
+        wanted = (h @ (p["C"][0] + 1j * p["C"][1]).T).real + p["D"] * u[:, t].numpy()
+        np.testing.assert_allclose(features[:, t].detach().numpy(), wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backbone", ["gru", "lstm"])
+def test_chrono_biases_keep_a_state_for_up_to_as_many_steps(backbone):
+    built = registry.backbones.get(backbone)(SIZES.model_copy(update={"chrono": 101}))
+    width = built.width
+    bias = pairs(built.maps)[0][1].bias[:width] if backbone == "gru" else built.map.bias[width : 2 * width]
+    steps = bias.exp()  # U(1, 100)
+    assert steps.min() >= 1 and steps.max() <= 100 and 30 < steps.mean() < 70
+    if backbone == "lstm":
+        torch.testing.assert_close(built.map.bias[:width], -bias)
 
 
 def test_a_gru_updater_is_the_gru_recurrence():
@@ -108,7 +185,7 @@ def test_a_gru_updater_is_the_gru_recurrence():
 
 
 @pytest.mark.parametrize("sizes", [SIZES, ModelConfig()], ids=["tiny", "paper"])
-@pytest.mark.parametrize("backbone", ["mlp", "gru"])
+@pytest.mark.parametrize("backbone", [name for name in EVERY_BACKBONE if name != "transformer"])
 def test_the_other_updaters_match_the_transformers_parameter_count(backbone, sizes):
     with torch.device("meta"):
         target = count_parameters(registry.backbones.get("transformer")(sizes))
@@ -156,7 +233,9 @@ def test_with_the_decoders_weights_the_readout_gives_the_decoders_first_logits()
     teacher, rnn = Teacher(SIZES, 7, 5).double(), RNN(SIZES, 7, 5).double()
     rnn.readout.load_state_dict(teacher.decoder.state_dict())
     memory, future = rms_normalise(torch.randn(4, 3, 16).double()), torch.randint(0, 7, (4, 6))
-    torch.testing.assert_close(rnn.read(memory), teacher.decode(memory, future)[:, 0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        rnn.read(memory.flatten(1)), teacher.decode(memory, future)[:, 0], rtol=1e-10, atol=1e-10
+    )
 
 
 def test_the_decoder_is_causal_in_its_future():

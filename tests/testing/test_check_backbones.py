@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from bench import registry
-from bench.models.updaters import GRUUpdater
+from bench.models.gru import GRUUpdater
+from bench.models.lru import LRU
+from bench.models.lstm import LSTM
 from bench.testing import check, conformance
 from bench.testing.backbone import suite
 
-test_transformer = conformance("backbone", "transformer")
-test_mlp = conformance("backbone", "mlp")
-test_gru = conformance("backbone", "gru")
+for name in registry.backbones.names():
+    globals()[f"test_{name}"] = conformance("backbone", name)
 
 
 class AlwaysFloat32(GRUUpdater):
@@ -37,7 +38,7 @@ class Explodes(GRUUpdater):
         return super().forward(memory, token.exp())
 
 
-class LooksAcrossRows(GRUUpdater):
+class LooksAcrossLanes(GRUUpdater):
     def forward(self, memory, token):
         return super().forward(memory, token - token.mean(0))
 
@@ -45,6 +46,11 @@ class LooksAcrossRows(GRUUpdater):
 class Drops(GRUUpdater):
     def forward(self, memory, token):
         return super().forward(memory, nn.functional.dropout(token, 0.5))
+
+
+class NeverBeginsAnew(LRU):
+    def scan(self, state, u, start=None):
+        return super().scan(state, u)
 
 
 class ForgetsAParameter(GRUUpdater):
@@ -58,9 +64,31 @@ class TwiceAsSteep(GRUUpdater):
         return super().forward(memory, 2 * token - token.detach())
 
 
-class Overflows(GRUUpdater):
+class BranchesOnData(GRUUpdater):
     def forward(self, memory, token):
-        return super().forward(memory, token) * 1e30
+        return super().forward(memory, token if token.sum() > 0 else 2 * token)
+
+
+class CallsItselfElementwise(LSTM):
+    recurrence = "elementwise"
+
+
+class Normalises(LRU):
+    """Memory tokens that nobody keeps at the length that they should have."""
+
+    @classmethod
+    def memory(cls, config):
+        return 2, config.d
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.width = 2 * config.d
+
+    def initial(self, lanes):
+        return self.numbers["D"].new_zeros(lanes, 2, self.config.d)
+
+    def step(self, state, u):
+        return 0.5 * state + 0.001 * u[:, None]
 
 
 class FiveTimesAsLarge(GRUUpdater):
@@ -75,8 +103,8 @@ class LooksAway(GRUUpdater):
 
 
 class ComputesElsewhere(GRUUpdater):
-    def forward(self, memory, token):
-        return torch.from_numpy(memory.detach().numpy() + token.detach().numpy()[:, None])
+    def step(self, state, u):
+        return torch.from_numpy(state.detach().numpy() + u.detach().numpy()[:, None])
 
 
 class Rotates(GRUUpdater):
@@ -105,11 +133,14 @@ BROKEN = {
     "shapes and dtypes": AlwaysFloat32,
     "other sizes": OfOneSize,
     "finite": Explodes,
-    "rows are independent": LooksAcrossRows,
+    "lanes are independent": LooksAcrossLanes,
     "deterministic": Drops,
+    "a scan is the loop of steps": NeverBeginsAnew,
     "gradients reach everything": ForgetsAParameter,
     "gradients are exact": TwiceAsSteep,
-    "memory stays bounded": Overflows,
+    "Jacobian products": BranchesOnData,
+    "recurrence as declared": CallsItselfElementwise,
+    "state stays bounded": Normalises,
     "as large as the others": FiveTimesAsLarge,
     "learns an easy task": LooksAway,
     "cost can be traced": ComputesElsewhere,
@@ -155,10 +186,15 @@ class Counts(GRUUpdater):
         return super().forward(memory, token) + self.calls
 
 
-class Grows(GRUUpdater):
-    def forward(self, memory, token):
-        grown = super().forward(memory[:, : self.config.memory_tokens], token)
-        return torch.cat([grown, memory[:, :1]], 1)
+class Grows(LSTM):
+    def step(self, state, u):
+        c, h = super().step(state, u)
+        return torch.cat([c, c[:, :1]], 1), h
+
+
+class Saturates(LRU):
+    def step(self, state, u):
+        return super().step(torch.view_as_complex(torch.view_as_real(state).tanh()), u)
 
 
 class Cuts(GRUUpdater):
@@ -177,9 +213,10 @@ class Inverts(GRUUpdater):
 @pytest.mark.parametrize(
     ("cls", "row", "state", "message"),
     [
-        (Counts, "deterministic", "failed", "two calls with the same inputs differ by up to 2"),
-        (Grows, "memory stays bounded", "failed", "after 1 steps the memory is (3, 4, 8)"),
-        (Cuts, "gradients reach everything", "failed", "no gradient reaches the memory"),
+        (Counts, "deterministic", "failed", "two calls with the same inputs differ by up to"),
+        (Grows, "shapes and dtypes", "failed", "a step makes (B, 17) and (B, 16) of (B, 16) and (B, 16)"),
+        (Saturates, "recurrence as declared", "failed", "linear says the Jacobian does not depend on the state"),
+        (Cuts, "gradients reach everything", "failed", "no gradient reaches the state"),
         (Inverts, "cost can be traced", "passed", "not counted: "),
     ],
 )

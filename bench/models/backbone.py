@@ -1,0 +1,97 @@
+"""The backbone contract: what maps a state and an embedded input to the next state, and owns its loop over time.
+
+    s_t = step(s_{t-1}, u_t),    features(s_t, u_t) -> readout,    scan = all of a sequence at once
+
+A state is a tree of tensors, (nested) tuples or mappings of them, each with the lanes first. It needs no normalising
+from outside: what a step returns is what the next one takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.config import ModelConfig
+
+State = Any
+"""A tree of tensors: one, or a tuple or mapping of trees."""
+
+
+class Backbone(nn.Module):
+    """One layer, or a stack, of a recurrent network. Plugins subclass this and `register_backbone`.
+
+    A subclass builds its modules in `__init__` from the sizes of the config (d, the width of an input; the rest as it
+    likes), sets `width`, and implements `initial`, `step` and `features`.
+    """
+
+    name: str
+    recurrence: ClassVar[Literal["dense", "elementwise", "linear"]] = "dense"
+    """How a unit's next state depends on the states: on all of them; on its own alone; on its own alone, and linearly.
+
+    "linear" lets credit be carried forward, or a sequence be scanned in parallel, at the price of an element-wise step.
+    """
+    matched: ClassVar[bool] = True
+    """Whether `model.updater_width: null` gives it about as many parameters as the transformer updater has."""
+    width: int
+    """F, the numbers in what the readout sees."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def memory(cls, config: ModelConfig) -> tuple[int, int] | None:
+        """(K, d) where the state is a grid of K normalised tokens, as SMT's teacher writes it (B, K, d); else None."""
+        return None
+
+    def initial(self, lanes: int) -> State:
+        """The state before any input."""
+        raise NotImplementedError
+
+    def step(self, state: State, u: Tensor) -> State:
+        """Take in one embedded input u (B, d): the next state. Differentiable in all, and pure."""
+        raise NotImplementedError
+
+    def features(self, state: State, u: Tensor) -> Tensor:
+        """What the readout sees of the state after u: (B, F)."""
+        raise NotImplementedError
+
+    def scan(self, state: State, u: Tensor, start: Tensor | None = None) -> tuple[Tensor, State]:
+        """Take in u (B, T, d), T >= 1: features (B, T, F) and the last state.
+
+        A lane begins anew before each column where `start` (B, T), bool, is true. This is the loop of steps; override
+        it where there is a faster way that equals it in float64.
+        """
+        fresh = None if start is None else self.initial(len(u))
+        features = []
+        for t, u_t in enumerate(u.unbind(1)):
+            if start is not None:
+                state = reset(state, fresh, start[:, t])
+            state = self.step(state, u_t)
+            features.append(self.features(state, u_t))
+        return torch.stack(features, 1), state
+
+
+def map_tree(function: Callable[..., Tensor], *trees: State) -> State:
+    """Apply a function to the tensors that stand at the same places of trees of one shape."""
+    first = trees[0]
+    if isinstance(first, Tensor):
+        return function(*trees)
+    if isinstance(first, dict):
+        return {name: map_tree(function, *(tree[name] for tree in trees)) for name in first}
+    return tuple(map_tree(function, *parts) for parts in zip(*trees, strict=True))
+
+
+def leaves(tree: State) -> list[Tensor]:
+    """The tensors of a tree, from left to right."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    return [leaf for part in (tree.values() if isinstance(tree, dict) else tree) for leaf in leaves(part)]
+
+
+def reset(state: State, fresh: State, where: Tensor) -> State:
+    """The state, but `fresh` in the lanes `where` (B,) is true."""
+    return map_tree(lambda old, new: torch.where(where.view(-1, *[1] * (old.ndim - 1)), new, old), state, fresh)
