@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bench import registry, streams
 from bench.config import Run
+from bench.errors import BadInput
 from bench.methods.base import Method
 from bench.tasks.base import Task
 
@@ -22,11 +23,19 @@ def build_task(run: Run) -> Task:
 
 
 def build_method(run: Run, task: Task, device: torch.device | str | None = None) -> Method:
-    """The run's method with its initial weights, which depend on the seed and not on the device."""
+    """The run's method with its initial weights, which depend on the seed and not on the device.
+
+    Raises `BadInput` for one whose `predictors` are those of the contract before 0.2.
+    """
     device = run.device if device is None else device
     noise = streams.generator(run.seed, "method", device="cpu" if str(device) == "meta" else device)
     with streams.global_stream(run.seed, "init"), torch.device("meta" if str(device) == "meta" else "cpu"):
-        method = registry.methods.get(run.method)(run.method_config, task, run.model, noise)
+        method: Method = registry.methods.get(run.method)(run.method_config, task, run.model, noise)
+    if isinstance(method.predictors(), dict):
+        raise BadInput(
+            f"method {run.method}: predictors() gives a dict: since 0.2 it gives a tuple of bench.methods.Predictor; "
+            "see docs/add-a-method.md"
+        )
     return at_precision(method, torch.float64 if run.precision == "float64" else torch.float32, device)
 
 

@@ -100,7 +100,7 @@ def config_in(field: FieldInfo) -> type[Config] | None:
 
 WORK = ("flops", "sequential_flops")
 """Currencies whose price per token is traced; see `bench.measure.cost`."""
-CURRENCIES = ("steps", "tokens", "seconds", *WORK)
+CURRENCIES = ("steps", "tokens", "seconds", "cpu_seconds", *WORK)
 
 
 class Budget(Config):
@@ -109,7 +109,9 @@ class Budget(Config):
     steps: Positive | None = Field(None, description="optimiser steps")
     tokens: Positive | None = Field(None, description="inputs drawn: batch size x length, each counted once")
     seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="training seconds; not reproducible")
-
+    cpu_seconds: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="of all threads of the process; not reproducible either, but not a matter of what else runs"
+    )
     flops: Annotated[float, Field(gt=0)] | None = Field(
         None, description="arithmetic of the training steps, elementwise work included; priced by one traced step"
     )
@@ -134,14 +136,28 @@ class Budget(Config):
 
 
 class Optimiser(Config):
-    """AdamW with the paper's settings."""
+    """One for all methods; the defaults are the paper's."""
 
+    kind: Literal["adamw", "sgd"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 3e-4
-    betas: tuple[Decay, Decay] = (0.9, 0.95)
-    weight_decay: NonNegative = 0.01
+    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="of adamw")
+    decay: NonNegative = Field(0.01, description="of the weights, in multiples of the rate")
+    decay_on: Literal["all", "matrices"] = Field("all", description="matrices: vectors such as biases do not decay")
     warmup: Share = Field(0.01, description="share of the phase in which the learning rate rises linearly from 0")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine falls to 0")
+    schedule: Literal["constant", "cosine", "inverse", "inverse_sqrt"] = Field(
+        "constant", description="after the warm-up; the last two fall as (the square root of) warmup / progress"
+    )
+    floor: Share = Field(0.0, description="below this share of lr the schedule does not fall")
     clip: Annotated[float, Field(gt=0)] | None = Field(1.0, description="gradient norm, per parameter group")
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="score, and hand on, the average of the weights, which keeps this share of itself at a step"
+    )
+
+    @model_validator(mode="after")
+    def _falls_from_somewhere(self) -> Optimiser:
+        if self.schedule.startswith("inverse") and not self.warmup:
+            raise ValueError(f"schedule {self.schedule} falls from the end of the warm-up; warmup should be above 0")
+        return self
 
 
 class ModelConfig(Config):
@@ -157,7 +173,15 @@ class ModelConfig(Config):
     decoder_layers: Positive = Field(4, description="of the teacher's decoder and of the RNN's readout")
     updater_layers: Positive = 8
     updater_width: Positive | None = Field(
-        None, description="hidden width of the mlp and gru updaters; null: matches the transformer updater's parameters"
+        None,
+        description="hidden width of mlp and gru, units of tanh, lstm, lru; null: as many parameters as transformer",
+    )
+    chrono: Annotated[int, Field(ge=3)] | None = Field(
+        None, description="T: gru and lstm begin with keep-gate biases log U(1, T - 1), to remember for up to T steps"
+    )
+    embedding: Literal["learned", "fixed"] = Field("learned", description="of the RNN; fixed: random vectors")
+    readout: Literal["transformer", "linear"] = Field(
+        "transformer", description="of the RNN: blocks as in SMT's decoder, or one linear map of the features"
     )
     transformer_layers: Positive | None = Field(
         None, description="of the causal Transformer; null: as many as updater and readout have together"
@@ -185,11 +209,22 @@ class TrainingConfig(Config):
 
     budget: Budget
     batch_size: Positive = 128
+    columns: Positive | None = Field(
+        None, description="of a batch of a stream, rounded to whole pieces of the method; null: the task's length"
+    )
     accumulate: Positive = Field(1, description="gradients that are averaged into one optimiser step")
     optimiser: Optimiser = Optimiser()
     stop_at: Share | None = Field(
         None, description="end early once the valid accuracy reaches this share of the task's ceiling"
     )
+
+
+class StreamExam(Config):
+    """How what learns from a stream is scored: on held-out lanes that it reads from their start, memory carried on."""
+
+    lanes: Positive = 64
+    burn_in: Natural = Field(256, description="columns that are read first and not scored")
+    columns: Positive = Field(4096, description="columns that are scored")
 
 
 class EvaluationConfig(Config):
@@ -199,6 +234,7 @@ class EvaluationConfig(Config):
     reference_sequences: Positive = Field(64, description="test sequences for reference lines such as SMT's teacher")
     every: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="share of the budget between two evaluations")
     lengths: tuple[Positive, ...] = Field((), description="further test lengths, scored at the end")
+    stream: StreamExam = StreamExam()
     score_from: Natural = Field(0, description="positions before this one are neither trained on nor scored")
 
 

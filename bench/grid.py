@@ -53,7 +53,7 @@ from bench.config import Config, InitFrom, ModelConfig, NonNegative, Outline, Ru
 from bench.errors import BadInput, nearest, unknown
 from bench.fields import canonical, is_value, value_at
 from bench.measure import NAMES as MEASURES
-from bench.models.updaters import count_parameters
+from bench.models.updater import count_parameters
 
 SECTIONS = ("task", "method", "model", "training", "evaluation")
 FIELDS = (*SECTIONS, "seed", "device", "precision", "threads", "init_from")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from bench import streams
 from bench.build import build_method, build_task
 from bench.config import Run
+from bench.engine import Engine
 from bench.errors import unknown
-from bench.methods.base import Phase
-from bench.tasks.base import Task
+from bench.methods.base import Method, Phase
+from bench.tasks.base import Batch, Task, hide, hide_in_stream
 
 
 def phases_brought(run: Run, phases: Sequence[Phase]) -> int:
@@ -41,12 +44,13 @@ def idle_phase(run: Run, prices: Mapping[str, float] | None = None) -> str | Non
     if every == 1 or not (prices or budget.currency == "tokens"):
         return None
     task = build_task(run)
-    phases = build_method(run, task, device="meta").phases(run.training)
+    method = build_method(run, task, device="meta")
+    phases = method.phases(run.training)
     ends, spent = phase_ends(run, phases), 0.0
     for index in range(phases_brought(run, phases), len(phases)):
         phase = phases[index]
         price = prices[phase.name] if prices else 1
-        batch = phase.batch_size * run.task_config.length * price  # type: ignore[attr-defined]
+        batch = phase.batch_size * batch_length(run, method, phase) * price
         batches = max(1, math.ceil((ends[index] - spent) / batch))
         spent += batches * batch
         if batches < every:
@@ -54,6 +58,24 @@ def idle_phase(run: Run, prices: Mapping[str, float] | None = None) -> str | Non
             if gradients < every:
                 return no_step(phase, gradients, every)
     return None
+
+
+def batch_length(run: Run, method: Method, phase: Phase) -> int:
+    """Columns of a phase's batches: its own, or the run's or the task's; of a stream, whole pieces of the method's."""
+    streams = method.data == "streams"
+    length = phase.length or (run.training.columns if streams else None) or run.task_config.length  # type: ignore[attr-defined]
+    piece = method.piece if streams else None
+    return length if piece is None else piece * max(1, round(length / piece))
+
+
+def draw(run: Run, task: Task, method: Method, phase: Phase, generator: torch.Generator) -> Batch:
+    """A batch such as the phase begins with."""
+    length, hidden = batch_length(run, method, phase), run.evaluation.score_from
+    if method.data == "sequences":
+        return hide(task.sample("train", phase.batch_size, length, generator), hidden)
+    batch, _ = task.stream("train", phase.batch_size, length, generator)
+    zeros = torch.zeros(phase.batch_size, dtype=torch.long, device=generator.device)
+    return hide_in_stream(batch, hidden, zeros)[0]
 
 
 def no_step(phase: Phase, gradients: int, every: int) -> str:
@@ -69,10 +91,5 @@ def _gradients_per_batch(run: Run, task: Task, index: int) -> int:
     method = build_method(run, task, device="cpu")
     phase = method.phases(run.training)[index]
     method.train_only(phase)
-    generator = streams.generator(run.seed, "idle")
-    length = run.task_config.length  # type: ignore[attr-defined]
-    if method.data == "streams":
-        batch, _ = task.stream("train", phase.batch_size, length, generator, None)
-    else:
-        batch = task.sample("train", phase.batch_size, length, generator)
-    return sum(1 for _ in method.gradients(batch, phase.name))
+    batch = draw(run, task, method, phase, streams.generator(run.seed, "idle"))
+    return sum(ready.scalars is not None for ready in Engine(method, phase).stretches(batch))

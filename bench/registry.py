@@ -52,6 +52,31 @@ def _fault(config: Any) -> str | None:
     return None
 
 
+def _mismatch(kind: str, cls: type) -> str | None:
+    """Where a class does not fit the contract of its kind, as one from before 0.2; None: nowhere, as far as is seen."""
+    if kind == "backbone":
+        from bench.models.backbone import Backbone
+
+        fits = issubclass(cls, Backbone)
+        return None if fits else "should derive from bench.models.Backbone or Updater; see docs/add-a-backbone.md"
+    if kind == "method":
+        from bench.engine import FORMS
+        from bench.methods.base import Method
+
+        own = {name for one in cls.__mro__ if not one.__module__.startswith("bench.") for name in vars(one)}
+        old = [name for name in ("update", "readout") if name in own and "advance" not in own]
+        if not issubclass(cls, Method):
+            return "should derive from bench.methods.Method or RecurrentMethod; see docs/add-a-method.md"
+        if old:
+            return (
+                f"defines {' and '.join(old)}: since 0.2 a predictor defines advance(state, x, columns, start); "
+                "see docs/add-a-method.md"
+            )
+        if all(getattr(cls, form) is getattr(Method, form) for form in FORMS):
+            return f"defines none of {', '.join(FORMS)}; one should say how it trains: see docs/add-a-method.md"
+    return None
+
+
 class Registry(Generic[T]):
     """The classes of one kind by name. `names()` and `get()` load built-ins and installed plugins on first use."""
 
@@ -63,13 +88,13 @@ class Registry(Generic[T]):
         self._loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Class decorator. Raises `BadInput`, naming places, when the name is taken or a config's field is unfit."""
+        """Class decorator. Raises `BadInput`, naming places, when the name is taken, or class or config are unfit."""
 
         def add(cls: T) -> T:
             other = self._classes.get(name)
             if other is not None and place(other) != place(cls):
                 raise BadInput(f"{self.kind} {name!r} is registered twice: at {place(other)} and at {place(cls)}")
-            if fault := _fault(getattr(cls, "Config", None)):
+            if fault := _fault(getattr(cls, "Config", None)) or _mismatch(self.kind, cls):
                 raise BadInput(f"{self.kind} {name!r} at {place(cls)}: {fault}")
             sources.note(cls.__module__)
             cls.name = name  # type: ignore[attr-defined]

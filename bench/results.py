@@ -521,7 +521,8 @@ def load_results(paths: Paths) -> pd.DataFrame:
     """One row per run, scored predictor and test length below `paths`; a run without scores has one row.
 
     Columns: grid, id, task, method, backbone, seed, state, reason; predictor, reference (a reference line such as SMT's
-    teacher), length, accuracy, loss (nats per scored token), valid_accuracy, valid_loss; chance, loss_floor,
+    teacher), length, accuracy, loss (nats per scored token), valid_accuracy, valid_loss, and of what is scored on
+    streams start_accuracy, start_loss (on sequences from their start); chance, loss_floor,
     accuracy_ceiling, shortcut (the best trivial rule's accuracy), shortcut_rule, unigram_loss, unit; steps, tokens,
     training_seconds, evaluation_seconds, parameters, predictor_parameters; progress (0 to 1) of a cell that is not
     done; digest (of the code and data that computed it); uncounted (operators that are not in the price of a budget of

@@ -16,7 +16,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,12 +24,14 @@ from torch import Tensor
 from bench import provenance, registry, sources, streams
 from bench.build import autocast, build_method, build_task
 from bench.config import WORK, Run, scored_lengths
+from bench.engine import Engine
 from bench.errors import BadInput
-from bench.methods.base import Phase, Predict
-from bench.models.updaters import count_parameters
-from bench.phases import idle_phase, no_step, phase_ends, phases_brought
+from bench.methods.base import EVERY, Method, Phase, Predict, scored_slice
+from bench.models.updater import count_parameters
+from bench.optimiser import rate
+from bench.phases import batch_length, idle_phase, no_step, phase_ends, phases_brought
 from bench.results import Folder, load_tensors, read_json, save_tensors, share, write_json
-from bench.tasks.base import HELD, IGNORED, Batch, Split, StreamState, Task, hide
+from bench.tasks.base import HELD, IGNORED, Batch, Split, StreamState, Task, hide, hide_in_stream
 from bench.tasks.facts import task_facts
 
 CHECK_EVERY = 50
@@ -69,8 +71,8 @@ class Counters:
     tokens: int = 0
     work: float = 0.0  # FLOPs or sequential FLOPs, where the budget is stated in these
     phase_steps: int = 0  # of the phase
-    pending: int = 0  # gradients accumulated since the last step
     training_seconds: float = 0.0
+    cpu_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     evaluations: int = 0
     finished: bool = False
@@ -82,6 +84,7 @@ class Counters:
             "steps": self.steps,
             "tokens": self.tokens,
             "training_seconds": self.training_seconds,
+            "cpu_seconds": self.cpu_seconds,
             "evaluation_seconds": self.evaluation_seconds,
         }
 
@@ -101,17 +104,6 @@ def _digest(*roots: type | ModuleType) -> str:
     return sources.digest(*roots, Trainer)
 
 
-def learning_rate(phase: Phase, progress: float) -> float:
-    """The learning rate at that share (0 to 1) of the phase: linear warm-up, then constant or a cosine to zero."""
-    settings = phase.optimiser
-    rise = min(1.0, progress / settings.warmup) if settings.warmup else 1.0
-    fall = 1.0
-    if settings.schedule == "cosine" and progress > settings.warmup:
-        done = (progress - settings.warmup) / max(1e-9, 1 - settings.warmup)
-        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    return settings.lr * rise * fall
-
-
 def evaluation_set(run: Run, task: Task, split: Split, length: int) -> Batch:
     """Fixed sequences, drawn on the CPU so that scores do not depend on the device."""
     drawn = task.sample(
@@ -122,22 +114,63 @@ def evaluation_set(run: Run, task: Task, split: Split, length: int) -> Batch:
 
 
 @torch.no_grad()
-def score(predict: Predict, batch: Batch, name: str = "predictor") -> dict[str, float]:
-    """Accuracy and loss (nats per scored token) of a predictor on a batch.
+def score(predict: Predict, batch: Batch, columns: slice = EVERY, name: str = "predictor") -> dict[str, float]:
+    """Accuracy and loss (nats per scored token) of a predictor on a batch, in which no other columns are scored.
 
     Raises `Diverged` when the loss is not finite: the largest of logits that are NaN is the first, which is no answer.
     A logit of minus infinity is fine, but for a true label.
     """
-    right = loss = count = torch.zeros((), dtype=torch.float64, device=batch.x.device)
+    totals = torch.zeros(3, dtype=torch.float64, device=batch.x.device)
     for x, y in zip(batch.x.split(EVALUATION_CHUNK), batch.y.split(EVALUATION_CHUNK), strict=True):
-        scored = y != IGNORED
-        logits, labels = predict(x)[scored].double(), y[scored]
-        right = right + (logits.argmax(-1) == labels).sum()
-        loss = loss + torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-        count = count + scored.sum()
-    if not loss.isfinite():
-        raise Diverged(f"scoring {name} gives a loss of {loss.item()}")
-    return {"accuracy": (right / count).item(), "loss": (loss / count).item()}
+        totals += _totals(predict(x, columns), y[:, columns])
+    return _means(totals, name)
+
+
+def stream_set(run: Run, task: Task, split: Split) -> Batch:
+    """Lanes of a held-out stream, drawn on the CPU like an evaluation set; labels of the burn-in are not scored."""
+    exam = run.evaluation.stream
+    generator = streams.generator(run.seed, "evaluation", split, "stream")
+    batch, _ = task.stream(split, exam.lanes, exam.burn_in + exam.columns, generator)
+    nothing = torch.zeros(exam.lanes, dtype=torch.long)
+    x, y, start = hide_in_stream(batch, run.evaluation.score_from, nothing)[0]
+    y = y.clone()
+    y[:, : exam.burn_in] = IGNORED
+    return Batch(x.to(run.device), y.to(run.device), start.to(run.device))  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def score_stream(method: Method, batch: Batch, name: str) -> dict[str, float]:
+    """As `score`, of the trained predictor, which reads the lanes from their start and carries its state on."""
+    totals = torch.zeros(3, dtype=torch.float64, device=batch.x.device)  # right, loss, count
+    state = method.initial_state(len(batch.x))
+    assert batch.start is not None
+    for x, y, start in zip(*(part.split(EVALUATION_CHUNK, 1) for part in batch), strict=True):  # type: ignore[union-attr]
+        logits, state = method.advance(state, x, EVERY, start)
+        totals += _totals(logits, y)
+    return _means(totals, name)
+
+
+def _totals(logits: Tensor, y: Tensor) -> Tensor:
+    """Right answers, summed loss and number of the scored labels."""
+    scored = y != IGNORED
+    logits, labels = logits[scored].double(), y[scored]
+    loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    return torch.stack([(logits.argmax(-1) == labels).sum().double(), loss, scored.sum().double()])
+
+
+def _means(totals: Tensor, name: str) -> dict[str, float]:
+    right, loss, count = totals.tolist()
+    if not math.isfinite(loss):
+        raise Diverged(f"scoring {name} gives a loss of {loss}")
+    return {"accuracy": right / count, "loss": loss / count}
+
+
+class Lanes(NamedTuple):
+    """Where the lanes of a stream stand."""
+
+    state: StreamState | None
+    position: Tensor
+    """How many columns each lane has had since it began (B,)."""
 
 
 class Trainer:
@@ -153,7 +186,7 @@ class Trainer:
         self.phases = self.method.phases(run.training)
         self.digest = run_digest(run)
         self.data = streams.generator(run.seed, "data", device=run.device)
-        self.lanes: StreamState | None = None
+        self.lanes: Lanes | None = None
         self.counters = Counters()
         self.curve: list[dict[str, Any]] = []
         self.skipped = phases_brought(run, self.phases)
@@ -161,10 +194,11 @@ class Trainer:
         self.prices, self.uncounted = self._traced_prices()
         if reason := idle_phase(run, self.prices):
             raise BadInput(reason)
-        self.optimiser: torch.optim.AdamW | None = None
-        self._clock: float | None = None
-        self._drawn_at = 0.0  # spent when the batch was drawn
+        self.engine = self._engine_of(0)
+        self._clock: tuple[float, float] | None = None  # when the training now under way began: wall, processor
+        self._before = 0.0  # spent before the columns that gradients were made of last
         self._sets: dict[tuple[Split, int], Batch] = {}
+        self._stream_sets: dict[Split, Batch] = {}
         self.facts: dict[int, dict[str, Any]] = {}
 
     def _judged(self) -> dict[int, dict[str, Any]]:
@@ -195,9 +229,16 @@ class Trainer:
         counters, currency = self.counters, self.run.training.budget.currency
         if currency in WORK:
             return counters.work
-        if currency == "seconds":
-            return counters.training_seconds + (time.perf_counter() - self._clock if self._clock else 0.0)
+        if currency in ("seconds", "cpu_seconds"):
+            wall, processor = self._ticked()
+            return counters.training_seconds + wall if currency == "seconds" else counters.cpu_seconds + processor
         return getattr(counters, currency)
+
+    def _ticked(self) -> tuple[float, float]:
+        """Wall and processor seconds of training since the clock was started."""
+        if self._clock is None:
+            return 0.0, 0.0
+        return time.perf_counter() - self._clock[0], time.process_time() - self._clock[1]
 
     def _traced_prices(self) -> tuple[dict[str, float], list[str]]:
         """What a token costs in each phase, in the budget's currency; from one traced step where that is work.
@@ -274,33 +315,26 @@ class Trainer:
         return {name: points[-1][name] for name in ("steps", "tokens", "training_seconds")} if points else None
 
     def _enter_phase(self, index: int) -> None:
-        phase = self.phases[index]
         self.counters.phase = index
-        self.method.train_only(phase)
-        self.optimiser = torch.optim.AdamW(
-            [  # (complex numbers have no fused step)
-                {"params": list(group), "fused": None if any(map(torch.is_complex, group)) else True}
-                for group in phase.groups
-            ],
-            lr=phase.optimiser.lr,
-            betas=phase.optimiser.betas,
-            weight_decay=phase.optimiser.weight_decay,
-        )
+        self.method.train_only(self.phases[index])
+        self.engine = self._engine_of(index)
+        self.lanes = None
+
+    def _engine_of(self, index: int) -> Engine:
+        return Engine(self.method, self.phases[index], self.run.training.accumulate, lambda: autocast(self.run))
 
     def _steps(self) -> Iterator[None]:
-        """One batch's gradients, a step at each; then on to the next phase where this one is spent."""
+        """One batch, a step where gradients are ready; then on to the next phase where this one is spent."""
         if self._clock is None:
-            self._clock = time.perf_counter()
+            self._clock = _now()
         phase = self.phases[self.counters.phase]
         batch = self._draw(phase)
-        gradients = self.method.gradients(batch, phase.name)
-        while True:
-            with autocast(self.run):
-                scalars = next(gradients, None)
-            if scalars is None:
-                break
-            self._step(phase, scalars)
-            yield
+        for ready in self.engine.stretches(batch):
+            self._charge(phase, ready.columns * len(batch.x))
+            if ready.scalars is not None:
+                self._step(phase, ready.scalars)
+            if ready.whole:
+                yield
         if self.counters.finished or self._spent():
             self._leave_phase(phase)
 
@@ -310,43 +344,36 @@ class Trainer:
         return self.used() >= self.ends[self.counters.phase] and not owed
 
     def _draw(self, phase: Phase) -> Batch:
-        self._drawn_at = self.used()
-        length = self.run.task_config.length  # type: ignore[attr-defined]
-        if self.method.data == "streams":
-            batch, self.lanes = self.task.stream("train", phase.batch_size, length, self.data, self.lanes)
-        else:
-            batch = self.task.sample("train", phase.batch_size, length, self.data)
-        self.counters.tokens += batch.x.numel()
+        length, hidden = batch_length(self.run, self.method, phase), self.run.evaluation.score_from
+        if self.method.data == "sequences":
+            return hide(self.task.sample("train", phase.batch_size, length, self.data), hidden)
+        if self.lanes is None:
+            self.lanes = Lanes(None, torch.zeros(phase.batch_size, dtype=torch.long, device=self.run.device))
+        batch, state = self.task.stream("train", phase.batch_size, length, self.data, self.lanes.state)
+        batch, position = hide_in_stream(batch, hidden, self.lanes.position)
+        self.lanes = Lanes(state, position)
+        return batch
+
+    def _charge(self, phase: Phase, tokens: int) -> None:
+        if tokens:
+            self._before = self.used()
+        self.counters.tokens += tokens
         if self.prices:
-            self.counters.work += batch.x.numel() * self.prices[phase.name]
-        return hide(batch, self.run.evaluation.score_from)
+            self.counters.work += tokens * self.prices[phase.name]
 
     def _step(self, phase: Phase, scalars: dict[str, Tensor]) -> None:
-        counters, every = self.counters, self.run.training.accumulate
+        counters = self.counters
         for name, value in scalars.items():
             counters.sums[name] = counters.sums[name] + value if name in counters.sums else value.clone()
         counters.summed += 1
-        counters.pending += 1
-        if counters.pending < every:
-            return
-        counters.pending = 0
-        assert self.optimiser is not None
-        progress = self._progress(phase)
-        for settings, group in zip(self.optimiser.param_groups, phase.groups, strict=True):
-            settings["lr"] = learning_rate(phase, progress)
-            if every > 1:
-                torch._foreach_div_([one.grad for one in group if one.grad is not None], every)
-            if phase.optimiser.clip is not None:
-                torch.nn.utils.clip_grad_norm_(group, phase.optimiser.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        counters.steps += 1
-        counters.phase_steps += 1
+        if self.engine.take(rate(phase.optimiser, self._progress(phase))):
+            counters.steps += 1
+            counters.phase_steps += 1
 
     def _progress(self, phase: Phase) -> float:
         """The share of the phase that is spent with this step: where its learning rate is taken.
 
-        A cosine is 0 where the phase ends: it is taken no further than to the middle of what was left before the batch.
+        A cosine is 0 where the phase ends: it is taken no further than to the middle of what was left before this step.
         """
         start = self.ends[self.counters.phase - 1] if self.counters.phase else 0.0
         share = self.ends[self.counters.phase] - start
@@ -354,22 +381,22 @@ class Trainer:
         progress = (self.used() + ahead - start) / share
         if phase.optimiser.schedule == "constant":
             return progress
-        before = (self._drawn_at - start) / share
+        before = (self._before - start) / share
         if before >= 1:  # the phase before has spent this one's share too, which leaves it one batch
             before = 0.0
         return min(progress, (before + 1) / 2)
 
     def _leave_phase(self, phase: Phase) -> None:
         if not self.counters.phase_steps:
-            raise BadInput(no_step(phase, self.counters.pending, self.run.training.accumulate))
-        self.method.settle(phase.name)
+            raise BadInput(no_step(phase, self.engine.pending, self.run.training.accumulate))
         if not self._evaluated():
             self._evaluate()
+        self.engine.leave()
+        self.method.settle(phase.name)
         with self._paused():
             save_tensors(self.folder.weights(phase.name), self.method.state_dict())
         if self.counters.phase + 1 < len(self.phases) and not self.counters.finished:
-            self.method.zero_grad()  # what was accumulated for a step that this phase no longer takes
-            self.counters.pending = self.counters.phase_steps = 0
+            self.counters.phase_steps = 0
             self._enter_phase(self.counters.phase + 1)
             self._checkpoint()
         else:
@@ -390,22 +417,37 @@ class Trainer:
         return self._sets[split, length]
 
     def _scores(self, split: Split, length: int) -> list[dict[str, Any]]:
-        """Scores of every predictor; reference lines on fewer sequences. No gradients, no effect on training."""
+        """Scores of every predictor; reference lines on fewer sequences. No gradients, no effect on training.
+
+        What learns from a stream, and has seldom seen its start, is scored on streams of the trained kind, and its
+        score on sequences from the start stands beside it.
+        """
         batch, scores = self._set(split, length), []
+        columns = scored_slice(self.task, batch.x.shape[1], self.run.evaluation.score_from)
         few = Batch(*(part[: self.run.evaluation.reference_sequences] for part in batch[:2]))
         self.method.eval()
         with autocast(self.run):
-            for i, (name, predict) in enumerate(self.method.predictors().items()):
-                scores.append({"predictor": name, "reference": i > 0, **score(predict, few if i else batch, name)})
+            for name, predict, reference in self.method.predictors():
+                found = score(predict, few if reference else batch, columns, name)
+                scores.append({"predictor": name, "reference": reference, **found})
+            if self.method.data == "streams" and length == self.run.task_config.length:  # type: ignore[attr-defined]
+                first = scores[0]
+                told = score_stream(self.method, self._lanes(split), self.method.predictors()[0].name)
+                scores[0] = {**first, **told, **{f"start_{name}": first[name] for name in told}}
         self.method.train()
         return scores
+
+    def _lanes(self, split: Split) -> Batch:
+        if split not in self._stream_sets:
+            self._stream_sets[split] = stream_set(self.run, self.task, split)
+        return self._stream_sets[split]
 
     def _evaluate(self) -> None:
         """Add a point to the curve; end early on the valid split where the grid asks for it."""
         self._check_finite()
         phase, counters = self.phases[self.counters.phase], self.counters
         length = self.run.task_config.length  # type: ignore[attr-defined]
-        with self._paused():
+        with self._paused(), self.engine.shown():
             began = time.perf_counter()
             self.method.settle(phase.name)
             self._check_weights()
@@ -431,13 +473,14 @@ class Trainer:
     def _paused(self) -> Iterator[None]:
         """What happens inside is not charged as training."""
         running = self._clock is not None
-        if self._clock is not None:
-            if self.run.device == "cuda":
-                torch.cuda.synchronize()
-            self.counters.training_seconds += time.perf_counter() - self._clock
-            self._clock = None
+        if running and self.run.device == "cuda":
+            torch.cuda.synchronize()
+        wall, processor = self._ticked()
+        self.counters.training_seconds += wall
+        self.counters.cpu_seconds += processor
+        self._clock = None
         yield
-        self._clock = time.perf_counter() if running else None
+        self._clock = _now() if running else None
 
     def _check_finite(self) -> None:
         for name, value in self.counters.sums.items():
@@ -463,8 +506,7 @@ class Trainer:
                 "phase": self.phases[counters.phase].name,
                 "progress": min(1.0, self.used() / self.run.training.budget.amount),
                 **counters.costs(),
-                "training_seconds": counters.training_seconds
-                + (time.perf_counter() - self._clock if self._clock else 0),
+                "training_seconds": counters.training_seconds + self._ticked()[0],
                 "loss": loss,
                 "accuracy": last["scores"][0]["accuracy"] if last else None,
             }
@@ -473,7 +515,6 @@ class Trainer:
     # Checkpoints.
 
     def _checkpoint(self) -> None:
-        assert self.optimiser is not None
         with self._paused():
             state = {
                 "identity": self.run.identity,
@@ -481,12 +522,10 @@ class Trainer:
                 "counters": vars(self.counters),
                 "curve": self.curve,
                 "method": self.method.state_dict(),
-                "gradients": {name: p.grad for name, p in self.method.named_parameters() if p.grad is not None},
-                "carry": self.method.carry,
-                "optimiser": self.optimiser.state_dict(),
+                "engine": self.engine.state_dict(),
                 "data": self.data.get_state(),
                 "noise": self.method.noise.get_state(),
-                "lanes": self.lanes,
+                "lanes": None if self.lanes is None else tuple(self.lanes),
             }
             save_tensors(self.folder.files / "checkpoint.pt", state)
             self.folder.drop("checkpoint.pt")  # of earlier attempts: this one is as far as they were
@@ -527,15 +566,10 @@ class Trainer:
         self.curve = saved["curve"]
         self.method.load_state_dict(saved["method"])
         self._enter_phase(self.counters.phase)
-        assert self.optimiser is not None
-        self.optimiser.load_state_dict(saved["optimiser"])
-        for name, parameter in self.method.named_parameters():
-            gradient = saved["gradients"].get(name)
-            parameter.grad = None if gradient is None else gradient.to(parameter.device)
-        self.method.carry = _to_device(saved["carry"], self.run.device)
+        self.engine.load_state_dict(_to_device(saved["engine"], self.run.device))
         self.data.set_state(saved["data"])
         self.method.noise.set_state(saved["noise"])
-        self.lanes = _to_device(saved["lanes"], self.run.device)
+        self.lanes = None if saved["lanes"] is None else Lanes(*_to_device(saved["lanes"], self.run.device))
         write_json(self.folder.files / "curve.json", self.curve)
 
     # The end.
@@ -577,6 +611,10 @@ def out_of_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     said = str(error)
     return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in said or "can't allocate memory" in said)
+
+
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
 
 
 def _to_device(tree: Any, device: str) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.config import Run
-from bench.methods import Method, cross_entropy
+from bench.methods import EVERY, Method, cross_entropy
 from bench.results import Folder
 
 TINY = {"d": 8, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1}
@@ -48,16 +48,15 @@ class LRU(Method):
         self.outputs = nn.Parameter(torch.randn(units, self.task.output_size, dtype=torch.complex64) / units)
         self.register_buffer("turn", torch.tensor(1j))
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        return self.inputs.new_zeros(batch_size, len(self.decay))
+    def initial_state(self, lanes: int) -> Tensor:
+        return self.inputs.new_zeros(lanes, len(self.decay))
 
-    def update(self, state: Tensor, x_t: Tensor) -> Tensor:
-        return self.decay * state + self.turn * self.inputs[x_t]
+    def advance(self, state, x, columns=EVERY, start=None):
+        states = []
+        for x_t in x.unbind(1):
+            state = self.decay * state + self.turn * self.inputs[x_t]
+            states.append(state)
+        return (torch.stack(states, 1)[:, columns] @ self.outputs).real, state
 
-    def readout(self, state: Tensor) -> Tensor:
-        return (state @ self.outputs).real
-
-    def gradients(self, batch, phase):
-        loss = cross_entropy(self.predict(batch.x), batch.y)
-        loss.backward()
-        yield {"loss": loss.detach()}
+    def losses(self, batch, drawn, carry, phase):
+        return {"loss": cross_entropy(self.predict(batch.x), batch.y)}, carry

@@ -19,7 +19,7 @@ import bench
 from bench import cli, registry
 from bench.errors import BadInput
 from bench.methods.bptt import BPTT
-from bench.models.updaters import MLPUpdater
+from bench.models.mlp import MLPUpdater
 from bench.results import Folder, load_tensors, read_json, save_tensors, write_json
 from tests.helpers import TINY
 
@@ -154,7 +154,7 @@ def test_every_option_has_a_help_text() -> None:
         commands += getattr(command, "commands", {}).values()
         assert command.help
         assert all(param.help for param in command.params), command.name
-    assert len(commands) == 17
+    assert len(commands) == 18
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,6 +170,12 @@ def test_list_shows_what_there_is_and_plugins_that_failed(folder: Path, capsys: 
     assert {"bptt", "smt", "smt+dmt", "transformer"} <= {entry["name"] for entry in listing["methods"]}
     assert "ci" in {entry["name"] for entry in listing["grids"]}
     assert all(entry["about"] for kind in ("tasks", "methods", "backbones", "grids") for entry in listing[kind])
+    kept = {kind: {entry["name"]: entry for entry in listing[kind]} for kind in ("tasks", "methods", "backbones")}
+    assert kept["tasks"]["digits"]["continues"] and not kept["tasks"]["stack"]["continues"]
+    assert [kept["methods"]["rtrl"][key] for key in ("form", "data")] == ["step", "streams"]
+    assert [kept["methods"]["smt"][key] for key in ("form", "data")] == ["losses", "sequences"]
+    assert [kept["backbones"]["lru"][key] for key in ("recurrence", "smt")] == ["linear", False]
+    assert [kept["backbones"]["gru"][key] for key in ("recurrence", "smt")] == ["dense", True]
     assert listing["failures"] == {"broken.py": "ModuleNotFoundError: No module named 'no_such_package'"}
 
     assert cli.main(["list", "backbones"]) == 0
@@ -227,6 +233,26 @@ def test_dry_run_tells_what_would_happen_and_writes_nothing(
     assert len(bptt) == 2
     assert all("is skipped: bptt learns from dense targets only" in line for line in bptt)
     assert out[-1] == "3 cells: 1 would run, 2 would be skipped"
+
+
+@pytest.mark.parametrize(
+    ("sets", "reason"),
+    [
+        (["method=smt", "model.backbone=lstm"], "a memory of K tokens, which the state of lstm is not"),
+        (
+            ["method=rtrl", "method.max_bytes=1000", "model.backbone=tanh", "model.updater_width=5", "task.symbols=3"],
+            # 4 lanes of 5 units times (4 symbols of width 8, a map from 5 + 8 to 5), each number in 4 bytes
+            f"would take {4 * 5 * (4 * 8 + 13 * 5 + 5) * 4:,} bytes, above method.max_bytes, 1,000",
+        ),
+    ],
+)
+def test_dry_run_says_why_a_method_cannot_train_a_backbone(
+    folder: Path, capsys: pytest.CaptureFixture[str], sets: list[str], reason: str
+) -> None:
+    options = [word for one in [*sets, "training.batch_size=4"] for word in ("--set", one)]
+    assert cli.main(["run", "small.yaml", "--dry-run", *options]) == 0
+    *_, cell, _, last = capsys.readouterr().out.splitlines()
+    assert "is skipped: " in cell and reason in cell and last == "1 cells: 1 would be skipped"
 
 
 def test_a_path_at_home_is_there_and_not_in_a_folder_called_tilde(

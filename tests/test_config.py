@@ -114,7 +114,10 @@ def test_the_backbone_is_no_part_of_a_method_that_uses_none():
         ({"training": {"budget": {"steps": 5, "tokens": 5}}}, "give exactly one of steps, tokens, seconds"),
         ({"training": {"budget": {}}}, "given: none"),
         ({"training": {}}, "training.budget: is required"),
-        ({"training": {"budget": {"steps": 5}, "optimiser": {"schedule": "linear"}}}, "'constant' or 'cosine'"),
+        (
+            {"training": {"budget": {"steps": 5}, "optimiser": {"schedule": "linear"}}},
+            "'constant', 'cosine', 'inverse' or 'inverse_sqrt'",
+        ),
         ({"precision": "fp8"}, "precision: 'fp8' given; should be 'float32', 'bfloat16' or 'float64'"),
         ({"evaluation": {"score_from": 12}}, "evaluation.score_from: 12 given; should be below the task's length, 12"),
         (

@@ -7,12 +7,13 @@ import re
 import pytest
 import torch
 
+from bench import registry
 from bench.build import build_method, build_task
 from bench.errors import BadInput
 from bench.grid import grid_names, load_collection, load_grid, make_grid, matches, parse_yaml
-from bench.methods import MethodConfig, register_method
+from bench.methods import MethodConfig, impossible, register_method
 from bench.methods.bptt import BPTT
-from bench.models.updaters import count_parameters
+from bench.models.updater import count_parameters
 from tests.helpers import TINY
 
 BASE = {"task.length": 16, "model": TINY, "training": {"budget": {"steps": 5}}, "device": "cpu"}
@@ -275,6 +276,15 @@ def test_device_and_precision_are_chosen_for_the_machine():
         assert run.precision == "float32"
         with pytest.raises(BadInput, match="device: cuda given; this machine has no GPU"):
             grid(["device=cuda"], base={"task": "stack", "method": "bptt"})
+
+
+def test_the_ci_grid_trains_every_built_in_method_and_backbone():
+    runs = load_grid("ci").runs
+    for kind, found in (
+        (registry.methods, {run.method for run in runs if not impossible(run)}),
+        (registry.backbones, {run.model.backbone for run in runs if not impossible(run)}),
+    ):
+        assert found == {name for name in kind.names() if kind.get(name).__module__.startswith("bench.")}
 
 
 @pytest.mark.parametrize("name", sorted(grid_names()))

@@ -37,10 +37,10 @@ def test_the_example_from_python_runs(tmp_path, monkeypatch, capsys):
 def test_the_method_shown_there_trains(tmp_path, monkeypatch):
     monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
     monkeypatch.setattr(registry, "_plugin_files", [])
-    (tmp_path / "truncated.py").write_text(PLUGIN)
+    (tmp_path / "fading.py").write_text(PLUGIN)
     base = {"task": {"name": "parity", "length": 12}, "model": TINY, "training": {"batch_size": 8, "budget.steps": 4}}
-    grid = {"base": {**base, "evaluation.sequences": 16}, "axes": {"method": ["truncated-bptt"]}}
-    frame = bench.run(grid, results=tmp_path, plugins=[tmp_path / "truncated.py"], launcher="inline")
+    grid = {"base": {**base, "evaluation.sequences": 16}, "axes": {"method": ["fading-bptt"]}}
+    frame = bench.run(grid, results=tmp_path, plugins=[tmp_path / "fading.py"], launcher="inline")
     assert frame["state"].tolist() == ["done"]
 
 

@@ -9,10 +9,14 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import registry
+from bench.build import build_method, build_task
 from bench.errors import BadInput
 from bench.registry import Registry, load_plugin
+from bench.tasks.base import Batch
+from tests.helpers import tiny_run
 
 
 def plugin(folder: Path, text: str) -> Path:
@@ -24,8 +28,8 @@ def plugin(folder: Path, text: str) -> Path:
 def test_every_task_and_method_of_the_harness_is_found():
     synthetic = {"retrieval", "string-copy", "stack", "keys-values", "modular-arithmetic", "parity", "recency"}
     assert synthetic | {"tinystories", "mnist", "sketchy", "digits"} <= set(registry.tasks.names())
-    assert {"bptt", "smt", "smt+dmt", "transformer"} <= set(registry.methods.names())
-    assert {"transformer", "mlp", "gru"} <= set(registry.backbones.names())
+    assert {"bptt", "tbptt", "rtrl", "smt", "smt+dmt", "transformer"} <= set(registry.methods.names())
+    assert {"transformer", "mlp", "gru", "tanh", "lstm", "lru"} <= set(registry.backbones.names())
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
@@ -123,6 +127,73 @@ def test_a_field_that_identifies_no_run_is_refused_with_its_place(clean, tmp_pat
     load_plugin(file)
     assert re.fullmatch(rf"method 'own' at {file}:\d+: .*{reason}.*", registry.failures[str(file)])
     assert "own" not in registry.methods.names()
+
+
+CONTRACT = [
+    (
+        "method",
+        "BPTT",
+        "def update(self, state, x_t): ...",
+        r"defines update: since 0\.2 .* advance.*docs/add-a-method\.md",
+    ),
+    (
+        "method",
+        "BPTT",
+        "def readout(self, state): ...",
+        r"defines readout: since 0\.2 .* advance.*docs/add-a-method\.md",
+    ),
+    ("method", "RecurrentMethod", "pass", r"defines none of losses, step, gradients.*docs/add-a-method\.md"),
+    ("method", "Module", "pass", r"should derive from bench\.methods\.Method .*docs/add-a-method\.md"),
+    ("backbone", "Module", "pass", r"should derive from bench\.models\.Backbone .*docs/add-a-backbone\.md"),
+]
+
+
+@pytest.mark.parametrize(("kind", "base", "body", "reason"), CONTRACT)
+def test_a_class_that_does_not_fit_the_contract_is_refused_with_what_changed(clean, tmp_path, kind, base, body, reason):
+    load_plugin(file := plugin(tmp_path, derived(kind, base, body)))
+    assert re.fullmatch(rf"{kind} 'own' at {file}:\d+: .*{reason}.*", registry.failures[str(file)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "body"),
+    [
+        ("method", "BPTT", "pass"),
+        ("method", "BPTT", "update = None; advance = None"),  # a helper of that name, in a predictor of today's
+        ("method", "RecurrentMethod", "def step(self, carry, x_t, y_t, drawn_t): ..."),
+        ("backbone", "Updater", "pass"),
+    ],
+)
+def test_a_class_that_fits_it_is_registered(clean, tmp_path, kind, base, body):
+    load_plugin(plugin(tmp_path, derived(kind, base, body)))
+    assert not registry.failures
+
+
+def derived(kind: str, base: str, body: str) -> str:
+    return f"""
+        from torch.nn import Module
+        from bench.methods import RecurrentMethod, register_method
+        from bench.methods.bptt import BPTT
+        from bench.models import Updater, register_backbone
+
+        @register_{kind}("own")
+        class Own({base}):
+            {body}
+        """
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ("def predictors(self): return {'rnn': self.predict}", r"predictors\(\) gives a dict: since 0\.2"),
+        ("def losses(self, batch, *_): self.rnn.unroll(None, batch.x)", r"rnn\.unroll: since 0\.2 it is rnn\.scan"),
+        ("def losses(self, batch, *_): self.rnn.read(self.rnn.initial_state(2))", r"rnn\.read: \(2, 2, 8\) .* 0\.2"),
+    ],
+)
+def test_what_an_old_method_asks_for_is_answered_with_what_changed(clean, tmp_path, part, reason):
+    load_plugin(plugin(tmp_path, derived("method", "BPTT", part)))
+    run = tiny_run("own")
+    with pytest.raises(BadInput, match=rf"{reason}.*docs/add-a-method\.md"):
+        build_method(run, build_task(run)).losses(Batch(torch.zeros(2, 4, dtype=torch.long), None), (), (), "train")
 
 
 def test_a_missing_plugin_file_is_bad_input(clean, tmp_path):

@@ -13,8 +13,9 @@ from bench import registry, streams
 from bench.build import build_method, build_task
 from bench.config import Optimiser, TrainingConfig
 from bench.errors import BadInput
-from bench.methods.base import Method, Phase, RecurrentMethod, cross_entropy
+from bench.methods.base import EVERY, Method, Phase, Predictor, RecurrentMethod, cross_entropy
 from bench.methods.bptt import BPTT
+from bench.optimiser import rate
 from bench.results import Folder, load_tensors, read_json
 from bench.tasks.base import IGNORED, Batch
 from bench.training import (
@@ -23,7 +24,6 @@ from bench.training import (
     Stopped,
     Trainer,
     evaluation_set,
-    learning_rate,
     score,
 )
 from tests.helpers import LRU, TINY, folder_of, tiny_run
@@ -103,10 +103,10 @@ def test_a_method_that_learns_online_from_a_stream_resumes_to_the_same_bits(tmp_
 
         def gradients(self, batch, phase):
             fresh = self.rnn.initial_state(len(batch.x))
-            memory = fresh if self.carry is None else torch.where(batch.start[:, None, None], fresh, self.carry)
+            memory = fresh if self.carry is None else torch.where(batch.start[:, 0, None, None], fresh, self.carry)
             for x_t, y_t in zip(batch.x.unbind(1), batch.y.unbind(1), strict=True):
                 memory = self.rnn.update(memory.detach(), x_t)
-                loss = cross_entropy(self.rnn.read(memory), y_t) + 0 * torch.rand((), generator=self.noise)
+                loss = cross_entropy(self.rnn.read(memory.flatten(1)), y_t) + 0 * torch.rand((), generator=self.noise)
                 loss.backward()
                 yield {"loss": loss.detach()}
             self.carry = memory.detach()
@@ -218,7 +218,7 @@ def test_scores_are_accuracy_and_nats_over_scored_positions_only():
     x = torch.zeros(2, 3, dtype=torch.long)
     y = torch.tensor([[0, IGNORED, 1], [IGNORED, 2, 2]])
     p = torch.tensor([0.5, 0.2, 0.3]).double()
-    found = score(lambda x: p.log().expand(*x.shape, 3), Batch(x, y))
+    found = score(lambda x, columns: p.log().expand(*x[:, columns].shape, 3), Batch(x, y))
     assert found["accuracy"] == 0.25
     assert found["loss"] == pytest.approx(-(math.log(0.5) + math.log(0.2) + 2 * math.log(0.3)) / 4)
 
@@ -241,7 +241,7 @@ def test_scores_are_judged_by_the_columns_that_are_scored(tmp_path):
 
 
 def test_an_early_end_needs_the_ceiling_of_the_columns_that_are_scored(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.training.score", lambda predict, batch: {"accuracy": 0.95, "loss": 0.2})
+    monkeypatch.setattr("bench.training.score", lambda *given: {"accuracy": 0.95, "loss": 0.2})
     run = tiny_run(**LATE, training={"batch_size": 8, "budget": {"steps": 12}, "stop_at": 1.0})
     assert read_json(trained(run, tmp_path) / "result.json")["costs"]["steps"] == 12
 
@@ -338,12 +338,12 @@ def test_streams_of_a_seed_are_unrelated():
 
 def test_warm_up_rises_and_cosine_falls():
     phase = Phase("p", 1.0, Optimiser(lr=2.0, warmup=0.1, schedule="cosine"), (), 1)
-    assert learning_rate(phase, 0.05) == pytest.approx(1.0)
-    assert learning_rate(phase, 0.1) == pytest.approx(2.0)
-    assert learning_rate(phase, 0.55) == pytest.approx(1.0)
-    assert learning_rate(phase, 1.0) == pytest.approx(0.0)
+    assert rate(phase.optimiser, 0.05) == pytest.approx(1.0)
+    assert rate(phase.optimiser, 0.1) == pytest.approx(2.0)
+    assert rate(phase.optimiser, 0.55) == pytest.approx(1.0)
+    assert rate(phase.optimiser, 1.0) == pytest.approx(0.0)
     constant = Phase("p", 1.0, Optimiser(lr=2.0, warmup=0.0), (), 1)
-    assert learning_rate(constant, 0.0) == learning_rate(constant, 1.0) == 2.0
+    assert rate(constant.optimiser, 0.0) == rate(constant.optimiser, 1.0) == 2.0
 
 
 def test_accumulated_gradients_are_the_mean_over_their_batches(tmp_path):
@@ -358,7 +358,7 @@ def test_accumulated_gradients_are_the_mean_over_their_batches(tmp_path):
         seen.append([p.grad.clone() for group in phase.groups for p in group if p.grad is not None])
     trainer.method.zero_grad()
     stepped = []
-    trainer.optimiser.step = lambda: stepped.append(
+    trainer.engine.optimiser.step = lambda: stepped.append(
         [p.grad.clone() for g in phase.groups for p in g if p.grad is not None]
     )
     for _ in range(2):
@@ -377,7 +377,7 @@ def test_clipping_is_per_group(tmp_path):
     def norm(group):
         return torch.stack([p.grad.norm() for p in group if p.grad is not None]).norm().item()
 
-    trainer.optimiser.step = lambda: norms.extend(map(norm, groups))
+    trainer.engine.optimiser.step = lambda: norms.extend(map(norm, groups))
     list(trainer._steps())
     assert norms == [pytest.approx(1e-3, rel=1e-3)] * 2
 
@@ -405,7 +405,7 @@ def test_gradients_accumulated_in_one_phase_do_not_reach_the_next(tmp_path):
     trainer._begin()
     while trainer.counters.phase == 0:
         list(trainer._steps())
-    assert trainer.counters.pending == 0
+    assert trainer.engine.pending == 0
     assert all(parameter.grad is None for parameter in trainer.method.parameters())
 
 
@@ -420,7 +420,7 @@ def test_a_gpu_trains_in_bfloat16_with_tasks_sampled_there(tmp_path, method):
 def test_training_settings_default_to_the_papers():
     training = TrainingConfig.parse({"budget": {"steps": 1}}, "")
     assert (training.batch_size, training.optimiser.lr, training.optimiser.betas) == (128, 3e-4, (0.9, 0.95))
-    assert (training.optimiser.weight_decay, training.optimiser.warmup, training.optimiser.clip) == (0.01, 0.01, 1.0)
+    assert (training.optimiser.decay, training.optimiser.warmup, training.optimiser.clip) == (0.01, 0.01, 1.0)
 
 
 def rates(run, root) -> list[float]:
@@ -508,15 +508,15 @@ class NaNGradient(Stepped):
 
 
 class NaNLogits(Stepped):
-    def predict(self, x):
-        return super().predict(x) * (math.nan if self.stepped else 1)
+    def predict(self, x, columns=EVERY):
+        return super().predict(x, columns) * (math.nan if self.stepped else 1)
 
 
 class SureOfTheWrong(Stepped):
     """Minus infinity for most of what is true: a loss without bound."""
 
-    def predict(self, x):
-        logits = super().predict(x)
+    def predict(self, x, columns=EVERY):
+        logits = super().predict(x, columns)
         if self.stepped:
             logits[..., 1:] = -math.inf
         return logits
@@ -524,7 +524,10 @@ class SureOfTheWrong(Stepped):
 
 class NaNReference(Stepped):
     def predictors(self):
-        return {"rnn": self.predict, "teacher": lambda x: self.predict(x) * (math.nan if self.stepped else 1)}
+        def teacher(x, columns):
+            return self.predict(x, columns) * (math.nan if self.stepped else 1)
+
+        return Predictor("rnn", self.predict), Predictor("teacher", teacher, reference=True)
 
 
 class NaNUnread(Stepped):
@@ -581,14 +584,11 @@ class Guess(Method):
     def gradients(self, batch, phase):
         yield {"loss": torch.tensor(0.0)}
 
-    def initial_state(self, batch_size):
-        return torch.zeros(batch_size)
+    def initial_state(self, lanes):
+        return torch.zeros(lanes)
 
-    def update(self, state, x_t):
-        return state
-
-    def readout(self, state):
-        return torch.zeros(len(state), self.task.output_size)
+    def advance(self, state, x, columns=EVERY, start=None):
+        return torch.zeros(*x[:, columns].shape, self.task.output_size), state
 
 
 def test_a_method_without_weights_is_scored(tmp_path, monkeypatch):
@@ -610,9 +610,9 @@ def test_a_budget_of_work_that_no_step_does_is_refused(tmp_path, monkeypatch, cu
 def test_labels_that_a_predictor_rules_out_may_have_no_logit():
     x = y = torch.tensor([[0, 1]])
     logits = torch.tensor([[[0.0, -math.inf, 0.0], [-math.inf, 0.0, 0.0]]])
-    assert score(lambda x: logits, Batch(x, y))["loss"] == pytest.approx(math.log(2))
+    assert score(lambda x, columns: logits, Batch(x, y))["loss"] == pytest.approx(math.log(2))
     with pytest.raises(Diverged, match="a loss of inf"):
-        score(lambda x: logits, Batch(x, 1 - y))
+        score(lambda x, columns: logits, Batch(x, 1 - y))
 
 
 def test_a_diverged_run_is_no_source(tmp_path):

@@ -15,7 +15,7 @@ from bench.cli.data import data_fetch, data_import, data_list
 from bench.cli.listing import list_
 from bench.cli.measure import cost, sample
 from bench.cli.parts import Group, arguments, command_path
-from bench.cli.plugins import check, new_method, new_task
+from bench.cli.plugins import check, new_backbone, new_method, new_task
 from bench.cli.report import compare, report
 from bench.cli.run import cancel, run
 from bench.cli.status import status
@@ -58,6 +58,7 @@ for command in (run, cancel, cost, sample, status, report, compare, check):
 new_app = typer.Typer(cls=Group, invoke_without_command=True)
 new_app.command("method")(new_method)
 new_app.command("task")(new_task)
+new_app.command("backbone")(new_backbone)
 
 data_app = typer.Typer(cls=Group, invoke_without_command=True)
 data_app.command("list")(data_list)

@@ -41,6 +41,8 @@ def list_(
 
 def _listing(kind: str) -> list[dict[str, Any]]:
     from bench import registry
+    from bench.config import ModelConfig
+    from bench.engine import form_of
     from bench.grid import grid_names
 
     if kind == "grids":
@@ -51,9 +53,13 @@ def _listing(kind: str) -> list[dict[str, Any]]:
         cls = found.get(name)
         entry: dict[str, Any] = {"name": name, "about": _about(cls)}
         if kind == "tasks":
-            entry |= {"axis": cls.axis, "missing": cls.missing()}
+            entry |= {"axis": cls.axis, "continues": cls.continues, "missing": cls.missing()}
         if kind == "methods":
-            entry |= {"backbones": list(cls.backbones), "targets": list(cls.targets), "data": cls.data}
+            entry |= {"form": form_of(cls), "data": cls.data}
+            entry |= {"backbones": list(cls.backbones), "targets": list(cls.targets)}
+        if kind == "backbones":
+            smt = cls.memory(ModelConfig(backbone=name)) is not None
+            entry |= {"recurrence": cls.recurrence, "smt": smt}
         entries.append({**entry, "place": registry.place(cls)})
     return entries
 
@@ -65,4 +71,6 @@ def _about(cls: type) -> str:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)

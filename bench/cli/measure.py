@@ -55,6 +55,9 @@ def cost(
         print(json.dumps(record, indent=1))
         return
     _print_cost(folder)
+    for one in record["skipped"]:
+        at = "" if one["length"] is None else f" at length {one['length']}"
+        print(f"not traced: {one['task']}, {one['method']}, {one['backbone']}{at}: {one['reason']}")
 
 
 def _lengths(text: str) -> tuple[int, ...]:

@@ -28,7 +28,12 @@ def new_task(name: NewName, folder: NewFolder = ".") -> None:
     _write_plugin("task", name, folder)
 
 
-def _write_plugin(kind: Literal["method", "task"], name: str, folder: str) -> None:
+def new_backbone(name: NewName, folder: NewFolder = ".") -> None:
+    """A backbone: a package with its class, its test and an entry point."""
+    _write_plugin("backbone", name, folder)
+
+
+def _write_plugin(kind: Literal["method", "task", "backbone"], name: str, folder: str) -> None:
     from bench import scaffold
 
     written = scaffold.write(kind, name, Path(folder))

@@ -2,9 +2,11 @@
 
     step_costs(run)["bptt"]["whole"]["sequential_operations"]
 
-A step is one batch: all that a method does in `gradients` for it, at the batch size and length of the phase. The
-optimiser's own arithmetic, evaluation and checkpoints are not in it. Which random positions a method draws may change
-the amount a little; the traced step draws them from a stream of its own, so that equal configs have equal prices.
+A step is one batch: all that a method does for it, at the batch size and length of the phase. Evaluation and
+checkpoints are not in it, nor is the optimiser's own arithmetic, but for a method that steps several times in a batch:
+there the chain of operators goes through the weights, and the steps between its updates are counted. Which random
+positions a method draws may change the amount a little; the traced step draws them from a stream of its own, so that
+equal configs have equal prices.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ import torch
 from bench import provenance, registry, sources, streams
 from bench.build import autocast, build_method, build_task
 from bench.config import Run
+from bench.engine import Engine
 from bench.errors import BadInput
 from bench.measure import credit, inference, trace
-from bench.methods.base import Method, Phase
+from bench.methods.base import Phase, impossible
+from bench.phases import draw
 from bench.results import read_json, write_json
-from bench.tasks.base import Batch, Task, hide
+from bench.tasks.base import Batch, Task
 
 SCHEMA = 1
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
@@ -76,12 +80,13 @@ def _canonical(run: Run) -> Run:
 
 def _traced(run: Run, task: Task, index: int) -> dict[str, Any]:
     """Trace one batch of the phase with that index."""
-    _step(run, task, index, None)  # tables that are kept from then on, libraries that set themselves up
+    # Untraced first: tables that are kept from then on, libraries that set themselves up, and how often it steps.
+    _, _, updates = _step(run, task, index, None)
     if run.device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     traced = trace.Trace()
-    phase, batch = _step(run, task, index, traced)
+    phase, batch, _ = _step(run, task, index, traced, updates - 1)
     return {
         "phase": phase.name,
         "batch_size": phase.batch_size,
@@ -93,35 +98,27 @@ def _traced(run: Run, task: Task, index: int) -> dict[str, Any]:
     }
 
 
-def _step(run: Run, task: Task, index: int, traced: trace.Trace | None) -> tuple[Phase, Batch]:
-    """One batch of a new method's phase, traced or not."""
+def _step(
+    run: Run, task: Task, index: int, traced: trace.Trace | None, steps: int | None = None
+) -> tuple[Phase, Batch, int]:
+    """One batch of a new method's phase, traced or not; the optimiser takes the first `steps` of its updates, or all.
+
+    How many updates there were is the last result.
+    """
     method = build_method(run, task)
     phase = method.phases(run.training)[index]
     method.train_only(phase)
-    batch = _batch(run, task, method, phase)
+    batch = draw(run, task, method, phase, streams.generator(0, "cost", device=run.device))
+    engine = Engine(method, phase, 1, lambda: autocast(run))
+    updates = 0
     with traced or nullcontext():
-        _run_through(run, method, batch, phase)
-    return phase, batch
-
-
-def _batch(run: Run, task: Task, method: Method, phase: Phase) -> Batch:
-    length = run.task_config.length  # type: ignore[attr-defined]
-    generator = streams.generator(0, "cost", device=run.device)
-    if method.data == "streams":
-        batch, _ = task.stream("train", phase.batch_size, length, generator, None)
-    else:
-        batch = task.sample("train", phase.batch_size, length, generator)
-    return hide(batch, run.evaluation.score_from)
-
-
-def _run_through(run: Run, method: Method, batch: Batch, phase: Phase) -> None:
-    """All gradients of one batch; no step is taken."""
-    gradients = method.gradients(batch, phase.name)
-    while True:
-        with autocast(run):
-            if next(gradients, None) is None:
-                return
-        method.zero_grad()
+        for ready in engine.stretches(batch):
+            if ready.scalars is None:
+                continue
+            if steps is None or updates < steps:
+                engine.take(phase.optimiser.lr)
+            updates += 1
+    return phase, batch, updates
 
 
 # One traced step for all runs of a configuration.
@@ -163,20 +160,30 @@ def table(
 ) -> Iterator[tuple[str, dict[str, list[dict[str, Any]]]]]:
     """Measure each configuration: what is being measured, in words, then the rows found: steps, credit, inference.
 
-    A length that the task does not have is left out. `positions` are those of the streamed predictor; by default the
-    lengths.
+    What cannot be trained, at all or at a length, is named in rows of `skipped`, with the reason. `positions` are those
+    of the streamed predictor; by default the lengths.
     """
     for run in configurations(runs):
         about = {"task": run.task, "method": run.method, "backbone": run.model.backbone}
         name = f"{run.task}, {run.method}, {run.model.backbone}"
+        if reason := impossible(run):
+            yield f"{name}: skipped", {"skipped": [{**about, "length": None, "reason": reason}]}
+            continue
         for length in lengths:
-            try:
-                steps = step_costs(run, length)
-            except BadInput:
+            if reason := _impossible_at(run, length):
+                yield f"{name}: length {length} skipped", {"skipped": [{**about, "length": length, "reason": reason}]}
                 continue
+            steps = step_costs(run, length)
             yield f"{name}: steps of length {length}", {"steps": [{**about, **step} for step in steps.values()]}
         yield f"{name}: credit paths", {"credit": [{**about, **row} for row in _credit(run)]}
         yield f"{name}: streaming", {"inference": [{**about, **row} for row in _inference(run, positions or lengths)]}
+
+
+def _impossible_at(run: Run, length: int) -> str | None:
+    try:
+        return impossible(at_length(run, length))
+    except BadInput as error:
+        return str(error)
 
 
 def keep_table(
@@ -197,7 +204,7 @@ def keep_table(
     record = read_json(folder / "cost.json")
     if not force and isinstance(record, dict) and record.get("digest") == digest:
         return record
-    found: dict[str, list[dict[str, Any]]] = {"steps": [], "credit": [], "inference": []}
+    found: dict[str, list[dict[str, Any]]] = {"steps": [], "credit": [], "inference": [], "skipped": []}
     total = len(chosen) * (len(lengths) + 2)
     for done, (what, rows) in enumerate(table(runs, lengths)):
         progress(what, done + 1, total)

@@ -22,7 +22,6 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -33,6 +32,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from bench import streams
 from bench.build import build_method, build_task
 from bench.config import Run
+from bench.engine import Engine, form_of
 from bench.methods.base import Method
 from bench.tasks.base import IGNORED, Batch, Task
 
@@ -77,19 +77,21 @@ def credit_paths(
     task = build_task(run)
     length = length or run.task_config.length  # type: ignore[attr-defined]
     method = build_method(run, task)
-    method.train_only(next(one for one in method.phases(run.training) if one.name == phase))
+    part = next(one for one in method.phases(run.training) if one.name == phase)
+    method.train_only(part)
     batch, last = _batch(run, task, method, length)
     asked = [0, *(2**k for k in range(last.bit_length()))] if distances is None else distances
     wanted = sorted({one for one in asked if 0 <= one <= last})
+    if form_of(type(method)) == "step":  # its credit is carried forward: autograd sees one column alone
+        return [CreditPath(distance, None, None) for distance in wanted]
     relabelled = batch._replace(y=torch.where(batch.y == IGNORED, batch.y, (batch.y + 1) % task.output_size))
     changed = {distance: _with_another_symbol(batch, last - distance, task.vocab_size) for distance in wanted}
-    carry = deepcopy(method.carry)
 
     def record(noise: Tensor, given: Batch, recorder: Recorder) -> Recorder:
         method.noise.set_state(noise)
-        method.carry = deepcopy(carry)
+        engine = Engine(method, part)
         with recorder:
-            for _ in method.gradients(given, phase):
+            for _ in engine.stretches(given):
                 method.zero_grad()
         method.zero_grad()
         return recorder

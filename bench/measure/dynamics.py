@@ -9,6 +9,7 @@ Drift delta_t = MSE(m^_t, m_t) is the distance of the RNN's own memories from it
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from bench.errors import BadInput
 from bench.measure.geometry import geometry
 from bench.methods.base import Method, RecurrentMethod
 from bench.methods.smt import SMT
+from bench.models.backbone import leaves, map_tree
 from bench.models.teacher import Teacher, windows
 from bench.tasks.base import IGNORED, Batch, Task, hide
 
@@ -60,8 +62,10 @@ def _spread(first: int, last: int) -> list[int]:
     return [int(t) for t in torch.linspace(first, last, count).round()]
 
 
-def _mean_norm(gradient: Tensor) -> float:
-    return gradient.double().flatten(1).norm(dim=1).mean().item()
+def _mean_norm(gradients: Sequence[Tensor]) -> float:
+    """Of the gradients of a state's parts, each (B, ...)."""
+    real = [torch.view_as_real(one) if one.is_complex() else one for one in gradients]
+    return torch.cat([one.double().flatten(1) for one in real], 1).norm(dim=1).mean().item()
 
 
 def _loss(logits: Tensor, y: Tensor) -> Tensor:
@@ -71,16 +75,17 @@ def _loss(logits: Tensor, y: Tensor) -> Tensor:
 
 def _through_updater(method: RecurrentMethod, x: Tensor, y: Tensor) -> list[float]:
     """|dL/dm_t| for every t, by BPTT from the first memory."""
-    memory = method.rnn.initial_state(len(x))
-    memories = []
+    rnn = method.rnn
+    state, states = rnn.initial_state(len(x)), []
     with torch.enable_grad():
         for x_t in x.unbind(1):
-            memory = method.rnn.update(memory, x_t)
-            if not memory.requires_grad:
-                memory.requires_grad_()
-            memories.append(memory)
-        gradients = torch.autograd.grad(_loss(method.rnn.read(memory), y), memories)
-    return [_mean_norm(gradient) for gradient in gradients]
+            token = rnn.embedding(x_t)
+            state = map_tree(lambda one: one if one.requires_grad else one.requires_grad_(), rnn.step(state, token))
+            states.append(state)
+        loss = _loss(rnn.read(rnn.updater.features(state, token)), y)
+        every = [leaves(state) for state in states]
+        gradients = iter(torch.autograd.grad(loss, [one for tree in every for one in tree], materialize_grads=True))
+    return [_mean_norm([next(gradients) for _ in tree]) for tree in every]
 
 
 def _through_decoder(method: SMT, x: Tensor, y: Tensor, t: int) -> float:
@@ -91,7 +96,7 @@ def _through_decoder(method: SMT, x: Tensor, y: Tensor, t: int) -> float:
         memory = memory.requires_grad_()
         logits = method.teacher.decode(memory, x[:, t + 1 :])[:, -1]
         (gradient,) = torch.autograd.grad(_loss(logits, y), memory)
-    return _mean_norm(gradient)
+    return _mean_norm([gradient])
 
 
 @torch.no_grad()
@@ -108,7 +113,7 @@ def drift(method: SMT, x: Tensor, y: Tensor) -> dict[str, list[float]]:
     contexts = windows(x, ends - width + 1, width, Teacher.PAD)  # (B, n, C)
     teacher = torch.stack([method.teacher.encode(contexts[:, t]) for t in range(count)], 1)
     delta = (memories.double() - teacher.double()).square().mean((0, 2, 3))
-    logits, labels = method.rnn.read(memories), y[:, first:]
+    logits, labels = method.rnn.read(memories.flatten(-2)), y[:, first:]
     scored = labels != IGNORED
     accuracy = ((logits.argmax(-1) == labels) & scored).sum(0) / scored.sum(0)
     accuracy[~logits.logsumexp(-1).isfinite().all(0)] = math.nan

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench import streams
 from bench.errors import BadInput
-from bench.methods.base import Method, RecurrentMethod
+from bench.methods.base import NONE, Method, RecurrentMethod
 from bench.methods.smt import SMT
 from bench.models.layers import rms_normalise
 from bench.tasks.base import IGNORED, Task
@@ -62,7 +62,7 @@ class Plane(NamedTuple):
 
 @torch.no_grad()
 def geometry(method: Method, task: Task, *, sequences: int = POINTS, seed: int = 0) -> dict[str, Any] | None:
-    """Where the settled method's memories lie on test sequences; None for a method that has no memory.
+    """Where the settled method's memories lie on test sequences; None for a method that has no memory of tokens.
 
     One memory for each sequence: of retrieval the last; of string-copy the one after the delimiter; of other tasks the
     one at the sequence's last scored position (at its end, with the label -1, where nothing is scored). The record is
@@ -76,7 +76,7 @@ def geometry(method: Method, task: Task, *, sequences: int = POINTS, seed: int =
 
     Raises `BadInput` for fewer than 3 sequences.
     """
-    if not isinstance(method, RecurrentMethod):
+    if not isinstance(method, RecurrentMethod) or method.rnn.updater.memory(method.model) is None:
         return None
     if sequences < FEWEST:
         raise BadInput(f"sequences: {sequences} given; should be at least {FEWEST}")
@@ -131,7 +131,7 @@ def memories_at(method: RecurrentMethod, x: Tensor, column: Tensor) -> Tensor:
     """
     state, kept = method.initial_state(len(x)), None
     for t, x_t in enumerate(x[:, : int(column.max()) + 1].unbind(1)):
-        state = method.update(state, x_t)
+        _, state = method.advance(state, x_t[:, None], NONE)
         memory = state if isinstance(state, Tensor) else state[0]  # some methods carry more beside the memory
         kept = memory if kept is None else torch.where((column == t)[:, None, None], memory, kept)
     assert kept is not None

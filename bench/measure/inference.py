@@ -20,7 +20,7 @@ TIMED = 5
 
 
 class Token(NamedTuple):
-    """The cost of one token of one sequence: update and readout."""
+    """The cost of one token of one sequence, logits included."""
 
     position: int
     """How many tokens came before."""
@@ -37,7 +37,7 @@ class Token(NamedTuple):
 
 
 def stream_costs(method: Method, x: Tensor, positions: Sequence[int]) -> list[Token]:
-    """Stream x (1, T) through `update` and `readout`, without gradients, and measure the tokens at `positions`.
+    """Stream x (1, T) through `advance`, without gradients, and measure the tokens at `positions`.
 
     Each of these tokens is taken in twice from the same state, once timed and once traced; nothing of that stays.
     Raises `BadInput` for a position that x does not reach.
@@ -58,12 +58,11 @@ def _stream(method: Method, x: Tensor, wanted: Sequence[int]) -> list[Token]:
     state, tokens, seconds = method.initial_state(1), [], []
     for position, x_t in enumerate(x[:, : wanted[-1] + 1].unbind(1) if wanted else ()):
         began = _now(x)
-        after = method.update(state, x_t)
-        method.readout(after)
+        _, after = method.advance(state, x_t[:, None])
         seconds.append(_now(x) - began)
         if position in wanted:
             with Trace() as trace:
-                method.readout(method.update(state, x_t))
+                method.advance(state, x_t[:, None])
             cost, recent = trace.cost(), median(seconds[-TIMED:])
             whole = cost.whole
             tokens.append(Token(position, whole.flops, whole.elementwise, cost.uncounted, state_bytes(after), recent))

@@ -2,7 +2,7 @@
 
     given the upper half of a test picture  ->  the model's lower half, beside the true one
 
-Every method writes through the streaming contract, `update` and `readout`, where each symbol that it draws is its next
+Every method writes through the streaming contract, `advance`, where each symbol that it draws is its next
 input. The first inputs, which nothing predicts, come from test sequences.
 """
 
@@ -20,6 +20,7 @@ from bench import streams
 from bench.errors import BadInput
 from bench.methods.base import Method
 from bench.methods.smt import SMT
+from bench.models.layers import LAST
 from bench.results import write_atomically
 from bench.tasks.base import IGNORED, Split, Task
 
@@ -73,7 +74,7 @@ def write(
     method.eval()
     context = max(method.first if isinstance(method, SMT) else 0, 1)
     found = kind(task)
-    predictor = next(iter(method.predictors()))
+    predictor = method.predictors()[0].name
     record = {
         "schema": SCHEMA,
         "predictor": predictor,
@@ -161,14 +162,13 @@ class Pen(NamedTuple):
         device = self.generator.device
         kept = torch.tensor(given, device=device).repeat_interleave(len(x))  # (N len(given),)
         x = x.to(device).repeat(len(given), 1)
-        state, symbols = self.method.initial_state(len(x)), [x[:, 0]]
-        for t in range(1, x.shape[1]):
-            state = self.method.update(state, symbols[-1])
-            following = x[:, t]
-            if t >= min(given):
-                drawn = draw(_logits(self.method, state), self.temperature, self.generator)
-                following = torch.where(t < kept, following, drawn)
-            symbols.append(following)
+        first = min(given)
+        logits, state = self.method.advance(self.method.initial_state(len(x)), x[:, :first], LAST)
+        symbols = [*x[:, :first].unbind(1)]
+        for t in range(first, x.shape[1]):
+            drawn = draw(_sane(logits[:, -1]), self.temperature, self.generator)
+            symbols.append(torch.where(t < kept, x[:, t], drawn))
+            logits, state = self.method.advance(state, symbols[-1][:, None])
         return torch.stack(symbols, 1).cpu().chunk(len(given))
 
 
@@ -180,11 +180,10 @@ def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tens
     return torch.multinomial((below / temperature).softmax(-1), 1, generator=generator)[:, 0]
 
 
-def _logits(method: Method, state: Any) -> Tensor:
-    """The predictor's logits (N, V). Raises `BadInput` where their softmax is no distribution."""
-    logits = method.readout(state)
+def _sane(logits: Tensor) -> Tensor:
+    """The logits (..., V). Raises `BadInput` where their softmax is no distribution."""
     if not logits.logsumexp(-1).isfinite().all():
-        raise BadInput(f"{method.name}: the predictor's logits are not finite")
+        raise BadInput("the predictor's logits are not finite")
     return logits
 
 
@@ -193,13 +192,7 @@ def _answers(method: Method, x: Tensor, y: Tensor, context: int) -> list[dict[st
     x, y = x.to(method.noise.device), y.to(method.noise.device, copy=True)
     y[:, : context - 1] = IGNORED
     scored = y != IGNORED
-    answers = torch.full_like(y, IGNORED)
-    state = method.initial_state(len(x))
-    for t, asked in enumerate(scored.any(0).tolist()):
-        state = method.update(state, x[:, t])
-        if asked:
-            answers[:, t] = _logits(method, state).argmax(-1)
-    answers = answers.masked_fill(~scored, IGNORED)
+    answers = _sane(method.predict(x)).argmax(-1).masked_fill(~scored, IGNORED)
     rows = zip(x.tolist(), y.tolist(), answers.tolist())
     return [{"given": given, "truth": truth, "written": written} for given, truth, written in rows]
 

@@ -1,10 +1,15 @@
 """The surface that a method imports: the contract, the RNN methods share, and the decorator."""
 
 from bench.methods.base import (
+    EVERY,
+    NONE,
+    Carry,
+    Credit,
     Method,
     MethodConfig,
     Phase,
     Predict,
+    Predictor,
     RecurrentMethod,
     cross_entropy,
     impossible,
@@ -13,10 +18,15 @@ from bench.methods.base import (
 from bench.registry import register_method
 
 __all__ = [
+    "EVERY",
+    "NONE",
+    "Carry",
+    "Credit",
     "Method",
     "MethodConfig",
     "Phase",
     "Predict",
+    "Predictor",
     "RecurrentMethod",
     "cross_entropy",
     "impossible",

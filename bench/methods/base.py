@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,12 @@ from bench.errors import BadInput
 from bench.models.rnn import RNN
 from bench.tasks.base import HELD, IGNORED, Batch, Task, columns_from
 
-Predict = Callable[[Tensor], Tensor]
-"""x (B, T) -> logits (B, T, O)."""
+Predict = Callable[[Tensor, slice], Tensor]
+"""x (B, T), columns -> logits (B, n, O) at these n columns."""
+EVERY = slice(None)
+"""All columns."""
+NONE = slice(0)
+"""No columns."""
 
 ANY = ("*",)
 
@@ -33,6 +37,37 @@ class Phase:
     groups: tuple[tuple[nn.Parameter, ...], ...]
     """Each group's gradient is clipped on its own."""
     batch_size: int
+    length: int | None = None
+    """Columns of its batches; None: the task's."""
+
+
+class Carry(NamedTuple):
+    """What a method carries through a stream, in trees of tensors; the trainer keeps it in its checkpoints."""
+
+    lanes: Any = ()
+    """Each lane's own, lanes first: begun anew where the stream says so."""
+    shared: Any = ()
+    """Of all lanes together, never reset: running statistics, say."""
+
+
+class Credit(NamedTuple):
+    """What an online method makes of one column: sums over its scored labels."""
+
+    gradient: dict[str, Tensor]
+    """By the parameter's name; the harness divides by the scored labels of a window of columns."""
+    weight: Tensor
+    """The number of scored labels."""
+    scalars: dict[str, Tensor]
+    """To be logged, divided likewise; a "loss" among them, in nats."""
+
+
+class Predictor(NamedTuple):
+    """Something that is scored."""
+
+    name: str
+    predict: Predict
+    reference: bool = False
+    """Whether it stands beside the trained predictor for comparison only."""
 
 
 class MethodConfig(Config):
@@ -42,8 +77,14 @@ class MethodConfig(Config):
 class Method(nn.Module, ABC):
     """One way to train a predictor.
 
-    A subclass sets `Config` and what it can run on, builds its modules in `__init__`, and implements `gradients`,
-    `initial_state`, `update` and `readout`. It never owns an optimiser, and draws noise only from `self.noise`.
+    A subclass sets `Config` and what it can run on, builds its modules in `__init__`, and implements `initial_state`
+    and `advance`, the predictor, and one of three forms of training:
+
+    - `losses`: a loss that the harness differentiates, for a batch of sequences or a piece of a stream;
+    - `step`: its own gradient, column by column, of a stream (an online method);
+    - `gradients`: a generator with `.grad` in its own hands, for what fits neither.
+
+    It never owns an optimiser, and draws noise only from `self.noise`.
     """
 
     name: ClassVar[str]
@@ -61,8 +102,9 @@ class Method(nn.Module, ABC):
     the "loss" that is handed over, whatever it is. No entry: no promise."""
     growing_state: ClassVar[bool] = False
     """Whether the predictor's state grows with the sequence, as a Transformer's does; a recurrent network's may not."""
+
     carry: Any = None
-    """What must survive from one batch to the next: a tree of tensors, checkpointed by the trainer."""
+    """What `gradients` keeps from one batch to the next: a tree of tensors, which the trainer keeps in checkpoints."""
 
     def __init__(self, config: MethodConfig, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
         super().__init__()
@@ -86,39 +128,75 @@ class Method(nn.Module, ABC):
         for parameter in (parameter for group in phase.groups for parameter in group):
             parameter.requires_grad_(True)
 
-    @abstractmethod
+    @property
+    def piece(self) -> int | None:
+        """Columns of a stream that make one step of the optimiser; None: all of a batch."""
+        return None
+
+    def begin(self, lanes: int) -> Carry:
+        """What is carried before any input."""
+        return Carry()
+
+    def draw(self, shape: tuple[int, int], phase: str) -> Any:
+        """Every random choice for inputs of a shape (B, T), from `self.noise`: a tree of tensors of fixed shapes.
+
+        It sees no data. For `step`, each tensor has the columns first: T of them.
+        """
+        return ()
+
+    def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
+        """Scalars with a "loss", which is differentiated, and what is carried on. Pure in parameters and arguments.
+
+        Of a stream it gets a piece, in which lanes may begin anew anywhere, as `batch.start` says; nothing is reset
+        for it. What is carried on is detached by the harness.
+        """
+        raise NotImplementedError
+
+    def step(self, carry: Carry, x_t: Tensor, y_t: Tensor, drawn_t: Any) -> tuple[Carry, Credit]:
+        """One column x_t, y_t (B,) of a stream, and the credit for it. Pure; writes no `.grad`.
+
+        The harness has begun the lanes of the carry anew where they do.
+        """
+        raise NotImplementedError
+
+    def direction(self, gradient: dict[str, Tensor], shared: Any) -> dict[str, Tensor]:
+        """What an online method hands to the optimiser for the mean gradient of a window."""
+        return gradient
+
     def gradients(self, batch: Batch, phase: str) -> Iterator[dict[str, Tensor]]:
         """A generator: at each `yield` the gradients are in `.grad`, and scalars (with a "loss") are handed over.
 
-        The trainer clips, steps and clears the gradients at each yield. Scalars stay on the device.
+        The trainer clips, steps and clears the gradients at each yield. Scalars stay on the device. What must survive
+        from one batch to the next is kept in `self.carry`. This default differentiates `losses`, for methods that do
+        something to the gradient.
         """
+        lanes, columns = batch.x.shape
+        scalars, _ = self.losses(batch, self.draw((lanes, columns), phase), self.begin(lanes), phase)
+        scalars["loss"].backward()
+        yield {name: value.detach() for name, value in scalars.items()}
 
     def settle(self, phase: str) -> None:
         """Make the predictor whole: called before every scoring and at the end of each phase."""
 
     @abstractmethod
-    def initial_state(self, batch_size: int) -> Any:
+    def initial_state(self, lanes: int) -> Any:
         """The predictor's state before any input: a tree of tensors."""
 
     @abstractmethod
-    def update(self, state: Any, x_t: Tensor) -> Any:
-        """Take in one input x_t (B,): the next state."""
+    def advance(self, state: Any, x: Tensor, columns: slice = EVERY, start: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Take in x (B, T), T >= 1: logits (B, n, O) for y at the asked n columns, and the state after the last.
 
-    @abstractmethod
-    def readout(self, state: Any) -> Tensor:
-        """Logits (B, O) for y_t from the state after x_t."""
+        A lane begins anew before each column where `start` (B, T), bool, is true. Any cut of x into pieces gives the
+        same, and what is said of y_t depends on no later input.
+        """
 
-    def predict(self, x: Tensor) -> Tensor:
-        """x (B, T) -> logits (B, T, O): the loop over `update` and `readout`, or something equal to it and faster."""
-        state, logits = self.initial_state(len(x)), []
-        for x_t in x.unbind(1):
-            state = self.update(state, x_t)
-            logits.append(self.readout(state))
-        return torch.stack(logits, 1)
+    def predict(self, x: Tensor, columns: slice = EVERY) -> Tensor:
+        """Whole sequences x (B, T) -> logits (B, n, O) at the asked columns: `advance` from the initial state."""
+        return self.advance(self.initial_state(len(x)), x, columns)[0]
 
-    def predictors(self) -> dict[str, Predict]:
-        """What is scored, the trained predictor first; the others are reference lines."""
-        return {"predictor": self.predict}
+    def predictors(self) -> tuple[Predictor, ...]:
+        """What is scored: the trained predictor, and reference lines such as a teacher."""
+        return (Predictor("predictor", self.predict),)
 
     def predictor_modules(self) -> list[nn.Module]:
         """The modules that make up the trained predictor: their parameters are what `model.parameters` counts."""
@@ -132,20 +210,15 @@ class RecurrentMethod(Method):
         super().__init__(config, task, model, noise)
         self.rnn = RNN(model, task.vocab_size, task.output_size)
 
-    def initial_state(self, batch_size: int) -> Any:
-        return self.rnn.initial_state(batch_size)
+    def initial_state(self, lanes: int) -> Any:
+        return self.rnn.initial_state(lanes)
 
-    def update(self, state: Any, x_t: Tensor) -> Any:
-        return self.rnn.update(state, x_t)
+    def advance(self, state: Any, x: Tensor, columns: slice = EVERY, start: Tensor | None = None) -> tuple[Tensor, Any]:
+        features, state = self.rnn.scan(state, x, start)
+        return self.rnn.read(features[:, columns]), state
 
-    def readout(self, state: Any) -> Tensor:
-        return self.rnn.read(state)
-
-    def predict(self, x: Tensor) -> Tensor:
-        return self.rnn.read(self.rnn.unroll(self.rnn.initial_state(len(x)), x))
-
-    def predictors(self) -> dict[str, Predict]:
-        return {"rnn": self.predict}
+    def predictors(self) -> tuple[Predictor, ...]:
+        return (Predictor("rnn", self.predict),)
 
     def predictor_modules(self) -> list[nn.Module]:
         return [self.rnn]
@@ -157,9 +230,9 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return total / (y != IGNORED).sum().clamp(min=1)
 
 
-def scored_slice(task: Task, length: int) -> slice:
-    """The scored columns as a slice: a view, where a list of columns would be copied to the device at every step."""
-    columns = task.scored_columns(length)
+def scored_slice(task: Task, length: int, first: int = 0) -> slice:
+    """The scored columns from `first` on; as a slice, because a list would be copied to the device at every step."""
+    columns = columns_from(task.scored_columns(length), first)
     return slice(columns.start, columns.stop, columns.step)
 
 
@@ -168,7 +241,7 @@ def impossible(run: Run) -> str | None:
     method, task = registry.methods.get(run.method), registry.tasks.get(run.task)
     backbone = run.model.backbone
     if method.backbones not in (ANY, ()) and backbone not in method.backbones:
-        return f"{run.method} trains {', '.join(method.backbones)} updaters only, not {backbone}"
+        return f"{run.method} trains {', '.join(method.backbones)} backbones only, not {backbone}"
     length = run.task_config.length  # type: ignore[attr-defined]
     missing = task.missing()
     if missing:

@@ -18,7 +18,7 @@ included, and each scored position have their turn.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -26,8 +26,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from bench import registry
 from bench.config import ModelConfig, NonNegative, Positive, Run, Share, TrainingConfig
-from bench.methods.base import MethodConfig, Phase, Predict, RecurrentMethod, cross_entropy
+from bench.methods.base import EVERY, Carry, MethodConfig, Phase, Predictor, RecurrentMethod, cross_entropy
 from bench.models.teacher import Teacher, windows
 from bench.registry import register_method
 from bench.tasks.base import IGNORED, Batch, Task
@@ -52,6 +53,13 @@ class SMTConfig(MethodConfig):
         None,
         description="share of draws at t = 0, whose transition starts at the empty context; null: 1 / T like any t",
     )
+
+
+class Drawn(NamedTuple):
+    """The random choices of one batch."""
+
+    t: Tensor  # (B, n) positions
+    compared: Tensor | None  # memory tokens in L_unif, by their numbers; None: all
 
 
 class Windows(NamedTuple):
@@ -86,14 +94,14 @@ def dynamics_loss(predicted: Tensor, memory: Tensor, counts: Tensor | None = Non
     return (each * counts).sum() / counts.sum().clamp(min=1)
 
 
-def uniformity_loss(memory: Tensor, sample: int, noise: torch.Generator) -> Tensor:
+def uniformity_loss(memory: Tensor, compared: Tensor | None = None) -> Tensor:
     """Log of the mean, over pairs of distinct memory tokens, of exp(-2 squared distance); tokens at unit norm.
 
-    memory (N, K, d); at most `sample` tokens, drawn at random, are compared. After Wang & Isola, arXiv 2005.10242.
+    memory (N, K, d), of whose N K tokens those numbered in `compared` take part. After Wang & Isola, arXiv 2005.10242.
     """
     tokens = memory.flatten(0, 1)
-    if len(tokens) > sample:
-        tokens = tokens[torch.randperm(len(tokens), generator=noise, device=tokens.device)[:sample]]
+    if compared is not None:
+        tokens = tokens[compared]
     if len(tokens) < 2:
         return 0 * tokens.sum()
     with torch.autocast(tokens.device.type, enabled=False):  # bfloat16 cannot tell tokens apart that are close
@@ -119,6 +127,12 @@ class SMT(RecurrentMethod):
     @classmethod
     def refuses(cls, run: Run) -> str | None:
         config: Any = run.method_config
+        if registry.backbones.get(run.model.backbone).memory(run.model) is None:
+            return f"the teacher writes a memory of K tokens, which the state of {run.model.backbone} is not"
+        if run.model.readout != "transformer":
+            return (
+                f"the readout takes the decoder's weights: model.readout should be transformer, not {run.model.readout}"
+            )
         if config.start == "empty":
             return None
         if run.task_config.length <= config.context:  # type: ignore[attr-defined]
@@ -143,13 +157,12 @@ class SMT(RecurrentMethod):
         rnn = (*self.rnn.embedding.parameters(), *self.rnn.updater.parameters())
         return tuple(self.teacher.parameters()), rnn
 
-    def gradients(self, batch: Batch, phase: str) -> Iterator[dict[str, Tensor]]:
-        losses = self.smt_losses(batch)
-        losses["loss"].backward()
-        yield {name: loss.detach() for name, loss in losses.items()}
+    def draw(self, shape: tuple[int, int], phase: str) -> Drawn:
+        return self.draw_smt(shape)
 
-    def draw_positions(self, batch_size: int, length: int, device: torch.device) -> Tensor:
-        """Random t (B, n), no two alike in a row; at or after the first memory."""
+    def draw_smt(self, shape: tuple[int, int]) -> Drawn:
+        """Positions, no two alike in a row, at or after the first memory; memory tokens for L_unif."""
+        (batch_size, length), device = shape, self.noise.device
         earliest = max(self.first - 1, 0)
         several = min(self.config.timesteps or length, length - earliest)
         keys = torch.rand(batch_size, length - earliest, generator=self.noise, device=device)
@@ -157,19 +170,24 @@ class SMT(RecurrentMethod):
             # Give t = 0 a share of its own: it comes first in that share of the rows, else last.
             chosen = torch.rand(batch_size, generator=self.noise, device=device) < self.config.empty_share
             keys[:, 0] = chosen.to(keys.dtype) * 3 - 1
-        return keys.topk(several, dim=1).indices + earliest
+        t = keys.topk(several, dim=1).indices + earliest
+        tokens, sample = t.numel() * self.model.memory_tokens, self.config.uniformity_sample
+        few = tokens <= sample
+        return Drawn(t, None if few else torch.randperm(tokens, generator=self.noise, device=device)[:sample])
 
-    def smt_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
+        return self.smt_losses(batch, drawn), carry
+
+    def smt_losses(self, batch: Batch, drawn: Drawn) -> dict[str, Tensor]:
         """L_smt as "loss", and its three parts."""
-        config, (x, y, _) = self.config, batch
-        t = self.draw_positions(len(x), x.shape[1], x.device)
+        config, (x, y, _), t = self.config, batch, drawn.t
         seen = cut_windows(x, y, t, config.context, config.future, self.first)
         both = self.teacher.encode(torch.cat([seen.before, seen.context]))
         before, memory = both.chunk(2)
         dec = cross_entropy(self.teacher.decode(memory, seen.future), seen.targets)
         from_, to = (before.detach(), memory.detach()) if config.detach else (before, memory)
         dyn = dynamics_loss(self.rnn.update(from_, seen.x_t), to, seen.has_before if self.first else None)
-        unif = uniformity_loss(memory, config.uniformity_sample, self.noise)
+        unif = uniformity_loss(memory, drawn.compared)
         loss = config.lambda_dec * dec + config.lambda_dyn * dyn + config.lambda_unif * unif
         return {"loss": loss, "L_dec": dec, "L_dyn": dyn, "L_unif": unif}
 
@@ -178,60 +196,60 @@ class SMT(RecurrentMethod):
         """The readout takes the decoder's weights, and the rollout's first memory becomes the encoder's."""
         if phase == "smt":
             self.rnn.readout.load_state_dict(self.teacher.decoder.state_dict())
-            self.rnn.start.copy_(
-                self.teacher.encode(torch.empty(1, 0, dtype=torch.long, device=self.rnn.start.device))[0]
+            updater: Any = self.rnn.updater
+            updater.start.copy_(
+                self.teacher.encode(torch.empty(1, 0, dtype=torch.long, device=updater.start.device))[0]
             )
 
-    # With `start: context` the first T_c inputs are only collected; the state is then a pair (memory, window).
+    # With `start: context` the first T_c inputs are only collected; the state is then a pair (memory, window), and the
+    # window is None once it has been encoded.
 
-    def initial_state(self, batch_size: int) -> Any:
-        memory = super().initial_state(batch_size)
-        if not self.first:
-            return memory
-        return memory, torch.empty(batch_size, 0, dtype=torch.long, device=memory.device)
+    def initial_state(self, lanes: int) -> Any:
+        memory = super().initial_state(lanes)
+        return (memory, torch.empty(lanes, 0, dtype=torch.long, device=memory.device)) if self.first else memory
 
-    def update(self, state: Any, x_t: Tensor) -> Any:
-        if not self.first:
-            return super().update(state, x_t)
-        memory, window = state
-        if window is None:
-            return super().update(memory, x_t), None
-        window = torch.cat([window, x_t[:, None]], 1)
-        return (memory, window) if window.shape[1] < self.first else (self.teacher.encode(window), None)
+    def advance(self, state: Any, x: Tensor, columns: slice = EVERY, start: Tensor | None = None) -> tuple[Tensor, Any]:
+        memories, state = self.roll(state, x, start)
+        return self.rnn.read(memories[:, columns].flatten(-2)), state
 
-    def readout(self, state: Any) -> Tensor:
-        return super().readout(state[0] if self.first else state)
-
-    def rollout(self, x: Tensor) -> Tensor:
-        """The RNN on its own memories, inputs given: memories after each input (B, T, K, d).
+    def roll(self, state: Any, x: Tensor, start: Tensor | None = None) -> tuple[Tensor, Any]:
+        """The RNN on its own memories, inputs x (B, T) given: memories after each input (B, T, K, d), the last state.
 
         Before the first memory of `start: context`, the empty one stands in; nothing is scored there.
         """
-        start = self.rnn.initial_state(len(x))
         if not self.first:
-            return self.rnn.unroll(start, x)
-        seen = min(self.first, x.shape[1])
-        waiting = start[:, None].expand(-1, seen, -1, -1)
-        if x.shape[1] < self.first:
-            return waiting
-        first = self.teacher.encode(x[:, : self.first])
-        memories = [waiting[:, 1:], first[:, None]]
-        if x.shape[1] > self.first:
-            memories.append(self.rnn.unroll(first, x[:, self.first :]))
-        return torch.cat(memories, 1)
+            return self._unroll(state, x, start)
+        if start is not None and start[:, 1:].any():
+            raise NotImplementedError("start: context has no lanes that begin anew")
+        memory, window = state
+        parts, waiting = [], 0 if window is None else min(self.first - window.shape[1], x.shape[1])
+        if waiting:
+            window = torch.cat([window, x[:, :waiting]], 1)
+            parts.append(memory[:, None].expand(-1, waiting, -1, -1))
+            if window.shape[1] == self.first:
+                memory, window = self.teacher.encode(window), None
+                parts[0] = torch.cat([parts[0][:, 1:], memory[:, None]], 1)
+        if waiting < x.shape[1]:
+            memories, memory = self._unroll(memory, x[:, waiting:])
+            parts.append(memories)
+        return torch.cat(parts, 1), (memory, window)
 
-    def predict(self, x: Tensor) -> Tensor:
-        return self.rnn.read(self.rollout(x))
+    def _unroll(self, memory: Tensor, x: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        features, memory = self.rnn.scan(memory, x, start)
+        return features.unflatten(-1, memory.shape[1:]), memory
 
-    def predict_teacher(self, x: Tensor) -> Tensor:
-        """The teacher's own answer, every scored context encoded afresh: zero logits at columns that no task scores."""
-        logits = x.new_zeros(*x.shape, self.task.output_size, dtype=self.rnn.start.dtype)
-        columns = self.task.scored_columns(x.shape[1])
-        for column in columns:
+    def rollout(self, x: Tensor) -> Tensor:
+        """Whole sequences x (B, T) on the RNN's own memories: (B, T, K, d)."""
+        return self.roll(self.initial_state(len(x)), x)[0]
+
+    def predict_teacher(self, x: Tensor, columns: slice = EVERY) -> Tensor:
+        """The teacher's own answer, every context encoded afresh."""
+        logits = []
+        for column in range(x.shape[1])[columns]:
             context = x[:, max(0, column + 1 - self.config.context) : column + 1]
             memory = self.teacher.encode(context)
-            logits[:, column] = self.teacher.decode(memory, context[:, :0])[:, 0].to(logits.dtype)
-        return logits
+            logits.append(self.teacher.decode(memory, context[:, :0])[:, 0])
+        return torch.stack(logits, 1)
 
-    def predictors(self) -> dict[str, Predict]:
-        return {"rnn": self.predict, "teacher": self.predict_teacher}
+    def predictors(self) -> tuple[Predictor, ...]:
+        return Predictor("rnn", self.predict), Predictor("teacher", self.predict_teacher, reference=True)

@@ -8,7 +8,7 @@ m^_t = f(m^_{t-1}, x_t) on given inputs and labels m_t = E(x_<=t) at every k-th 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench import registry
 from bench.config import Config, NonNegative, Optimiser, Positive, Run, TrainingConfig
-from bench.methods.base import Phase, cross_entropy, scored_slice
+from bench.methods.base import Carry, Phase, cross_entropy, scored_slice
 from bench.methods.smt import SMT, SMTConfig, dynamics_loss
 from bench.models.teacher import Teacher, windows
 from bench.registry import register_method
@@ -71,16 +71,14 @@ class SMTDMT(SMT):
             Phase("dmt", dmt.share, dmt.optimiser, groups, dmt.batch_size),
         ]
 
-    def gradients(self, batch: Batch, phase: str) -> Iterator[dict[str, Tensor]]:
-        if phase == "smt":
-            yield from super().gradients(batch, phase)
-            return
-        losses = self.dmt_losses(batch)
-        losses["loss"].backward()
-        yield {name: loss.detach() for name, loss in losses.items()}
+    def draw(self, shape: tuple[int, int], phase: str) -> Any:
+        return self.draw_smt(shape) if phase == "smt" else self.draw_labelled(shape[1])
 
-    def dmt_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted sum as "loss", and its two parts.
+    def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
+        return self.smt_losses(batch, drawn) if phase == "smt" else self.dmt_losses(batch, drawn), carry
+
+    def dmt_losses(self, batch: Batch, t: Tensor) -> dict[str, Tensor]:
+        """The weighted sum as "loss", and its two parts; t (n,) are the labelled positions.
 
         With detached memories: one rollout without gradients, one batched encoder call for the labels, one batched
         update over all labelled positions.
@@ -90,7 +88,6 @@ class SMTDMT(SMT):
         x, y = batch.x[:, :end], batch.y[:, :end]
         with torch.set_grad_enabled(not dmt.detach_rollout):
             memories = self.rollout(x)  # (B, T, K, d)
-        t = self.labelled_positions(x.shape[1], x.device)  # (n,)
         with torch.no_grad():
             ends = t.expand(len(x), -1)
             width = min(self.config.context, x.shape[1])
@@ -108,12 +105,12 @@ class SMTDMT(SMT):
         elif dmt.detach_rollout:  # through the last update only, done once more with gradients
             step = self.rnn.update(earlier[:, columns].flatten(0, 1), x[:, columns].flatten())
             answered = step.unflatten(0, answered.shape[:2])
-        readout = cross_entropy(self.rnn.read(answered), y[:, columns])
+        readout = cross_entropy(self.rnn.read(answered.flatten(-2)), y[:, columns])
         return {"loss": dmt.lambda_dyn * dyn + dmt.lambda_readout * readout, "L_dyn": dyn, "L_readout": readout}
 
-    def labelled_positions(self, length: int, device: torch.device) -> Tensor:
-        """Every k-th position after the first memory, from a random offset below k on: (n,)."""
-        positions = length - self.first
+    def draw_labelled(self, length: int) -> Tensor:
+        """Every k-th position of the rollout after the first memory, from a random offset below k on: (n,)."""
+        positions, device = min(length - self.first, self.config.dmt.rollout), self.noise.device
         every = min(self.config.dmt.every, positions)
         offset = torch.randint(every, (1,), generator=self.noise, device=device)
         return self.first + offset + torch.arange(positions // every, device=device) * every

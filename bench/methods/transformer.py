@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.config import ModelConfig
-from bench.methods.base import Method, MethodConfig, cross_entropy
-from bench.models.layers import Cache
-from bench.models.transformer import CausalTransformer
+from bench.methods.base import EVERY, Carry, Method, MethodConfig, cross_entropy
+from bench.models.transformer import CausalTransformer, Past
 from bench.registry import register_method
 from bench.tasks.base import Batch, Task
 
@@ -27,20 +26,20 @@ class Transformer(Method):
         super().__init__(config, task, model, noise)
         self.network = CausalTransformer(model, task.vocab_size, task.output_size)
 
-    def gradients(self, batch: Batch, phase: str) -> Iterator[dict[str, Tensor]]:
-        loss = cross_entropy(self.network(batch.x), batch.y)
-        loss.backward()
-        yield {"loss": loss.detach()}
+    def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
+        return {"loss": cross_entropy(self.predict(batch.x), batch.y)}, carry
 
-    def initial_state(self, batch_size: int) -> tuple[list[Cache], Tensor]:
-        empty = self.network.embedding.weight.new_zeros(batch_size, self.model.d)
-        return self.network.initial_state(batch_size), empty
+    def initial_state(self, lanes: int) -> Past:
+        return self.network.initial_state(lanes)
 
-    def update(self, state: tuple[list[Cache], Tensor], x_t: Tensor) -> tuple[list[Cache], Tensor]:
-        return self.network.step(state[0], x_t)
+    def advance(
+        self, state: Past, x: Tensor, columns: slice = EVERY, start: Tensor | None = None
+    ) -> tuple[Tensor, Past]:
+        hidden = []
+        for t, x_t in enumerate(x.unbind(1)):
+            one, state = self.network.step(state, x_t, None if start is None else start[:, t])
+            hidden.append(one)
+        return self.network.read(torch.stack(hidden, 1)[:, columns]), state
 
-    def readout(self, state: tuple[list[Cache], Tensor]) -> Tensor:
-        return self.network.read(state[1])
-
-    def predict(self, x: Tensor) -> Tensor:
-        return self.network(x)
+    def predict(self, x: Tensor, columns: slice = EVERY) -> Tensor:
+        return self.network(x, columns)

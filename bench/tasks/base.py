@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T) int64
     y: Tensor  # (B, T) int64
-    start: Tensor | None = None  # (B,) bool, for streams: this lane begins anew
+    start: Tensor | None = None  # (B, T) bool: the lane begins anew before this column; None: whole sequences
 
 
 StreamState = tuple[Tensor, ...]
@@ -54,6 +54,9 @@ class Task(ABC):
     """The knob that makes this task harder."""
     unit: ClassVar[Literal["nats", "bits"]] = "nats"
     """The unit in which reports show this task's loss; it is always measured in nats per scored token."""
+
+    continues: ClassVar[bool] = False
+    """Whether a lane of its streams goes on without end; else it begins anew with each sequence."""
 
     fingerprint: str | None = None
     """A hash of the data behind a natural task, as a property: a result is stale when its data has changed."""
@@ -90,19 +93,24 @@ class Task(ABC):
     def stream(
         self, split: Split, lanes: int, length: int, generator: torch.Generator, state: StreamState | None = None
     ) -> tuple[Batch, StreamState]:
-        """The same data as continuing lanes, `length` columns at a time: the next piece and where the lanes then stand.
+        """The same data as endless lanes, `length` columns at a time: the next piece, and where the lanes then stand.
 
-        Pass the returned state to the next call; None begins anew. This default hands out whole sequences piece by
-        piece, and keeps the columns that are drawn and not yet handed out; the last piece of a sequence may be shorter.
-        `start` is true at the first piece of each. `scored_columns` speaks of whole sequences, not of pieces.
+        Pass the returned state to the next call; None begins anew. However the columns are cut into pieces, they are
+        the same. In this default one sequence follows another in each lane, `start` true at its first column; what is
+        drawn and not yet handed out is the state. `scored_columns` speaks of whole sequences, not of pieces.
         """
-        begins = state is None or state[0].shape[1] == 0
-        if state is None or begins:
+        parts = [] if state is None else [state]
+        while sum(x.shape[1] for x, _, _ in parts) < length:
             x, y, _ = self.sample(split, lanes, self.config.length, generator)
-        else:
-            x, y = state
-        start = torch.full((lanes,), begins, device=x.device)
-        return Batch(x[:, :length], y[:, :length], start), (x[:, length:], y[:, length:])
+            first = torch.arange(x.shape[1], device=x.device) == 0
+            parts.append((x, y, first.expand(lanes, -1)))
+        x, y, start = (torch.cat(columns, 1) for columns in zip(*parts, strict=True))
+        rest = tuple(part[:, length:].clone() for part in (x, y, start))  # (a view would keep all of it in checkpoints)
+        return Batch(x[:, :length], y[:, :length], start[:, :length]), rest
+
+    def advance(self, state: StreamState, loss: Tensor) -> StreamState:
+        """Where a stream stands once the mean loss of its last piece is known: a curriculum may move on."""
+        return state
 
     def scored_columns(self, length: int) -> range:
         """The columns of a batch in which some label may be scored; the rest is -1 in every row."""
@@ -189,6 +197,19 @@ def hide(batch: Batch, score_from: int) -> Batch:
     y = batch.y.clone()
     y[:, :score_from] = IGNORED
     return batch._replace(y=y)
+
+
+def hide_in_stream(batch: Batch, score_from: int, position: Tensor) -> tuple[Batch, Tensor]:
+    """As `hide`, for a piece of a stream: labels less than `score_from` columns after their lane began anew.
+
+    `position` (B,) says how many columns each lane had before the piece; the second result, how many it then has.
+    """
+    assert batch.start is not None
+    t = torch.arange(batch.x.shape[1], device=batch.x.device)
+    begun = torch.where(batch.start, t, -1).cummax(1).values  # the last column at which the lane began, -1: before
+    since = torch.where(begun >= 0, t - begun, position[:, None] + t)
+    y = batch.y.masked_fill(since < score_from, IGNORED) if score_from else batch.y
+    return batch._replace(y=y), since[:, -1] + 1
 
 
 def corrupt(y: Tensor, labels: range, probability: float, generator: torch.Generator) -> Tensor:

@@ -35,6 +35,7 @@ class WindowTask(Task):
     """Next-token prediction. Subclasses say where the tokens come from: `dataset`, and `look_up` if they are packed."""
 
     unit = "bits"
+    continues = True
     dataset: ClassVar[data.Dataset]
     image_tokens: ClassVar[int] = 1
     """Tokens of one image, for tasks with an `ImageConfig`."""
@@ -114,8 +115,8 @@ class WindowTask(Task):
             state = (first,)
         (position,) = state
         batch = self._windows(split, position, length)
-        start = torch.full((lanes,), begins, device=position.device)
-        return batch._replace(start=start), ((position + length) % total,)
+        start = (torch.arange(length, device=position.device) == 0) & begins
+        return batch._replace(start=start.expand(lanes, -1)), ((position + length) % total,)
 
     def _held(self, split: Split, length: int) -> int:
         total = self.tokens(split)

@@ -20,10 +20,11 @@ from torch import Tensor
 from bench import registry, streams
 from bench.build import build_method, build_task
 from bench.config import Run
+from bench.engine import Engine, form_of
 from bench.grid import make_grid
 from bench.measure import cost
 from bench.measure.inference import state_bytes
-from bench.methods.base import Method, MethodConfig, Phase, impossible
+from bench.methods.base import EVERY, NONE, Method, MethodConfig, Phase, impossible, scored_slice
 from bench.results import Folder
 from bench.tasks.base import IGNORED, Batch, Task
 from bench.testing.probes import (
@@ -40,7 +41,10 @@ from bench.training import Options, Stopped, Trainer
 TINY: Mapping[str, Any] = {
     "model": {"d": 8, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1},
     "training": {"batch_size": 4, "budget": {"steps": 8}, "optimiser": {"lr": 3e-3}},
-    "evaluation": {"sequences": 16, "reference_sequences": 4, "every": 0.5},
+    "evaluation": {
+        **{"sequences": 16, "reference_sequences": 4, "every": 0.5},
+        "stream": {"lanes": 4, "burn_in": 6, "columns": 12},
+    },
     "device": "cpu",
     "precision": "float64",
 }
@@ -55,8 +59,11 @@ EASY = (
 EASY_MODEL = {"d": 16, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1}
 EASY_STEPS = 400
 ROWS = 3
-DRAWS = 400
-"""Of noise, for the mean of an unbiased gradient."""
+DRAWS = 100
+DRAWN_LANES = 300
+"""Of noise, for the mean of an unbiased gradient, each over so many lanes."""
+CUT = 5
+"""Columns of a stream's batches, where it matters that they end within sequences."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ def _batch(task: Task, length: int, seed: int = 0, *, rows: int = ROWS, hidden: 
         labels[0, -1] = 0
     y = torch.full_like(x, IGNORED)
     y[:, columns] = labels
-    return Batch(x, y, torch.ones(rows, dtype=torch.bool))
+    return Batch(x, y, (torch.arange(x.shape[1]) == 0).expand(rows, -1))
 
 
 def _settled(method: Method, phases: Sequence[Phase], index: int) -> Phase:
@@ -140,21 +147,25 @@ def _settled(method: Method, phases: Sequence[Phase], index: int) -> Phase:
     return phases[index]
 
 
-def _gradient(method: Method, batch: Batch, phase: str, noise: int = 0) -> Gradient:
-    """All gradients of one batch, from a clean carry; no step is taken."""
+def _gradient(method: Method, batch: Batch, phase: Phase, noise: int = 0) -> Gradient:
+    """All gradients of one batch, with nothing carried into it; no step is taken."""
     method.noise.manual_seed(streams.derive(noise, "check", "noise"))
     method.carry = None
     method.zero_grad()
     sums: dict[str, Tensor] = {}
     losses = []
-    for scalars in method.gradients(batch, phase):
-        losses.append(_loss(scalars))
+    for ready in Engine(method, phase).stretches(batch):
+        if ready.scalars is None:
+            continue
+        losses.append(_loss(ready.scalars))
         for name, parameter in method.named_parameters():
             if parameter.grad is not None:
                 sums[name] = sums.get(name, 0) + parameter.grad.detach().clone()
         method.zero_grad()
+    if not losses and (batch.y == IGNORED).all():
+        return Gradient({}, 0.0, 0)  # no step is taken
     if not losses:
-        raise Broken(f"phase {phase}: `gradients` yielded nothing for a batch of {len(batch.x)} sequences")
+        raise Broken(f"phase {phase.name}: no gradient came of a batch of {len(batch.x)} sequences")
     means = {name: value / len(losses) for name, value in sums.items()}
     return Gradient(means, sum(losses) / len(losses), len(losses))
 
@@ -176,15 +187,21 @@ def _short(value: Any) -> str:
 
 
 @torch.no_grad()
+def _streamed(method: Method, x: Tensor) -> Tensor:
+    """Logits (B, T, O) of x (B, T), taken in one column at a time."""
+    state, logits = method.initial_state(len(x)), []
+    for x_t in x.split(1, 1):
+        one, state = method.advance(state, x_t)
+        logits.append(one)
+    return torch.cat(logits, 1)
+
+
 def _streamed_loss(method: Method, batch: Batch) -> float:
     """Mean cross-entropy over the scored positions, in nats: one sequence, one token, one position at a time."""
     terms = []
     for x, y in zip(batch.x, batch.y, strict=True):
-        state = method.initial_state(1)
-        for x_t, y_t in zip(x, y, strict=True):
-            state = method.update(state, x_t[None])
+        for logits, y_t in zip(_streamed(method, x[None])[0], y, strict=True):
             if y_t != IGNORED:
-                logits = method.readout(state)[0]
                 terms.append((torch.logsumexp(logits, 0) - logits[y_t]).item())
     return math.fsum(terms) / len(terms)
 
@@ -219,7 +236,7 @@ def _length(run: Run) -> int:
 
 
 @suite.row(
-    "phases and shapes", "return from `phases`, `gradients`, `predict` and `readout` what bench.methods.Method says"
+    "phases and shapes", "return from `phases`, `gradients`, `predict` and `advance` what bench.methods.Method says"
 )
 def _shapes(subject: Subject) -> str:
     run = subject.run()
@@ -232,19 +249,22 @@ def _shapes(subject: Subject) -> str:
     length = _length(run)
     batch = _batch(task, length)
     for one, _, phase in _every_phase(subject, run):
-        found = _gradient(one, batch, phase.name)
+        found = _gradient(one, batch, phase)
         if not math.isfinite(found.loss):
             raise Broken(f"phase {phase.name}: loss {found.loss}")
-    for name, predict in method.predictors().items():
+    for name, predict, _ in method.predictors():
         with torch.no_grad():
-            logits = predict(batch.x)
+            logits = predict(batch.x, EVERY)
         wanted = (ROWS, length, task.output_size)
         if tuple(logits.shape) != wanted or not logits.is_floating_point() or not logits.isfinite().all():
             raise Broken(f"predictor {name}: {_short(logits)}, {logits.dtype}; should be finite numbers {wanted}")
-    read = method.readout(method.update(method.initial_state(ROWS), batch.x[:, 0]))
-    if tuple(read.shape) != (ROWS, task.output_size):
-        raise Broken(f"readout gives {_short(read)}; should be {(ROWS, task.output_size)}")
-    return f"phases {', '.join(names)}; predictors {', '.join(method.predictors())}"
+    for columns, count in ((slice(1, length, 2), length // 2), (NONE, 0)):
+        read, _ = method.advance(method.initial_state(ROWS), batch.x, columns)
+        if tuple(read.shape) != (ROWS, count, task.output_size):
+            raise Broken(
+                f"`advance` gives {_short(read)} for {count} columns; should be {(ROWS, count, task.output_size)}"
+            )
+    return f"phases {', '.join(names)}; predictors {', '.join(one.name for one in method.predictors())}"
 
 
 @suite.row(
@@ -255,14 +275,14 @@ def _mask(subject: Subject) -> str:
     for method, task, phase in _every_phase(subject, run):
         shown = _batch(task, _length(run), hidden=True)
         columns = list(task.scored_columns(_length(run)))
-        found = _gradient(method, shown, phase.name)
+        found = _gradient(method, shown, phase)
         for label in range(task.output_size):
             y = shown.y.clone()
             y[:, columns] = torch.where(y[:, columns] == IGNORED, label, y[:, columns])
-            other = _gradient(method, shown._replace(y=y), phase.name)
+            other = _gradient(method, shown._replace(y=y), phase)
             if not torch.equal(y, shown.y) and _equal(found.by_name, other.by_name):
                 raise Broken(f"phase {phase.name}: a label of -1 is trained on as if it were {label}")
-        nothing = _gradient(method, shown._replace(y=torch.full_like(shown.y, IGNORED)), phase.name)
+        nothing = _gradient(method, shown._replace(y=torch.full_like(shown.y, IGNORED)), phase)
         bad = [name for name, gradient in nothing.by_name.items() if not gradient.isfinite().all()]
         if bad or not math.isfinite(nothing.loss):
             raise Broken(f"phase {phase.name}: without any scored label the loss is {nothing.loss}, {bad} not finite")
@@ -295,28 +315,28 @@ def _no_global_state(subject: Subject) -> str:
     before = global_state()
     for method, task, phase in _every_phase(subject, run):
         batch = _batch(task, _length(run))
-        _gradient(method, batch, phase.name)
+        _gradient(method, batch, phase)
         moved = same_global_state(before, global_state())
         if moved:
             raise Broken(f"phase {phase.name}: `gradients` or the method's construction moved {moved} global generator")
-        for name, predict in method.predictors().items():
+        for name, predict, _ in method.predictors():
             noise = method.noise.get_state()
-            predict(batch.x)
+            predict(batch.x, EVERY)
             moved = same_global_state(before, global_state())
             if moved or not torch.equal(noise, method.noise.get_state()):
                 raise Broken(f"predictor {name} draws random numbers from {moved or 'its own'} generator")
     return "torch's, numpy's and Python's generators stay where they were"
 
 
-@suite.row("predict is the loop of updates", "make `predict` equal to the loop over `update` and `readout`, row by row")
+@suite.row("any cut gives the same", "make `advance`, and `predict` too, the same for any cut into pieces, row by row")
 def _predict(subject: Subject) -> str:
     run = subject.run()
     method, task = subject.trained(run)
     batch = _batch(task, _length(run))
-    columns = list(task.scored_columns(_length(run)))
+    columns = scored_slice(task, _length(run))
     with torch.no_grad():
-        parallel = method.predict(batch.x)[:, columns]
-        alone = torch.cat([Method.predict(method, row[None]) for row in batch.x])[:, columns]
+        parallel = method.predict(batch.x, columns)
+        alone = torch.cat([_streamed(method, row[None]) for row in batch.x])[:, columns]
     furthest = (parallel - alone).abs().max().item()
     if not furthest <= 1e-8 * max(1.0, alone.abs().max().item()):
         raise Broken(f"`predict` and the loop over single sequences differ by up to {furthest:.2g}")
@@ -331,13 +351,13 @@ def _causal(subject: Subject) -> str:
     x = _batch(task, length).x
     columns = torch.tensor(list(task.scored_columns(length)))
     noticed = 0.0
-    for name, predictor in method.predictors().items():
+    for name, predictor, _ in method.predictors():
         with torch.no_grad():
-            seen = predictor(x)
+            seen = predictor(x, EVERY)
             for t in range(length - 1):
                 other = x.clone()
                 other[:, t + 1 :] = (other[:, t + 1 :] + 1) % task.vocab_size
-                changed = predictor(other)
+                changed = predictor(other, EVERY)
                 past = columns[columns <= t]
                 leak = (changed - seen)[:, past].abs().max().item() if len(past) else 0.0
                 noticed = max(noticed, (changed - seen)[:, columns].abs().max().item())
@@ -357,7 +377,7 @@ def _state(subject: Subject) -> str:
         now = method.initial_state(2)
         x = task.sample("train", 2, _length(run), streams.generator(0, "check")).x
         for t in range(1, 33):
-            now = method.update(now, x[:, t % x.shape[1]])
+            _, now = method.advance(now, x[:, t % x.shape[1], None])
             if t in (8, 32):
                 sizes[t] = state_bytes(now) // 2
     if subject.cls.growing_state:
@@ -383,7 +403,7 @@ def _reach(subject: Subject) -> str:
             raise Broken(f"phase {phase.name}: its groups name a parameter twice, or one that is not the method's")
         largest = dict.fromkeys(claimed, 0.0)
         for seed in range(8):
-            found = _gradient(method, _batch(task, _length(run), seed), phase.name, seed)
+            found = _gradient(method, _batch(task, _length(run), seed), phase, seed)
             for name, gradient in found.by_name.items():
                 if not gradient.isfinite().all():
                     raise Broken(f"phase {phase.name}: the gradient of {name} is not finite")
@@ -408,7 +428,7 @@ def _promised(subject: Subject) -> str:
         if promise is None:
             continue
         batch = _batch(task, _length(run), hidden=promise != "unbiased")
-        if _gradient(method, batch, phase.name).yields > 1:
+        if _gradient(method, batch, phase).yields > 1:
             batch = _batch(task, _length(run))  # the mean over steps is the mean over positions where all are scored
         if promise == "unbiased":
             told.append(f"{phase.name}: {_unbiased(method, batch, phase)}")
@@ -426,10 +446,10 @@ def _promised(subject: Subject) -> str:
 
 def _exact(method: Method, batch: Batch, phase: Phase, *, own: bool) -> str:
     """Against central differences of the loss handed over, or of the streamed predictor's cross-entropy."""
-    found = _gradient(method, batch, phase.name)
+    found = _gradient(method, batch, phase)
 
     def value() -> float:
-        return _gradient(method, batch, phase.name).loss if own else _streamed_loss(method, batch)
+        return _gradient(method, batch, phase).loss if own else _streamed_loss(method, batch)
 
     worst = 0.0
     claimed = _claimed(method, phase)
@@ -447,12 +467,16 @@ def _exact(method: Method, batch: Batch, phase: Phase, *, own: bool) -> str:
 
 
 def _unbiased(method: Method, batch: Batch, phase: Phase) -> str:
-    """Its mean over noise draws against central differences, within 5 standard errors."""
+    """Its mean over noise draws against central differences, within 4 standard errors.
+
+    Each draw is over many lanes, whose noise is their own in most methods: that is cheaper than many draws.
+    """
+    many = Batch(*(part.repeat(DRAWN_LANES // ROWS, 1) for part in batch))  # type: ignore[union-attr]
     claimed = _claimed(method, phase)
     directions = unit_directions(claimed)
     along: dict[str, list[float]] = {name: [] for name in claimed}
     for draw in range(DRAWS):
-        found = _gradient(method, batch, phase.name, noise=draw).by_name
+        found = _gradient(method, many, phase, noise=draw).by_name
         for name, direction in directions.items():
             along[name].append(slope_along(found[name], direction) if name in found else 0.0)
     worst = 0.0
@@ -460,37 +484,98 @@ def _unbiased(method: Method, batch: Batch, phase: Phase) -> str:
         slope = central_difference(claimed[name], direction, lambda: _streamed_loss(method, batch))
         mean, error = _spread(along[name])
         distance = abs(mean - slope) / (error + 1e-4 * abs(slope) + 1e-9)
-        if not distance <= 5:
+        if not distance <= 4:
             raise Broken(
                 f"phase {phase.name}: along a direction of {name} the mean of {DRAWS} draws is {mean:.4g} "
                 f"with standard error {error:.2g}; the loss has slope {slope:.4g}"
             )
         worst = max(worst, distance)
-    return f"mean of {DRAWS} draws, at most {worst:.1f} standard errors away"
+    return f"mean of {DRAWS} draws over {DRAWN_LANES} lanes, at most {worst:.1f} standard errors away"
+
+
+@suite.row("carries on in a stream", "carry in `Carry` all that the next piece needs, and nothing past a lane's start")
+def _carries(subject: Subject) -> str:
+    if subject.cls.data != "streams":
+        raise NotApplicable("it learns from whole sequences")
+    if form_of(subject.cls) == "gradients":
+        raise NotApplicable("a generator weighs its gradients itself")
+    run = subject.run()
+    for method, task, phase in _every_phase(subject, run):
+        piece = method.piece or CUT
+        cut = -(-CUT // piece) * piece
+        x = torch.randint(task.vocab_size, (ROWS, 2 * cut), generator=streams.generator(0, "check", "stream"))
+        y = torch.randint(task.output_size, x.shape, generator=streams.generator(1, "check", "stream"))
+        at = cut + (piece + 1) // 2  # where the first lane begins anew, within a piece
+        start = (torch.arange(2 * cut) == 0).repeat(ROWS, 1)
+        anew = start.clone()
+        anew[0, at] = True
+
+        halves = [Batch(*(part[:, columns] for part in (x, y, anew))) for columns in (slice(cut), slice(cut, None))]
+        whole = _summed(method, phase, [Batch(x, y, anew)])
+        if not _near(_summed(method, phase, halves), whole):
+            raise Broken(f"phase {phase.name}: the gradient of a stream changes with where its batches are cut")
+
+        later = y.masked_fill(torch.arange(2 * cut) < at, IGNORED)
+        later[1:] = IGNORED  # scored is the first lane alone, from `at` on
+        other = x.clone()
+        other[0, :at] = (other[0, :at] + 1) % task.vocab_size
+        forgets = [_summed(method, phase, [Batch(one, later, anew)]) for one in (x, other)]
+        if not _near(*forgets):
+            raise Broken(f"phase {phase.name}: what came before a lane began anew changes its gradient")
+        other[0, cut:] = x[0, cut:]  # from here on the same: pieces before have to be remembered
+        keeps = [_summed(method, phase, [Batch(one, later, start)]) for one in (x, other)]
+        if _near(*keeps):
+            raise Broken(f"phase {phase.name}: what came before changes nothing: no state is carried")
+    return f"any cut, lanes that begin anew at column {at}"
+
+
+def _summed(method: Method, phase: Phase, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """The gradient of the summed loss of one batch after another, the weights as they are."""
+    method.noise.manual_seed(streams.derive(0, "check", "noise"))
+    method.carry = None
+    method.zero_grad()
+    engine, sums = Engine(method, phase), {name: torch.zeros_like(one) for name, one in _claimed(method, phase).items()}
+    for batch in batches:
+        first = 0
+        for ready in engine.stretches(batch):
+            labels = (batch.y[:, first : first + ready.columns] != IGNORED).sum()
+            first += ready.columns
+            for name, parameter in _claimed(method, phase).items():
+                if parameter.grad is not None and ready.scalars is not None:
+                    sums[name] += labels * parameter.grad
+            method.zero_grad()
+    return sums
+
+
+def _near(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    scale = max(one.abs().max().item() for one in (*a.values(), *b.values()))
+    return all((a[name] - b[name]).abs().max().item() <= 1e-9 * max(scale, 1e-30) for name in a)
 
 
 def _trained_in_pieces(run: Run, stops: bool) -> dict[str, Tensor]:
-    """Weights and loss at the end of the run; with `stops`, of one that is stopped after every third batch."""
+    """Weights and loss at the end of the run; with `stops`, of one that is stopped after every second batch."""
     batches = itertools.count()
     with _folder(run) as folder:
         for _ in range(100):
-            trainer = Trainer(run, folder, Options(should_stop=lambda: stops and next(batches) % 3 == 2))
+            trainer = Trainer(run, folder, Options(should_stop=lambda: stops and next(batches) % 2 == 1))
             try:
                 trainer.train()
             except Stopped:
                 continue
             return {**trainer.method.state_dict(), "loss": torch.tensor(trainer.curve[-1]["train_loss"])}
-    raise Broken("does not come to an end when it is stopped after every third batch")
+    raise Broken("does not come to an end when it is stopped after every second batch")
 
 
 @suite.row("resumes exactly", "keep in `carry`, buffers or parameters all that the next batch depends on")
 def _resume(subject: Subject) -> str:
     run = subject.run()
+    if subject.cls.data == "streams":  # batches that end within sequences, so that what is carried matters
+        run = dataclasses.replace(run, training=run.training.model_copy(update={"columns": CUT}))
     ends = [_trained_in_pieces(run, stops) for stops in (False, True)]
     different = [name for name in ends[0] if not torch.equal(ends[0][name], ends[1][name])]
     if different:
         raise Broken(f"stopped and continued it differs in {', '.join(different[:3])} ({len(different)} tensors)")
-    return "stopped after every third batch, equal bit for bit"
+    return "stopped after every second batch, equal bit for bit"
 
 
 @suite.row(
@@ -498,8 +583,12 @@ def _resume(subject: Subject) -> str:
 )
 def learns(subject: Subject) -> str:
     """Accuracy on the first easy task that it can be trained on. Raises `Broken` below halfway to the ceiling."""
-    training = {"batch_size": 32, "budget": {"steps": EASY_STEPS}, "optimiser": {"lr": 5e-3}}
-    evaluation = {"sequences": 512, "reference_sequences": 8, "every": 1.0}
+    lanes = 8 if form_of(subject.cls) == "step" else 32  # column by column, which takes its time
+    training = {"batch_size": lanes, "budget": {"steps": EASY_STEPS}, "optimiser": {"lr": 5e-3}}
+    evaluation = {
+        **{"sequences": 512, "reference_sequences": 8, "every": 1.0},
+        "stream": {"lanes": 64, "burn_in": 16, "columns": 64},
+    }
     run = subject.run(EASY, training=training, evaluation=evaluation, model=EASY_MODEL, precision="float32")
     with _folder(run) as folder:
         result = Trainer(run, folder).train()

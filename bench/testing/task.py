@@ -287,31 +287,35 @@ def _read(task: WindowTask, split: Split, start: int, tokens: int) -> np.ndarray
 
 
 @suite.row(
-    "streams continue", "give from `stream` the same data in pieces, `start` true where a lane begins, state in tensors"
+    "streams continue",
+    "give from `stream` the same data for any cut, `start` true where a lane begins; a tensor state",
 )
 def _streams(subject: Subject) -> str:
     task, lanes, length = subject.task, 5, subject.length
     small = max(1, min(7, length // 3))
-    by_size = {size: _pieces(task, lanes, size, 2 * length) for size in (small, small + 2)}
-    (x, y, start), (other_x, other_y, other_start) = by_size.values()
-    common = min(x.shape[1], other_x.shape[1])
-    for name, a, b in (("x", x, other_x), ("y", y, other_y), ("start", start, other_start)):
-        if not torch.equal(a[:, :common], b[:, :common]):
-            raise Broken(f"{name} of {common} columns differs between pieces of {small} and of {small + 2}")
+    sizes = (small, small + 2, 2 * length + 1)
+    whole, *others = (_pieces(task, lanes, size, 2 * length) for size in sizes)
+    for size, other in zip(sizes[1:], others, strict=True):
+        common = min(whole[0].shape[1], other[0].shape[1])
+        for name, a, b in zip(("x", "y", "start"), whole, other, strict=True):
+            if not torch.equal(a[:, :common], b[:, :common]):
+                raise Broken(f"{name} of {common} columns differs between pieces of {small} and of {size}")
+    x, y, start = whole
+    common = x.shape[1]
     if type(task).stream is not Task.stream:
-        return f"pieces of {small} and {small + 2} columns give the same lanes"
+        return f"pieces of {', '.join(map(str, sizes))} columns give the same lanes"
     generator = streams.generator(0, "check")
-    whole = [task.sample("train", lanes, length, generator) for _ in range(1 + common // length)]
-    begins = torch.cat([torch.arange(one.x.shape[1]).expand_as(one.x) == 0 for one in whole], 1)
+    drawn = [task.sample("train", lanes, length, generator) for _ in range(1 + common // length)]
+    begins = torch.cat([torch.arange(one.x.shape[1]).expand_as(one.x) == 0 for one in drawn], 1)
     for name, a, b in (
-        ("x", x, torch.cat([one.x for one in whole], 1)),
-        ("y", y, torch.cat([one.y for one in whole], 1)),
+        ("x", x, torch.cat([one.x for one in drawn], 1)),
+        ("y", y, torch.cat([one.y for one in drawn], 1)),
         ("start", start, begins),
     ):
         width = min(common, b.shape[1])
         if not torch.equal(a[:, :width], b[:, :width]):
             raise Broken(f"{name} of the pieces is not that of whole sequences from an equal generator")
-    return f"pieces of {small} and {small + 2} columns make up whole sequences"
+    return f"pieces of {', '.join(map(str, sizes))} columns make up whole sequences"
 
 
 def _pieces(task: Task, lanes: int, size: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -330,17 +334,18 @@ def _pieces(task: Task, lanes: int, size: int, columns: int) -> tuple[Tensor, Te
         if not _same(piece, task.stream("train", lanes, size, again, kept)[0]):
             raise Broken(f"{where}: continued from a copy of the state it is another")
         shape = tuple(piece.x.shape)
-        if len(shape) != 2 or shape[0] != lanes or not 1 <= shape[1] <= size or piece.y.shape != piece.x.shape:
-            raise Broken(f"{where}: x is {shape}, y {tuple(piece.y.shape)}; should be ({lanes}, {size} or fewer)")
+        if shape != (lanes, size) or piece.y.shape != piece.x.shape:
+            raise Broken(f"{where}: x is {shape}, y {tuple(piece.y.shape)}; should be ({lanes}, {size})")
         start = piece.start
-        if not isinstance(start, Tensor) or start.dtype != torch.bool or tuple(start.shape) != (lanes,):
-            raise Broken(f"{where}: start is {start}; should be {lanes} truth values")
-        if not pieces and not start.all():
-            raise Broken(f"{where}: start is {start.tolist()}; should be true, as all lanes begin")
+        if not isinstance(start, Tensor) or start.dtype != torch.bool or tuple(start.shape) != shape:
+            raise Broken(f"{where}: start is {start}; should be truth values {shape}")
+        if not pieces and not start[:, 0].all():
+            raise Broken(f"{where}: start is {start[:, 0].tolist()} at first; should be true, as all lanes begin")
         pieces.append(piece)
-    begins = [torch.arange(one.x.shape[1]).expand_as(one.x) == 0 for one in pieces]
-    starts = [begin & one.start[:, None] for begin, one in zip(begins, pieces, strict=True)]  # type: ignore[index]
-    return torch.cat([one.x for one in pieces], 1), torch.cat([one.y for one in pieces], 1), torch.cat(starts, 1)
+    x, y, starts = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
+    if type(task).continues and starts[:, 1:].any():
+        raise Broken("`continues` says that lanes go on without end, and one begins anew")
+    return x, y, starts
 
 
 @suite.row(

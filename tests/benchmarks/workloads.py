@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bench import registry, streams
 from bench.config import Run
 from bench.grid import load_grid
 from bench.measure.cost import step_costs
+from bench.methods import Method
 from bench.results import Folder
 from bench.training import Trainer
 
@@ -41,8 +43,9 @@ def step(trainer: Trainer) -> None:
     """Draw a batch, find its gradients, step on them."""
     trainer.counters.tokens = 0  # the schedule stands still
     phase = trainer.phases[trainer.counters.phase]
-    for scalars in trainer.method.gradients(trainer._draw(phase), phase.name):
-        trainer._step(phase, scalars)
+    for ready in trainer.engine.stretches(trainer._draw(phase)):
+        if ready.scalars is not None:
+            trainer._step(phase, ready.scalars)
 
 
 def predictions(root: Path) -> dict[str, Workload]:
@@ -53,10 +56,19 @@ def predictions(root: Path) -> dict[str, Workload]:
             continue
         method = Trainer(run, Folder(root / name)).method.eval()
         x = torch.randint(0, method.task.vocab_size, (64, 32), generator=streams.generator(0, "benchmark"))
-        ways = {"parallel": method.predict, "streamed": super(type(method), method).predict}
+        ways = {"parallel": method.predict, "streamed": partial(streamed, method)}
         for way, predict in ways.items():
             found[f"prediction: {name}, {way}"] = partial(torch.no_grad()(predict), x)
     return found
+
+
+def streamed(method: Method, x: Tensor) -> Tensor:
+    """Logits of x (B, T), taken in one column at a time."""
+    state, logits = method.initial_state(len(x)), []
+    for column in x.split(1, 1):
+        one, state = method.advance(state, column)
+        logits.append(one)
+    return torch.cat(logits, 1)
 
 
 def tracing() -> dict[str, Workload]:

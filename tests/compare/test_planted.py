@@ -15,8 +15,8 @@ from bench.config import Run
 from bench.launch.cell import run_cell
 from bench.methods import smt
 from bench.methods.bptt import BPTT
-from bench.models.rnn import RNN
 from bench.models.teacher import windows
+from bench.models.updater import Updater
 from bench.results import read_json
 from bench.tasks.base import IGNORED, Batch
 from bench.tasks.retrieval import Retrieval
@@ -45,20 +45,13 @@ def off_by_one(patch: pytest.MonkeyPatch) -> None:
 
 def detached_gradient(patch: pytest.MonkeyPatch) -> None:
     """No gradient from one step to the one before."""
-
-    def unroll(self: RNN, memory: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        memories = []
-        for token in self.embedding(x).unbind(1):
-            memory = self.step(memory.detach(), token)
-            memories.append(memory)
-        return torch.stack(memories, 1)
-
-    patch.setattr(RNN, "unroll", unroll)
+    right = Updater.step
+    patch.setattr(Updater, "step", lambda self, state, u: right(self, state.detach(), u))
 
 
 def doubled_learning_rate(patch: pytest.MonkeyPatch) -> None:
-    right = training.learning_rate
-    patch.setattr(training, "learning_rate", lambda phase, progress: 2 * right(phase, progress))
+    right = training.rate
+    patch.setattr(training, "rate", lambda settings, progress: 2 * right(settings, progress))
 
 
 def leaked_label(patch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from bench.build import build_method, build_task
 from bench.errors import BadInput
 from bench.measure import cost
 from bench.methods.base import Method, cross_entropy
-from bench.models.updaters import MLPUpdater
+from bench.models.mlp import MLPUpdater
 from bench.report import complexity, data, efficiency
 from bench.results import read_json
 from bench.training import Trainer
@@ -35,13 +35,11 @@ def linear():
             self.table = nn.Parameter(torch.randn(task.vocab_size, 5))
             self.head = nn.Parameter(torch.randn(5, task.output_size))
 
-        def gradients(self, batch, phase):
+        def losses(self, batch, drawn, carry, phase):
             one_hot = nn.functional.one_hot(batch.x, self.task.vocab_size).to(self.head.dtype)
-            loss = cross_entropy(one_hot @ self.table @ self.head, batch.y)
-            loss.backward()
-            yield {"loss": loss.detach()}
+            return {"loss": cross_entropy(one_hot @ self.table @ self.head, batch.y)}, carry
 
-        initial_state = update = readout = None
+        initial_state = advance = None
 
     Linear.__abstractmethods__ = frozenset()
     registry.methods.register("linear-by-hand")(Linear)

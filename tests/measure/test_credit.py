@@ -47,21 +47,21 @@ class Linear(Method):
     def embed(self, x_t):
         return F.embedding(x_t, self.table)
 
-    def step(self, hidden, token):
+    def move(self, hidden, token):
         return hidden @ self.weight + token
 
     def run(self, x):
         """The last hidden state."""
         hidden = self.embed(x[:, 0])
         for x_t in x[:, 1:].unbind(1):
-            hidden = self.step(hidden, self.embed(x_t))
+            hidden = self.move(hidden, self.embed(x_t))
         return hidden
 
     def gradients(self, batch, phase):
         hidden, logits = self.embed(batch.x[:, 0]), []
         logits.append(hidden)
         for x_t in batch.x[:, 1:].unbind(1):
-            hidden = self.step(hidden, self.embed(x_t))
+            hidden = self.move(hidden, self.embed(x_t))
             logits.append(hidden)
         loss = cross_entropy(torch.stack(logits, 1), batch.y)
         loss.backward()
@@ -142,7 +142,7 @@ def test_labels_may_be_smoothed_by_hand(register):
 
 def test_a_property_of_a_tensor_is_a_call_like_any_other(register):
     class Transposed(Linear):
-        def step(self, hidden, token):
+        def move(self, hidden, token):
             return hidden @ self.weight.T + token
 
     assert paths(register(Transposed)) == paths(register(Linear))
@@ -162,7 +162,7 @@ def test_complex_states_carry_credit_like_real_ones(register, precision):
         def embed(self, x_t):
             return torch.view_as_complex(F.embedding(x_t, self.table).unflatten(-1, (-1, 2))).to(precision)
 
-        def step(self, hidden, token):
+        def move(self, hidden, token):
             return hidden @ torch.view_as_complex(self.weight.unflatten(-1, (-1, 2))).to(precision).conj() + token
 
         def gradients(self, batch, phase):
@@ -270,8 +270,8 @@ def test_a_fused_recurrence_grows_like_one_that_is_written_out(register):
 
 def test_recomputed_segments_have_the_paths_of_kept_ones(register):
     class Recomputed(Linear):
-        def step(self, hidden, token):
-            return checkpoint(super().step, hidden, token, use_reentrant=False)
+        def move(self, hidden, token):
+            return checkpoint(super().move, hidden, token, use_reentrant=False)
 
     assert paths(register(Recomputed)) == paths(register(Linear))
 
@@ -290,7 +290,7 @@ def test_an_operation_with_its_own_backward_is_one_node(register):
             return None, ctx.factor * gradient @ weight.T, ctx.factor * hidden.T @ gradient
 
     class Own(Linear):
-        def step(self, hidden, token):
+        def move(self, hidden, token):
             return Scale.apply(0.5, hidden, self.weight) + token
 
     assert paths(register(Own)) == paths(register(Linear))
@@ -302,7 +302,7 @@ def test_states_written_into_a_buffer_are_told_apart(register):
             states = torch.zeros(*batch.x.shape, self.task.output_size, dtype=self.table.dtype)
             hidden = torch.zeros(len(batch.x), self.task.output_size, dtype=self.table.dtype)
             for t, x_t in enumerate(batch.x.unbind(1)):
-                hidden = self.step(hidden, self.embed(x_t))
+                hidden = self.move(hidden, self.embed(x_t))
                 states[:, t] = hidden
             loss = cross_entropy(states, batch.y)
             loss.backward()

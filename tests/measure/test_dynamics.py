@@ -29,13 +29,13 @@ def test_gradient_norms_under_bptt_are_those_of_perturbed_memories():
     found = dynamics.gradient_norms(method, task, x, y)
     assert found["loss_at"] == 11 and found["t"] == list(range(12)) and found["through"] == "the unrolled updater"
     for t in (0, 5, 11):
-        memory = method.rnn.unroll(method.rnn.initial_state(4), x[:, : t + 1])[:, -1].detach()
+        _, memory = method.rnn.scan(method.rnn.initial_state(4), x[:, : t + 1])
 
         def loss(memory, t=t):
-            last = memory if t == 11 else method.rnn.unroll(memory, x[:, t + 1 :])[:, -1]
-            return F.cross_entropy(method.rnn.read(last), y[:, -1], reduction="none")
+            last = memory if t == 11 else method.rnn.scan(memory, x[:, t + 1 :])[1]
+            return F.cross_entropy(method.rnn.read(last.flatten(1)), y[:, -1], reduction="none")
 
-        jacobian = torch.autograd.functional.jacobian(lambda m: loss(m).sum(), memory)
+        jacobian = torch.autograd.functional.jacobian(lambda m: loss(m).sum(), memory.detach())
         expected = jacobian.flatten(1).norm(dim=1).mean().item()
         assert found["norm"][t] == pytest.approx(expected, rel=1e-9)
 
@@ -46,7 +46,7 @@ def test_gradient_norms_under_smt_go_through_the_decoder_alone():
     found = dynamics.gradient_norms(method, task, x, y)
     assert found["through"] == "the decoder" and found["t"] == list(range(12))
     t, memory = 4, method.teacher.encode(x[:, :5]).detach().requires_grad_()
-    logits = method.teacher.decoder(torch.cat([memory, method.teacher.future_embedding(x[:, 5:])], 1), first=-1)[:, 0]
+    logits = method.teacher.decoder(torch.cat([memory, method.teacher.future_embedding(x[:, 5:])], 1))[:, 0]
     F.cross_entropy(logits, y[:, -1], reduction="sum").backward()
     assert found["norm"][t] == pytest.approx(memory.grad.flatten(1).norm(dim=1).mean().item(), rel=1e-9)
 
@@ -73,7 +73,7 @@ def test_drift_is_the_distance_from_the_memory_of_each_context(method):
         teacher = built_method.teacher.encode(x[:, max(0, t - 4) : t + 1])
         assert found["delta"][t] == pytest.approx(F.mse_loss(memory, teacher).item(), rel=1e-9)
         scored = y[:, t] >= 0
-        right = (built_method.rnn.read(memory).argmax(-1) == y[:, t])[scored].double().mean().item()
+        right = (built_method.rnn.read(memory.flatten(1)).argmax(-1) == y[:, t])[scored].double().mean().item()
         assert found["accuracy"][t] == pytest.approx(right, nan_ok=True)
 
 

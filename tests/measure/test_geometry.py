@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.build import build_method, build_task
+from bench.config import ModelConfig
 from bench.errors import BadInput
 from bench.measure import geometry as measured
 from bench.measure.geometry import choose, geometry, memories_at, principal_plane, vector_field
 from bench.methods.base import RecurrentMethod
+from bench.methods.smt import SMT
+from bench.models import Updater
 from bench.tasks.base import Task
 from tests.helpers import tiny_run
 
@@ -29,23 +32,29 @@ def built(method: Any = "bptt", task: Any = "retrieval", **fields: Any) -> tuple
     return made, task
 
 
-class Needle(nn.Module):
-    """An RNN by hand: two tokens, whether the last symbol was the first 0, and the symbol that came after it."""
+class OneHot(nn.Module):
+    """An embedding by hand."""
 
     def __init__(self, symbols: int) -> None:
         super().__init__()
         self.symbols = symbols
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        return torch.zeros(batch_size, 2, self.symbols)
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.one_hot(x, self.symbols).float()
 
-    def update(self, memory: Tensor, x_t: Tensor) -> Tensor:
-        armed, held = memory.unbind(1)
-        shown = nn.functional.one_hot(x_t, self.symbols).float()
+
+class Needle(Updater):
+    """An updater by hand: two tokens, whether the last symbol was the first 0, and the symbol that came after it."""
+
+    def __init__(self, symbols: int) -> None:
+        super().__init__(ModelConfig(d=symbols, memory_tokens=2, heads=1))
+
+    def step(self, state: Tensor, u: Tensor) -> Tensor:
+        armed, held = state.unbind(1)
         empty = (held == 0).all(1, keepdim=True)
-        taken = torch.where(empty & (armed[:, :1] == 1), shown, held)
-        arms = (x_t == 0)[:, None] & empty
-        return torch.stack([arms.float().expand(-1, self.symbols), taken], 1)
+        taken = torch.where(empty & (armed[:, :1] == 1), u, held)
+        arms = (u[:, :1] == 1) & empty
+        return torch.stack([arms.float().expand_as(u), taken], 1)
 
 
 class Still(nn.Module):
@@ -87,7 +96,7 @@ def test_memories_that_differ_by_rounding_are_all_one():
 
 def test_a_memory_that_holds_the_needle_has_a_cluster_for_each():
     method, task = built(task={"name": "retrieval", "length": 12, "symbols": 3, "corruption": 0.9})
-    method.rnn = Needle(4)  # type: ignore[assignment]
+    method.rnn.updater, method.rnn.embedding = Needle(4), OneHot(4)
     record = geometry(method, task)
     assert record is not None and record["colour_by"] == "needle"
     assert len(record["points"]) == len(record["label"]) == 256 and set(record["label"]) == {1, 2, 3}
@@ -124,7 +133,10 @@ def test_memories_are_those_of_the_rollout():
     for method, task in (built("bptt"), built("smt"), built(smt, "parity", evaluation=evaluation)):
         x, _, _ = task.sample("test", 6, 12, torch.Generator().manual_seed(0))
         column = torch.tensor([4, 5, 6, 7, 11, 11])
-        rollout = method.rollout(x) if hasattr(method, "rollout") else method.rnn.unroll(method.initial_state(6), x)
+        if isinstance(method, SMT):
+            rollout = method.rollout(x)
+        else:
+            rollout = method.rnn.scan(method.initial_state(6), x)[0].unflatten(-1, (method.model.memory_tokens, -1))
         torch.testing.assert_close(memories_at(method, x, column), rollout[torch.arange(6), column])
 
 

@@ -17,7 +17,7 @@ from bench.build import build_method, build_task
 from bench.config import ModelConfig
 from bench.errors import BadInput
 from bench.measure.samples import draw, half_blocks, kind, picture_grid, render, save_png, write
-from bench.methods.base import Method, MethodConfig
+from bench.methods.base import EVERY, Method, MethodConfig
 from bench.tasks.base import Batch, Task, TaskConfig
 from tests.helpers import tiny_run
 
@@ -41,15 +41,12 @@ class Counting(Method):
     def gradients(self, batch, phase):
         raise NotImplementedError
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        return torch.zeros(batch_size, dtype=torch.long)
+    def initial_state(self, lanes: int) -> Tensor:
+        return torch.zeros(lanes, dtype=torch.long)
 
-    def update(self, state: Tensor, x_t: Tensor) -> Tensor:
-        return x_t
-
-    def readout(self, state: Tensor) -> Tensor:
-        following = (state + 1) % self.task.output_size
-        return 100 * torch.nn.functional.one_hot(following, self.task.output_size).float()
+    def advance(self, state, x, columns=EVERY, start=None):
+        following = (x[:, columns] + 1) % self.task.output_size
+        return 100 * torch.nn.functional.one_hot(following, self.task.output_size).float(), x[:, -1]
 
 
 def counting(task: Task) -> Counting:
@@ -132,7 +129,7 @@ def test_a_temperature_near_zero_draws_the_likeliest():
 def test_every_method_writes_pictures(method):
     made, task = built(method)
     record = write(made, task, count=3)
-    assert record["kind"] == "image" and record["predictor"] == next(iter(made.predictors()))
+    assert record["kind"] == "image" and record["predictor"] == made.predictors()[0].name
     assert [len(record[part]) for part in ("written", "completed")] == [3, 3]
     for picture in record["written"]:
         assert len(picture) == 8 and all(len(row) == 8 and 0 <= min(row) <= max(row) <= 255 for row in picture)
@@ -248,8 +245,8 @@ def test_what_cannot_be_written_is_refused(asked, message):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_not_finite_write_nothing(task, temperature, monkeypatch):
     method, task = built(task=task)
-    readout = method.readout
-    monkeypatch.setattr(method, "readout", lambda state: readout(state) * math.nan)
+    advance = method.advance
+    monkeypatch.setattr(method, "advance", lambda *given: (math.nan * (one := advance(*given))[0], one[1]))
     with pytest.raises(BadInput, match="logits are not finite"):
         write(method, task, temperature=temperature)
 

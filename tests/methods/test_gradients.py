@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.build import build_method, build_task
+from bench.engine import Engine
 from bench.methods.smt import cut_windows, uniformity_loss
 from bench.tasks.base import IGNORED, Batch
 from tests.helpers import tiny_run
@@ -45,14 +46,12 @@ def trained_gradients(method, batch, phase) -> dict[str, torch.Tensor]:
     from bench.config import TrainingConfig
 
     training = TrainingConfig.parse({"budget": {"steps": 1}}, "")
-    (groups,) = (one.groups for one in method.phases(training) if one.name == phase)
-    method.requires_grad_(False)
-    for parameter in (parameter for group in groups for parameter in group):
-        parameter.requires_grad_(True)
-    (scalars,) = list(method.gradients(batch, phase))
+    (part,) = (one for one in method.phases(training) if one.name == phase)
+    method.train_only(part)
+    (ready,) = Engine(method, part).stretches(batch)
     found = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
     method.zero_grad()
-    return found, scalars
+    return found, ready.scalars
 
 
 def expect(method, found, loss):
@@ -118,8 +117,8 @@ def test_the_transformers_gradient_is_that_of_its_streamed_predictions(dense):
     for row in range(B):
         state = method.initial_state(1)
         for t in range(T):
-            state = method.update(state, dense.x[row : row + 1, t])
-            terms.append((method.readout(state)[0], int(dense.y[row, t])))
+            logits, state = method.advance(state, dense.x[row : row + 1, t, None])
+            terms.append((logits[0, 0], int(dense.y[row, t])))
     loss = mean_nll(terms)
     torch.testing.assert_close(scalars["loss"], loss.detach())
     expect(method, found, loss)
@@ -189,7 +188,7 @@ def test_dmts_losses_and_gradient_equal_those_of_single_rollouts(batch, detach_r
             label = method.teacher.encode(batch.x[row : row + 1, max(0, t - 3) : t + 1]).detach()
             squares.append((following - label).square().mean())
             answered = following.detach() if detach_readout else following
-            terms.append((method.rnn.read(answered)[0], int(batch.y[row, t])))
+            terms.append((method.rnn.read(answered.flatten(1))[0], int(batch.y[row, t])))
             memory = following
     dyn, readout = torch.stack(squares).mean(), mean_nll(terms)
     torch.testing.assert_close(scalars["L_dyn"], dyn.detach())
@@ -200,9 +199,9 @@ def test_dmts_losses_and_gradient_equal_those_of_single_rollouts(batch, detach_r
 
 def test_dmt_labels_every_kth_position_from_a_random_offset():
     method = method_of("smt+dmt", dmt={"every": 4})
-    seen = {tuple(method.labelled_positions(10, torch.device("cpu")).tolist()) for _ in range(200)}
+    seen = {tuple(method.draw((B, 10), "dmt").tolist()) for _ in range(200)}
     assert seen == {(0, 4), (1, 5), (2, 6), (3, 7)}
-    assert len(method.labelled_positions(3, torch.device("cpu"))) == 1  # shorter than k: one position
+    assert len(method.draw((B, 3), "dmt")) == 1  # shorter than k: one position
 
 
 def test_contexts_futures_and_targets_are_aligned_as_in_the_worked_example():
@@ -217,13 +216,12 @@ def test_contexts_futures_and_targets_are_aligned_as_in_the_worked_example():
 
 
 def test_uniformity_is_smallest_for_tokens_that_stand_apart():
-    noise = torch.Generator().manual_seed(0)
     together = torch.ones(4, 2, 8)
     apart = torch.eye(8).view(4, 2, 8)
-    assert uniformity_loss(together, 512, noise).item() == pytest.approx(0.0, abs=1e-5)
-    assert uniformity_loss(apart, 512, noise).item() == pytest.approx(-4.0, abs=1e-5)  # |a - b|^2 = 2
+    assert uniformity_loss(together).item() == pytest.approx(0.0, abs=1e-5)
+    assert uniformity_loss(apart).item() == pytest.approx(-4.0, abs=1e-5)  # |a - b|^2 = 2
     one_pair = torch.tensor([[[1.0, 0.0], [math.cos(1), math.sin(1)]]])
-    assert uniformity_loss(one_pair, 512, noise).item() == pytest.approx(-2 * (2 - 2 * math.cos(1)), abs=1e-5)
+    assert uniformity_loss(one_pair).item() == pytest.approx(-2 * (2 - 2 * math.cos(1)), abs=1e-5)
 
 
 def test_a_memory_from_a_context_start_is_scored_only_where_it_is_defined(dense):
@@ -236,15 +234,15 @@ def test_a_memory_from_a_context_start_is_scored_only_where_it_is_defined(dense)
     )
     method = build_method(run, build_task(run))
     state, streamed = method.initial_state(B), []
-    for x_t in dense.x.unbind(1):
-        state = method.update(state, x_t)
-        streamed.append(method.readout(state))
-    torch.testing.assert_close(method.predict(dense.x), torch.stack(streamed, 1))
+    for piece in dense.x.split([1, 1, 2, 2], 1):
+        logits, state = method.advance(state, piece)
+        streamed.append(logits)
+    torch.testing.assert_close(method.predict(dense.x), torch.cat(streamed, 1))
     first = method.teacher.encode(dense.x[:, :3])
     torch.testing.assert_close(method.rollout(dense.x)[:, 2], first)
     torch.testing.assert_close(method.rollout(dense.x)[:, 3], method.rnn.update(first, dense.x[:, 3]))
-    assert set(method.draw_positions(64, T, torch.device("cpu")).flatten().tolist()) == {2, 3, 4, 5}
-    dyn = method.smt_losses(dense)["L_dyn"]
+    assert set(method.draw((64, T), "smt").t.flatten().tolist()) == {2, 3, 4, 5}
+    dyn = method.smt_losses(dense, method.draw((B, T), "smt"))["L_dyn"]
     by_hand = [
         (
             method.rnn.update(method.teacher.encode(dense.x[:, t - 3 : t]), dense.x[:, t])
@@ -253,19 +251,20 @@ def test_a_memory_from_a_context_start_is_scored_only_where_it_is_defined(dense)
         for t in (3, 4, 5)
     ]
     torch.testing.assert_close(dyn, torch.stack(by_hand).square().mean())
-    assert method.dmt_losses(Batch(dense.x, dense.y))["L_dyn"].isfinite()
+    labelled = method.draw((B, T), "dmt")
+    assert method.dmt_losses(Batch(dense.x, dense.y), labelled)["L_dyn"].isfinite()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_the_empty_context_has_the_share_it_was_given(share):
     method = method_of("smt", empty_share=share)
-    t = method.draw_positions(4000, T, torch.device("cpu"))
+    t = method.draw((4000, T), "smt").t
     assert (t == 0).double().mean().item() == pytest.approx(share, abs=0.04)
 
 
 def test_positions_of_a_row_are_distinct_and_uniform():
     method = method_of("smt", timesteps=3)
-    t = method.draw_positions(6000, T, torch.device("cpu"))
+    t = method.draw((6000, T), "smt").t
     assert all(len(set(row)) == 3 for row in t[:200].tolist())
     counts = torch.bincount(t.flatten(), minlength=T) / t.numel()
     torch.testing.assert_close(counts, torch.full((T,), 1 / T), rtol=0, atol=0.015)  # 5 standard errors

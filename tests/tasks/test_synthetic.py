@@ -177,19 +177,22 @@ def test_a_generator_goes_on_from_batch_to_batch(name):
 
 
 @each_task
-def test_stream_pieces_make_up_whole_sequences(name):
+@pytest.mark.parametrize("size", [1, 10, 77])
+def test_a_stream_is_one_whole_sequence_after_another_however_it_is_cut(name, size):
     task = build(name)
     generator, state, pieces = streams.generator(0, "test"), None, []
-    while len(pieces) < 2 or state[0].shape[1]:
-        piece, state = task.stream("train", 5, 10, generator, state)
+    while sum(piece.x.shape[1] for piece in pieces) < 2 * task.config.length:
+        piece, state = task.stream("train", 5, size, generator, state)
         pieces.append(piece)
-        assert piece.start is not None and piece.start.tolist() == [len(pieces) == 1] * 5
-    next_piece, _ = task.stream("train", 5, 10, generator, state)
-    assert next_piece.start is not None and next_piece.start.all()
+        assert piece.x.shape == (5, size)
+    x, y, start = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
 
-    whole = task.sample("train", 5, task.config.length, streams.generator(0, "test"))
-    assert torch.equal(torch.cat([piece.x for piece in pieces], 1), whole.x)
-    assert torch.equal(torch.cat([piece.y for piece in pieces], 1), whole.y)
+    again = streams.generator(0, "test")
+    first, second = (task.sample("train", 5, task.config.length, again) for _ in range(2))
+    width = first.x.shape[1]
+    assert torch.equal(x[:, : 2 * width], torch.cat([first.x, second.x], 1))
+    assert torch.equal(y[:, : 2 * width], torch.cat([first.y, second.y], 1))
+    assert start[:, : 2 * width].nonzero()[:, 1].tolist() == [0, width] * 5
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -239,8 +239,12 @@ class TrainsOnTest(Digits):
 class DrawsEveryPiece(Parity):
     def stream(self, split, lanes, length, generator, state=None):
         batch = self.sample(split, lanes, length, generator)
-        first = torch.full((lanes,), state is None)
+        first = ((torch.arange(batch.x.shape[1]) == 0) & (state is None)).expand(lanes, -1)
         return batch._replace(start=first), (torch.zeros(lanes),)
+
+
+class SaysThatItContinues(Parity):
+    continues = True
 
 
 class StateInAList(Parity):
@@ -320,6 +324,7 @@ class HasNothingToAsk(Parity):
         (TrainsOnTest, "splits are disjoint", "windows of the test split are in the training data"),
         (DrawsEveryPiece, "streams continue", "differs between pieces"),
         (StateInAList, "streams continue", "the state is list"),
+        (SaysThatItContinues, "streams continue", "lanes go on without end, and one begins anew"),
         (FloorTooHigh, "nothing trivial is too good", "the loss floor is 0.7200 nats; should be from 0 to log 2"),
         (FloorWithoutCeiling, "nothing trivial is too good", "a loss floor of 0.5000 nats needs a ceiling of 0.6065"),
         (FloorIsNaN, "facts are numbers", "loss_floor is tensor(nan); should be a number from 0 on"),

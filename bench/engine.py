@@ -1,0 +1,202 @@
+"""The engine: from a batch to gradients that are ready for a step, whatever form the method has.
+
+    losses     one piece of a stream, or a batch: forward, backward
+    step       column by column: credit is added up over a window, divided by its scored labels
+    gradients  the method's own generator
+
+Every random choice comes before the arithmetic, from `Method.draw`. Nothing waits for the device inside a step: where a
+stream scores and where lanes begin anew is looked up once a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench import optimiser
+from bench.errors import BadInput
+from bench.methods.base import Carry, Method, Phase
+from bench.models.backbone import map_tree, reset
+from bench.tasks.base import IGNORED, Batch
+
+Form = Literal["losses", "step", "gradients"]
+FORMS: tuple[Form, ...] = ("losses", "step", "gradients")
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+class Ready(NamedTuple):
+    """A stretch of a batch is done, and its gradients are in `.grad`."""
+
+    columns: int
+    """How many columns of the batch it was; a generator's first is all of them, as it does not tell."""
+    scalars: dict[str, Tensor] | None
+    """Detached, with a "loss"; None: there is nothing to step on, because nothing was scored."""
+    whole: bool = True
+    """Whether all that was computed of the batch so far is in the step: False while a generator is at it."""
+
+
+def form_of(cls: type[Method]) -> Form:
+    """Which of the three forms of training a method has: what its class, or else the nearest above it, defines."""
+    for one in cls.__mro__:
+        if one is Method:
+            break
+        defined = [form for form in FORMS if form in vars(one)]
+        if defined:
+            return defined[-1]
+    raise BadInput(f"method {cls.name}: defines none of {', '.join(FORMS)}; one should say how it trains")
+
+
+class Engine:
+    """Eager: computes each stretch of a batch as it comes, and keeps what must survive from one to the next."""
+
+    def __init__(self, method: Method, phase: Phase, accumulate: int = 1, autocast: Autocast = nullcontext) -> None:
+        self.method = method
+        self.phase = phase
+        self.accumulate = accumulate
+        self.autocast = autocast
+        self.carry: Carry | None = None
+        self.optimiser = optimiser.build(phase.optimiser, phase.groups)
+        self.parameters = [one for group in phase.groups for one in group]
+        ema = phase.optimiser.ema
+        self.average = None if ema is None else optimiser.Average(self.parameters, ema)
+        self.pending = 0
+        """Gradients since the last step."""
+        self.held: list[Tensor | None] = []
+        """Their sums, where several make one step."""
+
+    def stretches(self, batch: Batch) -> Iterator[Ready]:
+        """Go through a batch, and yield whenever gradients are ready, or it is clear that there are none."""
+        method, width = self.method, batch.x.shape[1]
+        form, streams = form_of(type(method)), method.data == "streams"
+        if form == "gradients":
+            yield from self._generated(batch)
+            return
+        scored, starts = look(batch) if streams else ([True] * width, [False] * width)
+        if self.carry is None or not streams:
+            self.carry = method.begin(len(batch.x))
+        size = method.piece or width
+        for first in range(0, width, size):
+            columns = slice(first, first + size)
+            start = None if batch.start is None else batch.start[:, columns]
+            piece = Batch(batch.x[:, columns], batch.y[:, columns], start)
+            drawn = method.draw((len(piece.x), piece.x.shape[1]), self.phase.name)
+            some = any(scored[columns])
+            if form == "losses":
+                scalars = self._differentiated(piece, drawn, some)
+            else:
+                scalars = self._added_up(piece, drawn, starts[columns])
+            yield Ready(piece.x.shape[1], scalars if some else None)
+
+    def _differentiated(self, piece: Batch, drawn: Any, some: bool) -> dict[str, Tensor]:
+        """The method's loss, backward where something is scored."""
+        assert self.carry is not None
+        with torch.set_grad_enabled(some), self.autocast():
+            scalars, carry = self.method.losses(piece, drawn, self.carry, self.phase.name)
+        if some:
+            scalars["loss"].backward()
+        self.carry = Carry(*(map_tree(Tensor.detach, part) for part in carry))
+        return {name: value.detach() for name, value in scalars.items()}
+
+    def _added_up(self, piece: Batch, drawn: Any, starts: list[bool]) -> dict[str, Tensor]:
+        """The credit of an online method over a window, per scored label."""
+        method, carry = self.method, self.carry
+        assert carry is not None and piece.start is not None
+        fresh = method.begin(len(piece.x)).lanes if any(starts) else ()
+        total: Any = None
+        for t, (x_t, y_t) in enumerate(zip(piece.x.unbind(1), piece.y.unbind(1), strict=True)):
+            if starts[t]:
+                carry = carry._replace(lanes=reset(carry.lanes, fresh, piece.start[:, t]))
+            with torch.no_grad():
+                carry, credit = method.step(carry, x_t, y_t, map_tree(lambda one, t=t: one[t], drawn))
+            total = tuple(credit) if total is None else map_tree(torch.add, total, tuple(credit))
+        gradient, weight, scalars = total
+        labels = weight.clamp(min=1)
+        mean = method.direction({name: one / labels for name, one in gradient.items()}, carry.shared)
+        for name, parameter in method.named_parameters():
+            parameter.grad = mean.get(name)
+        self.carry = carry
+        return {name: one / labels for name, one in scalars.items()}
+
+    def _generated(self, batch: Batch) -> Iterator[Ready]:
+        found, columns = self.method.gradients(batch, self.phase.name), batch.x.shape[1]
+        while True:
+            with self.autocast():
+                scalars = next(found, None)
+            yield Ready(columns, scalars, whole=scalars is None)
+            if scalars is None:
+                return
+            columns = 0
+
+    def take(self, rate: float) -> bool:
+        """Take in the gradients that are ready; when they are all of a step's, clip their mean and step: True."""
+        self.pending += 1
+        if self.accumulate > 1:
+            self._hold()
+            if self.pending < self.accumulate:
+                return False
+            for parameter, sum_ in zip(self.parameters, self.held, strict=True):
+                parameter.grad = None if sum_ is None else sum_.div_(self.accumulate)
+        self.pending, self.held = 0, []
+        for settings in self.optimiser.param_groups:
+            settings["lr"] = rate
+        for group in self.phase.groups:
+            if self.phase.optimiser.clip is not None:
+                torch.nn.utils.clip_grad_norm_(group, self.phase.optimiser.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        if self.average:
+            self.average.update()
+        return True
+
+    def shown(self) -> AbstractContextManager[None]:
+        """Inside, the parameters are those that are scored: their average, where one is kept."""
+        return self.average.shown() if self.average else nullcontext()
+
+    def leave(self) -> None:
+        """At the end of the phase: the parameters become those that were scored, and nothing waits for a step."""
+        if self.average:
+            self.average.settle()
+        self.method.zero_grad()
+        self.pending, self.held = 0, []
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, apart from the method's own state; plain values and tensors."""
+        return {
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average.values if self.average else None,
+            "pending": self.pending,
+            "held": self.held,
+            "carry": None if self.carry is None else tuple(self.carry),
+            "own": self.method.carry,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave, its tensors on the method's device."""
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.average:
+            self.average.values = state["average"]
+        self.pending, self.held = state["pending"], state["held"]
+        self.carry = None if state["carry"] is None else Carry(*state["carry"])
+        self.method.carry = state["own"]
+
+    def _hold(self) -> None:
+        """Add `.grad` to the sums, and leave none: a method may assign it as well as add to it."""
+        held = self.held or [None] * len(self.parameters)
+        for i, parameter in enumerate(self.parameters):
+            if parameter.grad is not None:
+                before = held[i]
+                held[i] = parameter.grad.clone() if before is None else before.add_(parameter.grad)
+                parameter.grad = None
+        self.held = held
+
+
+def look(batch: Batch) -> tuple[list[bool], list[bool]]:
+    """Of each column of a stream: whether some label in it is scored, whether some lane begins anew before it."""
+    assert batch.start is not None
+    flags = torch.stack([(batch.y != IGNORED).any(0), batch.start.any(0)])
+    scored, starts = flags.tolist()  # the one look of a batch at the device
+    return scored, starts

@@ -1,0 +1,87 @@
+"""The optimiser: one place for all methods. Rate, decay, clipping, and an average of the weights.
+
+Schedules, after a linear warm-up over the share w of a phase, at the share p of it, in multiples of `lr`:
+
+    constant 1    cosine (1 + cos(pi (p - w) / (1 - w))) / 2    inverse w / p    inverse_sqrt sqrt(w / p)
+
+and none falls below the `floor`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.config import Optimiser
+
+Groups = Sequence[Sequence[nn.Parameter]]
+
+
+def rate(settings: Optimiser, progress: float) -> float:
+    """The learning rate at that share (0 to 1) of the phase."""
+    warmup = settings.warmup
+    if progress < warmup:
+        return settings.lr * progress / warmup
+    fall = 1.0
+    if settings.schedule == "cosine":
+        done = (progress - warmup) / max(1e-9, 1 - warmup)
+        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    elif settings.schedule == "inverse":
+        fall = warmup / progress
+    elif settings.schedule == "inverse_sqrt":
+        fall = math.sqrt(warmup / progress)
+    return settings.lr * max(settings.floor, fall)
+
+
+def build(settings: Optimiser, groups: Groups) -> torch.optim.Optimizer:
+    """AdamW or SGD over the parameters of the groups, those that decay apart from those that do not."""
+    parts: list[dict[str, Any]] = []
+    for group in groups:
+        matrices = [one for one in group if settings.decay_on == "all" or one.ndim >= 2]
+        others = [one for one in group if settings.decay_on == "matrices" and one.ndim < 2]
+        parts += [
+            {"params": part, "weight_decay": decay}
+            for part, decay in ((matrices, settings.decay), (others, 0.0))
+            if part
+        ]
+    parts = parts or [{"params": []}]  # (a phase may have nothing to learn)
+    for part in parts:  # (complex numbers have no fused step)
+        part["fused"] = None if any(map(torch.is_complex, part["params"])) else True
+    if settings.kind == "sgd":
+        return torch.optim.SGD(parts, lr=settings.lr)
+    return torch.optim.AdamW(parts, lr=settings.lr, betas=settings.betas)
+
+
+class Average:
+    """An exponential moving average of parameters: after each step, average = decay average + (1 - decay) parameter."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+        self.parameters: list[Tensor] = list(parameters)
+        self.decay = decay
+        self.values = [one.detach().clone() for one in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the parameters after a step."""
+        torch._foreach_lerp_(self.values, self.parameters, 1 - self.decay)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """The parameters become their average."""
+        torch._foreach_copy_(self.parameters, self.values)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Inside, the parameters are their average."""
+        kept = [one.detach().clone() for one in self.parameters]
+        self.settle()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, kept)

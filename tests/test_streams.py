@@ -1,0 +1,107 @@
+"""What learns from an endless stream: the exam on streams, and a text on which methods are told apart by it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from bench.build import build_method, build_task
+from bench.registry import register_task
+from bench.results import read_json
+from bench.tasks.base import IGNORED, Batch, Task
+from bench.training import Trainer, score_stream, stream_set
+from tests.helpers import folder_of, tiny_run
+
+MOST = 4
+FLOOR = math.log(MOST) / 7
+"""Nats a character: n is uniform on 1 .. 4, and of the 2 n + 2 characters of a pair of lines, 7 on average, the rest is
+known."""
+LANES, COLUMNS = 16, 2000
+
+
+class AnBn(Task):
+    """n times a, a newline, n times b, a newline, and so on: the next character is to be predicted."""
+
+    continues = True
+    vocab_size = 3
+
+    def stream(self, split, lanes, length, generator, state=None):
+        start = ((torch.arange(length) == 0) & (state is None)).expand(lanes, -1)
+        n, place = state or (torch.randint(1, MOST + 1, (lanes,), generator=generator), torch.zeros(lanes).long())
+        text = [_character(n, place)]
+        for _ in range(length):
+            following = torch.randint(1, MOST + 1, (lanes,), generator=generator)
+            ends = place == 2 * n + 1
+            n, place = torch.where(ends, following, n), torch.where(ends, 0, place + 1)
+            text.append(_character(n, place))
+        columns = torch.stack(text, 1)
+        return Batch(columns[:, :-1], columns[:, 1:], start), (n, place)
+
+    def sample(self, split, batch_size, length, generator):
+        x, y, _ = self.stream(split, batch_size, length, generator)[0]
+        return Batch(x, y)
+
+
+def _character(n, place):
+    """a, b or a newline, at a place in the two lines of n letters each."""
+    return torch.where((place == n) | (place == 2 * n + 1), 2, (place > n).long())
+
+
+def trained(method, root):
+    """A run of tanh units on the text, and the loss that it ends with on held-out streams."""
+    register_task("anbn")(AnBn)
+    run = tiny_run(
+        method,
+        {"name": "anbn", "length": 32},
+        model={
+            **{"backbone": "tanh", "updater_width": 12, "d": 4, "heads": 1, "memory_tokens": 2},
+            **{"updater_layers": 1, "decoder_layers": 1, "readout": "linear"},
+        },
+        training={
+            "batch_size": LANES,
+            "budget": {"tokens": LANES * COLUMNS},
+            "optimiser": {"lr": 2e-2, "schedule": "cosine", "decay": 0.0},
+        },
+        evaluation={"every": 1.0, "sequences": 64, "stream": {"lanes": 64, "burn_in": 64, "columns": 512}},
+    )
+    folder = folder_of(run, root)
+    trainer = Trainer(run, folder)
+    trainer.train()
+    loss = score_stream(trainer.method, stream_set(run, trainer.task, "test"), "rnn")["loss"]
+    return read_json(folder / "result.json")["scores"][0], loss
+
+
+def test_on_a_stream_credit_that_reaches_further_learns_more(tmp_path, clean):
+    scores, losses = {}, {}
+    for method in ({"name": "rtrl", "update_every": 4}, {"name": "tbptt", "k1": 4, "k2": 4}, {"name": "bptt"}):
+        scores[method["name"]], losses[method["name"]] = trained(method, tmp_path / method["name"])
+    assert FLOOR < losses["rtrl"] < losses["tbptt"] < losses["bptt"]
+    assert losses["rtrl"] < FLOOR + 0.006  # nats
+    for method in ("rtrl", "tbptt"):
+        assert scores[method]["loss"] == losses[method]
+        assert scores[method]["start_loss"] > scores[method]["loss"]  # the start was seen once
+    assert "start_loss" not in scores["bptt"]
+
+
+def test_a_stream_is_scored_after_the_burn_in_with_the_state_carried_on(tmp_path):
+    evaluation = {"sequences": 8, "stream": {"lanes": 3, "burn_in": 5, "columns": 300}}
+    run = tiny_run({"name": "tbptt"}, {"name": "parity", "length": 12}, precision="float64", evaluation=evaluation)
+    task = build_task(run)
+    method, batch = build_method(run, task), stream_set(run, task, "test")
+    assert batch.x.shape == (3, 305) and (batch.y[:, :5] == IGNORED).all() and (batch.y[:, 5:] != IGNORED).all()
+    found = score_stream(method, batch, "rnn")
+    right, losses = [], []
+    with torch.no_grad():
+        for lane in range(3):
+            state = method.initial_state(1)
+            for t in range(305):
+                if batch.start[lane, t]:
+                    state = method.initial_state(1)
+                logits, state = method.advance(state, batch.x[lane : lane + 1, t, None])
+                if t >= 5:
+                    right.append((logits[0, 0].argmax() == batch.y[lane, t]).item())
+                    losses.append(-logits[0, 0].log_softmax(0)[batch.y[lane, t]].item())
+    assert found["accuracy"] == pytest.approx(sum(right) / 900, rel=1e-12)
+    assert found["loss"] == pytest.approx(sum(losses) / 900, rel=1e-9)
