@@ -18,7 +18,7 @@ TEMPLATES = files("bench") / "templates"
 NAME = re.compile(r"[a-z][a-z0-9]*([-+_][a-z0-9]+)*")
 
 
-def write(kind: Literal["method", "task"], name: str, folder: Path) -> list[Path]:
+def write(kind: Literal["method", "task", "backbone"], name: str, folder: Path) -> list[Path]:
     """Write the plugin `folder`/`name`, whole or not at all. Returns its files, the one with the class first.
 
     Raises `BadInput` for a name that cannot be one or is taken, and for a place where something is.

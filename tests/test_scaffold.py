@@ -12,7 +12,7 @@ import pytest
 from bench.cli import main
 
 
-@pytest.mark.parametrize(("kind", "name"), [("method", "noisy-bptt"), ("task", "delayed_echo")])
+@pytest.mark.parametrize(("kind", "name"), [("method", "noisy-bptt"), ("task", "delayed_echo"), ("backbone", "leaky")])
 def test_a_new_plugin_passes_check_and_its_own_tests(clean, tmp_path, capsys, kind, name):
     assert main(["new", kind, name, "--dir", str(tmp_path)]) == 0
     module = f"bench_{name.replace('-', '_')}"

@@ -5,19 +5,19 @@
 W and E are drawn once and never change, so that nothing is propagated through time at all. W is scaled so that its
 spectral radius is near `radius`, nearer the larger it is (the circular law): below one, what was put in fades, and with
 it every trace of how the state began, which is the echo state property. The state has as many numbers as the memory of
-the other methods, K d. Source: Jaeger, *The "echo state" approach to
-analysing and training recurrent neural networks*, GMD Report 148, 2001.
+the other methods, K d. Source: Jaeger, *The "echo state" approach to analysing and training recurrent neural networks*,
+GMD Report 148, 2001.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.methods import Method, MethodConfig, cross_entropy, register_method
+from bench.methods import EVERY, Carry, Method, MethodConfig, cross_entropy, register_method
 from bench.tasks import Batch
 
 
@@ -45,24 +45,20 @@ class EchoState(Method):
         self.register_buffer("inputs", self.config.input_scale * torch.randn(self.task.vocab_size, units))
         self.linear = nn.Linear(units, self.task.output_size)
 
-    def gradients(self, batch: Batch, phase: str) -> Iterator[dict[str, Tensor]]:
-        loss = cross_entropy(self.predict(batch.x), batch.y)
-        loss.backward()
-        yield {"loss": loss.detach()}
+    def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
+        return {"loss": cross_entropy(self.predict(batch.x), batch.y)}, carry
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        return self.recurrence.new_zeros(batch_size, len(self.recurrence))
+    def initial_state(self, lanes: int) -> Tensor:
+        return self.recurrence.new_zeros(lanes, len(self.recurrence))
 
-    def update(self, state: Tensor, x_t: Tensor) -> Tensor:
-        new = torch.tanh(state @ self.recurrence.T + self.inputs[x_t])
-        return state + self.config.leak * (new - state)
-
-    def readout(self, state: Tensor) -> Tensor:
-        return self.linear(state)
-
-    def predict(self, x: Tensor) -> Tensor:
-        state, states = self.initial_state(len(x)), []
-        for x_t in x.unbind(1):
-            state = self.update(state, x_t)
+    def advance(
+        self, state: Tensor, x: Tensor, columns: slice = EVERY, start: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        states = []
+        for t, x_t in enumerate(x.unbind(1)):
+            if start is not None:
+                state = state.masked_fill(start[:, t, None], 0)
+            new = torch.tanh(state @ self.recurrence.T + self.inputs[x_t])
+            state = state + self.config.leak * (new - state)
             states.append(state)
-        return self.linear(torch.stack(states, 1))  # the readout of all positions at once
+        return self.linear(torch.stack(states, 1)[:, columns]), state  # the readout of all asked columns at once

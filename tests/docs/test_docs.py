@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import typer
 
+from bench import scaffold
 from bench.cli import app
 from bench.cli.parts import Group
 from bench.grid import grid_names, load_collection, make_grid, parse_set, parse_yaml
+from bench.testing.backbone import suite
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -70,6 +72,17 @@ def test_the_grid_that_the_guide_explains_has_the_cells_that_it_says():
     first, gathers = (parse_yaml(block, "grids.md") for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
     assert f"These are {len(make_grid('guide', first).runs)} cells" in text
     assert {*gathers["grids"], *gathers["cost"]} <= set(grid_names())
+
+
+def test_the_code_on_the_page_on_backbones_is_the_code_that_there_is(tmp_path):
+    written, fast, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add-a-backbone.md").read_text(), re.DOTALL)
+    assert written in scaffold.write("backbone", "my-backbone", tmp_path)[0].read_text()
+    assert fast in (ROOT / "bench/models/lru.py").read_text()
+
+
+def test_every_row_for_backbones_is_on_their_page():
+    _, table = (ROOT / "docs/add-a-backbone.md").read_text().split("| row | what it proves |\n| --- | --- |\n")
+    assert [row.name for row in suite.rows] == re.findall(r"^\| (.+?) \|", table, re.MULTILINE)
 
 
 def test_the_site_builds_strictly(tmp_path):

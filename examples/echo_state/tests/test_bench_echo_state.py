@@ -13,10 +13,20 @@ def test_the_reservoir_forgets_how_it_began():
     x = torch.randint(2, (1, 60), generator=torch.Generator().manual_seed(0))
     one, other = built.initial_state(1), torch.ones_like(built.initial_state(1))
     apart = [(one - other).norm()]
-    for x_t in x.unbind(1):
-        one, other = built.update(one, x_t), built.update(other, x_t)
+    for x_t in x.split(1, 1):
+        one, other = (built.advance(state, x_t)[1] for state in (one, other))
         apart.append((one - other).norm())
     assert apart[-1] < 1e-6 * apart[0]
+
+
+def test_a_lane_that_begins_anew_begins_at_zero():
+    built, _ = tiny("echo-state")
+    x = torch.randint(2, (2, 6), generator=torch.Generator().manual_seed(0))
+    start = torch.zeros(2, 6, dtype=torch.bool)
+    start[1, 3] = True
+    logits, _ = built.advance(built.initial_state(2), x, start=start)
+    torch.testing.assert_close(logits[0], built.predict(x)[0])
+    torch.testing.assert_close(logits[1, 3:], built.predict(x[:, 3:])[1])
 
 
 def test_its_spectral_radius_is_near_the_one_asked_for():
