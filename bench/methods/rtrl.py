@@ -64,19 +64,19 @@ class RTRL(RecurrentMethod):
     def begin(self, lanes: int) -> Carry:
         state = flat(self.rnn.initial_state(lanes))
         theta = Transition(self.rnn).theta()
-        return Carry((state, {name: state.new_zeros(*state.shape, *one.shape) for name, one in theta.items()}))
+        return Carry((state, {name: one.new_zeros(*state.shape, *one.shape) for name, one in theta.items()}))
 
     def step(self, carry: Carry, x_t: Tensor, y_t: Tensor, drawn_t: Any) -> tuple[Carry, Credit]:
         state, influence = carry.lanes  # (B, N), and (B, N, *shape) of each parameter
         transition = Transition(self.rnn)
         state, jacobian, direct = transition.jacobians(state, x_t)
         influence = {
-            name: torch.einsum("bnm,bm...->bn...", jacobian, before) + direct[name]
+            name: torch.einsum("bnm,bm...->bn...", jacobian.to(before.dtype), before) + direct[name]
             for name, before in influence.items()
         }
         credit, by_state = self.immediate(transition, state, x_t, y_t)
         for name, one in influence.items():
-            credit.gradient[f"rnn.{name}"] += torch.einsum("bn,bn...->...", by_state, one)
+            credit.gradient[f"rnn.{name}"] += torch.einsum("bn,bn...->...", by_state.to(one.dtype), one)
         return Carry((state, influence)), credit
 
     def immediate(self, transition: Transition, state: Tensor, x_t: Tensor, y_t: Tensor) -> tuple[Credit, Tensor]:

@@ -275,7 +275,7 @@ def _products(subject: Subject) -> str:
     leaf = vectors.clone().requires_grad_()
     (wanted,) = torch.autograd.grad((transition.step(leaf, x) * tangent).sum(), leaf)
     exact = [torch.einsum("bij,bj->bi", jacobian, tangent), wanted]
-    exact += [torch.einsum("bn,bn...->b...", tangent, one) for one in by_parameter.values()]
+    exact += [torch.einsum("bn,bn...->b...", tangent.to(one.dtype), one) for one in by_parameter.values()]
     furthest = _furthest([pushed, pulled, *into.values()], exact)
     if not furthest <= 1e-9:
         raise Broken(f"forward mode, reverse mode by lane and autograd differ by up to {furthest:.2g}")
