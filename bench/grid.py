@@ -53,7 +53,7 @@ from bench.config import Config, InitFrom, ModelConfig, NonNegative, Outline, Ru
 from bench.errors import BadInput, nearest, unknown
 from bench.fields import canonical, is_value, value_at
 from bench.measure import NAMES as MEASURES
-from bench.models.updater import count_parameters
+from bench.models.updater import count_parameters, nearest_size
 
 SECTIONS = ("task", "method", "model", "training", "evaluation")
 FIELDS = (*SECTIONS, "seed", "device", "precision", "threads", "init_from")
@@ -570,15 +570,7 @@ def _with_parameters(run: Run, target: int, where: str) -> Run:
         method = build_method(at(multiple), task, device="meta")
         return sum(count_parameters(module) for module in method.predictor_modules())
 
-    above = 1
-    while count(above) < target:
-        above *= 2
-    below = above // 2
-    while above - below > 1:
-        middle = (above + below) // 2
-        below, above = (middle, above) if count(middle) < target else (below, middle)
-    candidates = [multiple for multiple in (below, above) if multiple]
-    return at(min(candidates, key=lambda multiple: abs(count(multiple) - target)))
+    return at(nearest_size(count, target))
 
 
 def _link(run: Run, selector: Fields, runs: Sequence[Run], where: str) -> Run:

@@ -48,7 +48,7 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() * (2 if parameter.is_complex() else 1) for parameter in module.parameters())
 
 
-def nearest(count: Callable[[int], int], target: int) -> int:
+def nearest_size(count: Callable[[int], int], target: int) -> int:
     """The n >= 1 at which `count(n)`, which grows with n, is nearest to the target; the smaller of two."""
     above = 1
     while count(above) < target:
@@ -66,7 +66,7 @@ def matched_width(config: ModelConfig, build: Callable[[int], nn.Module]) -> int
         return config.updater_width
     with torch.device("meta"):
         target = count_parameters(registry.backbones.get("transformer")(config))
-        return nearest(lambda width: count_parameters(build(width)), target)
+        return nearest_size(lambda width: count_parameters(build(width)), target)
 
 
 def keep_gate_bias(config: ModelConfig, units: int) -> Tensor | None:
