@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from bench import streams
 from bench.build import build_method, build_task
@@ -13,7 +15,7 @@ from bench.config import Run
 from bench.engine import Engine
 from bench.errors import unknown
 from bench.methods.base import Method, Phase
-from bench.tasks.base import Batch, Task, hide, hide_in_stream
+from bench.tasks.base import Batch, StreamState, Task, hide, hide_in_stream
 
 
 def phases_brought(run: Run, phases: Sequence[Phase]) -> int:
@@ -68,14 +70,26 @@ def batch_length(run: Run, method: Method, phase: Phase) -> int:
     return length if piece is None else piece * max(1, round(length / piece))
 
 
-def draw(run: Run, task: Task, method: Method, phase: Phase, generator: torch.Generator) -> Batch:
-    """A batch such as the phase begins with."""
+class Lanes(NamedTuple):
+    """Where the lanes of a stream stand."""
+
+    state: StreamState | None
+    position: Tensor
+    """How many columns each lane has had since it began (B,)."""
+
+
+def draw(
+    run: Run, task: Task, method: Method, phase: Phase, generator: torch.Generator, lanes: Lanes | None = None
+) -> tuple[Batch, Lanes | None]:
+    """The next batch to train on, and where the lanes of a stream then stand; None: they begin, or there are none."""
     length, hidden = batch_length(run, method, phase), run.evaluation.score_from
     if method.data == "sequences":
-        return hide(task.sample("train", phase.batch_size, length, generator), hidden)
-    batch, _ = task.stream("train", phase.batch_size, length, generator)
-    zeros = torch.zeros(phase.batch_size, dtype=torch.long, device=generator.device)
-    return hide_in_stream(batch, hidden, zeros)[0]
+        return hide(task.sample("train", phase.batch_size, length, generator), hidden), None
+    if lanes is None:
+        lanes = Lanes(None, torch.zeros(phase.batch_size, dtype=torch.long, device=generator.device))
+    batch, state = task.stream("train", phase.batch_size, length, generator, lanes.state)
+    batch, position = hide_in_stream(batch, hidden, lanes.position)
+    return batch, Lanes(state, position)
 
 
 def no_step(phase: Phase, gradients: int, every: int) -> str:
@@ -91,5 +105,5 @@ def _gradients_per_batch(run: Run, task: Task, index: int) -> int:
     method = build_method(run, task, device="cpu")
     phase = method.phases(run.training)[index]
     method.train_only(phase)
-    batch = draw(run, task, method, phase, streams.generator(run.seed, "idle"))
+    batch, _ = draw(run, task, method, phase, streams.generator(run.seed, "idle"))
     return sum(ready.scalars is not None for ready in Engine(method, phase).stretches(batch))

@@ -16,7 +16,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,9 +29,9 @@ from bench.errors import BadInput
 from bench.methods.base import EVERY, Method, Phase, Predict, scored_slice
 from bench.models.updater import count_parameters
 from bench.optimiser import rate
-from bench.phases import batch_length, idle_phase, no_step, phase_ends, phases_brought
+from bench.phases import Lanes, draw, idle_phase, no_step, phase_ends, phases_brought
 from bench.results import Folder, load_tensors, read_json, save_tensors, share, write_json
-from bench.tasks.base import HELD, IGNORED, Batch, Split, StreamState, Task, hide, hide_in_stream
+from bench.tasks.base import HELD, IGNORED, Batch, Split, Task, hide, hide_in_stream
 from bench.tasks.facts import task_facts
 
 CHECK_EVERY = 50
@@ -165,14 +165,6 @@ def _means(totals: Tensor, name: str) -> dict[str, float]:
     return {"accuracy": right / count, "loss": loss / count}
 
 
-class Lanes(NamedTuple):
-    """Where the lanes of a stream stand."""
-
-    state: StreamState | None
-    position: Tensor
-    """How many columns each lane has had since it began (B,)."""
-
-
 class Trainer:
     """Trains one run in its folder. `train` returns the result record; it may be called again after a stop."""
 
@@ -194,7 +186,7 @@ class Trainer:
         self.prices, self.uncounted = self._traced_prices()
         if reason := idle_phase(run, self.prices):
             raise BadInput(reason)
-        self.engine = self._engine_of(0)
+        self.engine: Engine
         self._clock: tuple[float, float] | None = None  # when the training now under way began: wall, processor
         self._before = 0.0  # spent before the columns that gradients were made of last
         self._sets: dict[tuple[Split, int], Batch] = {}
@@ -211,7 +203,7 @@ class Trainer:
         for length in scored_lengths(self.run):
             facts[length] = task_facts(self.task, length, self.run.evaluation.score_from)
             for split in HELD:
-                y = evaluation_set(self.run, self.task, split, length).y
+                y = self._set(split, length).y
                 if len(self.method.predictors()) > 1:
                     y = y[: self.run.evaluation.reference_sequences]
                 if (y == IGNORED).all():
@@ -317,11 +309,8 @@ class Trainer:
     def _enter_phase(self, index: int) -> None:
         self.counters.phase = index
         self.method.train_only(self.phases[index])
-        self.engine = self._engine_of(index)
+        self.engine = Engine(self.method, self.phases[index], self.run.training.accumulate, lambda: autocast(self.run))
         self.lanes = None
-
-    def _engine_of(self, index: int) -> Engine:
-        return Engine(self.method, self.phases[index], self.run.training.accumulate, lambda: autocast(self.run))
 
     def _steps(self) -> Iterator[None]:
         """One batch, a step where gradients are ready; then on to the next phase where this one is spent."""
@@ -344,14 +333,7 @@ class Trainer:
         return self.used() >= self.ends[self.counters.phase] and not owed
 
     def _draw(self, phase: Phase) -> Batch:
-        length, hidden = batch_length(self.run, self.method, phase), self.run.evaluation.score_from
-        if self.method.data == "sequences":
-            return hide(self.task.sample("train", phase.batch_size, length, self.data), hidden)
-        if self.lanes is None:
-            self.lanes = Lanes(None, torch.zeros(phase.batch_size, dtype=torch.long, device=self.run.device))
-        batch, state = self.task.stream("train", phase.batch_size, length, self.data, self.lanes.state)
-        batch, position = hide_in_stream(batch, hidden, self.lanes.position)
-        self.lanes = Lanes(state, position)
+        batch, self.lanes = draw(self.run, self.task, self.method, phase, self.data, self.lanes)
         return batch
 
     def _charge(self, phase: Phase, tokens: int) -> None:

@@ -108,7 +108,7 @@ def _step(
     method = build_method(run, task)
     phase = method.phases(run.training)[index]
     method.train_only(phase)
-    batch = draw(run, task, method, phase, streams.generator(0, "cost", device=run.device))
+    batch, _ = draw(run, task, method, phase, streams.generator(0, "cost", device=run.device))
     engine = Engine(method, phase, 1, lambda: autocast(run))
     updates = 0
     with traced or nullcontext():
