@@ -90,7 +90,7 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     backbones: ClassVar[tuple[str, ...]] = ANY
-    """Updaters it can train; `("*",)`: any; `()`: it uses none, and the model's backbone changes nothing."""
+    """Backbones it can train; `("*",)`: any; `()`: it uses none, and the model's backbone changes nothing."""
     data: ClassVar[Literal["sequences", "streams"]] = "sequences"
     targets: ClassVar[tuple[str, ...]] = ("dense", "sparse")
     """Whether it can learn from tasks that score every column (dense), only some (sparse), or both."""

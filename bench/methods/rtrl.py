@@ -11,6 +11,7 @@ Work and memory do not grow with the length of the stream, but with N times the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -63,28 +64,32 @@ class RTRL(RecurrentMethod):
 
     def begin(self, lanes: int) -> Carry:
         state = flat(self.rnn.initial_state(lanes))
-        theta = Transition(self.rnn).theta()
+        theta = self.transition.theta()
         return Carry((state, {name: one.new_zeros(*state.shape, *one.shape) for name, one in theta.items()}))
+
+    @cached_property
+    def transition(self) -> Transition:
+        """The recurrent part of the RNN; none of this module's own, which has its parameters already."""
+        return Transition(self.rnn)
 
     def step(self, carry: Carry, x_t: Tensor, y_t: Tensor, drawn_t: Any) -> tuple[Carry, Credit]:
         state, influence = carry.lanes  # (B, N), and (B, N, *shape) of each parameter
-        transition = Transition(self.rnn)
-        state, jacobian, direct = transition.jacobians(state, x_t)
+        state, jacobian, direct = self.transition.jacobians(state, x_t)
         influence = {
             name: torch.einsum("bnm,bm...->bn...", jacobian.to(before.dtype), before) + direct[name]
             for name, before in influence.items()
         }
-        credit, by_state = self.immediate(transition, state, x_t, y_t)
+        credit, by_state = self.immediate(state, x_t, y_t)
         for name, one in influence.items():
             credit.gradient[f"rnn.{name}"] += torch.einsum("bn,bn...->...", by_state.to(one.dtype), one)
         return Carry((state, influence)), credit
 
-    def immediate(self, transition: Transition, state: Tensor, x_t: Tensor, y_t: Tensor) -> tuple[Credit, Tensor]:
+    def immediate(self, state: Tensor, x_t: Tensor, y_t: Tensor) -> tuple[Credit, Tensor]:
         """The credit that reaches parameters without passing through the last state, and dl_t / ds_t by lane (B, N)."""
         names, parameters = zip(*self.named_parameters(), strict=True)
         leaf = state.detach().requires_grad_()
         with torch.enable_grad():
-            features = self.rnn.updater.features(transition.tree(leaf), self.rnn.embedding(x_t))
+            features = self.rnn.updater.features(self.transition.tree(leaf), self.rnn.embedding(x_t))
             loss = F.cross_entropy(self.rnn.read(features), y_t, ignore_index=IGNORED, reduction="sum")
             by_state, *found = torch.autograd.grad(loss, [leaf, *parameters], materialize_grads=True)
         weight = (y_t != IGNORED).sum()

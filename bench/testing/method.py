@@ -187,7 +187,7 @@ def _short(value: Any) -> str:
 
 
 @torch.no_grad()
-def _streamed(method: Method, x: Tensor) -> Tensor:
+def streamed(method: Method, x: Tensor) -> Tensor:
     """Logits (B, T, O) of x (B, T), taken in one column at a time."""
     state, logits = method.initial_state(len(x)), []
     for x_t in x.split(1, 1):
@@ -200,7 +200,7 @@ def _streamed_loss(method: Method, batch: Batch) -> float:
     """Mean cross-entropy over the scored positions, in nats: one sequence, one token, one position at a time."""
     terms = []
     for x, y in zip(batch.x, batch.y, strict=True):
-        for logits, y_t in zip(_streamed(method, x[None])[0], y, strict=True):
+        for logits, y_t in zip(streamed(method, x[None])[0], y, strict=True):
             if y_t != IGNORED:
                 terms.append((torch.logsumexp(logits, 0) - logits[y_t]).item())
     return math.fsum(terms) / len(terms)
@@ -336,7 +336,7 @@ def _predict(subject: Subject) -> str:
     columns = scored_slice(task, _length(run))
     with torch.no_grad():
         parallel = method.predict(batch.x, columns)
-        alone = torch.cat([_streamed(method, row[None]) for row in batch.x])[:, columns]
+        alone = torch.cat([streamed(method, row[None]) for row in batch.x])[:, columns]
     furthest = (parallel - alone).abs().max().item()
     if not furthest <= 1e-8 * max(1.0, alone.abs().max().item()):
         raise Broken(f"`predict` and the loop over single sequences differ by up to {furthest:.2g}")

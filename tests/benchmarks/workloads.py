@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from bench import registry, streams
 from bench.config import Run
 from bench.grid import load_grid
 from bench.measure.cost import step_costs
-from bench.methods import Method
 from bench.results import Folder
+from bench.testing.method import streamed
 from bench.training import Trainer
 
 Workload = Callable[[], object]
@@ -60,15 +59,6 @@ def predictions(root: Path) -> dict[str, Workload]:
         for way, predict in ways.items():
             found[f"prediction: {name}, {way}"] = partial(torch.no_grad()(predict), x)
     return found
-
-
-def streamed(method: Method, x: Tensor) -> Tensor:
-    """Logits of x (B, T), taken in one column at a time."""
-    state, logits = method.initial_state(len(x)), []
-    for column in x.split(1, 1):
-        one, state = method.advance(state, column)
-        logits.append(one)
-    return torch.cat(logits, 1)
 
 
 def tracing() -> dict[str, Workload]:
