@@ -22,6 +22,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -33,7 +34,8 @@ from bench import streams
 from bench.build import build_method, build_task
 from bench.config import Run
 from bench.engine import Engine, form_of
-from bench.methods.base import Method
+from bench.methods.base import Method, Phase
+from bench.phases import draw
 from bench.tasks.base import IGNORED, Batch, Task
 
 ROWS = 16
@@ -79,16 +81,18 @@ def credit_paths(
     method = build_method(run, task)
     part = next(one for one in method.phases(run.training) if one.name == phase)
     method.train_only(part)
-    batch, last = _batch(run, task, method, length)
+    batch, last = _batch(run, task, method, dataclasses.replace(part, batch_size=ROWS, length=length))
     asked = [0, *(2**k for k in range(last.bit_length()))] if distances is None else distances
     wanted = sorted({one for one in asked if 0 <= one <= last})
     if form_of(type(method)) == "step":  # its credit is carried forward: autograd sees one column alone
         return [CreditPath(distance, None, None) for distance in wanted]
     relabelled = batch._replace(y=torch.where(batch.y == IGNORED, batch.y, (batch.y + 1) % task.output_size))
     changed = {distance: _with_another_symbol(batch, last - distance, task.vocab_size) for distance in wanted}
+    carry = deepcopy(method.carry)
 
     def record(noise: Tensor, given: Batch, recorder: Recorder) -> Recorder:
         method.noise.set_state(noise)
+        method.carry = deepcopy(carry)
         engine = Engine(method, part)
         with recorder:
             for _ in engine.stretches(given):
@@ -114,16 +118,11 @@ def credit_paths(
     return list(paths.values())
 
 
-def _batch(run: Run, task: Task, method: Method, length: int) -> tuple[Batch, int]:
+def _batch(run: Run, task: Task, method: Method, phase: Phase) -> tuple[Batch, int]:
     """A batch with no labels but those at the last scored column, and that column."""
-    generator = streams.generator(0, "credit")
-    if method.data == "streams":
-        batch, _ = task.stream("train", ROWS, length, generator, None)
-    else:
-        batch = task.sample("train", ROWS, length, generator)
+    batch, _ = draw(run, task, method, phase, streams.generator(0, "credit"))
+    last = int((batch.y != IGNORED).any(0).nonzero().max())
     y = batch.y.clone()
-    y[:, : run.evaluation.score_from] = IGNORED
-    last = int((y != IGNORED).any(0).nonzero().max())
     y[:, :last] = IGNORED
     y[:, last + 1 :] = IGNORED
     return batch._replace(y=y), last
