@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench import streams
 from bench.errors import BadInput
-from bench.methods.base import Method
+from bench.methods.base import Method, scored_slice
 from bench.methods.smt import SMT
 from bench.models.layers import LAST
 from bench.results import write_atomically
@@ -163,13 +163,12 @@ class Pen(NamedTuple):
         kept = torch.tensor(given, device=device).repeat_interleave(len(x))  # (N len(given),)
         x = x.to(device).repeat(len(given), 1)
         first = min(given)
-        logits, state = self.method.advance(self.method.initial_state(len(x)), x[:, :first], LAST)
-        symbols = [*x[:, :first].unbind(1)]
+        state, symbols = self.method.initial_state(len(x)), [x[:, :first]]
         for t in range(first, x.shape[1]):
+            logits, state = self.method.advance(state, symbols[-1], LAST)
             drawn = draw(_sane(logits[:, -1]), self.temperature, self.generator)
-            symbols.append(torch.where(t < kept, x[:, t], drawn))
-            logits, state = self.method.advance(state, symbols[-1][:, None])
-        return torch.stack(symbols, 1).cpu().chunk(len(given))
+            symbols.append(torch.where(t < kept, x[:, t], drawn)[:, None])
+        return torch.cat(symbols, 1).cpu().chunk(len(given))
 
 
 def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -192,7 +191,10 @@ def _answers(method: Method, x: Tensor, y: Tensor, context: int) -> list[dict[st
     x, y = x.to(method.noise.device), y.to(method.noise.device, copy=True)
     y[:, : context - 1] = IGNORED
     scored = y != IGNORED
-    answers = _sane(method.predict(x)).argmax(-1).masked_fill(~scored, IGNORED)
+    columns = scored_slice(method.task, x.shape[1], context - 1)
+    answers = torch.full_like(y, IGNORED)
+    answers[:, columns] = _sane(method.predict(x, columns)).argmax(-1)
+    answers = answers.masked_fill(~scored, IGNORED)
     rows = zip(x.tolist(), y.tolist(), answers.tolist())
     return [{"given": given, "truth": truth, "written": written} for given, truth, written in rows]
 
