@@ -35,6 +35,8 @@ class Ready(NamedTuple):
     """How many columns of the batch it was; a generator's first is all of them, as it does not tell."""
     scalars: dict[str, Tensor] | None
     """Detached, with a "loss"; None: there is nothing to step on, because nothing was scored."""
+    labels: int | None = None
+    """Of a stream: how many labels were scored, over which the scalars are means; None where a generator has them."""
     whole: bool = True
     """Whether all that was computed of the batch so far is in the step: False while a generator is at it."""
 
@@ -75,7 +77,7 @@ class Engine:
         if form == "gradients":
             yield from self._generated(batch)
             return
-        scored, starts = look(batch) if streams else ([True] * width, [False] * width)
+        scored, starts = look(batch) if streams else (None, [False] * width)
         if self.carry is None or not streams:
             self.carry = method.begin(len(batch.x))
         size = method.piece or width
@@ -84,12 +86,13 @@ class Engine:
             start = None if batch.start is None else batch.start[:, columns]
             piece = Batch(batch.x[:, columns], batch.y[:, columns], start)
             drawn = method.draw((len(piece.x), piece.x.shape[1]), self.phase.name)
-            some = any(scored[columns])
+            labels = None if scored is None else sum(scored[columns])
+            some = labels != 0
             if form == "losses":
                 scalars = self._differentiated(piece, drawn, some)
             else:
                 scalars = self._added_up(piece, drawn, starts[columns])
-            yield Ready(piece.x.shape[1], scalars if some else None)
+            yield Ready(piece.x.shape[1], scalars if some else None, labels)
 
     def _differentiated(self, piece: Batch, drawn: Any, some: bool) -> dict[str, Tensor]:
         """The method's loss, backward where something is scored."""
@@ -194,9 +197,9 @@ class Engine:
         self.held = held
 
 
-def look(batch: Batch) -> tuple[list[bool], list[bool]]:
-    """Of each column of a stream: whether some label in it is scored, whether some lane begins anew before it."""
+def look(batch: Batch) -> tuple[list[int], list[bool]]:
+    """Of each column of a stream: how many labels in it are scored, whether some lane begins anew before it."""
     assert batch.start is not None
-    flags = torch.stack([(batch.y != IGNORED).any(0), batch.start.any(0)])
-    scored, starts = flags.tolist()  # the one look of a batch at the device
-    return scored, starts
+    counts = torch.stack([(batch.y != IGNORED).sum(0), batch.start.sum(0)])
+    scored, starts = counts.tolist()  # the one look of a batch at the device
+    return scored, [count > 0 for count in starts]

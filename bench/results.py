@@ -559,8 +559,10 @@ def load_curves(paths: Paths) -> pd.DataFrame:
     """One row per evaluation and scored predictor during training, for every run below `paths`.
 
     Columns: grid, id, task, method, backbone, seed, then the whole config as dotted columns; phase, steps, tokens,
-    training_seconds, train_loss, predictor, reference, accuracy, loss. A run whose files are missing or cannot be read
-    has no rows.
+    training_seconds, train_loss, predictor, reference, accuracy, loss; of methods that learn from streams online_loss
+    (of predictions made before the step that learns from their labels, nats per scored label, over all since the point
+    before) and regret (what these losses were above loss_floor, summed since training began, nats per lane). A run
+    whose files are missing or cannot be read has no rows.
     """
     runs: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []

@@ -78,6 +78,11 @@ class Counters:
     finished: bool = False
     sums: dict[str, Tensor] = field(default_factory=dict)  # of scalars since the last evaluation
     summed: int = 0
+    online: dict[str, Tensor] = field(default_factory=dict)
+    """In float64, where a method learns from a stream: "loss", the nats that the labels since the last evaluation cost
+    when they were predicted, before the step that learns from them; "regret", those above the floor, per lane, of all
+    labels since training began."""
+    labels: int = 0  # since the last evaluation
 
     def costs(self) -> dict[str, float]:
         return {
@@ -321,6 +326,8 @@ class Trainer:
         for ready in self.engine.stretches(batch):
             self._charge(phase, ready.columns * len(batch.x))
             if ready.scalars is not None:
+                if ready.labels:
+                    self._predicted(ready.scalars["loss"], ready.labels, len(batch.x))
                 self._step(phase, ready.scalars)
             if ready.whole:
                 yield
@@ -351,6 +358,17 @@ class Trainer:
         if self.engine.take(rate(phase.optimiser, self._progress(phase))):
             counters.steps += 1
             counters.phase_steps += 1
+
+    def _predicted(self, loss: Tensor, labels: int, lanes: int) -> None:
+        """Take note of the mean loss of so many labels of a stream, before a step learns from them."""
+        counters, loss = self.counters, loss.double()
+        found = {"loss": loss * labels, "regret": (loss - (self._floor or 0.0)) * (labels / lanes)}
+        counters.online = {name: counters.online.get(name, 0.0) + value for name, value in found.items()}
+        counters.labels += labels
+
+    @property
+    def _floor(self) -> float | None:
+        return self.facts[self.run.task_config.length]["loss_floor"]  # type: ignore[attr-defined]
 
     def _progress(self, phase: Phase) -> float:
         """The share of the phase that is spent with this step: where its learning rate is taken.
@@ -435,11 +453,13 @@ class Trainer:
             self._check_weights()
             means = {f"train_{name}": (value / counters.summed).item() for name, value in counters.sums.items()}
             counters.sums, counters.summed = {}, 0
+            online = self._online()
             scores = self._scores("test", length)
             counters.evaluations = int(self.used() / (self.run.training.budget.amount * self.run.evaluation.every)) + 1
-            self.curve.append({"phase": phase.name, **counters.costs(), **means, "scores": scores})
+            self.curve.append({"phase": phase.name, **counters.costs(), **means, **online, "scores": scores})
             accuracies = {f"{one['predictor']}_accuracy": one["accuracy"] for one in scores}
-            self.options.on_scalars(counters.steps, means | accuracies)
+            known = {name: value for name, value in online.items() if value is not None}
+            self.options.on_scalars(counters.steps, means | known | accuracies)
             if self.run.training.stop_at is not None and counters.steps:
                 reached = score(self.method.predict, self._set("valid", length))["accuracy"]
                 counters.finished = reached >= self.run.training.stop_at * (
@@ -448,6 +468,19 @@ class Trainer:
             counters.evaluation_seconds += time.perf_counter() - began
             write_json(self.folder.files / "curve.json", self.curve)
             self._report()
+
+    def _online(self) -> dict[str, float | None]:
+        """The online loss since the last evaluation, in nats per scored label, and the regret so far, nats per lane.
+
+        No regret, None, where the floor is not known; nothing at all where no labels of a stream were predicted.
+        """
+        counters = self.counters
+        if not counters.labels:
+            return {}
+        loss = counters.online["loss"].item() / counters.labels
+        regret = None if self._floor is None else counters.online["regret"].item()
+        counters.online["loss"], counters.labels = torch.zeros_like(counters.online["loss"]), 0
+        return {"online_loss": loss, "regret": regret}
 
     # Clock, reports, checks.
 
@@ -543,8 +576,7 @@ class Trainer:
         return True
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        self.counters = Counters(**saved["counters"])
-        self.counters.sums = {name: value.to(self.run.device) for name, value in self.counters.sums.items()}
+        self.counters = Counters(**_to_device(saved["counters"], self.run.device))
         self.curve = saved["curve"]
         self.method.load_state_dict(saved["method"])
         self._enter_phase(self.counters.phase)

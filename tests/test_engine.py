@@ -95,8 +95,9 @@ def test_a_stretch_in_which_nothing_is_scored_takes_no_step_and_is_carried_throu
     method, phase, batch = built({"name": "tbptt", "k1": 4, "k2": 4})
     y = batch.y.clone()
     y[:, 4:8] = IGNORED
-    found = [ready.scalars is not None for ready in Engine(method, phase).stretches(batch._replace(y=y))]
-    assert found == [True, False, True]
+    found = list(Engine(method, phase).stretches(batch._replace(y=y)))
+    assert [ready.scalars is not None for ready in found] == [True, False, True]
+    assert [ready.labels for ready in found] == [(part != IGNORED).sum() for part in y.split(4, 1)]
     run = tiny_run({"name": "rtrl", "update_every": 1}, {"name": "retrieval", "length": 6, "symbols": 3})
     method = build_method(run, build_task(run))
     (phase,) = method.phases(run.training)
@@ -158,7 +159,7 @@ def test_what_is_carried_has_no_graph_and_goes_on_from_what_was_kept():
 def test_where_a_stream_scores_and_begins_is_looked_up_by_column():
     y = torch.tensor([[IGNORED, 1, IGNORED], [IGNORED, IGNORED, IGNORED]])
     start = torch.tensor([[True, False, False], [True, False, True]])
-    assert look(Batch(torch.zeros_like(y), y, start)) == ([False, True, False], [True, False, True])
+    assert look(Batch(torch.zeros_like(y), y, start)) == ([0, 1, 0], [True, False, True])
 
 
 def test_labels_are_hidden_by_their_place_in_a_lane_and_not_in_a_piece():
