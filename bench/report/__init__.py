@@ -26,7 +26,7 @@ from bench.report.data import uncounted as not_counted
 from bench.report.exhibit import Exhibit, Missing, Section
 from bench.report.figures import _file_name
 from bench.report.style import RC
-from bench.report.tables import _clean, load, markdown, print_summary, summarise
+from bench.report.tables import _clean, load, markdown, print_summary, streamed, summarise
 from bench.results import Paths, write_atomically
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class _Made:
         found = [] if isinstance(drawn, Missing) else drawn
         if len(frame):
             links = {key: name for key, name, exhibit in found if exhibit.figure is not None}
-            whole = Exhibit("summary", title, "", "", table=curves.table(frame))
+            whole = Exhibit("summary", title, streamed(frame), "", table=curves.table(frame))
             texts = {
                 "summary.csv": frame.to_csv(index=False),
                 "summary.md": markdown(frame, data.results, links),

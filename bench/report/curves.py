@@ -12,8 +12,10 @@ from bench.report.tables import _about, _heading, _parts, _what
 
 COLUMNS = [
     *("method", "setting", "predictor", "reference", "length", "seeds"),
-    *("accuracy", "accuracy_se", "accuracy_low", "accuracy_high", "chance", "shortcut", "accuracy_ceiling"),
-    *("share_of_ceiling", "unit", "loss", "loss_floor", "loss_above_floor", "unigram_loss", "steps", "tokens"),
+    *("accuracy", "accuracy_se", "accuracy_low", "accuracy_high", "start_accuracy"),
+    *("chance", "shortcut", "accuracy_ceiling"),
+    *("share_of_ceiling", "unit", "loss", "start_loss", "loss_floor", "loss_above_floor", "unigram_loss"),
+    *("steps", "tokens"),
     *("training_seconds", "predictor_parameters", "status", "reason"),
 ]
 """Of `summarise`, as far as they say something."""

@@ -31,8 +31,11 @@ def section(data: Data) -> Section:
 
 
 def tested(data: Data) -> pd.DataFrame:
-    """Scores of finished runs that were tested at several lengths, with the columns `PLACE` and `LINE`."""
-    rows = scores(data).dropna(subset=["length", "task.length"])
+    """Scores of finished runs that were tested at several lengths, with the columns `PLACE` and `LINE`.
+
+    All are on sequences from the start state, also of what learns from streams: so they compare over lengths.
+    """
+    rows = scores(data, from_start=True).dropna(subset=["length", "task.length"])
     rows = rows[rows.groupby(["grid", "id"])["length"].transform("nunique") > 1]
     rows = rows.assign(where="", setting="", trained_length=rows["task.length"])
     names = [str(name) for name in rows if str(name).startswith(CONFIG)]

@@ -27,9 +27,10 @@ from bench.results import Paths, by_code, load_results
 
 SECTIONS = ("task.", "method.", "model.", "training.", "evaluation.", "init_from.")
 NUMBERS = (
-    *("length", "accuracy", "loss", "chance", "shortcut", "accuracy_ceiling", "loss_floor", "unigram_loss", "progress"),
+    *("length", "accuracy", "loss", "start_accuracy", "start_loss", "progress"),
+    *("chance", "shortcut", "accuracy_ceiling", "loss_floor", "unigram_loss"),
     *("steps", "tokens", "training_seconds", "parameters", "predictor_parameters"),
-    *("inherited.tokens", "inherited.training_seconds"),
+    *("inherited.steps", "inherited.tokens", "inherited.training_seconds"),
 )
 TEXTS = (
     *("backbone", "predictor", "reference", "reason", "shortcut_rule", "unit", "seed", "digest", "task.length"),
@@ -136,9 +137,12 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     Columns: grid, task, method, backbone, setting (in which config fields the group differs from others of its task and
     method; these fields follow as columns at the end), predictor, reference, length (of the test sequences), seeds (how
     many cells are in the means); accuracy, accuracy_se (from two seeds on), accuracy_low and accuracy_high (95 %
-    bootstrap interval of the mean, from three seeds on); chance, shortcut, shortcut_rule, accuracy_ceiling,
-    share_of_ceiling; unit (nats or bits), and in it loss, loss_floor, loss_above_floor, unigram_loss; steps; tokens and
-    training_seconds, what phases taken over by `init_from` had cost included; predictor_parameters; status, reason.
+    bootstrap interval of the mean, from three seeds on); start_accuracy; chance, shortcut, shortcut_rule,
+    accuracy_ceiling, share_of_ceiling; unit (nats or bits), and in it loss, start_loss, loss_floor, loss_above_floor,
+    unigram_loss; steps (of the optimiser), tokens and training_seconds, what phases taken over by `init_from` had cost
+    included; predictor_parameters; status, reason. Accuracy and loss of a method that learns from streams are those on
+    held-out streams with its memory carried on, and start_accuracy and start_loss those on sequences from their start;
+    other methods have no such.
     """
     at = settings(results)
     names = short_names(at.values())
@@ -185,22 +189,22 @@ def _scores(cells: pd.DataFrame) -> list[dict[str, Any]]:
 def _means(part: pd.DataFrame, reference: bool) -> dict[str, Any]:
     """Means over the seeds of one predictor at one length; a reference line's own parameters are not known."""
     mean = {name: part[name].mean() for name in NUMBERS if name != "length"}
-    inherited = {name: part[f"inherited.{name}"].fillna(0) for name in ("tokens", "training_seconds")}
+    inherited = {name: part[f"inherited.{name}"].fillna(0) for name in ("steps", "tokens", "training_seconds")}
     unit = next(iter(part["unit"].dropna()), None)
     scale = 1 / math.log(2) if unit == "bits" else 1.0
     return {
         "accuracy": mean["accuracy"],
         **_spread(part["accuracy"].dropna().to_numpy()),
-        **{name: mean[name] for name in ("chance", "shortcut")},
+        **{name: mean[name] for name in ("start_accuracy", "chance", "shortcut")},
         "shortcut_rule": next(iter(part["shortcut_rule"].dropna()), None),
         "accuracy_ceiling": mean["accuracy_ceiling"],
         "share_of_ceiling": (part["accuracy"] / part["accuracy_ceiling"]).mean(),
         "unit": unit,
         "loss": mean["loss"] * scale,
+        "start_loss": mean["start_loss"] * scale,
         "loss_floor": mean["loss_floor"] * scale,
         "loss_above_floor": (part["loss"] - part["loss_floor"]).mean() * scale,
         "unigram_loss": mean["unigram_loss"] * scale,
-        "steps": mean["steps"],
         **{name: (part[name] + more).mean() for name, more in inherited.items()},
         "predictor_parameters": float("nan") if reference else mean["predictor_parameters"],
     }
@@ -275,6 +279,16 @@ def _seconds(value: float) -> str:
     return "-" if pd.isna(value) else f"{value:.1f}" if value < 10 else f"{value:,.0f}"
 
 
+def _steps(value: float) -> str:
+    """Optimiser steps: the number where seeds agree, else their mean."""
+    return "-" if pd.isna(value) else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def _start_loss_above_floor(row: Any) -> str:
+    above = row["start_loss"] - row["loss_floor"]
+    return "-" if pd.isna(above) else f"{above:.3f}"
+
+
 def _accuracy(row: Any) -> str:
     text = _fixed("accuracy")(row)
     return text if pd.isna(row["accuracy_se"]) else f"{text} ±{row['accuracy_se']:.3f}"
@@ -291,19 +305,25 @@ def _columns(part: pd.DataFrame) -> list[Column]:
         columns.append(Column("setting", lambda row: _clean(row["setting"]), right=False))
     if part.groupby(["method", "setting"])["length"].nunique().max() > 1:
         columns.append(Column("tested at", lambda row: _count(row["length"])))
+    streamed = part["start_accuracy"].notna().any()
+    columns.append(Column("accuracy", _accuracy))
+    columns += [Column("from start", _fixed("start_accuracy"))] if streamed else []
     columns += [
-        Column("accuracy", _accuracy),
         Column("chance", _fixed("chance")),
         Column("shortcut", _fixed("shortcut")),
         Column("ceiling", _fixed("accuracy_ceiling")),
         Column("share", _fixed("share_of_ceiling")),
     ]
     if part["loss_floor"].isna().all() and part["loss"].notna().any():
-        columns += [Column("loss", _fixed("loss")), Column("unigram", _fixed("unigram_loss"))]
+        columns.append(Column("loss", _fixed("loss")))
+        columns += [Column("loss from start", _fixed("start_loss"))] if streamed else []
+        columns.append(Column("unigram", _fixed("unigram_loss")))
     else:
         columns.append(Column("loss +", _fixed("loss_above_floor")))
+        columns += [Column("loss + from start", _start_loss_above_floor)] if streamed else []
     return [
         *columns,
+        Column("steps", lambda row: "" if row["reference"] else _steps(row["steps"])),
         Column("tokens", lambda row: "" if row["reference"] else _count(row["tokens"])),
         Column("seconds", lambda row: "" if row["reference"] else _seconds(row["training_seconds"])),
         Column("params", lambda row: "" if row["reference"] else _count(row["predictor_parameters"])),
@@ -321,7 +341,17 @@ def _about(part: pd.DataFrame) -> str:
     units = [str(unit) for unit in dict.fromkeys(part["unit"].dropna())]
     words = [f"shortcut: {' or '.join(rules)}"] if rules else []
     words += [f"loss in {' or '.join(units)} per scored token"] if units else []
+    words += [told] if (told := streamed(part)) else []
     return _clean("; ".join(words))
+
+
+def streamed(part: pd.DataFrame) -> str:
+    """What the two scores of methods that learn from streams are; nothing where there is none."""
+    methods = dict.fromkeys(part["method"][part["start_accuracy"].notna()])
+    if not methods:
+        return ""
+    scores = "scores are on held-out streams, memory carried on; from start, and at other lengths: on whole sequences"
+    return f"{', '.join(methods)}: {scores}"
 
 
 def _reasons(part: pd.DataFrame) -> list[str]:
@@ -356,7 +386,10 @@ def _heading(key: tuple[str, str], frame: pd.DataFrame) -> str:
 
 _LEAST = {"method": 24, "setting": 11, "status": 6}
 """Widths of columns of words, below which they do not shrink where room is short."""
-_FIRST_TO_GO = ("params", "share", "seconds", "tokens", "chance")
+_FIRST_TO_GO = (
+    *("loss from start", "loss + from start"),
+    *("params", "share", "seconds", "steps", "tokens", "chance"),
+)
 """Columns that are left out, in this order, where room is still short."""
 
 
@@ -373,7 +406,7 @@ def print_summary(frame: pd.DataFrame, console: Console) -> None:
             widths[column.head] = max(widths.get(column.head, 0), widest)
     least = {head: min(width, _LEAST.get(head, width)) for head, width in widths.items()}
     gone: list[str] = []
-    for head in _FIRST_TO_GO:
+    for head in (head for head in _FIRST_TO_GO if head in widths):
         kept = [[one.head for one in columns if one.head not in gone] for _, _, columns, _ in parts]
         if max(sum(least[one] + 1 for one in heads) for heads in kept) > console.width:
             gone.append(head)

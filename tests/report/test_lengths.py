@@ -50,6 +50,13 @@ def exhibit(data: Data) -> Any:
     return found
 
 
+def test_what_learns_from_streams_is_compared_over_lengths_by_its_scores_from_the_start(tmp_path: Path) -> None:
+    streams = [score(0.9, 0.5, start_accuracy=0.4, start_loss=1.5), score(0.3, 1.6, length=24)]
+    fake(tmp_path / "g", tiny_run("tbptt"), streams)
+    row = only(exhibit(load([tmp_path])).table)
+    assert (row["accuracy"], row["longer"], row["drop"]) == (0.4, 0.3, pytest.approx(0.25))
+
+
 def test_the_score_is_the_mean_over_longer_lengths_of_each_seed_and_then_over_seeds(tmp_path: Path) -> None:
     row = only(exhibit(three(tmp_path)).table, method="smt+dmt", reference=False)
     # Longer: 0.4, 0.2, 0.5. Of three seeds the interval reaches from the least to the largest.

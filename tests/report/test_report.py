@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,11 @@ def printed(frame: pd.DataFrame, width: int = 110) -> str:
     return console.export_text()
 
 
+def cells(line: str) -> list[str]:
+    """The cells of a printed line, which are two spaces or more apart."""
+    return re.split(r" {2,}", line.strip())
+
+
 # The numbers.
 
 
@@ -159,6 +165,59 @@ def test_losses_of_natural_tasks_are_in_bits_beside_the_unigram_model(tmp_path: 
     text = printed(frame)
     assert "loss in bits" in text and "unigram" in text and "loss +" not in text
     assert text.splitlines()[2].split()[5:8] == ["-", "2.000", "3.000"]
+
+
+def test_scores_on_streams_stand_beside_those_from_the_start_state(tmp_path: Path) -> None:
+    for seed, (accuracy, start) in enumerate([(0.7, 0.3), (0.6, 0.5)]):
+        one = score(accuracy, 0.9, start_accuracy=start, start_loss=1.3)
+        fake(tmp_path / "g", tiny_run("tbptt", seed=seed), [one])
+    fake(tmp_path / "g", tiny_run("bptt"), [score(0.55, 1.0)])
+    frame = report.summary(tmp_path)
+    row, other = only(frame, method="tbptt"), only(frame, method="bptt")
+    assert (row["accuracy"], row["start_accuracy"]) == pytest.approx((0.65, 0.4))
+    assert (row["loss"], row["start_loss"], row["loss_above_floor"]) == pytest.approx((0.9, 1.3, 0.8))
+    assert math.isnan(other["start_accuracy"]) and math.isnan(other["start_loss"])
+    heads, whole, streams = (cells(line) for line in printed(frame, 200).splitlines()[1:4])
+    told = {name: (streams[at], whole[at]) for at, name in enumerate(heads) if "start" in name}
+    assert told == {"from start": ("0.400", "-"), "loss + from start": ("1.200", "-")}
+    report.write(tmp_path / "g", tmp_path / "out")
+    for name in ("index.html", "summary.md", "summary.tex"):
+        text = (tmp_path / "out" / name).read_text()
+        assert "0.400" in text and "tbptt: scores are on held-out streams" in text, name
+
+
+def test_scores_from_the_start_state_alone_have_no_column_for_streams(tmp_path: Path) -> None:
+    seeds(tmp_path / "g", [0.5])
+    frame = report.summary(tmp_path)
+    assert "start" not in printed(frame, 200) and "start" not in markdown(frame, load(tmp_path), {})
+
+
+def test_losses_from_the_start_state_are_in_the_tasks_unit(tmp_path: Path) -> None:
+    natural = {"loss_floor": None, "accuracy_ceiling": None, "unit": "bits", "unigram_loss": 3 * math.log(2)}
+    one = score(0.4, math.log(2), start_accuracy=0.2, start_loss=2 * math.log(2), **natural)
+    fake(tmp_path, tiny_run("tbptt"), [one])
+    frame = report.summary(tmp_path)
+    assert only(frame)["start_loss"] == pytest.approx(2.0)
+    heads, row = (cells(line) for line in printed(frame, 200).splitlines()[1:3])
+    assert dict(zip(heads, row))["loss from start"] == "2.000"
+
+
+def test_steps_are_told_exactly_and_with_those_of_phases_taken_over(tmp_path: Path) -> None:
+    fake(tmp_path, tiny_run("bptt"), [score(0.5, 1.0)], tokens=25040)
+    for seed, tokens in enumerate((3130, 3130, 3140)):
+        inherited = {"steps": 1000, "tokens": 0, "training_seconds": 0.0}
+        fake(tmp_path, tiny_run("transformer", seed=seed), [score(0.5, 1.0)], tokens, inherited=inherited)
+    fake(tmp_path, tiny_run("smt"), [score(0.6, 1.0), score(0.8, 0.5, "teacher")], tokens=500)
+    frame = report.summary(tmp_path)
+    assert only(frame, method="bptt")["steps"] == 2504
+    assert only(frame, method="transformer")["steps"] == pytest.approx(1313 + 1 / 3)
+    heads, *rows = (cells(line) for line in printed(frame, 200).splitlines()[1:6])
+    at = heads.index("steps")
+    assert {row[0]: row[at] for row in rows if "teacher" not in row[0]} == {
+        **{"bptt": "2,504", "transformer": "1,313.3", "smt": "50"},
+    }
+    text = markdown(frame, load(tmp_path), {})
+    assert "| steps | tokens |" in text and "| 2,504 | 25k |" in text
 
 
 def test_a_reference_line_has_its_own_row_and_no_parameters(tmp_path: Path) -> None:
@@ -400,8 +459,8 @@ def test_the_printed_table_is_aligned_and_fits(tmp_path: Path) -> None:
     rows = [line for line in lines if line.startswith(("bptt", "transformer", "smt+dmt"))]
     assert len(rows) == 6 and len({line.index("0.800") for line in rows}) == 1
     assert all(row.split()[1:] == rows[0].split()[1:] for row in rows)
-    numbers = ["0.600", "±0.058", "0.125", "0.200", "0.800", "0.750", "1.000", "1k", "2.5", "6.54k", "3", "done"]
-    assert rows[0].split()[1:] == numbers
+    numbers = ["0.600", "±0.058", "0.125", "0.200", "0.800", "0.750", "1.000", "100", "1k", "2.5", "6.54k"]
+    assert rows[0].split()[1:] == [*numbers, "3", "done"]
     assert [row.split()[0] for row in rows[:3]] == ["smt+dmt", "bptt", "transformer"]
 
 

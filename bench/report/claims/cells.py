@@ -28,15 +28,18 @@ def number(values: pd.Series) -> pd.Series:
     return pd.to_numeric(values, errors="coerce").astype(float)
 
 
-def scores(data: Data) -> pd.DataFrame:
+def scores(data: Data, from_start: bool = False) -> pd.DataFrame:
     """The rows of results that have an accuracy, of finished runs, with `share` (of the ceiling) and `skill`.
 
-    Skill is 0 at chance and 1 at the ceiling.
+    Skill is 0 at chance and 1 at the ceiling. What learns from streams is scored on streams; with `from_start`, at the
+    trained length too as at all others, on sequences from the start state.
     """
     columns = ["grid", "id", "task", "method", "backbone", "seed", "state", "predictor", "reference", "length", "unit"]
     values = ("accuracy", "loss", "chance", "accuracy_ceiling", "task.length", "predictor_parameters")
-    rows = having(data.results, *columns, *values, "init_from.run")
+    rows = having(data.results, *columns, *values, "init_from.run", "start_accuracy", "start_loss")
     rows = rows[rows["state"] == "done"]
+    if from_start:
+        rows = rows.assign(**{name: rows[f"start_{name}"].fillna(rows[name]) for name in ("accuracy", "loss")})
     names = [str(name) for name in rows if str(name).startswith(CONFIG)]
     fields = rows[names].astype(object).where(rows[names].notna(), None)  # gaps are equal to one another
     varying = set(config(fields))
