@@ -131,7 +131,12 @@ class _Made:
             }
             self.files |= {name: text.encode() for name, text in texts.items()}
         parts = [self._part(exhibit, partial(self._figure, path=name)) for _, name, exhibit in found]
-        return Section("summary", title, tuple(parts) or tuple([drawn] if isinstance(drawn, Missing) else []))
+        parts += [drawn] if isinstance(drawn, Missing) else []
+        online = _attempt(
+            lambda: import_module("bench.report.online").exhibits(data), "online", "Online loss and regret"
+        )
+        parts += [self._part(one, self._all) for one in ([online] if isinstance(online, Missing) else online)]
+        return Section("summary", title, tuple(parts))
 
     def section(self, section: Section) -> Section:
         """The section with every exhibit's files made, and no two exhibits of one name."""

@@ -137,7 +137,7 @@ def _draw_panel(panel: Axes, points: pd.DataFrame, looks: Mapping[str, Style]) -
         whole = [one for one in seeds.values() if one["done"].all()] or list(seeds.values())
         line: dict[str, Any] = {"color": look.color, "zorder": 2 if reference else 3}
         line |= {"ls": "--", "lw": 1.2} if reference else {"marker": look.marker, "ms": 3.5, "lw": 1.7}
-        panel.plot(*_mean(whole), **line)
+        panel.plot(*mean_curve(whole), **line)
         for one in seeds.values() if len(seeds) > 1 else []:
             panel.plot(one["x"], one["accuracy"], color=look.color, lw=0.6, alpha=0.55, ls=line.get("ls", "-"))
         for one in [] if reference else seeds.values():
@@ -156,12 +156,12 @@ def _draw_panel(panel: Axes, points: pd.DataFrame, looks: Mapping[str, Style]) -
             panel.annotate(f"phase {_clean(phase)} →", (at, 1), xytext=(0, 2), **place, **small)
 
 
-def _mean(seeds: list[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
+def mean_curve(seeds: list[pd.DataFrame], y: str = "accuracy") -> tuple[np.ndarray, np.ndarray]:
     """The mean curve as far as all seeds reach; where their evaluations differ, between these on straight lines."""
     end = min(one["x"].max() for one in seeds)
     x = np.unique(np.concatenate([one["x"].to_numpy() for one in seeds]))
     x = x[x <= end]
-    return x, np.mean([np.interp(x, one["x"], one["accuracy"]) for one in seeds], axis=0)
+    return x, np.mean([np.interp(x, one["x"], one[y]) for one in seeds], axis=0)
 
 
 def _changes(points: pd.DataFrame) -> list[tuple[str, float]]:

@@ -1,0 +1,96 @@
+"""Online loss and regret in the report: means and units by hand, the lines of the figure, and when there is none."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib import rc_context
+
+from bench import report
+from bench.report import online
+from bench.report.data import load
+from bench.report.style import RC
+from bench.results import read_json, write_json
+from tests.helpers import tiny_run
+from tests.report.test_report import fake, only, score
+
+LOSSES = {"tbptt": [(0.5, 0.3), (0.6, 0.4), (0.7, 0.2)], "rtrl": [(0.4, 0.2)]}
+"""Online losses at 500 and 1,000 tokens, of each seed; regrets are ten times as much."""
+
+
+def cell(root: Path, method: str, seed: int, losses: tuple[float, float], length: int = 12, **facts: Any) -> None:
+    """A finished cell with these online losses at all points but the first, as the trainer writes them."""
+    run = tiny_run(method, {"name": "retrieval", "length": length}, seed=seed)
+    folder = fake(root, run, [score(0.6, 1.0, length=length, start_accuracy=0.4, start_loss=2.0, **facts)])
+    first, *points = read_json(folder / "curve.json")
+    known = facts.get("loss_floor", 0.1) is not None
+    told = [{"online_loss": one, "regret": 10 * one if known else None} for one in losses]
+    write_json(folder / "curve.json", [first, *(a | b for a, b in zip(points, told, strict=True))])
+
+
+def three(root: Path) -> Path:
+    for method, seeds in LOSSES.items():
+        for seed, losses in enumerate(seeds):
+            cell(root / "g", method, seed, losses)
+    fake(root / "g", tiny_run("bptt"), [score(0.5, 1.1)])
+    return root / "g"
+
+
+def test_the_table_has_the_last_online_loss_and_the_regret_of_each_method(tmp_path: Path) -> None:
+    (exhibit,) = online.exhibits(load([three(tmp_path)]))
+    assert exhibit.tasks == ("retrieval",) and set(exhibit.methods) == {"tbptt", "rtrl"}
+    assert isinstance(exhibit.table, pd.DataFrame)
+    row = only(exhibit.table, method="tbptt")
+    expected = {
+        **{"online_loss": 0.3, "online_loss_low": 0.2, "online_loss_high": 0.4, "loss_floor": 0.1},
+        **{"regret": 3.0, "regret_low": 2.0, "regret_high": 4.0, "tokens": 1000, "seeds": 3},
+    }
+    assert {name: row[name] for name in expected} == pytest.approx(expected)
+    assert only(exhibit.table, method="rtrl")["regret"] == pytest.approx(2.0)
+
+
+def test_the_figure_has_both_curves_with_the_floor_as_a_line(tmp_path: Path) -> None:
+    with rc_context(RC):
+        (exhibit,) = online.exhibits(load([three(tmp_path)]))
+    losses, regrets = exhibit.figure.axes
+    curves = [[list(line.get_xdata()), list(line.get_ydata())] for line in losses.get_lines()]
+    assert [[0, 1], [0.1, 0.1]] in curves, "the floor, across the panel"
+    for panel, scale in ((losses, 1), (regrets, 10)):
+        drawn = [list(line.get_ydata()) for line in panel.get_lines() if list(line.get_xdata()) == [500, 1000]]
+        for mean in ([0.6, 0.3], *map(list, LOSSES["tbptt"]), *map(list, LOSSES["rtrl"])):
+            assert any(one == pytest.approx([scale * value for value in mean]) for one in drawn), (panel, mean)
+
+
+def test_what_is_told_in_bits_is_in_bits_and_without_a_floor_there_is_no_regret(tmp_path: Path) -> None:
+    cell(tmp_path, "tbptt", 0, (2 * math.log(2), math.log(2)), unit="bits", loss_floor=None)
+    (exhibit,) = online.exhibits(load([tmp_path]))
+    row = only(exhibit.table)
+    assert row["online_loss"] == pytest.approx(1.0) and row["unit"] == "bits"
+    assert math.isnan(row["regret"]) and len(exhibit.figure.axes) == 1
+
+
+def test_every_setting_of_a_task_has_a_row_and_its_own_floor(tmp_path: Path) -> None:
+    for length, floor in ((12, 0.1), (24, 0.25)):
+        cell(tmp_path, "tbptt", 0, (0.5, 0.4), length, loss_floor=floor)
+    (exhibit,) = online.exhibits(load([tmp_path]))
+    assert exhibit.table[["length", "loss_floor"]].to_numpy().tolist() == [[12, 0.1], [24, 0.25]]
+    floors = [
+        {line.get_ydata()[0] for line in panel.get_lines() if len(line.get_ydata()) == 2}
+        for panel in exhibit.figure.axes
+    ]
+    assert 0.1 in floors[0] and 0.25 in floors[2]
+
+
+def test_the_report_has_the_exhibit_only_where_something_learned_from_a_stream(tmp_path: Path) -> None:
+    files = report.write(three(tmp_path), tmp_path / "out")
+    names = {file.relative_to(tmp_path / "out").as_posix() for file in files}
+    assert {"figures/online-retrieval.png", "tables/online-retrieval.csv", "tables/online-retrieval.md"} <= names
+    table = pd.read_csv(tmp_path / "out" / "tables" / "online-retrieval.csv")
+    assert sorted(table["regret"]) == pytest.approx([2.0, 3.0])
+    assert 'id="online-retrieval"' in (tmp_path / "out" / "index.html").read_text()
+    fake(tmp_path / "plain", tiny_run("bptt"), [score(0.5, 1.1)])
+    assert online.exhibits(load([tmp_path / "plain"])) == []
