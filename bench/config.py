@@ -364,7 +364,7 @@ class Outline(Config):
 
 def uses_backbone(method: str) -> bool:
     """Whether a method has an RNN; the backbone of one that has none changes nothing, and is `transformer`."""
-    return bool(getattr(registry.methods.get(method), "backbones", True))
+    return bool(getattr(registry.methods.get(method), "recurrences", True))
 
 
 def _configured(kind: registry.Registry[Any], data: dict[str, Any], where: str) -> tuple[Any, Config]:

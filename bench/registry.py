@@ -67,6 +67,8 @@ def _mismatch(kind: str, cls: type) -> str | None:
         old = [name for name in ("update", "readout") if name in own and "advance" not in own]
         if not issubclass(cls, Method):
             return "should derive from bench.methods.Method or RecurrentMethod; see docs/add-a-method.md"
+        if "backbones" in own:
+            return "defines backbones: since 0.3 it says recurrences, which are kinds; see docs/add-a-method.md"
         if old:
             return (
                 f"defines {' and '.join(old)}: since 0.2 a predictor defines advance(state, x, columns, start); "

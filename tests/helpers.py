@@ -37,7 +37,7 @@ def folder_of(run: Run, root: Path) -> Folder:
 class LRU(Method):
     """s_t = a s_{t-1} + B[x_t], logits = Re(s_t C): a linear recurrent unit, all of whose numbers are complex."""
 
-    backbones = ()
+    recurrences = ()
     gradient_is = {"train": "exact"}
 
     def __init__(self, *arguments: Any) -> None:

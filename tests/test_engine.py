@@ -59,6 +59,25 @@ def test_rtrl_is_the_gradient_of_bptt(backbone):
     torch.testing.assert_close(ready.scalars["loss"], once.scalars["loss"])
 
 
+def test_one_estimator_serves_another_objective(monkeypatch):
+    """What earns credit is told apart from how it is assigned: a squared error on probabilities, weighted by label."""
+
+    def brier(self, logits, y):
+        wanted = torch.nn.functional.one_hot(y.clamp(min=0), logits.shape[-1])
+        each = (logits.softmax(-1) - wanted).square().sum(-1) * (y != IGNORED) * (1 + y)
+        return each.sum(), (y != IGNORED).sum()
+
+    monkeypatch.setattr(RecurrentMethod, "objective", brier)
+    online, phase, batch = built("rtrl")
+    whole, other, _ = built("bptt")
+    whole.load_state_dict(online.state_dict())
+    (ready,) = Engine(online, phase).stretches(batch)
+    list(Engine(whole, other).stretches(batch))
+    near(gradient(online), gradient(whole))
+    logits, scored = whole.predict(batch.x), batch.y != IGNORED
+    torch.testing.assert_close(ready.scalars["loss"], brier(whole, logits, batch.y)[0] / scored.sum())
+
+
 def test_tbptt_through_all_of_a_sequence_is_bptt():
     truncated, phase, batch = built({"name": "tbptt", "k1": T, "k2": T})
     whole, other, _ = built("bptt")

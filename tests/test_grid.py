@@ -14,7 +14,7 @@ from bench.grid import grid_names, load_collection, load_grid, make_grid, matche
 from bench.methods import MethodConfig, impossible, register_method
 from bench.methods.bptt import BPTT
 from bench.models.updater import count_parameters
-from tests.helpers import TINY
+from tests.helpers import TINY, tiny_run
 
 BASE = {"task.length": 16, "model": TINY, "training": {"budget": {"steps": 5}}, "device": "cpu"}
 
@@ -392,3 +392,10 @@ def test_every_grid_of_the_report_has_a_small_form_with_three_seeds(name):
     assert "cost" in small.measures and set(small.measures) <= set(large.measures)
     assert {run.method for run in small.runs} <= {run.method for run in large.runs}
     assert max(run.model.d for run in large.runs) >= 256 > max(run.model.d for run in small.runs)
+
+
+def test_a_method_is_refused_a_recurrence_that_it_does_not_train(monkeypatch):
+    monkeypatch.setattr(registry.methods.get("bptt"), "recurrences", ("elementwise", "linear"))
+    assert impossible(tiny_run("bptt", model={"backbone": "lru"})) is None
+    told = "bptt trains elementwise and linear recurrences only; that of gru is dense"
+    assert impossible(tiny_run("bptt", model={"backbone": "gru"})) == told

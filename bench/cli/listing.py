@@ -56,7 +56,7 @@ def _listing(kind: str) -> list[dict[str, Any]]:
             entry |= {"axis": cls.axis, "continues": cls.continues, "missing": cls.missing()}
         if kind == "methods":
             entry |= {"form": form_of(cls), "data": cls.data}
-            entry |= {"backbones": list(cls.backbones), "targets": list(cls.targets)}
+            entry |= {"recurrences": list(cls.recurrences), "targets": list(cls.targets)}
         if kind == "backbones":
             smt = cls.memory(ModelConfig(backbone=name)) is not None
             entry |= {"recurrence": cls.recurrence, "smt": smt}

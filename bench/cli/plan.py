@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 def print_plan(grid: Grid, cells: Sequence[Cell]) -> None:
     """A table of the cells, and how many of each kind there are."""
+    from bench.config import uses_backbone
+
     rows = []
     parameters: dict[str, str] = {}  # of cells that differ in their seeds alone
     for cell in cells:
@@ -32,7 +34,7 @@ def print_plan(grid: Grid, cells: Sequence[Cell]) -> None:
                 run.id,
                 run.task,
                 run.method,
-                run.model.backbone if _uses_backbone(run) else "-",
+                run.model.backbone if uses_backbone(run.method) else "-",
                 parameters[like],
                 f"{budget.amount:,g} {budget.currency}",
                 f"{run.device}/{run.precision}",
@@ -62,12 +64,6 @@ def _verdict(cell: Cell) -> str:
     if decision.state == "done":
         return "is done, will be measured"
     return "runs" if decision.state == "pending" else f"runs on (was {decision.state})"
-
-
-def _uses_backbone(run: Run) -> bool:
-    from bench import registry
-
-    return bool(registry.methods.get(run.method).backbones)
 
 
 def _predictor_parameters(run: Run) -> str:

@@ -64,7 +64,7 @@ def runs(threads: int = 1) -> dict[str, Run]:
     for task in TASKS:
         for method in METHODS:
             backbones = FEWER.get(method, BACKBONES)
-            for backbone in backbones if registry.methods.get(method).backbones else backbones[:1]:
+            for backbone in backbones if registry.methods.get(method).recurrences else backbones[:1]:
                 fields = {**FIELDS, "model": {**FIELDS["model"], "backbone": backbone}, "threads": threads}
                 run = Run.parse({**fields, "task": task, "method": {"name": method, **OWN.get(method, {})}})
                 if impossible(run) is None:

@@ -20,10 +20,9 @@ from bench import streams
 from bench.config import Run
 from bench.errors import BadInput
 from bench.measure.geometry import geometry
-from bench.methods.base import Method, RecurrentMethod
-from bench.methods.smt import SMT
+from bench.methods.base import Method, Teaching
 from bench.models.backbone import leaves, map_tree
-from bench.models.teacher import Teacher, windows
+from bench.models.rnn import RNN
 from bench.tasks.base import IGNORED, Batch, Task, hide
 
 SCHEMA = 1
@@ -37,21 +36,22 @@ BEYOND = 2
 def gradient_norms(method: Method, task: Task, x: Tensor, y: Tensor) -> dict[str, Any] | None:
     """Mean over the sequences x, y (B, T) of |dL/dm_t|, L in nats: `t`, `norm`, `loss_at`, and `through` what it goes.
 
-    None for a method that has no memory. Under SMT, t begins where the decoder's future reaches the loss.
+    None for a method that has no memory. With a teacher, t begins where the decoder's future reaches the loss.
     """
-    if not isinstance(method, RecurrentMethod):
+    rnn, teaching = method.recurrent_network(), method.teaching()
+    if rnn is None:
         return None
     scored = (y != IGNORED).any(0).nonzero().flatten()
     at = int(scored[-1])
     x, y = x[:, : at + 1], y[:, at]
-    if isinstance(method, SMT):
-        earliest = max(0, method.first - 1, at + 1 - method.config.future)
+    if teaching:
+        earliest = max(0, method.first - 1, at + 1 - teaching.future)
         times = _spread(earliest, at)
-        norms = [_through_decoder(method, x, y, t) for t in times]
+        norms = [_through_decoder(teaching, x, y, t) for t in times]
         through = "the decoder"
     else:
         times = _spread(0, at)
-        every = _through_updater(method, x, y)
+        every = _through_updater(rnn, x, y)
         norms = [every[t] for t in times]
         through = "the unrolled updater"
     return {"t": times, "norm": norms, "loss_at": at, "through": through}
@@ -73,9 +73,8 @@ def _loss(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits, y, ignore_index=IGNORED, reduction="sum")
 
 
-def _through_updater(method: RecurrentMethod, x: Tensor, y: Tensor) -> list[float]:
+def _through_updater(rnn: RNN, x: Tensor, y: Tensor) -> list[float]:
     """|dL/dm_t| for every t, by BPTT from the first memory."""
-    rnn = method.rnn
     state, states = rnn.initial_state(len(x)), []
     with torch.enable_grad():
         for x_t in x.unbind(1):
@@ -88,32 +87,31 @@ def _through_updater(method: RecurrentMethod, x: Tensor, y: Tensor) -> list[floa
     return [_mean_norm([next(gradients) for _ in tree]) for tree in every]
 
 
-def _through_decoder(method: SMT, x: Tensor, y: Tensor, t: int) -> float:
-    """|dL/dm_t|, m_t the encoder's memory and L the loss of the decoder that reads on from it."""
+def _through_decoder(teaching: Teaching, x: Tensor, y: Tensor, t: int) -> float:
+    """|dL/dm_t|, m_t the teacher's memory and L the loss of the decoder that reads on from it."""
     with torch.no_grad():
-        memory = method.teacher.encode(x[:, max(0, t + 1 - method.config.context) : t + 1])
+        memory = teaching.memories(x, [t])[:, 0]
     with torch.enable_grad():
         memory = memory.requires_grad_()
-        logits = method.teacher.decode(memory, x[:, t + 1 :])[:, -1]
+        logits = teaching.decode(memory, x[:, t + 1 :])[:, -1]
         (gradient,) = torch.autograd.grad(_loss(logits, y), memory)
     return _mean_norm([gradient])
 
 
 @torch.no_grad()
-def drift(method: SMT, x: Tensor, y: Tensor) -> dict[str, list[float]]:
+def drift(method: Method, x: Tensor, y: Tensor) -> dict[str, list[float]] | None:
     """At each t from the first memory on: `delta`, and `accuracy` of the readout at m^_t.
 
-    The accuracy is NaN where nothing is scored, or logits are not finite.
+    None for a method without a teacher. The accuracy is NaN where nothing is scored, or logits are not finite.
     """
-    first = max(method.first - 1, 0)
-    memories = method.rollout(x)[:, first:]  # (B, n, K, d)
-    length, count = x.shape[1], x.shape[1] - first
-    ends = torch.arange(first, length, device=x.device).expand(len(x), -1)
-    width = min(method.config.context, length)
-    contexts = windows(x, ends - width + 1, width, Teacher.PAD)  # (B, n, C)
-    teacher = torch.stack([method.teacher.encode(contexts[:, t]) for t in range(count)], 1)
+    rnn, teaching = method.recurrent_network(), method.teaching()
+    if rnn is None or teaching is None:
+        return None
+    first, length = max(method.first - 1, 0), x.shape[1]
+    memories = teaching.rollout(x)[:, first:]  # (B, n, K, d)
+    teacher = teaching.memories(x, range(first, length))
     delta = (memories.double() - teacher.double()).square().mean((0, 2, 3))
-    logits, labels = method.rnn.read(memories.flatten(-2)), y[:, first:]
+    logits, labels = rnn.read(memories.flatten(-2)), y[:, first:]
     scored = labels != IGNORED
     accuracy = ((logits.argmax(-1) == labels) & scored).sum(0) / scored.sum(0)
     accuracy[~logits.logsumexp(-1).isfinite().all(0)] = math.nan
@@ -134,6 +132,8 @@ def measure(run: Run, task: Task, initial: Method, phases: dict[str, Method]) ->
     """
     length = run.task_config.length  # type: ignore[attr-defined]
     x, y, _ = sequences(run, task, length)
+    further = _further(run, task)
+    drifts = {phase: drift(method, *further[:2]) for phase, method in phases.items()}
     trained = list(phases.values())[-1]
     named = {"init": initial, "trained": trained}
     norms = {when: gradient_norms(method, task, x, y) for when, method in named.items()}
@@ -141,17 +141,15 @@ def measure(run: Run, task: Task, initial: Method, phases: dict[str, Method]) ->
         "schema": SCHEMA,
         "trained_length": length,
         "gradients": [{"when": when, **found} for when, found in norms.items() if found],
-        "drift": [
-            {"phase": phase, **_drift(run, task, method)} for phase, method in phases.items() if isinstance(method, SMT)
-        ],
-        "geometry": geometry(trained, task) if isinstance(trained, RecurrentMethod) else None,
+        "drift": [{"phase": phase, **found} for phase, found in drifts.items() if found],
+        "geometry": geometry(trained, task),
     }
 
 
-def _drift(run: Run, task: Task, method: SMT) -> dict[str, list[float]]:
+def _further(run: Run, task: Task) -> Batch:
+    """Sequences of more than the trained length, where the task has them."""
     length = run.task_config.length  # type: ignore[attr-defined]
     try:
-        x, y, _ = sequences(run, task, BEYOND * length)
+        return sequences(run, task, BEYOND * length)
     except BadInput:  # no instance so long, or too little data for it
-        x, y, _ = sequences(run, task, length)
-    return drift(method, x, y)
+        return sequences(run, task, length)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from bench import streams
 from bench.errors import BadInput
-from bench.methods.base import NONE, Method, RecurrentMethod
-from bench.methods.smt import SMT
+from bench.methods.base import NONE, Method
 from bench.models.layers import rms_normalise
+from bench.models.rnn import RNN
 from bench.tasks.base import IGNORED, Task
 
 POINTS = 256
@@ -76,14 +76,14 @@ def geometry(method: Method, task: Task, *, sequences: int = POINTS, seed: int =
 
     Raises `BadInput` for fewer than 3 sequences.
     """
-    if not isinstance(method, RecurrentMethod) or method.rnn.updater.memory(method.model) is None:
+    rnn = method.recurrent_network()
+    if rnn is None or rnn.updater.memory(method.model) is None:
         return None
     if sequences < FEWEST:
         raise BadInput(f"sequences: {sequences} given; should be at least {FEWEST}")
     method.eval()
     x, y, _ = task.sample("test", sequences, task.config.length, streams.generator(seed, "geometry"))
-    first = max(method.first - 1, 0) if isinstance(method, SMT) else 0
-    shown = choose(task, x, y, first)
+    shown = choose(task, x, y, max(method.first - 1, 0))
     x = x.to(method.noise.device)
     memories = memories_at(method, x, shown.column.to(x.device))  # (N, K, d)
     plane = principal_plane(memories)
@@ -97,7 +97,7 @@ def geometry(method: Method, task: Task, *, sequences: int = POINTS, seed: int =
     }
     if shown.prefix is not None:
         record["prefix"] = shown.prefix[:POINTS].tolist()
-    origin, field = vector_field(method, plane, grid(points), memories, x)
+    origin, field = vector_field(rnn, plane, grid(points), memories, x)
     return record | {
         "origin": _rounded(origin),
         "field": _rounded(field),
@@ -124,7 +124,7 @@ def choose(task: Task, x: Tensor, y: Tensor, first: int = 0) -> Shown:
     return Shown(column, y[rows, column], "next label")
 
 
-def memories_at(method: RecurrentMethod, x: Tensor, column: Tensor) -> Tensor:
+def memories_at(method: Method, x: Tensor, column: Tensor) -> Tensor:
     """The predictor's memory after x[n, column[n]], for sequences x (N, T): (N, K, d).
 
     Streamed, because all memories of long sequences at the paper's sizes are gigabytes.
@@ -167,7 +167,7 @@ def grid(points: np.ndarray) -> np.ndarray:
 
 
 def vector_field(
-    method: RecurrentMethod, plane: Plane, places: np.ndarray, memories: Tensor, x: Tensor
+    rnn: RNN, plane: Plane, places: np.ndarray, memories: Tensor, x: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the memories lifted from `places` (G, 2) lie, and how far one update moves them: two (G, 2) in the plane.
 
@@ -178,7 +178,7 @@ def vector_field(
     origin, moved = plane.project(lifted), np.zeros_like(places)
     symbols, counts = x.unique(return_counts=True)
     for symbol, count in zip(symbols, counts.tolist()):
-        moved += plane.project(method.rnn.update(lifted, symbol.expand(len(lifted)))) * (count / x.numel())
+        moved += plane.project(rnn.update(lifted, symbol.expand(len(lifted)))) * (count / x.numel())
     return origin, moved - origin
 
 

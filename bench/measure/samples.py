@@ -19,7 +19,6 @@ from torch import Tensor
 from bench import streams
 from bench.errors import BadInput
 from bench.methods.base import Method, scored_slice
-from bench.methods.smt import SMT
 from bench.models.layers import LAST
 from bench.results import write_atomically
 from bench.tasks.base import IGNORED, Split, Task
@@ -72,7 +71,7 @@ def write(
     if not 0 <= temperature < math.inf:
         raise BadInput(f"temperature: {temperature} given; should be 0 (always the likeliest symbol) or more")
     method.eval()
-    context = max(method.first if isinstance(method, SMT) else 0, 1)
+    context = max(method.first, 1)
     found = kind(task)
     predictor = method.predictors()[0].name
     record = {

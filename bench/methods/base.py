@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bench import registry, streams
 from bench.config import Config, ModelConfig, Optimiser, Run, TrainingConfig, scored_lengths
 from bench.errors import BadInput
+from bench.models.backbone import RECURRENCES, Recurrence
 from bench.models.rnn import RNN
 from bench.tasks.base import HELD, IGNORED, Batch, Task, columns_from
 
@@ -23,8 +24,6 @@ EVERY = slice(None)
 """All columns."""
 NONE = slice(0)
 """No columns."""
-
-ANY = ("*",)
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,19 @@ class Predictor(NamedTuple):
     """Whether it stands beside the trained predictor for comparison only."""
 
 
+class Teaching(NamedTuple):
+    """A teacher that writes memories such as the predictor's own, K tokens of width d, as what is measured sees it."""
+
+    memories: Callable[[Tensor, Sequence[int]], Tensor]
+    """Inputs x (B, T) and n columns -> the memories after these, (B, n, K, d)."""
+    decode: Callable[[Tensor, Tensor], Tensor]
+    """Memories (B, K, d) and the F - 1 inputs after each -> logits (B, F, O), the first for the memory's own column."""
+    future: int
+    """F, at most: how many outputs are predicted from one memory."""
+    rollout: Callable[[Tensor], Tensor]
+    """Inputs x (B, T) -> the predictor's own memories after each (B, T, K, d)."""
+
+
 class MethodConfig(Config):
     """Fields of a method; each method has its own."""
 
@@ -89,8 +101,8 @@ class Method(nn.Module, ABC):
 
     name: ClassVar[str]
     Config: ClassVar[type[MethodConfig]] = MethodConfig
-    backbones: ClassVar[tuple[str, ...]] = ANY
-    """Backbones it can train; `("*",)`: any; `()`: it uses none, and the model's backbone changes nothing."""
+    recurrences: ClassVar[tuple[Recurrence, ...]] = RECURRENCES
+    """Backbones it can train, by their kind; `()`: it uses none, and the model's backbone changes nothing."""
     data: ClassVar[Literal["sequences", "streams"]] = "sequences"
     targets: ClassVar[tuple[str, ...]] = ("dense", "sparse")
     """Whether it can learn from tasks that score every column (dense), only some (sparse), or both."""
@@ -118,9 +130,45 @@ class Method(nn.Module, ABC):
         """Why this run of the method cannot be trained, or None. For checks between the parts of a run."""
         return None
 
+    @property
+    def first(self) -> int:
+        """How many inputs the predictor has to see before it can answer: 0, unless its first memory is of several."""
+        return 0
+
+    def recurrent_network(self) -> RNN | None:
+        """The recurrent network that is trained, if it is one: what is measured of memories is measured of it."""
+        return None
+
+    def teaching(self) -> Teaching | None:
+        """The teacher of memories, where there is one."""
+        return None
+
+    def traits(self) -> dict[str, Any]:
+        """What results say of the method beside its name, so that nobody has to know that."""
+        return {
+            "state": "growing" if self.growing_state else "constant",
+            "data": self.data,
+            "recurrent": self.recurrent_network() is not None,
+            "teacher": self.teaching() is not None,
+        }
+
     def phases(self, training: TrainingConfig) -> list[Phase]:
         """In the order in which they are trained; by default one that trains everything."""
         return [Phase("train", 1.0, training.optimiser, (tuple(self.parameters()),), training.batch_size)]
+
+    def objective(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What earns credit, apart from how it is assigned: the summed loss of logits (.., O) at y (..), its weight.
+
+        The weight is the number of labels that are scored. Override it for another loss than cross-entropy, in nats.
+        """
+        return F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=IGNORED, reduction="sum"), (
+            y != IGNORED
+        ).sum()
+
+    def mean_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The objective per scored label; 0 where nothing is scored."""
+        total, weight = self.objective(logits, y)
+        return total / weight.clamp(min=1)
 
     def train_only(self, phase: Phase) -> None:
         """Only the parameters of this phase require gradients."""
@@ -217,6 +265,9 @@ class RecurrentMethod(Method):
         features, state = self.rnn.scan(state, x, start)
         return self.rnn.read(features[:, columns]), state
 
+    def recurrent_network(self) -> RNN:
+        return self.rnn
+
     def predictors(self) -> tuple[Predictor, ...]:
         return (Predictor("rnn", self.predict),)
 
@@ -239,9 +290,10 @@ def scored_slice(task: Task, length: int, first: int = 0) -> slice:
 def impossible(run: Run) -> str | None:
     """Why this run cannot be trained, from what its method, task and backbone declare; None when it can."""
     method, task = registry.methods.get(run.method), registry.tasks.get(run.task)
-    backbone = run.model.backbone
-    if method.backbones not in (ANY, ()) and backbone not in method.backbones:
-        return f"{run.method} trains {', '.join(method.backbones)} backbones only, not {backbone}"
+    recurrence = registry.backbones.get(run.model.backbone).recurrence
+    if method.recurrences and recurrence not in method.recurrences:
+        kinds = " and ".join(method.recurrences)
+        return f"{run.method} trains {kinds} recurrences only; that of {run.model.backbone} is {recurrence}"
     length = run.task_config.length  # type: ignore[attr-defined]
     missing = task.missing()
     if missing:

@@ -9,17 +9,17 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.methods.base import Carry, RecurrentMethod, cross_entropy, scored_slice
+from bench.methods.base import Carry, RecurrentMethod, scored_slice
 from bench.registry import register_method
 from bench.tasks.base import Batch
 
 
 @register_method("bptt")
 class BPTT(RecurrentMethod):
-    """The state starts at zero; the loss is the cross-entropy at the scored positions."""
+    """The state starts at zero; the loss is the objective at the scored positions."""
 
     gradient_is = {"train": "exact"}
 
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
         columns = scored_slice(self.task, batch.x.shape[1])
-        return {"loss": cross_entropy(self.predict(batch.x, columns), batch.y[:, columns])}, carry
+        return {"loss": self.mean_loss(self.predict(batch.x, columns), batch.y[:, columns])}, carry

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -26,7 +25,6 @@ from bench.models.jacobian import Transition, flat
 from bench.models.rnn import RNN
 from bench.models.updater import count_parameters
 from bench.registry import register_method
-from bench.tasks.base import IGNORED
 
 
 class RTRLConfig(MethodConfig):
@@ -90,7 +88,6 @@ class RTRL(RecurrentMethod):
         leaf = state.detach().requires_grad_()
         with torch.enable_grad():
             features = self.rnn.updater.features(self.transition.tree(leaf), self.rnn.embedding(x_t))
-            loss = F.cross_entropy(self.rnn.read(features), y_t, ignore_index=IGNORED, reduction="sum")
+            loss, weight = self.objective(self.rnn.read(features), y_t)
             by_state, *found = torch.autograd.grad(loss, [leaf, *parameters], materialize_grads=True)
-        weight = (y_t != IGNORED).sum()
         return Credit(dict(zip(names, found, strict=True)), weight, {"loss": loss.detach()}), by_state

@@ -18,7 +18,7 @@ included, and each scored position have their turn.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from bench import registry
 from bench.config import ModelConfig, NonNegative, Positive, Run, Share, TrainingConfig
-from bench.methods.base import EVERY, Carry, MethodConfig, Phase, Predictor, RecurrentMethod, cross_entropy
+from bench.methods.base import EVERY, Carry, MethodConfig, Phase, Predictor, RecurrentMethod, Teaching, cross_entropy
 from bench.models.teacher import Teacher, windows
 from bench.registry import register_method
 from bench.tasks.base import IGNORED, Batch, Task
@@ -243,13 +243,17 @@ class SMT(RecurrentMethod):
         return self.roll(self.initial_state(len(x)), x)[0]
 
     def predict_teacher(self, x: Tensor, columns: slice = EVERY) -> Tensor:
-        """The teacher's own answer, every context encoded afresh."""
-        logits = []
-        for column in range(x.shape[1])[columns]:
-            context = x[:, max(0, column + 1 - self.config.context) : column + 1]
-            memory = self.teacher.encode(context)
-            logits.append(self.teacher.decode(memory, context[:, :0])[:, 0])
-        return torch.stack(logits, 1)
+        """The teacher's own answers from its memories."""
+        memories = self.teacher_memories(x, range(x.shape[1])[columns])
+        return torch.stack([self.teacher.decode(memory, x[:, :0])[:, 0] for memory in memories.unbind(1)], 1)
+
+    def teaching(self) -> Teaching:
+        return Teaching(self.teacher_memories, self.teacher.decode, self.config.future, self.rollout)
+
+    def teacher_memories(self, x: Tensor, columns: Sequence[int]) -> Tensor:
+        """Memories after these n columns of x (B, T), every context encoded afresh: (B, n, K, d)."""
+        contexts = (x[:, max(0, t + 1 - self.config.context) : t + 1] for t in columns)
+        return torch.stack([self.teacher.encode(context) for context in contexts], 1)
 
     def predictors(self) -> tuple[Predictor, ...]:
         return Predictor("rnn", self.predict), Predictor("teacher", self.predict_teacher, reference=True)

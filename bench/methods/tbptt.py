@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from bench.config import Positive
-from bench.methods.base import Carry, MethodConfig, RecurrentMethod, cross_entropy
+from bench.methods.base import Carry, MethodConfig, RecurrentMethod
 from bench.registry import register_method
 from bench.tasks.base import Batch
 
@@ -59,5 +59,5 @@ class TBPTT(RecurrentMethod):
         if x.shape[1] > new:
             more, _ = self.rnn.scan(after, x[:, new:], start[:, new:])
             features = torch.cat([features, more], 1)
-        loss = cross_entropy(self.rnn.read(features[:, -new:]), batch.y)
+        loss = self.mean_loss(self.rnn.read(features[:, -new:]), batch.y)
         return {"loss": loss}, Carry((after, x[:, new:], start[:, new:]))

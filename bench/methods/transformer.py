@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.config import ModelConfig
-from bench.methods.base import EVERY, Carry, Method, MethodConfig, cross_entropy
+from bench.methods.base import EVERY, Carry, Method, MethodConfig
 from bench.models.transformer import CausalTransformer, Past
 from bench.registry import register_method
 from bench.tasks.base import Batch, Task
@@ -18,7 +18,7 @@ from bench.tasks.base import Batch, Task
 class Transformer(Method):
     """Predicts in parallel; its state when streaming is the key/value cache, which grows with the past."""
 
-    backbones = ()
+    recurrences = ()
     gradient_is = {"train": "exact"}
     growing_state = True
 
@@ -27,7 +27,7 @@ class Transformer(Method):
         self.network = CausalTransformer(model, task.vocab_size, task.output_size)
 
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
-        return {"loss": cross_entropy(self.predict(batch.x), batch.y)}, carry
+        return {"loss": self.mean_loss(self.predict(batch.x), batch.y)}, carry
 
     def initial_state(self, lanes: int) -> Past:
         return self.network.initial_state(lanes)

@@ -9,7 +9,7 @@ from outside: what a step returns is what the next one takes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,12 @@ from bench.config import ModelConfig
 
 State = Any
 """A tree of tensors: one, or a tuple or mapping of trees."""
+Recurrence = Literal["dense", "elementwise", "linear"]
+"""How a unit's next state depends on the states: on all of them; on its own alone; on its own alone, and linearly.
+
+"linear" lets credit be carried forward, or a sequence be scanned in parallel, at the price of an element-wise step.
+"""
+RECURRENCES: tuple[Recurrence, ...] = get_args(Recurrence)
 
 
 class Backbone(nn.Module):
@@ -28,11 +34,7 @@ class Backbone(nn.Module):
     """
 
     name: str
-    recurrence: ClassVar[Literal["dense", "elementwise", "linear"]] = "dense"
-    """How a unit's next state depends on the states: on all of them; on its own alone; on its own alone, and linearly.
-
-    "linear" lets credit be carried forward, or a sequence be scanned in parallel, at the price of an element-wise step.
-    """
+    recurrence: ClassVar[Recurrence] = "dense"
     matched: ClassVar[bool] = True
     """Whether `model.updater_width: null` gives it about as many parameters as the transformer updater has."""
     width: int

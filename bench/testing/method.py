@@ -88,14 +88,19 @@ class Subject:
         reasons = []
         for task in tasks:
             base = {**TINY, "task": dict(task), "method": {"name": self.name}, **fields}
-            for backbone in [*self.cls.backbones, "transformer"]:
-                base["model"] = {**base["model"], "backbone": "transformer" if backbone == "*" else backbone}
+            for backbone in self._backbones():
+                base["model"] = {**base["model"], "backbone": backbone}
                 (run,) = make_grid("check", {"base": base, "axes": {"seed": [0]}}, self.sets).runs
                 reason = impossible(run)
                 if reason is None:
                     return run
                 reasons.append(f"{run.task}: {reason}")
         raise Broken(f"can be trained on none of the tasks of this check: {'; '.join(dict.fromkeys(reasons))}")
+
+    def _backbones(self) -> list[str]:
+        """One of each kind of recurrence that the method trains."""
+        kinds = {registry.backbones.get(name).recurrence: name for name in sorted(registry.backbones.names())}
+        return [{**kinds, "dense": "transformer"}[kind] for kind in self.cls.recurrences] or ["transformer"]
 
     def build(self, run: Run) -> tuple[Method, Task]:
         """The run's method at its start, and its task."""

@@ -35,7 +35,7 @@ class EchoState(Method):
 
     Config = EchoStateConfig
     config: EchoStateConfig
-    backbones = ()  # it brings its own recurrence
+    recurrences = ()  # it brings its own recurrence
     gradient_is = {"train": "exact"}
 
     def __init__(self, *arguments) -> None:

@@ -37,7 +37,7 @@ def register(monkeypatch):
 class Linear(Method):
     """h_t = h_{t-1} W + E[x_t], looked up symbol by symbol; logits = h_t."""
 
-    backbones = ()
+    recurrences = ()
 
     def __init__(self, config, task, model, noise):
         super().__init__(config, task, model, noise)
@@ -205,7 +205,7 @@ def test_a_fourier_transform_mixes_all_positions(register):
 class Mixed(Method):
     """Layers over all positions at once: h <- h + mask * h[:, sources]; whether credit passes, elements decide."""
 
-    backbones = ()
+    recurrences = ()
     seed = 0
 
     def __init__(self, config, task, model, noise):
@@ -250,7 +250,7 @@ def test_paths_through_batched_layers_are_those_of_the_elements(register, seed):
 
 def test_a_fused_recurrence_grows_like_one_that_is_written_out(register):
     class Fused(Method):
-        backbones = ()
+        recurrences = ()
 
         def __init__(self, config, task, model, noise):
             super().__init__(config, task, model, noise)

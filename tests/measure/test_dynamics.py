@@ -11,6 +11,8 @@ import torch.nn.functional as F
 
 from bench.build import build_method, build_task
 from bench.measure import dynamics
+from bench.measure.geometry import geometry
+from bench.methods import Method
 from bench.methods.smt import SMT
 from bench.results import Folder
 from bench.training import Trainer
@@ -60,6 +62,51 @@ def test_under_smt_norms_begin_where_the_future_reaches_the_loss():
 def test_a_method_without_a_memory_has_no_norms():
     run, task, method = built("transformer")
     assert dynamics.gradient_norms(method, task, *dynamics.sequences(run, task, 12, 3)[:2]) is None
+
+
+class Stranger(Method):
+    """No class of ours: it says what it has, an RNN and a teacher of its memories."""
+
+    recurrences = ("dense",)
+    losses = None  # never trained
+
+    def __init__(self, smt):
+        super().__init__(smt.config, smt.task, smt.model, smt.noise)
+        self.others = smt
+
+    def initial_state(self, lanes):
+        return self.others.initial_state(lanes)
+
+    def advance(self, *given):
+        return self.others.advance(*given)
+
+    def recurrent_network(self):
+        return self.others.rnn
+
+    def teaching(self):
+        return self.others.teaching()
+
+
+def test_what_is_measured_depends_on_what_a_method_says_it_has_and_not_on_its_class():
+    run, task, smt = built("smt")
+    stranger, (x, y, _) = Stranger(smt), dynamics.sequences(run, task, 12, 3)
+    assert dynamics.gradient_norms(stranger, task, x, y) == dynamics.gradient_norms(smt, task, x, y)
+    assert dynamics.drift(stranger, x, y)["delta"] == dynamics.drift(smt, x, y)["delta"]
+    assert geometry(stranger, task, sequences=8) == geometry(smt, task, sequences=8)
+    assert (
+        stranger.traits()
+        == smt.traits()
+        == {
+            "state": "constant",
+            "data": "sequences",
+            "recurrent": True,
+            "teacher": True,
+        }
+    )
+    bptt, transformer = built("bptt")[2], built("transformer")[2]
+    assert dynamics.drift(bptt, x, y) is None
+    assert bptt.traits() == {"state": "constant", "data": "sequences", "recurrent": True, "teacher": False}
+    assert transformer.traits() == {"state": "growing", "data": "sequences", "recurrent": False, "teacher": False}
 
 
 @pytest.mark.parametrize("method", ["smt", "smt+dmt"])

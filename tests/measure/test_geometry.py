@@ -156,7 +156,7 @@ def test_the_field_of_an_updater_that_changes_nothing_is_zero():
         memories = memories_at(method, x, torch.full((30,), 11))
     plane = principal_plane(memories)
     method.rnn = Still()  # type: ignore[assignment]
-    origin, field = vector_field(method, plane, measured.grid(plane.project(memories)), memories, x)
+    origin, field = vector_field(method.rnn, plane, measured.grid(plane.project(memories)), memories, x)
     assert origin.shape == (225, 2)
     np.testing.assert_allclose(field, 0, atol=1e-12)
 
@@ -171,7 +171,7 @@ def test_the_field_is_the_mean_move_over_the_symbols_as_often_as_they_come():
     plane = principal_plane(memories)
     method.rnn = Shift()  # type: ignore[assignment]
     x = torch.tensor([[0, 0, 0, 4]])  # a mean of 1
-    _, field = vector_field(method, plane, np.array([[1.0, 1.0], [0.0, 2.0]]), memories, x)
+    _, field = vector_field(method.rnn, plane, np.array([[1.0, 1.0], [0.0, 2.0]]), memories, x)
     np.testing.assert_allclose(np.abs(field), [[1, 0], [1, 0]], atol=1e-6)
 
 
