@@ -517,6 +517,21 @@ def _whole(result: Any) -> bool:
     return isinstance(scores, list) and all(isinstance(one, dict) and "predictor" in one for one in scores)
 
 
+UNTOLD: dict[str, dict[str, Any]] = {
+    name: {"state": state, "data": data, "recurrent": state == "constant", "teacher": name.startswith("smt")}
+    for name, state, data in (
+        *(("smt", "constant", "sequences"), ("smt+dmt", "constant", "sequences"), ("bptt", "constant", "sequences")),
+        *(("tbptt", "constant", "streams"), ("rtrl", "constant", "streams"), ("transformer", "growing", "sequences")),
+    )
+}
+"""The traits of methods whose results may be older than their traits in results."""
+
+
+def traits(method: Any, told: Any = None) -> dict[str, Any]:
+    """What a result says of its method beside the name (`Method.traits`): of an older one `UNTOLD`, or nothing."""
+    return told if isinstance(told, dict) else UNTOLD.get(method, {})
+
+
 def load_results(paths: Paths) -> pd.DataFrame:
     """One row per run, scored predictor and test length below `paths`; a run without scores has one row.
 
@@ -526,9 +541,10 @@ def load_results(paths: Paths) -> pd.DataFrame:
     accuracy_ceiling, shortcut (the best trivial rule's accuracy), shortcut_rule, unigram_loss, unit; steps, tokens,
     training_seconds, evaluation_seconds, parameters, predictor_parameters; progress (0 to 1) of a cell that is not
     done; digest (of the code and data that computed it); uncounted (operators that are not in the price of a budget of
-    FLOPs); then the whole config, `inherited` (what the phases that `init_from` brought had cost) and `provenance` as
-    dotted columns. A folder whose files cannot be read has the state `damaged` and a reason. Raises `BadInput` when
-    there is no such folder, or it holds a cell twice with different scores.
+    FLOPs); then the whole config, `traits` (of the method: state, data, recurrent, teacher), `inherited` (what the
+    phases that `init_from` brought had cost) and `provenance` as dotted columns. A folder whose files cannot be read
+    has the state `damaged` and a reason. Raises `BadInput` when there is no such folder, or it holds a cell twice with
+    different scores.
     """
     rows: list[dict[str, Any]] = []
     for cell in placed(paths):
@@ -545,7 +561,8 @@ def load_results(paths: Paths) -> pd.DataFrame:
             continue
         shared |= {**result["costs"], "digest": result.get("digest")}
         shared["uncounted"] = ", ".join(result.get("uncounted") or [])
-        shared |= _flat({name: result.get(name) or {} for name in ("inherited", "provenance")})
+        told = {"traits": traits(shared["method"], result.get("traits"))}
+        shared |= _flat(told | {name: result.get(name) or {} for name in ("inherited", "provenance")})
         rows += [shared | score for score in result["scores"] or [{}]]
     frame = pd.DataFrame(rows)
     first = ["grid", "id", "task", "method", "backbone", "seed", "state", "reason", "predictor", "reference", "length"]

@@ -606,6 +606,7 @@ class Trainer:
                 "predictor_parameters": predictor,
             },
             "inherited": self._inherited(),
+            "traits": self.method.traits(),
             "uncounted": self.uncounted,
             "digest": self.digest,
             "provenance": provenance.describe(self.run),

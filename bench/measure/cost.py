@@ -239,4 +239,4 @@ def _inference(run: Run, positions: Sequence[int]) -> Iterator[dict[str, Any]]:
     length = max(positions) + 1
     x = torch.randint(task.vocab_size, (1, length), generator=streams.generator(0, "cost"))
     for token in inference.stream_costs(method, x.to(run.device), positions):
-        yield token._asdict()
+        yield {**token._asdict(), "state": method.traits()["state"]}

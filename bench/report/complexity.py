@@ -19,7 +19,7 @@ from scipy.stats import linregress
 
 from bench.report import lines, style
 from bench.report.claims.cells import having, number
-from bench.report.claims.cost import RNNS, SMT, larger_half
+from bench.report.claims.cost import SMT, larger_half
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, Section
 from bench.report.statistics import PowerLaw, power_law
@@ -77,7 +77,7 @@ def paper(quantity: str, method: str, phase: str) -> str:
         flat = method == "transformer" or (smt and phase == "smt")
         return "O(1)" if flat else "O(T)" if method == "bptt" else UNKNOWN
     if quantity in ("state_bytes", "token_flops"):
-        return "O(1)" if method in RNNS else "O(T)" if method == "transformer" else UNKNOWN
+        return "O(1)" if smt or method == "bptt" else "O(T)" if method == "transformer" else UNKNOWN
     return UNKNOWN
 
 

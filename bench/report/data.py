@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bench.report import tables
-from bench.results import load_curves, load_records, read_json, run_folders, tell_apart
+from bench.results import load_curves, load_records, read_json, run_folders, tell_apart, traits
 
 WORK = ("flops", "sequential_flops", "sequential_operations")
 EMPTY = list(
@@ -44,8 +44,8 @@ class Data:
     """Credit paths: grid, task, method, backbone, phase, length, distance, shortest, longest, outside (how credit also
     flows outside autograd, or None)."""
     inference: pd.DataFrame
-    """Streaming: grid, task, method, backbone, position, flops, elementwise, uncounted, state_bytes, seconds; per token
-    and sequence."""
+    """Streaming: grid, task, method, backbone, state (constant or growing, as the method declares; None where that is
+    not known), position, flops, elementwise, uncounted, state_bytes, seconds; per token and sequence."""
     gradients: pd.DataFrame
     """Norms of dL/dm_t: identity columns, when (init or trained), t, norm, loss_at (the column the loss is at)."""
     drift: pd.DataFrame
@@ -123,6 +123,8 @@ def _complexity(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame, pd
             own = [row for row in records[grid].get(part, []) if isinstance(row, dict)]
             told = [row | {"uncounted": _names(row)} if "uncounted" in row else row for row in own]
             rows += [{"grid": name, **row} for row in told]
+    for row in found["inference"]:
+        row.setdefault("state", traits(row.get("method")).get("state"))
     steps, credit, inference = (pd.json_normalize(rows) for rows in found.values())
     return steps, credit, inference
 

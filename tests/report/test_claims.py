@@ -72,7 +72,7 @@ class Lab:
             run = {"grid": grid, "id": name, "task": task, "method": method, "seed": seed} | config
             run["backbone"] = config["model.backbone"]
             facts = {"state": state, "chance": chance, "accuracy_ceiling": 1.0, "unit": unit}
-            facts["predictor_parameters"] = 100.0 * config["model.d"]
+            facts |= {"predictor_parameters": 100.0 * config["model.d"], "traits.teacher": method.startswith("smt")}
             scored = [("rnn", config["task.length"], accuracy, loss)]
             scored += [("teacher", config["task.length"], teacher["accuracy"], teacher["loss"])] if teacher else []
             scored += [("rnn", 2 * config["task.length"], longer, loss)] if longer is not None else []
@@ -168,6 +168,7 @@ def traced(smt: float, bptt: float, transformer: float = 0.0, dmt: float = 1.0) 
             lab.rows["inference"] += [
                 {
                     **about,
+                    "state": "growing" if method == "transformer" else "constant",
                     "position": position,
                     "state_bytes": 64.0 * (position if method == "transformer" else 1),
                     "flops": 1000.0 + (2.0 * position if method == "transformer" else 0.0),
@@ -181,26 +182,26 @@ def traced(smt: float, bptt: float, transformer: float = 0.0, dmt: float = 1.0) 
 def streams_swapped() -> Lab:
     """The RNNs stream as the Transformer should, and the other way round."""
     lab = traced(0, 1)
-    swapped = {"transformer": "bptt", "bptt": "transformer"}
+    swapped = {"growing": "constant", "constant": "growing"}
     for row in lab.rows["inference"]:
-        row["method"] = swapped.get(row["method"], row["method"])
-    lab.rows["inference"] = [row for row in lab.rows["inference"] if row["method"] in swapped]
+        row["state"] = swapped[row["state"]]
     return lab
 
 
 def norms(smt: float, bptt: float) -> Lab:
     """ln |dL/dm_t| with these slopes, at initialisation and after training."""
 
-    def record(slope: float) -> Callable[[int], dict[str, Any]]:
+    def record(slope: float, through: str) -> Callable[[int], dict[str, Any]]:
         return lambda seed: {
             "gradients": [
-                {"when": when, "t": t, "norm": math.exp((slope + 0.001 * seed) * t), "loss_at": 31}
+                {"when": when, "t": t, "norm": math.exp((slope + 0.001 * seed) * t), "loss_at": 31, "through": through}
                 for when in ("init", "trained")
                 for t in range(32)
             ]
         }
 
-    return Lab().add("smt+dmt", HIGH, record=record(smt)).add("bptt", HIGH, record=record(bptt))
+    lab = Lab().add("smt+dmt", HIGH, record=record(smt, "the decoder"))
+    return lab.add("bptt", HIGH, record=record(bptt, "the unrolled updater"))
 
 
 def drifting(factor: float, before: float) -> Lab:
@@ -685,6 +686,30 @@ def test_a_failure_says_nothing_about_the_future_where_all_of_it_fails_too() -> 
     lab.add("smt+dmt", LOW, method__future=64, method__detach=False)
     found = verdict("11", lab.data())
     assert found.verdict == "inconclusive" and "the longest future does not solve it either" in found.because
+
+
+def test_claims_see_methods_by_what_they_declare_and_not_by_their_names() -> None:
+    lab = traced(0, 1)
+    for row in lab.rows["inference"]:
+        row["method"] = {"bptt": "my-rnn", "transformer": "my-attention"}.get(row["method"], row["method"])
+    found = verdict("4", lab.data())
+    assert found.verdict == "supported" and {"my-rnn", "my-attention"} <= words(found)
+    lab = norms(0.0, 0.2)
+    for row in lab.rows["gradients"] + lab.rows["results"]:
+        row["method"] = {"bptt": "my-rnn", "smt+dmt": "my-smt"}[row["method"]]
+    found = verdict("5", lab.data())
+    assert found.verdict == "supported" and {"my-rnn", "my-smt"} <= words(found)
+    lab = arranged(True, True)
+    for run, _ in lab.geometry:
+        run["method"] = "my-smt"
+    for row in lab.rows["results"]:
+        row["method"] = "my-smt"
+    found = verdict("13", lab.data())
+    assert found.verdict == "supported" and "my-smt" in words(found)
+
+
+def words(found: Verdict) -> set[str]:
+    return {word.strip(",:") for what in found.numbers["what"] for word in what.split()}
 
 
 def test_smt_is_not_to_blame_for_a_gru_that_fails_under_bptt_too() -> None:

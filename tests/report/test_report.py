@@ -19,6 +19,7 @@ from matplotlib import rc_context, rcParams
 from rich.console import Console
 
 from bench import report
+from bench.build import build_method, build_task
 from bench.compare import judge, show, sides
 from bench.config import Run
 from bench.errors import BadInput
@@ -27,7 +28,7 @@ from bench.report import style
 from bench.report.data import load as read
 from bench.report.figures import draw
 from bench.report.tables import escape, load, markdown
-from bench.results import Folder, load_curves, load_results, write_json
+from bench.results import UNTOLD, Folder, load_curves, load_results, write_json
 from bench.training import Trainer
 from tests.helpers import folder_of, tiny_run
 
@@ -598,6 +599,8 @@ def test_a_real_run_is_reported_as_the_trainer_wrote_it(tmp_path: Path) -> None:
         assert row["loss_above_floor"] == pytest.approx(wanted["loss"] - wanted["loss_floor"])
         assert row["tokens"] == result["costs"]["tokens"]
     assert frame["predictor_parameters"][0] == result["costs"]["predictor_parameters"]
+    traits = {"traits.state": "constant", "traits.data": "sequences", "traits.recurrent": True, "traits.teacher": True}
+    assert load_results(tmp_path / "g").iloc[0][list(traits)].to_dict() == traits
     files = report.write(tmp_path / "g", tmp_path / "out")
     names = ["index.html", "summary.csv", "summary.md", "summary.tex", "retrieval.png", "retrieval.pdf"]
     assert [file.name for file in files][:6] == names
@@ -605,6 +608,22 @@ def test_a_real_run_is_reported_as_the_trainer_wrote_it(tmp_path: Path) -> None:
     curves = load_curves(tmp_path / "g")
     assert set(curves["phase"]) == {"smt", "dmt"} and curves["tokens"].max() == result["costs"]["tokens"]
     assert load_results(tmp_path / "g")["accuracy"].tolist() == [one["accuracy"] for one in result["scores"]]
+
+
+def test_what_older_results_do_not_say_of_their_method_is_what_the_trainer_says_now(tmp_path: Path) -> None:
+    for name, known in UNTOLD.items():
+        run = tiny_run(name)
+        assert build_method(run, build_task(run)).traits() == known, name
+    fake(tmp_path, tiny_run("transformer"), [score(0.5, 1.0)])
+    fake(tmp_path, tiny_run("bptt"), [score(0.5, 1.0)], traits={"state": "growing"})
+    told = load_results(tmp_path).set_index("method")["traits.state"].to_dict()
+    assert told == {"transformer": "growing", "bptt": "growing"}, "what a result says goes before"
+    grid = tmp_path / "traced"
+    rows = [{"method": name, "position": 1} for name in ("transformer", "rtrl", "a-plugin")]
+    rows.append({"method": "a-plugin", "position": 1, "state": "growing"})
+    write_json(grid / "cost.json", {"steps": [], "inference": rows})
+    states = read([grid]).inference["state"].fillna("not known").tolist()
+    assert states == ["growing", "constant", "not known", "growing"]
 
 
 def test_the_report_needs_neither_tasks_nor_methods() -> None:

@@ -22,7 +22,6 @@ STRAIGHT = 0.98
 """r2 of a straight line, from which on growth is linear."""
 FEWEST = 3
 NAN = float("nan")
-RNNS = ("smt", "smt+dmt", "bptt")
 SMT = ("smt", "smt+dmt")
 OPERATIONS = "sequential operations"
 WORK, BYTES = "FLOPs per token", "bytes of state"
@@ -92,26 +91,27 @@ def sequential(data: Data) -> Verdict:
 def streaming(data: Data) -> Verdict:
     """Bytes of carried state: exponent in the position, at most 0.05 for RNNs and 0.95 to 1.05 for the Transformer.
 
-    FLOPs per token, elementwise work included: exponent at most 0.05 for RNNs; for the Transformer, whose projections
-    are a constant part, a straight line (r2 >= 0.98) that rises by more than 5 %. Fits are over the larger half of
-    positions.
+    An RNN is every method that declares a constant state, a Transformer what declares a growing one. FLOPs per token,
+    elementwise work included: exponent at most 0.05 for RNNs; for the Transformer, whose projections are a constant
+    part, a straight line (r2 >= 0.98) that rises by more than 5 %. Fits are over the larger half of positions.
     """
-    inference = having(data.inference, "flops", "elementwise", "state_bytes")
+    inference = having(data.inference, "flops", "elementwise", "state_bytes", "state")
     work = number(inference["flops"]) + number(inference["elementwise"]).fillna(0)
     inference = inference.assign(**{WORK: work, BYTES: inference["state_bytes"]})
     missing = "no streaming of {} was traced; `cost complexity` does."
     parts = []
-    for says, methods, column, limits in (
-        ("the RNN's state stays flat", RNNS, BYTES, FLAT),
-        ("its compute per token stays flat", RNNS, WORK, FLAT),
-        ("the Transformer's state grows with the position", ("transformer",), BYTES, LINEAR),
+    constant, growing = (inference[inference["state"] == state] for state in ("constant", "growing"))
+    for says, rows, column, limits in (
+        ("the RNN's state stays flat", constant, BYTES, FLAT),
+        ("its compute per token stays flat", constant, WORK, FLAT),
+        ("the Transformer's state grows with the position", growing, BYTES, LINEAR),
     ):
-        found = _exponents(inference, methods, None, "position", column, limits)
-        told = missing.format("an RNN" if methods is RNNS else "the transformer")
+        found = _exponents(rows, None, None, "position", column, limits)
+        told = missing.format("an RNN" if rows is constant else "a Transformer")
         parts.append(Part(says, f"exponent of {column} {HALF}", _within(limits), found, told, digits=2))
     found = [
         _line(where, part["position"], part[WORK], True)
-        for where, part in _configurations(inference, ("transformer",), None, "position", WORK)
+        for where, part in _configurations(growing, None, None, "position", WORK)
     ]
     rule = f"a line with r2 >= {STRAIGHT}"
     parts.append(
@@ -120,7 +120,7 @@ def streaming(data: Data) -> Verdict:
             "FLOPs more per position",
             rule,
             found,
-            missing.format("the transformer"),
+            missing.format("a Transformer"),
             digits=1,
         )
     )
@@ -133,11 +133,11 @@ def _within(limits: tuple[float, float]) -> str:
 
 
 def _configurations(
-    frame: pd.DataFrame, methods: tuple[str, ...], phase: str | None, x: str, y: str
+    frame: pd.DataFrame, methods: tuple[str, ...] | None, phase: str | None, x: str, y: str
 ) -> list[tuple[str, pd.DataFrame]]:
-    """(where, mean of y for each x) of every traced configuration of these methods that has values."""
+    """(where, mean of y for each x) of every traced configuration of these methods (None: of all) that has values."""
     rows = having(frame, *IDENTITY, "phase", x, y)
-    rows = rows[rows["method"].isin(methods)]
+    rows = rows if methods is None else rows[rows["method"].isin(methods)]
     rows = rows if phase is None else rows[rows["phase"] == phase]
     rows = rows.assign(**{name: number(rows[name]) for name in (x, y)}).dropna(subset=[x, y])
     found = []
@@ -160,7 +160,12 @@ def larger_half(x: pd.Series) -> pd.Series:
 
 
 def _exponents(
-    frame: pd.DataFrame, methods: tuple[str, ...], phase: str | None, x: str, y: str, limits: tuple[float, float]
+    frame: pd.DataFrame,
+    methods: tuple[str, ...] | None,
+    phase: str | None,
+    x: str,
+    y: str,
+    limits: tuple[float, float],
 ) -> list[Finding]:
     found = []
     for where, part in _configurations(frame, methods, phase, x, y):

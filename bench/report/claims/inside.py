@@ -44,7 +44,6 @@ from bench.report.claims.findings import (
 from bench.report.data import Data
 from bench.report.statistics import mean_interval
 
-SMT = ("smt", "smt+dmt")
 FAR_BACK = ("retrieval", "string-copy")
 """Tasks whose last answer needs an input from the first half of the sequence."""
 FACTOR = 3.0
@@ -71,10 +70,12 @@ def gradients(data: Data) -> Verdict:
 
     Judged on retrieval and string-copy, whose last answer needs an early input; elsewhere a memory long before the
     loss may rightly not matter. Only over the sequence's second half, since before a memory need not hold yet what the
-    answer needs, and without the last memory, which is read and not carried on. Flat: the interval over seeds, which
-    are different initialisations, lies within a factor of three either way; vanishing or exploding: it lies outside.
+    answer needs, and without the last memory, which is read and not carried on. SMT is every method whose gradient was
+    measured through a decoder, BPTT every one where it was through the unrolled updater. Flat: the interval over seeds,
+    which are different initialisations, lies within a factor of three either way; vanishing or exploding: it lies
+    outside.
     """
-    rows = having(data.gradients, "grid", "id", "task", "method", "seed", "when", "t", "norm", "loss_at")
+    rows = having(data.gradients, "grid", "id", "task", "method", "seed", "when", "t", "norm", "loss_at", "through")
     rows = finished(data, rows[rows["task"].isin(FAR_BACK)])
     t, end = number(rows["t"]), number(rows["loss_at"])
     rows = rows[(t >= end / 2) & (t < end)]
@@ -85,16 +86,16 @@ def gradients(data: Data) -> Verdict:
         if t[usable].nunique() > 2:
             fit = linregress(t[usable], np.log(norm[usable]))
             factor = fit.slope * (t[usable].max() - t[usable].min())
-            at, method = f"{places[grid, name]}, {when}", part["method"].iloc[0]
-            slopes.append({"where": at, "method": method, "log_factor": factor, "slope": fit.slope})
-    frame = pd.DataFrame(slopes, columns=["where", "method", "log_factor", "slope"])
+            at, through = f"{places[grid, name]}, {when}", part["through"].iloc[0]
+            slopes.append({"where": at, "through": through, "log_factor": factor, "slope": fit.slope})
+    frame = pd.DataFrame(slopes, columns=["where", "through", "log_factor", "slope"])
     parts = []
-    for says, methods, flat in (
-        ("SMT's gradient norms are flat in t", SMT, True),
-        ("BPTT's vanish or explode", ("bptt",), False),
+    for says, through, flat in (
+        ("SMT's gradient norms are flat in t", "the decoder", True),
+        ("BPTT's vanish or explode", "the unrolled updater", False),
     ):
         found = []
-        own = frame[frame["method"].isin(methods)]
+        own = frame[frame["through"] == through]
         for setting, part in own.groupby("where", sort=False):
             effect = powers(mean_interval(part["log_factor"].to_numpy()))
             within = inside(effect, 1 / FACTOR, FACTOR)
@@ -104,7 +105,7 @@ def gradients(data: Data) -> Verdict:
             note = doubt(effect) if outcome == "unclear" else ""
             found.append(Finding(str(setting), outcome, effect, beside, note))
         rule = f"interval {'within' if flat else 'outside'} 1/{FACTOR:g} to {FACTOR:g}"
-        missing = f"no gradient norms of {' or '.join(methods)} on {' or '.join(FAR_BACK)} (measure: [dynamics])."
+        missing = f"no gradient norms through {through} on {' or '.join(FAR_BACK)} (measure: [dynamics])."
         parts.append(
             Part(says, "|dL/dm_t| changes over the second half by a factor of", rule, found, missing, digits=2)
         )
@@ -232,17 +233,20 @@ def geometry(data: Data) -> Verdict:
     beginning that their strings share (or the end, whichever is stronger, since a tree may grow from either); a tree
     where its interval is below -0.3, none where it is above -0.1. Where a record has no strings, the silhouette of
     memories grouped by their labels stands in. Runs that have not learned their task (0.2 of the way from chance to the
-    ceiling) tell nothing.
+    ceiling) tell nothing. SMT is every method with a teacher of memories.
     """
     names, runs = _settings(data), final(data)
+    told = having(data.results, "grid", "id", "traits.teacher")
+    taught = set(keys(told[told["traits.teacher"].eq(True)]))
     runs = runs[~runs["reference"]]
     skill = runs.groupby([names[run] for run in keys(runs)])["skill"].mean().to_dict() if len(runs) else {}
     clusters: dict[str, list[float]] = {}
     trees: dict[str, list[tuple[float, float]]] = {}
     branches: dict[str, list[float]] = {}
     for run, record in data.geometry:
-        where = names.get((run.get("grid"), run.get("id")))
-        if where is None or run.get("method") not in SMT:
+        cell = run.get("grid"), run.get("id")
+        where = names.get(cell)
+        if where is None or cell not in taught:
             continue
         points, labels = _points(record)
         if run.get("task") == "retrieval":
@@ -260,7 +264,7 @@ def geometry(data: Data) -> Verdict:
         tree.append(Finding(where, outcome, effect, ((f"rank correlation with common {words}", other),), note))
     tree, grouped, branched = (_learned(found, skill) for found in (tree, _grouped(clusters), _grouped(branches)))
     rule = f"above {APART}, below {TOGETHER} none"
-    missing = "no run of smt or smt+dmt on {} has a geometry (measure: [dynamics])."
+    missing = "no run with a teacher on {} has a geometry (measure: [dynamics])."
     parts = [
         Part("clusters by needle on retrieval", "silhouette", rule, grouped, missing.format("retrieval")),
         Part(
