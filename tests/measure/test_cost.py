@@ -28,7 +28,7 @@ def linear():
     """A method that is two matrix products: its cost can be counted by hand."""
 
     class Linear(Method):
-        backbones = ()
+        recurrences = ()
 
         def __init__(self, config, task, model, noise):
             super().__init__(config, task, model, noise)
