@@ -182,10 +182,10 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = list(_tensors(args[:1] if func in _CASTS else (args, kwargs)))
+        given = list(tensors(args[:1] if func in _CASTS else (args, kwargs)))
         values = [_hash(one) for one in given if not (one in self.symbolic or _encodes(one))]
         result = func(*args, **kwargs)
-        results = list(_tensors(result))
+        results = list(tensors(result))
         made = [one for one in results if one.grad_fn is not None]
         if made:
             self.calls.append(Call(func, values, [_parts(one.detach()).clone() for one in made]))
@@ -219,14 +219,15 @@ def _parts(value: Tensor) -> Tensor:
     return torch.view_as_real(value) if value.is_complex() else value
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
+def tensors(tree: Any) -> Iterator[Tensor]:
+    """The tensors of a tree of lists, tuples and mappings; what else is in it is left out."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, list | tuple):
         for one in tree:
-            yield from _tensors(one)
+            yield from tensors(one)
     elif isinstance(tree, Mapping):
-        yield from _tensors(list(tree.values()))
+        yield from tensors(list(tree.values()))
 
 
 def _beginnings(first: _Recorder, other: _Recorder) -> dict[Output, Tensor]:

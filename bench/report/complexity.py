@@ -55,6 +55,7 @@ QUANTITIES = (
     Quantity("flops", "total FLOPs", "steps", "work", LENGTH, "FLOPs"),
     Quantity("peak_bytes", "peak memory", "steps", "peak_bytes", LENGTH, "bytes"),
     Quantity("gpu_bytes", "peak memory of the GPU", "steps", "allocated_bytes", LENGTH, "bytes"),
+    Quantity("carried_bytes", "memory carried between steps", "steps", "carried_bytes", LENGTH, "bytes"),
     Quantity("credit_longest", "longest credit path", "credit", "longest", DISTANCE, "operations"),
     Quantity("credit_shortest", "shortest credit path", "credit", "shortest", DISTANCE, "operations"),
     Quantity("state_bytes", "carried state", "inference", "state_bytes", POSITION, "bytes"),
@@ -62,8 +63,8 @@ QUANTITIES = (
     Quantity("token_seconds", "seconds per token", "inference", "seconds", POSITION, ""),
 )
 STEP = QUANTITIES[:4]
-CREDIT = QUANTITIES[5:7]
-TOKEN = QUANTITIES[7:]
+CREDIT = QUANTITIES[6:8]
+TOKEN = QUANTITIES[8:]
 AXES = {LENGTH: "sequence length T", DISTANCE: "distance j - i of loss and input", POSITION: "position in the sequence"}
 SYMBOLS = {LENGTH: "T", DISTANCE: "j - i", POSITION: "position"}
 
@@ -101,8 +102,9 @@ def exponents(data: Data) -> pd.DataFrame:
     Exponents over the larger half of the lengths T: sequential_operations, sequential_flops, flops (elementwise work
     included), peak_bytes and, of a GPU, gpu_bytes; of the distances j - i: credit_longest and credit_shortest, NaN
     where autograd has no path (then `outside` may say how credit flows); of the positions, and the same for all phases:
-    state_bytes, token_flops. Values at the ends: operations_at_smallest_T, operations_at_largest_T, and the operations
-    on the credit paths of the largest distance, longest_path and shortest_path. Columns "paper: ..." have O(1), O(T) or
+    state_bytes, token_flops. Values at the ends: operations_at_smallest_T, operations_at_largest_T,
+    carried_bytes_at_largest_T (what a step of a stream leaves to the next), and the operations on the credit paths of
+    the largest distance, longest_path and shortest_path. Columns "paper: ..." have O(1), O(T) or
     "not known". Columns of what was not traced at all are left out.
     """
     frames = _frames(data)
@@ -199,6 +201,7 @@ COLUMNS = {
     "operations_at_smallest_T": ("sequential_operations", "at_first"),
     "operations_at_largest_T": ("sequential_operations", "at_last"),
     **{one: (one, "exponent") for one in ("sequential_flops", "flops", "peak_bytes", "gpu_bytes")},
+    "carried_bytes_at_largest_T": ("carried_bytes", "at_last"),
     **{one: (one, "exponent") for one in ("credit_longest", "credit_shortest")},
     "paper: credit path": "credit path",
     "longest_path": ("credit_longest", "at_last"),
