@@ -174,8 +174,8 @@ def table(
 ) -> Iterator[tuple[str, dict[str, list[dict[str, Any]]]]]:
     """Measure each configuration: what is being measured, in words, then the rows found: steps, credit, inference.
 
-    What cannot be trained, at all or at a length, is named in rows of `skipped`, with the reason. `positions` are those
-    of the streamed predictor; by default the lengths.
+    What cannot be trained, at all or at a length, or has credit paths that cannot be followed, is named in rows of
+    `skipped`, with the reason. `positions` are those of the streamed predictor; by default the lengths.
     """
     for run in configurations(runs):
         about = {"task": run.task, "method": run.method, "backbone": run.model.backbone}
@@ -189,7 +189,7 @@ def table(
                 continue
             steps = step_costs(run, length)
             yield f"{name}: steps of length {length}", {"steps": [{**about, **step} for step in steps.values()]}
-        yield f"{name}: credit paths", {"credit": [{**about, **row} for row in _credit(run)]}
+        yield f"{name}: credit paths", _credit(run, about)
         yield f"{name}: streaming", {"inference": [{**about, **row} for row in _inference(run, positions or lengths)]}
 
 
@@ -236,13 +236,21 @@ def _code(run: Run) -> str:
     return sources.digest(sys.modules[__name__], *roots)
 
 
-def _credit(run: Run) -> Iterator[dict[str, Any]]:
+def _credit(run: Run, about: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of `credit`, and of `skipped` for phases whose paths cannot be followed."""
+    found: dict[str, list[dict[str, Any]]] = {"credit": [], "skipped": []}
     method = build_method(run, build_task(run))
+    length = min(CREDIT_LENGTH, run.task_config.length)  # type: ignore[attr-defined]
     for phase in method.phases(run.training):
-        length = min(CREDIT_LENGTH, run.task_config.length)  # type: ignore[attr-defined]
-        for path in credit.credit_paths(run, phase.name, length):
-            outside = method.outside_autograd.get(phase.name)
-            yield {"phase": phase.name, "length": length, **path._asdict(), "outside": outside}
+        try:
+            paths = credit.credit_paths(run, phase.name, length)
+        except credit.Unfollowed as why:
+            reason = f"credit paths of phase {phase.name}: {why}"
+            found["skipped"].append({**about, "length": length, "reason": reason})
+            continue
+        told = {**about, "phase": phase.name, "length": length, "outside": method.outside_autograd.get(phase.name)}
+        found["credit"] += [{**told, **path._asdict()} for path in paths]
+    return found
 
 
 def _inference(run: Run, positions: Sequence[int]) -> Iterator[dict[str, Any]]:
