@@ -25,7 +25,7 @@ import torch
 from bench import provenance, registry, sources, streams
 from bench.build import autocast, build_method, build_task
 from bench.config import Run
-from bench.engine import Engine
+from bench.engine import Engine, form_of
 from bench.errors import BadInput
 from bench.measure import credit, inference, trace
 from bench.methods.base import Phase, impossible
@@ -248,7 +248,10 @@ def _credit(run: Run, about: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
             reason = f"credit paths of phase {phase.name}: {why}"
             found["skipped"].append({**about, "length": length, "reason": reason})
             continue
-        told = {**about, "phase": phase.name, "length": length, "outside": method.outside_autograd.get(phase.name)}
+        outside = method.outside_autograd.get(phase.name)
+        if form_of(type(method)) == "step":
+            outside = "carried forward, column by column" + (f": {outside}" if outside else "")
+        told = {**about, "phase": phase.name, "length": length, "outside": outside}
         found["credit"] += [{**told, **path._asdict()} for path in paths]
     return found
 

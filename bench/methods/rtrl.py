@@ -44,7 +44,7 @@ class RTRL(RecurrentMethod):
     config: RTRLConfig
     data = "streams"
     gradient_is: ClassVar[Mapping[str, Any]] = {"train": "exact"}
-    outside_autograd: ClassVar[Mapping[str, str]] = {"train": "forward sensitivities (RTRL)"}
+    outside_autograd: ClassVar[Mapping[str, str]] = {"train": "exact forward sensitivities"}
 
     @classmethod
     def refuses(cls, run: Run) -> str | None:

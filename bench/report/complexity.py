@@ -7,7 +7,7 @@ slope of a straight line, with its r2, stands beside every exponent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -353,7 +353,11 @@ def _credit(rows: pd.DataFrame, fitted: pd.DataFrame, looks: dict[str, Style]) -
             f"; on the shortest: {_told(fitted, 'credit_shortest', 'slope', 1)}."
         )
     caption += f" Credit flows outside autograd: {'; '.join(told)}." if told else ""
-    gone = [who for who, part in _by_phase(rows) if part[["shortest", "longest"]].isna().to_numpy().all()]
+    gone = {
+        who: "no path" if part["outside"].isna().any() else "outside autograd"
+        for who, part in _by_phase(rows)
+        if part[["shortest", "longest"]].isna().to_numpy().all()
+    }
     figure, note = _drawn(rows, CREDIT, looks, across=2, gone=gone)
     table = _sorted(rows)[[*WHO, DISTANCE, "shortest", "longest", "outside"]]
     table.insert(5, "paper", [paper("credit_longest", *one) for one in zip(table["method"], table["phase"])])
@@ -408,11 +412,11 @@ def _drawn(
     quantities: Sequence[Quantity],
     looks: dict[str, Style],
     across: int,
-    gone: Sequence[tuple[str, str]] = (),
+    gone: Mapping[tuple[str, str], str] = {},
 ) -> tuple[Figure, str]:
     """A panel per quantity of the (grid, task) with most configurations, and a sentence where there are others.
 
-    `gone` are the (method, phase) that have no line.
+    `gone` are the (method, phase) that have no line, and why.
     """
     counts = Counter(zip(*(rows.drop_duplicates(WHO)[name] for name in ("grid", "task"))))
     (grid, task), _ = counts.most_common(1)[0]
@@ -441,9 +445,9 @@ def _drawn(
             thick = 1 + 0.35 * max(0, 3 - list(drawn).index(word))  # equal lines show below one another
             panel.plot(values.index, values.to_numpy(), ms=3 * thick, lw=1.2 * thick, **look)
         _axes(panel, quantity)
-    for method, phase in gone:
+    for (method, phase), why in gone.items():
         who, many = {"method": method, "phase": phase}, phases.get(method, [])
-        drawn[f"{_who(who, len(many))} (no path)"] = Line2D([], [], ms=5, **{**_look(who, many, looks), "ls": ""})
+        drawn[f"{_who(who, len(many))} ({why})"] = Line2D([], [], ms=5, **{**_look(who, many, looks), "ls": ""})
     lines.legend(figure, drawn)
     return figure, note
 

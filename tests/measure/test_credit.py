@@ -17,6 +17,7 @@ from bench.build import build_method, build_task
 from bench.measure.cost import table
 from bench.measure.credit import Unfollowed, credit_paths
 from bench.methods.base import Method, RecurrentMethod, cross_entropy
+from bench.methods.rtrl import RTRL
 from tests.helpers import tiny_run
 
 DMT = {"name": "smt+dmt", "timesteps": 2, "dmt": {"share": 0.5, "every": 3, "batch_size": 4}}
@@ -435,6 +436,14 @@ def test_gradients_that_torch_func_takes_are_followed_as_far_as_they_can_be_seen
     _, told = next(islice(table([tiny_run(name)], (8,)), 1, None))
     (row,) = told["skipped"]
     assert row["method"] == name and "credit paths of phase train" in row["reason"] and told["credit"] == []
+
+
+@pytest.mark.parametrize(("words", "told"), [({}, ""), ({"train": "by a guess"}, ": by a guess")])
+def test_of_an_online_method_it_is_told_that_credit_is_carried_forward(register, words, told):
+    name = register(type("Online", (RTRL,), {"outside_autograd": words}))
+    _, rows = next(islice(table([tiny_run(name)], (8,)), 1, None))
+    assert {row["outside"] for row in rows["credit"]} == {f"carried forward, column by column{told}"}
+    assert {(row["shortest"], row["longest"]) for row in rows["credit"]} == {(None, None)}
 
 
 def test_detached_memories_end_the_path(register):

@@ -235,7 +235,7 @@ def test_a_method_without_a_credit_path_is_named_though_it_has_no_line(traced: D
     figure = made(traced, "credit-path").figure
     assert figure is not None and [len(panel.get_lines()) for panel in figure.axes] == [2, 2]
     (legend,) = figure.legends
-    assert any("smt+dmt, phase dmt (no path)" in text.get_text() for text in legend.get_texts())
+    assert any("smt+dmt, phase dmt (outside autograd)" in text.get_text() for text in legend.get_texts())
 
 
 def test_inference_draws_work_state_and_time(traced: Data) -> None:
