@@ -18,7 +18,7 @@ MOST = 4
 FLOOR = math.log(MOST) / 7
 """Nats a character: n is uniform on 1 .. 4, and of the 2 n + 2 characters of a pair of lines, 7 on average, the rest is
 known."""
-LANES, COLUMNS = 16, 2000
+LANES, COLUMNS = 32, 2000
 
 
 class AnBn(Task):
@@ -64,7 +64,7 @@ def trained(method, root):
             "budget": {"tokens": LANES * COLUMNS},
             "optimiser": {"lr": 2e-2, "schedule": "cosine", "decay": 0.0},
         },
-        evaluation={"every": 1.0, "sequences": 64, "stream": {"lanes": 64, "burn_in": 64, "columns": 512}},
+        evaluation={"every": 1.0, "sequences": 64, "stream": {"lanes": 64, "burn_in": 64, "columns": 2048}},
     )
     folder = folder_of(run, root)
     trainer = Trainer(run, folder)
@@ -77,8 +77,8 @@ def test_on_a_stream_credit_that_reaches_further_learns_more(tmp_path, clean):
     scores, losses = {}, {}
     for method in ({"name": "rtrl", "update_every": 4}, {"name": "tbptt", "k1": 4, "k2": 4}, {"name": "bptt"}):
         scores[method["name"]], losses[method["name"]] = trained(method, tmp_path / method["name"])
-    assert FLOOR < losses["rtrl"] < losses["tbptt"] < losses["bptt"]
-    assert losses["rtrl"] < FLOOR + 0.006  # nats
+    assert losses["rtrl"] < losses["tbptt"] < losses["bptt"]
+    assert abs(losses["rtrl"] - FLOOR) < 0.005  # nats; below 0.0025 with each of five seeds
     for method in ("rtrl", "tbptt"):
         assert scores[method]["loss"] == losses[method]
         assert scores[method]["start_loss"] > scores[method]["loss"]  # the start was seen once

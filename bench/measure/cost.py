@@ -18,14 +18,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from bench import provenance, registry, sources, streams
 from bench.build import autocast, build_method, build_task
 from bench.config import Run
-from bench.engine import Engine
+from bench.engine import Engine, form_of
 from bench.errors import BadInput
 from bench.measure import credit, inference, trace
 from bench.methods.base import Phase, impossible
@@ -44,8 +44,9 @@ def step_costs(run: Run, length: int | None = None) -> dict[str, dict[str, Any]]
 
     Each is a record: phase, batch_size, length, tokens, device; `forward`, `backward` and `whole` with their flops,
     elementwise, operations, sequential_operations and sequential_flops; peak_bytes (of live tensors made in the step),
-    allocated_bytes (the GPU's own peak, null on a CPU), uncounted (operators no rule counts, with their calls).
-    `length` replaces the task's.
+    allocated_bytes (the GPU's own peak, null on a CPU), carried_bytes (what is kept from one step of a stream to the
+    next, the optimiser's state apart), uncounted (operators no rule counts, with their calls). `length` replaces the
+    task's.
     """
     run = at_length(run, length) if length else run
     torch.set_num_threads(run.threads)
@@ -81,12 +82,12 @@ def _canonical(run: Run) -> Run:
 def _traced(run: Run, task: Task, index: int) -> dict[str, Any]:
     """Trace one batch of the phase with that index."""
     # Untraced first: tables that are kept from then on, libraries that set themselves up, and how often it steps.
-    _, _, updates = _step(run, task, index, None)
+    updates = _step(run, task, index, None).updates
     if run.device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     traced = trace.Trace()
-    phase, batch, _ = _step(run, task, index, traced, updates - 1)
+    phase, batch, _, carried = _step(run, task, index, traced, updates - 1)
     return {
         "phase": phase.name,
         "batch_size": phase.batch_size,
@@ -95,16 +96,22 @@ def _traced(run: Run, task: Task, index: int) -> dict[str, Any]:
         "device": run.device,
         **dataclasses.asdict(traced.cost()),
         "allocated_bytes": torch.cuda.max_memory_allocated() if run.device == "cuda" else None,
+        "carried_bytes": carried,
     }
 
 
-def _step(
-    run: Run, task: Task, index: int, traced: trace.Trace | None, steps: int | None = None
-) -> tuple[Phase, Batch, int]:
-    """One batch of a new method's phase, traced or not; the optimiser takes the first `steps` of its updates, or all.
+class _Step(NamedTuple):
+    """What was done for one batch."""
 
-    How many updates there were is the last result.
-    """
+    phase: Phase
+    batch: Batch
+    updates: int
+    carried: int
+    """Bytes that the next batch finds."""
+
+
+def _step(run: Run, task: Task, index: int, traced: trace.Trace | None, steps: int | None = None) -> _Step:
+    """One batch of a new method's phase, traced or not; the first `steps` of its updates are taken, or all."""
     method = build_method(run, task)
     phase = method.phases(run.training)[index]
     method.train_only(phase)
@@ -118,7 +125,14 @@ def _step(
             if steps is None or updates < steps:
                 engine.take(phase.optimiser.lr)
             updates += 1
-    return phase, batch, updates
+    continues = method.data == "streams"
+    return _Step(phase, batch, updates, held_bytes((engine.carry if continues else None, method.carry)))
+
+
+def held_bytes(tree: Any) -> int:
+    """Bytes of memory that the tensors of a tree keep alive: of views, all that they are views of, once."""
+    held = [one.untyped_storage() for one in credit.tensors(tree)]
+    return sum({one._cdata: one.nbytes() for one in held}.values())
 
 
 # One traced step for all runs of a configuration.
@@ -160,8 +174,8 @@ def table(
 ) -> Iterator[tuple[str, dict[str, list[dict[str, Any]]]]]:
     """Measure each configuration: what is being measured, in words, then the rows found: steps, credit, inference.
 
-    What cannot be trained, at all or at a length, is named in rows of `skipped`, with the reason. `positions` are those
-    of the streamed predictor; by default the lengths.
+    What cannot be trained, at all or at a length, or has credit paths that cannot be followed, is named in rows of
+    `skipped`, with the reason. `positions` are those of the streamed predictor; by default the lengths.
     """
     for run in configurations(runs):
         about = {"task": run.task, "method": run.method, "backbone": run.model.backbone}
@@ -175,7 +189,7 @@ def table(
                 continue
             steps = step_costs(run, length)
             yield f"{name}: steps of length {length}", {"steps": [{**about, **step} for step in steps.values()]}
-        yield f"{name}: credit paths", {"credit": [{**about, **row} for row in _credit(run)]}
+        yield f"{name}: credit paths", _credit(run, about)
         yield f"{name}: streaming", {"inference": [{**about, **row} for row in _inference(run, positions or lengths)]}
 
 
@@ -222,13 +236,24 @@ def _code(run: Run) -> str:
     return sources.digest(sys.modules[__name__], *roots)
 
 
-def _credit(run: Run) -> Iterator[dict[str, Any]]:
+def _credit(run: Run, about: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of `credit`, and of `skipped` for phases whose paths cannot be followed."""
+    found: dict[str, list[dict[str, Any]]] = {"credit": [], "skipped": []}
     method = build_method(run, build_task(run))
+    length = min(CREDIT_LENGTH, run.task_config.length)  # type: ignore[attr-defined]
     for phase in method.phases(run.training):
-        length = min(CREDIT_LENGTH, run.task_config.length)  # type: ignore[attr-defined]
-        for path in credit.credit_paths(run, phase.name, length):
-            outside = method.outside_autograd.get(phase.name)
-            yield {"phase": phase.name, "length": length, **path._asdict(), "outside": outside}
+        try:
+            paths = credit.credit_paths(run, phase.name, length)
+        except credit.Unfollowed as why:
+            reason = f"credit paths of phase {phase.name}: {why}"
+            found["skipped"].append({**about, "length": length, "reason": reason})
+            continue
+        outside = method.outside_autograd.get(phase.name)
+        if form_of(type(method)) == "step":
+            outside = "carried forward, column by column" + (f": {outside}" if outside else "")
+        told = {**about, "phase": phase.name, "length": length, "outside": outside}
+        found["credit"] += [{**told, **path._asdict()} for path in paths]
+    return found
 
 
 def _inference(run: Run, positions: Sequence[int]) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,9 @@ The lookup of x_i, where paths end, is found by running the forward pass again w
 whose result differs though nothing that went into it does, symbols and what is made of symbols alone apart. In the same
 way the loss at j is the call where other labels first make a difference. Memory that is carried without gradients ends
 a path.
+
+Inside a transform of torch.func, values are those that it wraps: all lanes of a vmap, the primal and the tangent of a
+jvp. So paths go through it, as far as autograd outside sees it; a graph that exists only inside cannot be walked.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -57,6 +63,10 @@ Arrivals = tuple[Tensor, Tensor]
 """By element of a value, nodes from the loss up to it: on the shortest path (else NEVER), on the longest (else 0)."""
 
 
+class Unfollowed(Exception):
+    """Why credit paths cannot be followed, in words."""
+
+
 class CreditPath(NamedTuple):
     """Nodes of the backward graph from the loss at j to the lookup of x_i, both counted; None: there is no path."""
 
@@ -73,7 +83,7 @@ def credit_paths(
 
     `length` replaces the task's; `distances` are 0 and the powers of two that fit where not given. Where a method draws
     noise, the extremes over many draws. Runs on the CPU in float64 with initial weights; global random state is left
-    alone.
+    alone. Raises `Unfollowed` where no path is found, and gradients were taken where none can be.
     """
     run = dataclasses.replace(run, device="cpu", precision="float64")
     task = build_task(run)
@@ -115,6 +125,11 @@ def credit_paths(
         unchanged = unchanged + 1 if paths == before else 0
         if unchanged == UNCHANGED:
             break
+    if first.within and not any(path.shortest for path in paths.values()):
+        raise Unfollowed(
+            "its gradients are taken within torch.func, of values that autograd does not see from outside, and a graph "
+            "that exists only there cannot be walked"
+        )
     return list(paths.values())
 
 
@@ -168,6 +183,7 @@ class Call(NamedTuple):
     outputs: list[Tensor]
 
 
+_BACKWARD = (torch.autograd.backward, torch.autograd.grad)
 _CASTS = (Tensor.to, Tensor.type_as)
 """Their other arguments say which type, and are not in the result."""
 
@@ -178,24 +194,40 @@ class _Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self.within = False  # whether gradients were taken that autograd outside of torch.func does not see
         self.symbolic = WeakTensorKeyDictionary()  # real numbers that are made of symbols alone
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = list(_tensors(args[:1] if func in _CASTS else (args, kwargs)))
-        values = [_hash(one) for one in given if not (one in self.symbolic or _encodes(one))]
+        given = list(_plain(args[:1] if func in _CASTS else (args, kwargs)))
+        with temporarily_clear_interpreter_stack():
+            values = [_hash(one) for one in given if not (one in self.symbolic or _encodes(one))]
         result = func(*args, **kwargs)
-        results = list(_tensors(result))
+        results = list(_plain(result))
         made = [one for one in results if one.grad_fn is not None]
         if made:
-            self.calls.append(Call(func, values, [_parts(one.detach()).clone() for one in made]))
+            with temporarily_clear_interpreter_stack():
+                self.calls.append(Call(func, values, [_parts(one.detach()).clone() for one in made]))
             self.met(made)
+        elif func in _BACKWARD and functorch.maybe_current_level() is not None:
+            self.within = True
         elif given and not values:
             self.symbolic.update((one, True) for one in results)
         return result
 
     def met(self, made: list[Tensor]) -> None:
         """Called with the outputs of each call that is noted."""
+
+
+def _plain(tree: Any) -> Iterator[Tensor]:
+    """The tensors of a tree; for those of torch.func, what they wrap, and the tangents of dual ones."""
+    for one in tensors(tree):
+        if not functorch.is_functorch_wrapped_tensor(one):
+            yield one
+            continue
+        dual = functorch.is_gradtrackingtensor(one) and forward_ad._current_level >= 0
+        tangent = forward_ad.unpack_dual(one).tangent if dual else None
+        yield from _plain([functorch.get_unwrapped(one), *([] if tangent is None else [tangent])])
 
 
 def _encodes(value: Tensor) -> bool:
@@ -219,14 +251,15 @@ def _parts(value: Tensor) -> Tensor:
     return torch.view_as_real(value) if value.is_complex() else value
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
+def tensors(tree: Any) -> Iterator[Tensor]:
+    """The tensors of a tree of lists, tuples and mappings; what else is in it is left out."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, list | tuple):
         for one in tree:
-            yield from _tensors(one)
+            yield from tensors(one)
     elif isinstance(tree, Mapping):
-        yield from _tensors(list(tree.values()))
+        yield from tensors(list(tree.values()))
 
 
 def _beginnings(first: _Recorder, other: _Recorder) -> dict[Output, Tensor]:
@@ -282,7 +315,7 @@ class _Follower(_Recorder):
     def _before_backward(self) -> None:
         """Follow the paths from the losses met since the last time."""
         due, self.due = self.due, []
-        with torch._C.DisableTorchFunction(), torch.no_grad():
+        with torch._C.DisableTorchFunction(), torch.no_grad(), temporarily_clear_interpreter_stack():
             for place, arrivals in _follow(due, self.ends).items():
                 _merge(self.found, self.ends[place], *arrivals)
 

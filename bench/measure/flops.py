@@ -41,6 +41,7 @@ LSTM_CELL, GRU_CELL, PLAIN_CELL = 13, 10, 2  # per unit, what `nn.LSTMCell`, `nn
 PASSES = {
     "_softmax": SOFTMAX,
     "_log_softmax": SOFTMAX,
+    "_safe_softmax": SOFTMAX + 3,  # compare, all, where: rows that are masked altogether become 0
     "_softmax_backward_data": SOFTMAX_BACKWARD,
     "_log_softmax_backward_data": SOFTMAX_BACKWARD,
     "logsumexp": 4,  # max, subtract, exp, sum
@@ -60,6 +61,10 @@ PASSES = {
     "huber_loss_backward": 3,
     "binary_cross_entropy": 5,
     "binary_cross_entropy_backward": 5,
+    "binary_cross_entropy_with_logits": 5,
+    "log_sigmoid_forward": 1,
+    "log_sigmoid_backward": 1,
+    "softplus_backward": 1,
     "_fused_sgd": 4,
     "_fused_adam": 14,  # decay, two moving averages (3 and 4), two corrections, square root, sum, quotient, step
     "_fused_adamw": 14,
@@ -88,20 +93,25 @@ BY_REAL = {"mul": 2, "div": 2, "pow": 13}
 REDUCTIONS = re.compile(
     "(nan)?sum|mean|prod|a?max|a?min|aminmax|arg(max|min|sort)|all|any|(std|var)(_mean)?|(linalg_vector_)?norm|powsum|"
     "(nan)?median|mode|kthvalue|m?sort|topk|(log)?cum(sum|sumexp|prod|max|min)|_cum(max|min)_helper|count_nonzero|equal|"
-    "trace|renorm|histc|bincount|bucketize|searchsorted|nonzero|isin|_unique2|unique_(dim|consecutive)"
+    "trace|xor_sum|renorm|histc|bincount|bucketize|searchsorted|nonzero|isin|_unique2|unique_(dim|consecutive)"
 )
 MOVES = re.compile(
-    "(_to_)?copy|clone|lift|_pin_memory|zero|fill|(new_)?(zeros|ones|full)|(zeros|ones|full)_like|complex|scalar_tensor|"
+    "(_to_)?copy|clone|lift|_pin_memory|zero|fill|(new_)?(zeros|ones|full)|(zeros|ones|full)_like|_new_zeros_with_same_feature_meta|complex|scalar_tensor|"
     "arange|linspace|logspace|eye|(tril|triu)(_indices)?|cat|stack|repeat(_interleave)?|block_diag|"
     "constant_pad_nd|(reflection|replication)_pad1d|roll|flip|rot90|index(_select|_copy|_fill)?|gather|take|embedding|"
     "masked_(select|scatter)|((select|slice|diagonal|as_strided)_)?scatter|(select|slice|diagonal|unfold)_backward|"
-    "_local_scalar_dense|is_nonzero|_to_sparse|_coalesce|_efficientzerotensor"
+    "_local_scalar_dense|is_nonzero|_to_sparse|_coalesce|_efficientzerotensor|"
+    "convert_element_type|copy_(to|strided)|device_put|item|iota|rev|collapse|reshape|resize|(max|min)imum_value"
 )
 DRAWS = re.compile(
     "rand(n|int|perm)?(_like)?|(log_)?normal|normal_functional|uniform|random|bernoulli|exponential|geometric|cauchy|"
     "poisson|binomial|multinomial|(native|_fused)_dropout|rrelu_with_noise(_functional)?|_standard_gamma|_sample_dirichlet|"
     "_cudnn_init_dropout_state"
 )
+POINTWISE = re.compile(
+    "bessel_[ij][01]e?|spherical_bessel_j0|cbrt|erfcx|erf_inv|ndtri|zeta|shift_(left|right_arithmetic)"
+)
+"""Operators of prims that are pointwise, though no tag says so."""
 SUMS_INTO = {"scatter_add": 3, "scatter_reduce": 3, "index_add": 3, "index_reduce": 3, "embedding_dense_backward": 0}
 """Operators that add elements into places, and which argument holds these elements."""
 REDUCTION_TAG = getattr(torch.Tag, "reduction", None)  # PyTorch 2.6 has none
@@ -126,7 +136,7 @@ def work(operator: OpOverload) -> Rule | None:
         return _of_argument(SUMS_INTO[name])
     if REDUCTIONS.fullmatch(name) or REDUCTION_TAG in tags:
         return _of_argument(0, name)
-    if torch.Tag.pointwise in tags or DRAWS.fullmatch(name) or name in COMPLEX:
+    if torch.Tag.pointwise in tags or POINTWISE.fullmatch(name) or DRAWS.fullmatch(name) or name in COMPLEX:
         return _of_result(name)
     return None
 
@@ -134,10 +144,11 @@ def work(operator: OpOverload) -> Rule | None:
 def base_name(operator: OpOverload) -> str:
     """The name without namespace, overload and the underscore of in-place variants: `aten.add_.Tensor` -> `add`.
 
-    Operators outside aten keep their namespace, so that none is taken for another: `mine::add`.
+    Operators of prims, which PyTorch makes its forward-mode derivatives of, are named as in aten. Others keep their
+    namespace, so that none is taken for another: `mine::add`.
     """
     namespace, _, name = operator._schema.name.partition("::")
-    return name.removesuffix("_") if namespace == "aten" else operator._schema.name
+    return name.removesuffix("_") if namespace in ("aten", "prims") else operator._schema.name
 
 
 def _tags(operator: OpOverload, name: str) -> set[Any]:
@@ -264,7 +275,8 @@ def _fourier(nominal: float, of_result: bool) -> Rule:
 
     def rule(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
         shape = (out if of_result else args[0]).shape
-        return round(nominal * prod(shape) * log2(prod(shape[dim] for dim in args[1]))), 0, 1
+        dims = args[1] if len(args) > 1 else kwargs["dim"]  # in prims
+        return round(nominal * prod(shape) * log2(prod(shape[dim] for dim in dims))), 0, 1
 
     return rule
 
@@ -371,8 +383,11 @@ RULES: dict[str, Rule] = {
     "_convolution": _convolution,
     "convolution_backward": _convolution_backward,
     "_fft_c2c": _fourier(5, of_result=False),
+    "fft_c2c": _fourier(5, of_result=False),
     "_fft_r2c": _fourier(2.5, of_result=False),
+    "fft_r2c": _fourier(2.5, of_result=False),
     "_fft_c2r": _fourier(2.5, of_result=True),
+    "fft_c2r": _fourier(2.5, of_result=True),
     "addr": _of_result("addcmul"),
     "_cdist_forward": _distances,
     "_pdist_forward": _distances,

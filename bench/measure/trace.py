@@ -73,9 +73,9 @@ class Cost:
 # Operators.
 
 UNFILLED = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided", "lift_fresh"}
-QUERIES = {"is_pinned", "is_same_size", "is_contiguous", "_has_compatible_shallow_copy_type"}
+QUERIES = {"is_pinned", "is_same_size", "is_contiguous", "_has_compatible_shallow_copy_type", "_has_same_storage_numel"}
 OVERWRITES = {"copy", "fill", "zero", "normal", "uniform", "random", "bernoulli", "exponential", "log_normal", "cauchy"}
-OVERWRITES |= {"geometric", "_foreach_copy", "_foreach_zero"}
+OVERWRITES |= {"geometric", "copy_to", "_foreach_copy", "_foreach_zero"}
 """Operators that, in place, do not read what they write over."""
 
 
@@ -120,7 +120,7 @@ def _operator(func: OpOverload) -> _Operator:
         kind=kind,
         work=flops.work(func),
         composite=torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"),
-        shape_only=func.namespace == "aten" and (name.endswith("_like") or name.startswith("new_")),
+        shape_only=func.namespace in ("aten", "prims") and (name.endswith("_like") or name.startswith("new_")),
         written=tuple(written),
         overwritten=tuple(place for place, blind in written.items() if blind),
     )

@@ -42,7 +42,7 @@ class RTRL(RecurrentMethod):
     config: RTRLConfig
     data = "streams"
     gradient_is: ClassVar[Mapping[str, Any]] = {"train": "exact"}
-    outside_autograd: ClassVar[Mapping[str, str]] = {"train": "forward sensitivities (RTRL)"}
+    outside_autograd: ClassVar[Mapping[str, str]] = {"train": "exact forward sensitivities"}
 
     @classmethod
     def refuses(cls, run: Run) -> str | None:
@@ -72,9 +72,13 @@ class RTRL(RecurrentMethod):
 
     def step(self, carry: Carry, x_t: Tensor, y_t: Tensor, drawn_t: Any) -> tuple[Carry, Credit]:
         state, influence = carry.lanes  # (B, N), and (B, N, *shape) of each parameter
+
+        def rows(one: Tensor) -> Tensor:
+            return one.reshape(*state.shape, -1)
+
         state, jacobian, direct = self.transition.jacobians(state, x_t)
         influence = {
-            name: torch.einsum("bnm,bm...->bn...", jacobian.to(before.dtype), before) + direct[name]
+            name: torch.baddbmm(rows(direct[name]), jacobian.to(before.dtype), rows(before)).view_as(before)
             for name, before in influence.items()
         }
         credit, by_state = self.immediate(state, x_t, y_t)

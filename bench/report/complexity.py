@@ -7,7 +7,7 @@ slope of a straight line, with its r2, stands beside every exponent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +55,7 @@ QUANTITIES = (
     Quantity("flops", "total FLOPs", "steps", "work", LENGTH, "FLOPs"),
     Quantity("peak_bytes", "peak memory", "steps", "peak_bytes", LENGTH, "bytes"),
     Quantity("gpu_bytes", "peak memory of the GPU", "steps", "allocated_bytes", LENGTH, "bytes"),
+    Quantity("carried_bytes", "memory carried between steps", "steps", "carried_bytes", LENGTH, "bytes"),
     Quantity("credit_longest", "longest credit path", "credit", "longest", DISTANCE, "operations"),
     Quantity("credit_shortest", "shortest credit path", "credit", "shortest", DISTANCE, "operations"),
     Quantity("state_bytes", "carried state", "inference", "state_bytes", POSITION, "bytes"),
@@ -62,8 +63,8 @@ QUANTITIES = (
     Quantity("token_seconds", "seconds per token", "inference", "seconds", POSITION, ""),
 )
 STEP = QUANTITIES[:4]
-CREDIT = QUANTITIES[5:7]
-TOKEN = QUANTITIES[7:]
+CREDIT = QUANTITIES[6:8]
+TOKEN = QUANTITIES[8:]
 AXES = {LENGTH: "sequence length T", DISTANCE: "distance j - i of loss and input", POSITION: "position in the sequence"}
 SYMBOLS = {LENGTH: "T", DISTANCE: "j - i", POSITION: "position"}
 
@@ -101,8 +102,9 @@ def exponents(data: Data) -> pd.DataFrame:
     Exponents over the larger half of the lengths T: sequential_operations, sequential_flops, flops (elementwise work
     included), peak_bytes and, of a GPU, gpu_bytes; of the distances j - i: credit_longest and credit_shortest, NaN
     where autograd has no path (then `outside` may say how credit flows); of the positions, and the same for all phases:
-    state_bytes, token_flops. Values at the ends: operations_at_smallest_T, operations_at_largest_T, and the operations
-    on the credit paths of the largest distance, longest_path and shortest_path. Columns "paper: ..." have O(1), O(T) or
+    state_bytes, token_flops. Values at the ends: operations_at_smallest_T, operations_at_largest_T,
+    carried_bytes_at_largest_T (what a step of a stream leaves to the next), and the operations on the credit paths of
+    the largest distance, longest_path and shortest_path. Columns "paper: ..." have O(1), O(T) or
     "not known". Columns of what was not traced at all are left out.
     """
     frames = _frames(data)
@@ -199,6 +201,7 @@ COLUMNS = {
     "operations_at_smallest_T": ("sequential_operations", "at_first"),
     "operations_at_largest_T": ("sequential_operations", "at_last"),
     **{one: (one, "exponent") for one in ("sequential_flops", "flops", "peak_bytes", "gpu_bytes")},
+    "carried_bytes_at_largest_T": ("carried_bytes", "at_last"),
     **{one: (one, "exponent") for one in ("credit_longest", "credit_shortest")},
     "paper: credit path": "credit path",
     "longest_path": ("credit_longest", "at_last"),
@@ -350,7 +353,11 @@ def _credit(rows: pd.DataFrame, fitted: pd.DataFrame, looks: dict[str, Style]) -
             f"; on the shortest: {_told(fitted, 'credit_shortest', 'slope', 1)}."
         )
     caption += f" Credit flows outside autograd: {'; '.join(told)}." if told else ""
-    gone = [who for who, part in _by_phase(rows) if part[["shortest", "longest"]].isna().to_numpy().all()]
+    gone = {
+        who: "no path" if part["outside"].isna().any() else "outside autograd"
+        for who, part in _by_phase(rows)
+        if part[["shortest", "longest"]].isna().to_numpy().all()
+    }
     figure, note = _drawn(rows, CREDIT, looks, across=2, gone=gone)
     table = _sorted(rows)[[*WHO, DISTANCE, "shortest", "longest", "outside"]]
     table.insert(5, "paper", [paper("credit_longest", *one) for one in zip(table["method"], table["phase"])])
@@ -405,11 +412,11 @@ def _drawn(
     quantities: Sequence[Quantity],
     looks: dict[str, Style],
     across: int,
-    gone: Sequence[tuple[str, str]] = (),
+    gone: Mapping[tuple[str, str], str] = {},
 ) -> tuple[Figure, str]:
     """A panel per quantity of the (grid, task) with most configurations, and a sentence where there are others.
 
-    `gone` are the (method, phase) that have no line.
+    `gone` are the (method, phase) that have no line, and why.
     """
     counts = Counter(zip(*(rows.drop_duplicates(WHO)[name] for name in ("grid", "task"))))
     (grid, task), _ = counts.most_common(1)[0]
@@ -438,9 +445,9 @@ def _drawn(
             thick = 1 + 0.35 * max(0, 3 - list(drawn).index(word))  # equal lines show below one another
             panel.plot(values.index, values.to_numpy(), ms=3 * thick, lw=1.2 * thick, **look)
         _axes(panel, quantity)
-    for method, phase in gone:
+    for (method, phase), why in gone.items():
         who, many = {"method": method, "phase": phase}, phases.get(method, [])
-        drawn[f"{_who(who, len(many))} (no path)"] = Line2D([], [], ms=5, **{**_look(who, many, looks), "ls": ""})
+        drawn[f"{_who(who, len(many))} ({why})"] = Line2D([], [], ms=5, **{**_look(who, many, looks), "ls": ""})
     lines.legend(figure, drawn)
     return figure, note
 

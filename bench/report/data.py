@@ -37,9 +37,9 @@ class Data:
     NaN) `spent.flops` (elementwise work included), `spent.sequential_flops`, `spent.sequential_operations`."""
     steps: pd.DataFrame
     """Complexity (`cost GRID`), a row per configuration, phase and length: grid, task, method, backbone, phase, length,
-    batch_size, peak_bytes, uncounted (operators that no rule counts, as text), and for each `part` in forward,
-    backward, whole: `<part>.flops`, `<part>.elementwise`, `<part>.operations`, `<part>.sequential_operations`,
-    `<part>.sequential_flops`."""
+    batch_size, peak_bytes, carried_bytes (from one step of a stream to the next), uncounted (operators that no rule
+    counts, as text), and for each `part` in forward, backward, whole: `<part>.flops`, `<part>.elementwise`,
+    `<part>.operations`, `<part>.sequential_operations`, `<part>.sequential_flops`."""
     credit: pd.DataFrame
     """Credit paths: grid, task, method, backbone, phase, length, distance, shortest, longest, outside (how credit also
     flows outside autograd, or None)."""

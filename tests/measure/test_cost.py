@@ -14,6 +14,7 @@ from bench.build import build_method, build_task
 from bench.errors import BadInput
 from bench.measure import cost
 from bench.methods.base import Method, cross_entropy
+from bench.methods.bptt import BPTT
 from bench.models.mlp import MLPUpdater
 from bench.report import complexity, data, efficiency
 from bench.results import read_json
@@ -83,6 +84,31 @@ def test_sequential_operations_grow_as_the_methods_say():
     for name, phase in (("bptt", "train"), ("smt", "dmt")):
         short, middle, long = operations(name, phase)
         assert long - middle == pytest.approx(2 * (middle - short), rel=0.05) and middle - short >= 16
+
+
+def carried(method, **fields):
+    return cost.step_costs(tiny_run(method, **fields))["train"]["carried_bytes"]
+
+
+def test_what_one_step_of_a_stream_leaves_to_the_next_is_weighed():
+    lanes, state, number, symbol, flag = 8, 2 * 8, 4, 8, 1  # lanes, then numbers in a state, then bytes
+    # k1 of the k2 columns have been run by then, but the tensor of all is kept alive.
+    assert carried({"name": "tbptt", "k1": 2, "k2": 5}) == lanes * (state * number + 5 * (symbol + flag))
+    method = build_method(tiny_run("rtrl"), build_task(tiny_run("rtrl")))
+    recurrent = sum(one.numel() for part in (method.rnn.embedding, method.rnn.updater) for one in part.parameters())
+    assert carried("rtrl") == lanes * (state + state * recurrent) * number
+    assert carried("bptt") == carried("transformer") == 0
+
+
+def test_a_view_weighs_what_it_keeps_alive_and_once(clean):
+    class Keeps(BPTT):
+        def gradients(self, batch, phase):
+            whole = torch.zeros(100)
+            self.carry = {"some": [whole[:3], whole[5:]], "mean": (torch.zeros(()).expand(7, 7),)}
+            yield from Method.gradients(self, batch, phase)
+
+    registry.methods.register("keeps-by-hand")(Keeps)
+    assert carried("keeps-by-hand") == 100 * 4 + 4
 
 
 def test_another_length_is_the_same_run_on_it():

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import islice
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call, grad_and_value, jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
 from bench import registry
 from bench.build import build_method, build_task
-from bench.measure.credit import credit_paths
+from bench.measure.cost import table
+from bench.measure.credit import Unfollowed, credit_paths
 from bench.methods.base import Method, RecurrentMethod, cross_entropy
+from bench.methods.rtrl import RTRL
 from tests.helpers import tiny_run
 
 DMT = {"name": "smt+dmt", "timesteps": 2, "dmt": {"share": 0.5, "every": 3, "batch_size": 4}}
@@ -327,6 +331,119 @@ def test_a_skip_makes_the_shortest_path_shorter_than_the_longest(register):
 
     # nll, log-softmax; per step two sums, or besides these the tanh and the product; then the sum and the lookup.
     assert paths(register(Skip), distances=(0, 1, 4)) == {k: (2 + 2 + 2 * k, 2 + 2 + 4 * k) for k in (0, 1, 4)}
+
+
+class LaneByLane(LastOnly):
+    """Each lane on its own under vmap, with gradients cut where `cut` says."""
+
+    def cut(self, hidden, t):
+        return hidden
+
+    def losses(self, batch, drawn, carry, phase):
+        def lane(x, y):
+            hidden = F.embedding(x[0], self.table)
+            for t, x_t in enumerate(x[1:], 1):
+                hidden = torch.tanh(self.weight @ self.cut(hidden, t)) + F.embedding(x_t, self.table)
+            return F.cross_entropy(hidden, y, ignore_index=-1, reduction="sum")
+
+        return {"loss": vmap(lane)(batch.x, batch.y[:, -1]).sum()}, carry
+
+    gradients = Method.gradients
+
+
+def test_paths_go_through_a_vmap_over_lanes(register):
+    found = paths(register(LaneByLane))
+    for kind in (0, 1):
+        step = found[2][kind] - found[1][kind]
+        assert step >= 3 and found[9][kind] - found[1][kind] == 8 * step
+
+    class Cut(LaneByLane):
+        def cut(self, hidden, t):
+            return hidden.detach() if t == 8 else hidden  # of 0 .. 11
+
+    cut = paths(register(Cut), distances=(0, 3, 4, 9))
+    assert cut[0] == found[0] and cut[3][0] and cut[4] == cut[9] == (None, None)
+
+
+def test_symbols_under_a_vmap_may_be_coded_by_hand(register):
+    class OneHot(LaneByLane):
+        def losses(self, batch, drawn, carry, phase):
+            codes = F.one_hot(batch.x, len(self.table)).to(self.table)
+
+            def lane(code, y):
+                hidden = code[0] @ self.table
+                for one in code[1:]:
+                    hidden = self.weight @ hidden + one @ self.table
+                return F.cross_entropy(hidden, y, ignore_index=-1, reduction="sum")
+
+            return {"loss": vmap(lane)(codes, batch.y[:, -1]).sum()}, carry
+
+    found = paths(register(OneHot), distances=(1, 2, 9))
+    assert found[2][0] - found[1][0] > 0 and found[9][0] - found[1][0] == 8 * (found[2][0] - found[1][0])
+
+
+def test_paths_go_through_the_primal_and_the_tangent_of_a_jvp(register):
+    class Primal(LastOnly):
+        tangent = False
+
+        def losses(self, batch, drawn, carry, phase):
+            def run(weight):
+                hidden = self.embed(batch.x[:, 0])
+                for x_t in batch.x[:, 1:].unbind(1):
+                    hidden = hidden @ weight + self.embed(x_t)
+                return hidden
+
+            hidden, moved = jvp(run, (self.weight,), (torch.ones_like(self.weight),))
+            return {"loss": self.loss(moved if self.tangent else hidden, batch.y[:, -1])}, carry
+
+        gradients = Method.gradients
+
+    class Tangent(Primal):
+        tangent = True
+
+    plain = paths(register(LastOnly))
+    assert paths(register(Primal)) == {k: (one + 1, other + 1) for k, (one, other) in plain.items()}  # the unpacking
+    found = paths(register(Tangent))
+    assert found[0] == (None, None)  # how h_j moves with the weights does not depend on what came in at j
+    for kind in (0, 1):
+        step = found[2][kind] - found[1][kind]
+        assert step >= 2 and found[9][kind] - found[1][kind] == 8 * step
+
+
+def test_gradients_that_torch_func_takes_are_followed_as_far_as_they_can_be_seen(register):
+    class Functional(LastOnly):
+        detach = False
+
+        def gradients(self, batch, phase):
+            def loss(weights):
+                return self.loss(functional_call(self, weights, (batch.x,)), batch.y[:, -1])
+
+            weights = {name: one.detach() if self.detach else one for name, one in self.named_parameters()}
+            found, value = grad_and_value(loss)(weights)
+            for name, one in self.named_parameters():
+                one.grad = found[name].detach()
+            yield {"loss": value.detach()}
+
+        forward = LastOnly.run
+
+    class Detached(Functional):
+        detach = True
+
+    assert paths(register(Functional)) == paths(register(LastOnly))
+    name = register(Detached)
+    with pytest.raises(Unfollowed, match="torch.func"):
+        paths(name)
+    _, told = next(islice(table([tiny_run(name)], (8,)), 1, None))
+    (row,) = told["skipped"]
+    assert row["method"] == name and "credit paths of phase train" in row["reason"] and told["credit"] == []
+
+
+@pytest.mark.parametrize(("words", "told"), [({}, ""), ({"train": "by a guess"}, ": by a guess")])
+def test_of_an_online_method_it_is_told_that_credit_is_carried_forward(register, words, told):
+    name = register(type("Online", (RTRL,), {"outside_autograd": words}))
+    _, rows = next(islice(table([tiny_run(name)], (8,)), 1, None))
+    assert {row["outside"] for row in rows["credit"]} == {f"carried forward, column by column{told}"}
+    assert {(row["shortest"], row["longest"]) for row in rows["credit"]} == {(None, None)}
 
 
 def test_detached_memories_end_the_path(register):

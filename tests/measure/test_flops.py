@@ -9,12 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import jvp, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import register_flop_formula
 
 from bench.measure.flops import work
 from bench.measure.trace import Cost, Trace
 
-aten = torch.ops.aten
+aten, prims = torch.ops.aten, torch.ops.prims
 
 
 def cost_of(computation: Callable[[], object]) -> Cost:
@@ -320,6 +322,8 @@ INDEX = torch.tensor([0, 2])
         (lambda: F.layer_norm(X, (4,)), 84),
         (lambda: F.cross_entropy(X, torch.tensor([0, 1, 2])), 60 + 3),
         (lambda: F.mse_loss(X, X), 36),
+        (lambda: F.logsigmoid(X), 12),
+        (lambda: F.binary_cross_entropy_with_logits(X, X), 60),
         (lambda: torch.rand_like(X), 12),
         (lambda: torch.empty(5).normal_(), 5),
         (lambda: torch.randint(3, (5,)), 5),
@@ -336,6 +340,77 @@ INDEX = torch.tensor([0, 2])
 )
 def test_other_arithmetic_counts_elements(computation: Callable[[], object], elements: int) -> None:
     assert whole(computation)[:2] == (0, elements)
+
+
+@pytest.mark.parametrize(
+    ("primitive", "by_torch"),
+    [
+        (lambda: prims.add(X, X), lambda: X + X),
+        (lambda: prims.mul(X, X), lambda: X * X),
+        (lambda: prims.mul(Z, W), lambda: Z * W),
+        (lambda: prims.where(X > 0.5, X, X), lambda: torch.where(X > 0.5, X, X)),
+        (lambda: prims.erf_inv(X), lambda: X.erfinv()),
+        (lambda: prims.sum(X, [1]), lambda: X.sum(1)),
+        (lambda: prims.var(X, [1], 1.0), lambda: X.var(1)),
+        (lambda: prims.clone(X), lambda: X.clone()),
+        (lambda: prims.convert_element_type(X, torch.float64), lambda: X.double()),
+        (lambda: prims.rev(X, [0]), lambda: X.flip(0)),
+        (
+            lambda: prims.full([3], 2.0, dtype=X.dtype, device=X.device, requires_grad=False),
+            lambda: torch.full((3,), 2),
+        ),
+        (lambda: prims.transpose(X, [1, 0]), lambda: X.t()),
+        (lambda: prims.fft_c2c(Z, dim=[1], forward=True), lambda: torch.fft.fft(Z)),
+    ],
+)
+def test_an_operator_of_prims_counts_as_its_like_in_aten(
+    primitive: Callable[[], object], by_torch: Callable[[], object]
+) -> None:
+    assert whole(primitive) == whole(by_torch)
+
+
+def test_a_primitive_that_is_no_arithmetic_by_elements_has_no_rule() -> None:
+    assert work(prims.svd.default) is None
+
+
+def test_a_safe_softmax_counts_what_it_is_made_of() -> None:
+    empty = torch.full((3, 4), -torch.inf)
+
+    def by_parts(x: Tensor) -> Tensor:
+        return torch.where((x == -torch.inf).all(-1, keepdim=True), 0.0, x.softmax(-1))
+
+    torch.testing.assert_close(aten._safe_softmax(empty, -1), by_parts(empty))
+    assert whole(lambda: aten._safe_softmax(X, -1))[:2] == whole(lambda: by_parts(X))[:2]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.layer_norm(x, (4,)),
+        lambda x: F.rms_norm(x, (4,)),
+        lambda x: F.cross_entropy(x, torch.tensor([0, 1, 2])),
+        lambda x: F.embedding(torch.tensor([0, 2]), x),
+        F.silu,
+        F.softplus,
+        F.logsigmoid,
+    ],
+)
+def test_derivatives_forward_and_of_derivatives_are_counted(function: Callable[[Tensor], Tensor]) -> None:
+    def back(x: Tensor) -> Tensor:
+        out, pull = vjp(function, x)
+        moved: Tensor = pull(torch.ones_like(out))[0]
+        return moved
+
+    assert whole(lambda: jvp(function, (X,), (X,)))[2] > 0
+    assert whole(lambda: jvp(back, (X,), (X,)))[2] > 0
+    assert whole(lambda: vmap(lambda tangent: jvp(function, (X,), (tangent,)))(torch.rand(2, 3, 4)))[2] > 0
+
+
+def test_attention_that_is_derived_forward_is_counted() -> None:
+    heads = X[None, None]
+    with sdpa_kernel(SDPBackend.MATH):
+        flops, _, _ = whole(lambda: jvp(lambda x: F.scaled_dot_product_attention(x, x, x), (heads,), (heads,)))
+    assert flops == 3 * 2 * (2 * 3 * 3 * 4)  # each of two products, and one for each of its factors
 
 
 @pytest.mark.parametrize(

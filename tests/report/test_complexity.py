@@ -26,6 +26,9 @@ DISTANCES = (0, 1, 2, 4, 8, 16)
 TEACHER = "the teacher's memories hold what to keep"
 
 
+CARRIED = 4096
+
+
 def step(method: str, phase: str, length: int, operations: float, **fields: Any) -> dict[str, Any]:
     whole: dict[str, float] = {
         "flops": 10 * length**2,
@@ -35,7 +38,8 @@ def step(method: str, phase: str, length: int, operations: float, **fields: Any)
     }
     whole["sequential_operations"] = operations
     named = {"task": "retrieval", "method": method, "backbone": "gru", "phase": phase, "device": "cpu"}
-    return {**named, "length": length, "batch_size": 8, "peak_bytes": 100 * length, "whole": whole, **fields}
+    sizes = {"peak_bytes": 100 * length, "carried_bytes": CARRIED}
+    return {**named, "length": length, "batch_size": 8, **sizes, "whole": whole, **fields}
 
 
 def path(
@@ -140,6 +144,7 @@ def test_the_overview_has_the_values_at_the_ends_and_tells_of_credit_outside_aut
     smt, dmt, bptt = (only(frame, phase=phase) for phase in ("smt", "dmt", "train"))
     assert (bptt["operations_at_smallest_T"], bptt["operations_at_largest_T"]) == (90 + 68 * 8, 90 + 68 * 512)
     assert (smt["operations_at_smallest_T"], smt["operations_at_largest_T"]) == (157, 157)
+    assert bptt["carried_bytes_at_largest_T"] == CARRIED
     assert (bptt["shortest_path"], bptt["longest_path"]) == (40 + 5 * 16, 106 + 45 * 16)
     expected = np.polyfit(np.log([4, 8, 16]), np.log([106 + 45 * d for d in (4, 8, 16)]), 1)[0]
     assert bptt["credit_longest"] == pytest.approx(expected, abs=1e-12) and smt["credit_longest"] == 0.0
@@ -230,7 +235,7 @@ def test_a_method_without_a_credit_path_is_named_though_it_has_no_line(traced: D
     figure = made(traced, "credit-path").figure
     assert figure is not None and [len(panel.get_lines()) for panel in figure.axes] == [2, 2]
     (legend,) = figure.legends
-    assert any("smt+dmt, phase dmt (no path)" in text.get_text() for text in legend.get_texts())
+    assert any("smt+dmt, phase dmt (outside autograd)" in text.get_text() for text in legend.get_texts())
 
 
 def test_inference_draws_work_state_and_time(traced: Data) -> None:
