@@ -183,6 +183,9 @@ class ModelConfig(Config):
     readout: Literal["transformer", "linear"] = Field(
         "transformer", description="of the RNN: blocks as in SMT's decoder, or one linear map of the features"
     )
+    initialisation: Literal["scaled", "pytorch"] = Field(
+        "scaled", description="of linear maps in blocks: normal, the residual stream's scale kept; or as PyTorch has it"
+    )
     transformer_layers: Positive | None = Field(
         None, description="of the causal Transformer; null: as many as updater and readout have together"
     )

@@ -61,7 +61,7 @@ class Engine:
         self.accumulate = accumulate
         self.autocast = autocast
         self.carry: Carry | None = None
-        self.optimiser = optimiser.build(phase.optimiser, phase.groups)
+        self.optimiser = optimiser.build(phase.optimiser, phase.groups, phase.rates)
         self.parameters = [one for group in phase.groups for one in group]
         ema = phase.optimiser.ema
         self.average = None if ema is None else optimiser.Average(self.parameters, ema)
@@ -145,7 +145,7 @@ class Engine:
                 parameter.grad = None if sum_ is None else sum_.div_(self.accumulate)
         self.pending, self.held = 0, []
         for settings in self.optimiser.param_groups:
-            settings["lr"] = rate
+            settings["lr"] = rate * settings["multiple"]
         for group in self.phase.groups:
             if self.phase.optimiser.clip is not None:
                 torch.nn.utils.clip_grad_norm_(group, self.phase.optimiser.clip)

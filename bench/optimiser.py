@@ -38,18 +38,21 @@ def rate(settings: Optimiser, progress: float) -> float:
     return settings.lr * max(settings.floor, fall)
 
 
-def build(settings: Optimiser, groups: Groups) -> torch.optim.Optimizer:
-    """AdamW or SGD over the parameters of the groups, those that decay apart from those that do not."""
+def build(settings: Optimiser, groups: Groups, rates: Sequence[float] = ()) -> torch.optim.Optimizer:
+    """AdamW or SGD over the parameters of the groups, those that decay apart from those that do not.
+
+    `rates` are those of the groups in multiples of `lr`, kept as `multiple` with each part; (): 1.
+    """
     parts: list[dict[str, Any]] = []
-    for group in groups:
+    for group, multiple in zip(groups, rates or [1.0] * len(groups), strict=True):
         matrices = [one for one in group if settings.decay_on == "all" or one.ndim >= 2]
         others = [one for one in group if settings.decay_on == "matrices" and one.ndim < 2]
         parts += [
-            {"params": part, "weight_decay": decay}
+            {"params": part, "weight_decay": decay, "multiple": multiple}
             for part, decay in ((matrices, settings.decay), (others, 0.0))
             if part
         ]
-    parts = parts or [{"params": []}]  # (a phase may have nothing to learn)
+    parts = parts or [{"params": [], "multiple": 1.0}]  # (a phase may have nothing to learn)
     for part in parts:  # (complex numbers have no fused step)
         part["fused"] = None if any(map(torch.is_complex, part["params"])) else True
     if settings.kind == "sgd":

@@ -38,6 +38,10 @@ CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite; each look waits for the device."""
 TRACER = "bench.measure.cost"
 """Imported only where a budget is stated in FLOPs: for all other runs it is no part of what computes them."""
+RECENT = 0.05
+"""The share of a new loss in the average by which a phase ends."""
+LOOK_EVERY = 10
+"""Steps between two looks at that average; each waits for the device."""
 EVALUATION_CHUNK = 256
 """Sequences evaluated at a time, to bound memory."""
 
@@ -76,6 +80,8 @@ class Counters:
     evaluation_seconds: float = 0.0
     evaluations: int = 0
     finished: bool = False
+    began: float | None = None  # what was spent when the phase began, where the one before ended early
+    recent: Tensor | None = None  # the loss averaged over some steps, where the phase ends by it
     sums: dict[str, Tensor] = field(default_factory=dict)  # of scalars since the last evaluation
     summed: int = 0
     online: dict[str, Tensor] = field(default_factory=dict)
@@ -322,6 +328,7 @@ class Trainer:
         if self._clock is None:
             self._clock = _now()
         phase = self.phases[self.counters.phase]
+        self.method.stage = min(int(self._elapsed() * phase.stages), phase.stages - 1)
         batch = self._draw(phase)
         for ready in self.engine.stretches(batch):
             self._charge(phase, ready.columns * len(batch.x))
@@ -337,7 +344,14 @@ class Trainer:
     def _spent(self) -> bool:
         """Whether the phase has had its share: in steps that is one at least, if those before it overspent."""
         owed = self.run.training.budget.currency == "steps" and not self.counters.phase_steps
-        return self.used() >= self.ends[self.counters.phase] and not owed
+        return (self.used() >= self.ends[self.counters.phase] and not owed) or self._good_enough()
+
+    def _good_enough(self) -> bool:
+        """Whether the phase ends early, by its loss."""
+        until, counters = self.phases[self.counters.phase].until, self.counters
+        if until is None or counters.recent is None or counters.phase_steps % LOOK_EVERY:
+            return False
+        return bool(counters.recent < until)
 
     def _draw(self, phase: Phase) -> Batch:
         batch, self.lanes = draw(self.run, self.task, self.method, phase, self.data, self.lanes)
@@ -352,6 +366,9 @@ class Trainer:
 
     def _step(self, phase: Phase, scalars: dict[str, Tensor]) -> None:
         counters = self.counters
+        if phase.until is not None:
+            recent = scalars["loss"] if counters.recent is None else counters.recent
+            counters.recent = recent.lerp(scalars["loss"], RECENT)
         for name, value in scalars.items():
             counters.sums[name] = counters.sums[name] + value if name in counters.sums else value.clone()
         counters.summed += 1
@@ -375,8 +392,7 @@ class Trainer:
 
         A cosine is 0 where the phase ends: it is taken no further than to the middle of what was left before this step.
         """
-        start = self.ends[self.counters.phase - 1] if self.counters.phase else 0.0
-        share = self.ends[self.counters.phase] - start
+        start, share = self._span()
         ahead = 1 if self.run.training.budget.currency == "steps" else 0
         progress = (self.used() + ahead - start) / share
         if phase.optimiser.schedule == "constant":
@@ -385,6 +401,18 @@ class Trainer:
         if before >= 1:  # the phase before has spent this one's share too, which leaves it one batch
             before = 0.0
         return min(progress, (before + 1) / 2)
+
+    def _span(self) -> tuple[float, float]:
+        """What was spent when the phase began, and what it has to spend."""
+        start = self.counters.began
+        if start is None:
+            start = self.ends[self.counters.phase - 1] if self.counters.phase else 0.0
+        return start, self.ends[self.counters.phase] - start
+
+    def _elapsed(self) -> float:
+        """The share of the phase that is spent, before the next batch."""
+        start, share = self._span()
+        return (self.used() - start) / share if share > 0 else 1.0
 
     def _leave_phase(self, phase: Phase) -> None:
         if not self.counters.phase_steps:
@@ -396,7 +424,9 @@ class Trainer:
         with self._paused():
             save_tensors(self.folder.weights(phase.name), self.method.state_dict())
         if self.counters.phase + 1 < len(self.phases) and not self.counters.finished:
-            self.counters.phase_steps = 0
+            early = self.used() < self.ends[self.counters.phase]
+            self.counters.began = self.used() if early else None
+            self.counters.phase_steps, self.counters.recent = 0, None
             self._enter_phase(self.counters.phase + 1)
             self._checkpoint()
         else:

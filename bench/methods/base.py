@@ -38,6 +38,12 @@ class Phase:
     batch_size: int
     length: int | None = None
     """Columns of its batches; None: the task's."""
+    rates: tuple[float, ...] = ()
+    """The learning rate of each group, in multiples of the optimiser's; (): 1 for all."""
+    until: float | None = None
+    """It ends early once its loss, averaged over some twenty steps, is below this; what it leaves is the next one's."""
+    stages: int = 1
+    """Equal parts of it whose work differs; `Method.stage` says which one it is in."""
 
 
 class Carry(NamedTuple):
@@ -115,6 +121,8 @@ class Method(nn.Module, ABC):
     growing_state: ClassVar[bool] = False
     """Whether the predictor's state grows with the sequence, as a Transformer's does; a recurrent network's may not."""
 
+    stage: int = 0
+    """Which part of its phase training is in, where a phase has several `stages`."""
     carry: Any = None
     """What `gradients` keeps from one batch to the next: a tree of tensors, which the trainer keeps in checkpoints."""
 

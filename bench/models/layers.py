@@ -40,7 +40,7 @@ def _angles(length: int, width: int, device: torch.device, dtype: torch.dtype) -
     return tuple(table[:, None, None].to(device, dtype) for table in both)  # type: ignore[return-value]
 
 
-def _rotate(x: Tensor, start: int) -> Tensor:
+def rotate(x: Tensor, start: int) -> Tensor:
     """Rotary positions start, start + 1, ... on x (B, T, 2, heads, head width), the 2 being queries and keys."""
     cos, sin = _angles(start + x.shape[1], x.shape[-1], x.device, x.dtype)
     return x * cos[start:] + x.roll(x.shape[-1] // 2, -1) * sin[start:]
@@ -59,6 +59,8 @@ class Block(nn.Module):
         self.feedforward_norm = nn.RMSNorm(config.d, eps=1e-6)
         self.expand = nn.Linear(config.d, hidden)
         self.contract = nn.Linear(hidden, config.d)
+        if config.initialisation == "pytorch":
+            return
         for into in (self.qkv, self.expand):
             nn.init.normal_(into.weight, std=config.d**-0.5)
         for out in (self.merge, self.contract):  # the residual stream keeps its scale however deep the stack
@@ -76,7 +78,7 @@ class Block(nn.Module):
         """
         batch, length, _ = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
-        qk = _rotate(qkv[:, :, :2], 0 if cache is None else cache[0].shape[2])
+        qk = rotate(qkv[:, :, :2], 0 if cache is None else cache[0].shape[2])
         q, k = qk.transpose(1, 3).unbind(2)  # (B, heads, T, head width)
         v = qkv[:, :, 2].transpose(1, 2)
         if cache is not None:
@@ -128,6 +130,8 @@ class Readout(nn.Module):
         self.blocks = stack(config, depth)
         self.norm = nn.RMSNorm(config.d, eps=1e-6)
         self.head = nn.Linear(config.d, output_size)
+        if config.initialisation == "pytorch":
+            return
         nn.init.normal_(self.head.weight, std=config.d**-0.5 / 2)
         nn.init.zeros_(self.head.bias)
 

@@ -1,0 +1,55 @@
+"""Memories that an updater makes of its own, a number of steps after its teacher's: what DMT trains from.
+
+Two ways to the same, for T columns and k steps:
+
+    rolled_out   from the teacher's memory at every k-th column, k steps one after another, all pieces at once
+    swept        from the teacher's at all columns, k times: each memory replaced by the update of the one before
+
+After k sweeps a memory is k steps away from the teacher's, and T sweeps are the rollout from the beginning; pieces are
+0 to k - 1 steps away and cost T updates whatever k is. This project's, after DAgger (Ross et al., arXiv 1011.0686).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.models.rnn import RNN
+
+
+def cyclic(length: int, offset: Tensor) -> Tensor:
+    """The columns from `offset` (1,) on, then those before it: (length,)."""
+    return (offset + torch.arange(length, device=offset.device)) % length
+
+
+def rolled_out(rnn: RNN, starts: Tensor, x: Tensor, columns: Tensor, steps: int) -> Tensor:
+    """The memory before each of the columns, of pieces of k `steps`: (B, T, K, d).
+
+    x (B, T); `columns` (T,) as `cyclic` has them; `starts` (B, n, K, d) are the teacher's memories before every k-th of
+    these. A piece that passes the end of the sequence begins anew at its beginning.
+    """
+    (lanes, length), pieces = x.shape, starts.shape[1]
+    padded = torch.cat([columns, columns[: pieces * steps - length]]).view(pieces, steps)
+    tokens = rnn.embedding(x[:, padded])  # (B, n, k, d)
+    beginning: Any = rnn.initial_state(1)
+    memory, made = starts, [starts]
+    for i in range(1, steps):
+        memory = rnn.step(memory.flatten(0, 1), tokens[:, :, i - 1].flatten(0, 1)).unflatten(0, (lanes, pieces))
+        memory = torch.where((padded[:, i] == 0)[:, None, None], beginning, memory)
+        made.append(memory)
+    return torch.stack(made, 2).flatten(1, 2)[:, :length]
+
+
+def swept(rnn: RNN, memories: Tensor, x: Tensor, sweeps: int) -> Tensor:
+    """The memory before each column of x (B, T) after so many sweeps from `memories` (B, T + 1, K, d): (B, T, K, d).
+
+    The first of `memories` is the one before any input.
+    """
+    shape, tokens = x.shape, rnn.embedding(x).flatten(0, 1)
+    first, before = memories[:, :1], memories[:, :-1]
+    for _ in range(min(sweeps, x.shape[1])):
+        after = rnn.step(before.flatten(0, 1), tokens).unflatten(0, shape)
+        before = torch.cat([first, after[:, :-1]], 1)
+    return before

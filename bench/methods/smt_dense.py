@@ -1,0 +1,212 @@
+"""Dense Supervised Memory Training: a causal teacher gives the memories of all prefixes, and every transition trains.
+
+This project's form of SMT (Kumar & Isola, arXiv 2606.06479; `bench.methods.smt` is the published one). With m_t of the
+teacher, e_t = MSE(f(m~_{t-1}, x_t), m_t) at all t, and m~ a memory with noise added, normalised again:
+
+    L_dec  = cross-entropy of D(m~_t, x_{t+1}, ...) at y_t, ..., at some t of the teacher's memories, drawn evenly, and
+             some of the updater's, drawn where e_t is large: what the updater needs reaches the memory before, too
+    L_dyn  = mean of w_t e_t over the variance of memories, w_t = e_t^focal at mean 1: a memory that hardly varies gains
+             nothing by it, and transitions that come seldom count
+    L_unif = as in SMT
+
+The teacher comes first, alone, at one position per batch: L_dyn else collapses memories that hold nothing yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bench import registry
+from bench.config import Config, ModelConfig, NonNegative, Optimiser, Positive, Run, Share, TrainingConfig
+from bench.methods.base import EVERY, Carry, MethodConfig, Phase, Predictor, RecurrentMethod, Teaching, cross_entropy
+from bench.methods.smt import uniformity_loss
+from bench.models.dense_teacher import DenseTeacher
+from bench.models.layers import rms_normalise
+from bench.models.teacher import windows
+from bench.registry import register_method
+from bench.tasks.base import IGNORED, Batch, Task
+
+SMALLEST = 1e-3
+"""Variances of memories below this count as this."""
+
+
+class TeacherPhaseConfig(Config):
+    """The phase in which the teacher trains alone."""
+
+    share: Annotated[float, Field(ge=0, lt=1)] = Field(0.15, description="of the budget, at most; 0: no such phase")
+    until: NonNegative = Field(0.3, description="it ends once its loss is so many nats above the task's floor")
+    batch_size: Positive = 8
+    optimiser: Optimiser = Optimiser(lr=2e-3)
+
+
+class SMTDenseConfig(MethodConfig):
+    """The defaults are those that were found on retrieval (results/tuning)."""
+
+    lambda_dec: NonNegative = 1.0
+    lambda_dyn: NonNegative = 0.1
+    lambda_unif: NonNegative = 0.001
+    context: Positive = Field(256, description="T_c: inputs that a memory of the teacher may depend on")
+    future: Positive | None = Field(None, description="T_f: outputs predicted from one memory; null: all that follow")
+    decoded: Positive = Field(4, description="memories that are decoded per sequence")
+    predicted: Share = Field(0.5, description="of these, the share that is the updater's, drawn by its error")
+    noise: NonNegative = Field(0.2, description="standard deviation of what is added to memories that are read")
+    relative: bool = Field(True, description="L_dyn is divided by the variance of memories over sequences")
+    focal: NonNegative = Field(0.5, description="power of its own error that weights a transition in L_dyn")
+    token_shift: bool = Field(True, description="teacher and decoder see each input with the one before")
+    updater_rate: Annotated[float, Field(gt=0)] = Field(2.0, description="learning rate, in multiples of the teacher's")
+    uniformity_sample: Annotated[int, Field(ge=2)] = Field(512, description="memory tokens compared in L_unif")
+    teacher: TeacherPhaseConfig = TeacherPhaseConfig()
+
+
+class Drawn(NamedTuple):
+    """The random choices of one batch."""
+
+    even: Tensor  # (B, T) the largest say which of the teacher's memories are decoded
+    by_error: Tensor  # (B, T) Gumbel noise, for the updater's
+    before: Tensor  # (B, T, K, d) added to what the updater reads
+    read: Tensor  # (B, n, K, d) added to what the decoder reads
+    compared: Tensor | None  # memory tokens in L_unif, by their numbers; None: all
+
+
+@register_method("smt-dense")
+class SMTDense(RecurrentMethod):
+    """Two phases: "teacher", the teacher alone, and "smt"; the readout is the decoder's."""
+
+    Config = SMTDenseConfig
+    config: SMTDenseConfig
+    gradient_is: ClassVar[Mapping[str, Any]] = {"teacher": "own"}
+
+    def __init__(self, config: MethodConfig, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
+        super().__init__(config, task, model, noise)
+        own = self.config
+        self.teacher = DenseTeacher(model, task.vocab_size, task.output_size, own.context, own.token_shift)
+
+    @classmethod
+    def refuses(cls, run: Run) -> str | None:
+        if registry.backbones.get(run.model.backbone).memory(run.model) is None:
+            return f"the teacher writes a memory of K tokens, which the state of {run.model.backbone} is not"
+        if run.model.readout != "transformer":
+            return (
+                f"the readout takes the decoder's weights: model.readout should be transformer, not {run.model.readout}"
+            )
+        return None
+
+    def phases(self, training: TrainingConfig) -> list[Phase]:
+        return self.taught(training, 1.0)
+
+    def taught(self, training: TrainingConfig, share: float) -> list[Phase]:
+        """The phases in which the teacher trains, with this share of the budget together."""
+        first, teacher = self.config.teacher, tuple(self.teacher.parameters())
+        rnn = (*self.rnn.embedding.parameters(), *self.rnn.updater.parameters())
+        groups, rates = (teacher, rnn), (1.0, self.config.updater_rate)
+        rest = Phase("smt", share - first.share, training.optimiser, groups, training.batch_size, rates=rates)
+        if not first.share:
+            return [rest]
+        until = first.until + (self.task.loss_floor(self.task.config.length) or 0.0)
+        alone = Phase("teacher", first.share, first.optimiser, (teacher,), first.batch_size, until=until)
+        return [alone, rest]
+
+    def draw(self, shape: tuple[int, int], phase: str) -> Any:
+        return self.draw_position(shape[1]) if phase == "teacher" else self.draw_smt(shape)
+
+    def draw_position(self, length: int) -> Tensor:
+        """One column for the whole batch, (): the last half of the time, else one of the later half."""
+        late, where = torch.rand(2, generator=self.noise, device=self.noise.device)
+        half = length // 2
+        column = half + (where * (length - half)).long().clamp(max=length - half - 1)
+        return torch.where(late < 0.5, length - 1, column)
+
+    def draw_smt(self, shape: tuple[int, int]) -> Drawn:
+        """What of the noise is a choice, and what is added to memories."""
+        generator, device = self.noise, self.noise.device
+        size = self.model.memory_tokens, self.model.d
+        even, uniform = torch.rand(2, *shape, generator=generator, device=device)
+        gumbel = -(-uniform.clamp(1e-9, 1 - 1e-7).log()).log()
+        before = self.config.noise * torch.randn(*shape, *size, generator=generator, device=device)
+        decoded = shape[0], min(self.config.decoded, shape[1])
+        read = self.config.noise * torch.randn(*decoded, *size, generator=generator, device=device)
+        tokens, sample = shape[0] * shape[1] * size[0], self.config.uniformity_sample
+        compared = torch.randperm(tokens, generator=generator, device=device)[:sample] if tokens > sample else None
+        return Drawn(even, gumbel, before, read, compared)
+
+    def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
+        found = self.teacher_losses(batch, int(drawn)) if phase == "teacher" else self.smt_losses(batch, drawn)
+        return found, carry
+
+    def teacher_losses(self, batch: Batch, column: int) -> dict[str, Tensor]:
+        """L_dec + lambda_unif L_unif of the memory after one column."""
+        width = min(self.config.future or batch.x.shape[1], batch.x.shape[1] - column)
+        memory = self.teacher.encode_last(batch.x[:, : column + 1])
+        logits = self.teacher.decode(memory, batch.x[:, column + 1 : column + width])
+        dec = cross_entropy(logits, batch.y[:, column : column + width])
+        unif = uniformity_loss(memory)
+        return {"loss": dec + self.config.lambda_unif * unif, "L_dec": dec, "L_unif": unif}
+
+    def smt_losses(self, batch: Batch, drawn: Drawn) -> dict[str, Tensor]:
+        """The weighted sum as "loss", its three parts, and the mean one-step error as it is."""
+        config, (x, y, _) = self.config, batch
+        memories = self.teacher.encode(x)  # (B, T + 1, K, d)
+        before, after = memories[:, :-1], memories[:, 1:]
+        predicted = self.rnn.update(_noisy(before, drawn.before).flatten(0, 1), x.flatten()).unflatten(0, x.shape)
+        error = (predicted - after).square().mean((2, 3))  # (B, T)
+        weight = error.detach().clamp(min=1e-8) ** config.focal
+        dyn = (error * weight / weight.mean()).mean()
+        if config.relative:
+            dyn = dyn / after.var(0, correction=min(1, len(x) - 1)).mean().clamp(min=SMALLEST)
+        t, read = self._decoded(after, predicted, error.detach(), drawn)
+        width = min(config.future or x.shape[1], x.shape[1])
+        if x.device.type == "cpu":  # elsewhere the device would have to be waited for
+            width = min(width, x.shape[1] - int(t.min()))
+        future = windows(x, t + 1, width - 1, 0).flatten(0, 1)
+        targets = windows(y, t, width, IGNORED).flatten(0, 1)
+        dec = cross_entropy(self.teacher.decode(_noisy(read, drawn.read).flatten(0, 1), future), targets)
+        unif = uniformity_loss(after.flatten(0, 1), drawn.compared)
+        loss = config.lambda_dec * dec + config.lambda_dyn * dyn + config.lambda_unif * unif
+        return {"loss": loss, "L_dec": dec, "L_dyn": dyn, "L_unif": unif, "one_step": error.mean()}
+
+    def _decoded(self, after: Tensor, predicted: Tensor, error: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """The columns (B, n) whose memories are decoded, and these memories: the teacher's, then the updater's."""
+        count = drawn.read.shape[1]
+        own = round(self.config.predicted * count)
+        even = drawn.even.topk(count - own, dim=1).indices
+        hard = ((error + 1e-12).log() + drawn.by_error).topk(own, dim=1).indices
+        rows = torch.arange(len(after), device=after.device)[:, None]
+        return torch.cat([even, hard], 1), torch.cat([after[rows, even], predicted[rows, hard]], 1)
+
+    @torch.no_grad()
+    def settle(self, phase: str) -> None:
+        """The readout takes the decoder's weights, and the rollout's first memory becomes the teacher's."""
+        if phase in ("teacher", "smt"):
+            self.rnn.readout.load_state_dict(self.teacher.decoder.state_dict())
+            updater: Any = self.rnn.updater
+            updater.start.copy_(self.teacher.start(1)[0][0])
+
+    def teaching(self) -> Teaching:
+        return Teaching(self.teacher_memories, self.teacher.decode, self.config.future or 2**31, self.rollout)
+
+    def teacher_memories(self, x: Tensor, columns: Sequence[int]) -> Tensor:
+        """Memories after these n columns of x (B, T), in one pass: (B, n, K, d)."""
+        return self.teacher.encode(x)[:, torch.as_tensor(columns, device=x.device) + 1]
+
+    def rollout(self, x: Tensor) -> Tensor:
+        """Whole sequences x (B, T) on the RNN's own memories: (B, T, K, d)."""
+        features, state = self.rnn.scan(self.initial_state(len(x)), x)
+        return features.unflatten(-1, state.shape[1:])
+
+    def predict_teacher(self, x: Tensor, columns: slice = EVERY) -> Tensor:
+        """The teacher's own answers from its memories."""
+        memories = self.teacher_memories(x, range(x.shape[1])[columns])
+        nothing = x[:, :0].repeat_interleave(memories.shape[1], 0)
+        return self.teacher.decode(memories.flatten(0, 1), nothing).unflatten(0, memories.shape[:2])[:, :, 0]
+
+    def predictors(self) -> tuple[Predictor, ...]:
+        return Predictor("rnn", self.predict), Predictor("teacher", self.predict_teacher, reference=True)
+
+
+def _noisy(memories: Tensor, noise: Tensor) -> Tensor:
+    return rms_normalise(memories + noise)

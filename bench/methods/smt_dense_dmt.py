@@ -1,0 +1,97 @@
+"""DMT after dense SMT: labels at all columns for one pass of the teacher, rollouts in pieces that grow.
+
+As in `bench.methods.smt_dmt`, but each rollout begins at the teacher's memory of a column within the sequence: what a
+rollout from the beginning has forgotten cannot be mended by a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from bench.config import Config, NonNegative, Optimiser, Positive, TrainingConfig
+from bench.methods.base import Carry, Phase, cross_entropy, scored_slice
+from bench.methods.on_policy import cyclic, rolled_out, swept
+from bench.methods.smt import dynamics_loss
+from bench.methods.smt_dense import SMTDense, SMTDenseConfig
+from bench.registry import register_method
+from bench.tasks.base import Batch
+
+
+class DenseDMTConfig(Config):
+    """The second half of training."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(0.4, description="of the budget")
+    lambda_dyn: NonNegative = 10.0
+    lambda_readout: NonNegative = 1.0
+    rollout: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+        (8, 8, 16, 32, 64), description="steps from the teacher's memory, in equal parts of the phase"
+    )
+    sweeps: Positive | None = Field(None, description="k sweeps over all columns in place of rollouts")
+    detach_readout: bool = Field(False, description="the readout's loss does not reach the updater")
+    batch_size: Positive = 8
+    optimiser: Optimiser = Optimiser(lr=1e-3, schedule="cosine")
+
+
+class SMTDenseDMTConfig(SMTDenseConfig):
+    """Dense SMT's fields, and DMT's under `dmt`."""
+
+    dmt: DenseDMTConfig = DenseDMTConfig()
+
+    @model_validator(mode="after")
+    def _leaves_a_share(self) -> SMTDenseDMTConfig:
+        if self.teacher.share + self.dmt.share >= 1:
+            raise ValueError(
+                f"teacher.share ({self.teacher.share}) and dmt.share ({self.dmt.share}) leave nothing for phase smt"
+            )
+        return self
+
+
+@register_method("smt-dense+dmt")
+class SMTDenseDMT(SMTDense):
+    """Dense SMT's phases, then "dmt"."""
+
+    Config = SMTDenseDMTConfig
+    config: SMTDenseDMTConfig
+    outside_autograd: ClassVar[Mapping[str, str]] = {"dmt": "the teacher's memories, as labels, hold what to keep"}
+
+    def phases(self, training: TrainingConfig) -> list[Phase]:
+        dmt = self.config.dmt
+        groups, stages = (tuple(self.rnn.parameters()),), 1 if dmt.sweeps else len(dmt.rollout)
+        last = Phase("dmt", dmt.share, dmt.optimiser, groups, dmt.batch_size, stages=stages)
+        return [*self.taught(training, 1 - dmt.share), last]
+
+    def draw(self, shape: tuple[int, int], phase: str) -> Any:
+        return self.draw_offset(shape[1]) if phase == "dmt" else super().draw(shape, phase)
+
+    def draw_offset(self, length: int) -> Tensor:
+        """Where the first piece begins, (1,): anywhere below its steps; 0 for one of the whole sequence."""
+        steps = self.config.dmt.rollout[self.stage]
+        return torch.randint(steps if steps < length else 1, (1,), generator=self.noise, device=self.noise.device)
+
+    def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
+        return (self.dmt_losses(batch, drawn), carry) if phase == "dmt" else super().losses(batch, drawn, carry, phase)
+
+    def dmt_losses(self, batch: Batch, offset: Tensor) -> dict[str, Tensor]:
+        """The weighted sum as "loss", and its two parts."""
+        dmt, (x, y, _) = self.config.dmt, batch
+        columns = cyclic(x.shape[1], offset)
+        with torch.no_grad():
+            memories = self.teacher.encode(x)
+            if dmt.sweeps:
+                before = swept(self.rnn, memories, x, dmt.sweeps)[:, columns]
+            else:
+                steps = min(dmt.rollout[self.stage], x.shape[1])
+                before = rolled_out(self.rnn, memories[:, columns[::steps]], x, columns, steps)
+        after = self.rnn.update(before.flatten(0, 1), x[:, columns].flatten())
+        dyn = dynamics_loss(after, memories[:, columns + 1].flatten(0, 1))
+        scored = scored_slice(self.task, x.shape[1])
+        places = (torch.arange(x.shape[1], device=x.device)[scored] - offset) % x.shape[1]
+        answered = after.unflatten(0, x.shape)[:, places]
+        answered = answered.detach() if dmt.detach_readout else answered
+        readout = cross_entropy(self.rnn.read(answered.flatten(-2)), y[:, scored])
+        return {"loss": dmt.lambda_dyn * dyn + dmt.lambda_readout * readout, "L_dyn": dyn, "L_readout": readout}

@@ -1,0 +1,155 @@
+"""A teacher that writes the memories of all prefixes of a sequence in one causal pass: this project's, for dense SMT.
+
+Tokens attend to the tokens before them; at every position K registers read the tokens up to it. With T = 3 inputs:
+
+    BOS x0 x1 x2  ->  m of nothing, m after x0, m after x1, m after x2
+
+The published teacher encodes each prefix by itself, T + 1 passes. Registers do not see one another: they are K more
+query heads of one attention (Ainslie et al., *GQA*, arXiv 2305.13245, share keys in this way).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.config import ModelConfig
+from bench.models.layers import Block, Cache, Readout, activation, embedding, rms_normalise, rotate, stack
+
+
+class Read(NamedTuple):
+    """What the teacher has read when it streams."""
+
+    caches: list[Cache]
+    """Keys and values of the tokens, one pair per block."""
+    last: Tensor
+    """The last token (B, 1)."""
+
+
+class ShiftedEmbedding(nn.Module):
+    """Symbols -> vectors; with `shift` the vector of the symbol before is added, by a table of its own.
+
+    One layer then sees pairs of symbols, which a causal Transformer else has to learn to find (the token shift of
+    Peng et al., *RWKV*, arXiv 2305.13048).
+    """
+
+    def __init__(self, symbols: int, d: int, shift: bool) -> None:
+        super().__init__()
+        self.own = embedding(symbols, d)
+        self.before = embedding(symbols, d) if shift else None
+
+    def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """x (B, T) -> (B, T, d); `before` (B, 1) is the symbol before the first: None when there is none."""
+        vectors = self.own(x)
+        if self.before is None:
+            return vectors
+        if before is not None:
+            return vectors + self.before(torch.cat([before, x[:, :-1]], 1))
+        return vectors + F.pad(self.before(x[:, :-1]), (0, 0, 1, 0))
+
+
+class DenseTeacher(nn.Module):
+    """Encoder and decoder. A memory depends on the last `context` inputs alone, which bounds what a block may see."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, output_size: int, context: int, shift: bool) -> None:
+        super().__init__()
+        self.begin = vocab_size
+        """The symbol before the first."""
+        self.embedding = ShiftedEmbedding(vocab_size + 1, config.d, shift)
+        self.registers = nn.Parameter(torch.randn(config.memory_tokens, config.d))
+        self.encoder = stack(config, config.encoder_layers)
+        self.future_embedding = ShiftedEmbedding(vocab_size, config.d, shift)
+        self.decoder = Readout(config, config.decoder_layers, output_size)
+        # What a block sees of its tokens, each of which sees as much below, adds up to the context.
+        self.span = max(1, (context - 1 - shift) // config.encoder_layers + 1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Memories of all prefixes of x (B, T), the empty one first: (B, T + 1, K, d)."""
+        return self.read(self._from_the_beginning(x))[0]
+
+    def encode_last(self, x: Tensor) -> Tensor:
+        """The memory after all of x (B, T): (B, K, d). Registers read at one position only, which costs much less."""
+        return self.read(self._from_the_beginning(x), last_alone=True)[0][:, 0]
+
+    def decode(self, memory: Tensor, future: Tensor) -> Tensor:
+        """Memory m_t (N, K, d), inputs x_{t+1} .. x_{t+F-1} (N, F-1) -> logits for y_t .. y_{t+F-1} (N, F, O)."""
+        tokens = torch.cat([memory, self.future_embedding(future)], 1)
+        return self.decoder(tokens, slice(memory.shape[1] - 1, None))
+
+    def start(self, lanes: int) -> tuple[Tensor, Read]:
+        """The memory of nothing (B, K, d), and what streaming goes on from."""
+        nothing = torch.empty(lanes, 0, dtype=torch.long, device=self.registers.device)
+        memories, read = self.read(self._from_the_beginning(nothing))
+        return memories[:, 0], read
+
+    def step(self, read: Read, x_t: Tensor) -> tuple[Tensor, Read]:
+        """One input x_t (B,): the memory after it (B, K, d), and what has then been read."""
+        memories, read = self.read(x_t[:, None], read)
+        return memories[:, 0], read
+
+    def _from_the_beginning(self, x: Tensor) -> Tensor:
+        return F.pad(x, (1, 0), value=self.begin)
+
+    def read(self, tokens: Tensor, before: Read | None = None, last_alone: bool = False) -> tuple[Tensor, Read]:
+        """Tokens (B, n) after those of `before`: memories after each of them, or the last alone, and all that is read.
+
+        After `before` comes a single token.
+        """
+        hidden = self.embedding(tokens, before and before.last)
+        registers = self.registers.expand(*tokens[:, -1:].shape if last_alone else tokens.shape, -1, -1)
+        past = before.caches[0][0].shape[2] if before else 0
+        mask = self._mask(past, tokens)
+        caches: list[Cache] = []
+        blocks: Any = self.encoder  # (a list of modules to the type checker)
+        for i, block in enumerate(blocks):
+            cache = before.caches[i] if before else None
+            if i + 1 < len(self.encoder):
+                hidden, kept = block(hidden, mask, causal=mask is None, cache=cache)
+            else:  # only its keys and values are needed of the tokens
+                kept = _keys_and_values(block, hidden, cache)
+            caches.append(kept)
+            registers = _attend(block, registers, kept, mask)
+        return rms_normalise(registers), Read(caches, tokens[:, -1:])
+
+    def _mask(self, past: int, tokens: Tensor) -> Tensor | None:
+        """What each token may attend to, (1, 1, n, past + n): the beginning, and the last `span` up to itself.
+
+        None where that is all up to itself.
+        """
+        total = past + tokens.shape[1]
+        if total <= self.span:
+            return None
+        at = torch.arange(total, device=tokens.device)
+        ago = at[past:, None] - at
+        return (((ago >= 0) & (ago < self.span)) | (at == 0))[None, None]
+
+
+def _keys_and_values(block: Block, tokens: Tensor, cache: Cache | None) -> Cache:
+    """Of tokens (B, n, d) after those in the cache, each (B, heads, all, head width)."""
+    inner = block.qkv.out_features // 3
+    both = F.linear(block.attention_norm(tokens), block.qkv.weight[inner:]).unflatten(-1, (2, block.heads, -1))
+    keys = rotate(both[:, :, :1], 0 if cache is None else cache[0].shape[2])[:, :, 0].transpose(1, 2)
+    values = both[:, :, 1].transpose(1, 2)
+    return (keys, values) if cache is None else (torch.cat([cache[0], keys], 2), torch.cat([cache[1], values], 2))
+
+
+def _attend(block: Block, registers: Tensor, cache: Cache, mask: Tensor | None) -> Tensor:
+    """Registers (B, n, K, d) at the last n positions read the tokens up to each of them, through the block."""
+    (keys, values), (_, n, count, _) = cache, registers.shape
+    inner = block.qkv.out_features // 3
+    queries = F.linear(block.attention_norm(registers), block.qkv.weight[:inner]).unflatten(-1, (block.heads, -1))
+    queries = rotate(queries, keys.shape[2] - n).permute(0, 3, 2, 1, 4).flatten(1, 2)  # (B, heads K, n, head width)
+    read = F.scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=None if mask is None else mask[:, :, -n:],
+        is_causal=mask is None and n > 1,
+        enable_gqa=True,
+    )
+    read = read.unflatten(1, (block.heads, count)).permute(0, 3, 2, 1, 4).flatten(-2)  # (B, n, K, inner)
+    registers = registers + block.merge(read)
+    return registers + block.contract(activation(block.expand(block.feedforward_norm(registers))))
