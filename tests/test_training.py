@@ -12,6 +12,7 @@ import torch
 from bench import registry, streams
 from bench.build import build_method, build_task
 from bench.config import Optimiser, TrainingConfig
+from bench.engine import Engine
 from bench.errors import BadInput
 from bench.methods.base import EVERY, Method, Phase, Predictor, RecurrentMethod, cross_entropy
 from bench.methods.bptt import BPTT
@@ -151,6 +152,31 @@ def test_phases_share_the_budget_and_keep_their_weights(tmp_path):
     frozen = [name for name in smt if name.startswith("teacher")]
     assert frozen and all(torch.equal(smt[name], dmt[name]) for name in frozen)
     assert any(not torch.equal(smt[name], dmt[name]) for name in smt if name.startswith("rnn"))
+
+
+def test_dmt_begins_from_the_averaged_weights_of_smt(tmp_path, monkeypatch):
+    found = {}
+
+    def leave(engine):
+        found[engine.phase.name] = {"last": [one.clone() for one in engine.parameters], "average": engine.average}
+        kept(engine)
+
+    kept = Engine.leave
+    monkeypatch.setattr(Engine, "leave", leave)
+    training = {"batch_size": 8, "budget": {"steps": 12}, "optimiser": {"lr": 0.01, "ema": 0.9}}
+    run = tiny_run({"name": "smt+dmt", "dmt": {"share": 0.5, "every": 3, "batch_size": 4}}, training=training)
+    folder = trained(run, tmp_path)
+    method = build_method(run, build_task(run))
+    method.load_state_dict(load_tensors(folder.weights("smt")))
+    (smt, _) = method.phases(run.training)
+    handed_on = [one for group in smt.groups for one in group]
+    for one, average, last in zip(handed_on, found["smt"]["average"].values, found["smt"]["last"], strict=True):
+        assert torch.equal(one, average) and not torch.equal(one, last)
+    for mine, decoders in zip(method.rnn.readout.parameters(), method.teacher.decoder.parameters(), strict=True):
+        assert torch.equal(mine, decoders)
+    assert torch.equal(method.rnn.updater.start, method.teacher.encode(torch.empty(1, 0, dtype=torch.long))[0])
+    final = load_tensors(folder.weights("dmt"))
+    assert all(torch.equal(final[name], one) for name, one in method.state_dict().items() if name[:7] == "teacher")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from bench.config import ModelConfig, NonNegative, Positive, Run, Share, Trainin
 from bench.methods.base import EVERY, Carry, MethodConfig, Phase, Predictor, RecurrentMethod, cross_entropy
 from bench.models.teacher import Teacher, windows
 from bench.registry import register_method
-from bench.tasks.base import IGNORED, Batch, Task
+from bench.tasks.base import IGNORED, Batch, Task, undrawable
 
 
 class SMTConfig(MethodConfig):
@@ -43,6 +43,10 @@ class SMTConfig(MethodConfig):
     context: Positive = Field(256, description="T_c: inputs that the encoder sees")
     future: Positive = Field(64, description="T_f: outputs that the decoder predicts from one memory")
     timesteps: Positive | None = Field(1, description="positions t drawn per sequence; null: all")
+    length: Positive | None = Field(None, description="columns of SMT's batches; null: the task's length")
+    whole_futures: bool = Field(
+        False, description="draw t only where T_f outputs are left and, with start: context, a transition leads to m_t"
+    )
     uniformity_sample: Annotated[int, Field(ge=2)] = Field(512, description="memory tokens compared in L_unif")
     detach: bool = Field(False, description="keep L_dyn's gradient out of the encoder")
     start: Literal["empty", "context"] = Field(
@@ -133,9 +137,17 @@ class SMT(RecurrentMethod):
             return (
                 f"the readout takes the decoder's weights: model.readout should be transformer, not {run.model.readout}"
             )
+        columns = config.length or run.task_config.length  # type: ignore[attr-defined]
+        if config.length:
+            task = registry.tasks.get(run.task)(run.task_config)
+            if reason := undrawable(task, "train", columns, run.evaluation.score_from):
+                return f"length: {reason}"
+        first = config.context if config.start == "context" else 0
+        if config.whole_futures and columns < first + config.future:
+            return f"whole_futures needs batches of at least {first + config.future} columns, not {columns}"
         if config.start == "empty":
             return None
-        if run.task_config.length <= config.context:  # type: ignore[attr-defined]
+        if columns <= config.context:
             return f"start: context needs sequences longer than the context, {config.context}"
         if run.evaluation.score_from < config.context - 1:
             return (
@@ -150,7 +162,13 @@ class SMT(RecurrentMethod):
         return self.config.context if self.config.start == "context" else 0
 
     def phases(self, training: TrainingConfig) -> list[Phase]:
-        return [Phase("smt", 1.0, training.optimiser, self.smt_groups(), training.batch_size)]
+        return [self.smt_phase(1.0, training)]
+
+    def smt_phase(self, share: float, training: TrainingConfig) -> Phase:
+        """Supervised memory training, with that share of the budget."""
+        return Phase(
+            "smt", share, training.optimiser, self.smt_groups(), training.batch_size, length=self.config.length
+        )
 
     def smt_groups(self) -> tuple[tuple[torch.nn.Parameter, ...], ...]:
         """Teacher and RNN, clipped separately. The readout is not trained: it takes the decoder's weights."""
@@ -163,10 +181,13 @@ class SMT(RecurrentMethod):
     def draw_smt(self, shape: tuple[int, int]) -> Drawn:
         """Positions, no two alike in a row, at or after the first memory; memory tokens for L_unif."""
         (batch_size, length), device = shape, self.noise.device
-        earliest = max(self.first - 1, 0)
-        several = min(self.config.timesteps or length, length - earliest)
-        keys = torch.rand(batch_size, length - earliest, generator=self.noise, device=device)
-        if self.config.empty_share is not None and earliest == 0 and several < length:
+        earliest, latest = max(self.first - 1, 0), length - 1
+        if self.config.whole_futures:
+            earliest, latest = self.first, length - self.config.future
+        positions = latest + 1 - earliest
+        several = min(self.config.timesteps or positions, positions)
+        keys = torch.rand(batch_size, positions, generator=self.noise, device=device)
+        if self.config.empty_share is not None and earliest == 0 and several < positions:
             # Give t = 0 a share of its own: it comes first in that share of the rows, else last.
             chosen = torch.rand(batch_size, generator=self.noise, device=device) < self.config.empty_share
             keys[:, 0] = chosen.to(keys.dtype) * 3 - 1

@@ -11,7 +11,10 @@ import torch.nn.functional as F
 
 from bench.build import build_method, build_task
 from bench.engine import Engine
+from bench.grid import load_collection
+from bench.methods.base import impossible
 from bench.methods.smt import cut_windows, uniformity_loss
+from bench.phases import draw
 from bench.tasks.base import IGNORED, Batch
 from tests.helpers import tiny_run
 
@@ -197,11 +200,68 @@ def test_dmts_losses_and_gradient_equal_those_of_single_rollouts(batch, detach_r
     expect(method, found, 10 * dyn + readout)
 
 
-def test_dmt_labels_every_kth_position_from_a_random_offset():
-    method = method_of("smt+dmt", dmt={"every": 4})
-    seen = {tuple(method.draw((B, 10), "dmt").tolist()) for _ in range(200)}
-    assert seen == {(0, 4), (1, 5), (2, 6), (3, 7)}
-    assert len(method.draw((B, 3), "dmt")) == 1  # shorter than k: one position
+@pytest.mark.parametrize(("length", "every"), [(10, 4), (5, 4), (9, 4), (17, 4), (12, 3), (3, 4), (6, 1)])
+def test_dmt_labels_every_position_of_the_rollout_equally_often(length, every):
+    """At 5, 9 and 17, keys-values scores the last column alone."""
+    method = method_of("smt+dmt", dmt={"every": every})
+    drawn = torch.stack([method.draw((B, length), "dmt") for _ in range(4000)])
+    assert drawn.shape[1] == max(1, length // every)
+    assert (drawn.diff(dim=1) >= min(every, length)).all()
+    share = torch.bincount(drawn.flatten(), minlength=length) / drawn.numel()
+    torch.testing.assert_close(share, torch.full((length,), 1 / length), rtol=0, atol=0.04)  # 5 standard errors
+
+
+def test_dmt_labels_no_position_before_the_first_memory_or_after_the_rollout():
+    run = tiny_run(
+        {"name": "smt+dmt", "start": "context", "context": 3, "dmt": {"every": 2, "rollout": 5}},
+        {"name": "retrieval", "length": 12},
+        evaluation={"score_from": 2},
+    )
+    method = build_method(run, build_task(run))
+    assert {t for _ in range(300) for t in method.draw((B, 12), "dmt").tolist()} == {3, 4, 5, 6, 7}
+
+
+def test_the_papers_windows_hold_one_position_with_a_whole_context_and_a_whole_future():
+    """320 tokens for each position, where windows of 512 left 63 of 257 with less than 64 outputs."""
+    paper = next(run for run in load_collection("paper").grids[0].runs if run.method == "smt+dmt")
+    run = tiny_run(
+        {"name": "smt+dmt", **paper.method_config.changes()},
+        {"name": "recency", "length": paper.task_config.length},
+        evaluation={"score_from": paper.evaluation.score_from},
+    )
+    task = build_task(run)
+    method = build_method(run, task)
+    (phase, _) = method.phases(run.training)
+    batch, _ = draw(run, task, method, phase, torch.Generator())
+    assert batch.x.shape == (8, 320)
+    t, y = method.draw(tuple(batch.x.shape), "smt").t, torch.zeros_like(batch.x)
+    assert t.tolist() == [[256]] * 8
+    seen = cut_windows(batch.x, y, t, 256, 64, method.first)
+    assert (seen.before >= 0).all() and (seen.targets >= 0).all() and seen.has_before.all()
+
+
+@pytest.mark.parametrize("start", ["empty", "context"])
+def test_positions_with_a_whole_future_are_all_drawn_and_no_others(start):
+    run = tiny_run(
+        {"name": "smt", "start": start, "context": 3, "future": 4, "whole_futures": True, "timesteps": 2},
+        evaluation={"score_from": 2},
+    )
+    method = build_method(run, build_task(run))
+    first = 3 if start == "context" else 0
+    assert set(method.draw((400, 12), "smt").t.flatten().tolist()) == set(range(first, 9))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"whole_futures": True, "future": 13}, "whole_futures needs batches of at least 13 columns, not 12"),
+        ({"whole_futures": True, "future": 6, "length": 5}, "whole_futures needs batches of at least 6 columns, not 5"),
+        ({"length": 2}, "length: retrieval: length 2 given; should be at least 3"),
+        ({"length": 6, "future": 6, "whole_futures": True}, None),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_one_line(fields, told):
+    assert impossible(tiny_run({"name": "smt", **fields})) == told
 
 
 def test_contexts_futures_and_targets_are_aligned_as_in_the_worked_example():
