@@ -123,6 +123,7 @@ class SMT(RecurrentMethod):
     Config = SMTConfig
     config: SMTConfig
     gradient_is: ClassVar[Mapping[str, Any]] = {"smt": "own"}
+    answers: ClassVar[Mapping[str, str]] = {"smt": "L_dec"}
 
     def __init__(self, config: MethodConfig, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
         super().__init__(config, task, model, noise)
@@ -145,8 +146,12 @@ class SMT(RecurrentMethod):
         first = config.context if config.start == "context" else 0
         if config.whole_futures and columns < first + config.future:
             return f"whole_futures needs batches of at least {first + config.future} columns, not {columns}"
+        if config.whole_futures and run.training.curriculum and not config.length:
+            return "whole_futures needs batches of one length; training.curriculum should be null"
         if config.start == "empty":
             return None
+        if run.training.curriculum:
+            return f"training.curriculum: start: context needs sequences longer than {config.context}; should be null"
         if columns <= config.context:
             return f"start: context needs sequences longer than the context, {config.context}"
         if run.evaluation.score_from < config.context - 1:

@@ -50,6 +50,7 @@ class SMTDMT(SMT):
 
     Config = SMTDMTConfig
     config: SMTDMTConfig
+    answers: ClassVar[Mapping[str, str]] = {"smt": "L_dec", "dmt": "L_readout"}
     outside_autograd: ClassVar[Mapping[str, str]] = {"dmt": "the teacher's memories, as labels, hold what to keep"}
 
     @classmethod
