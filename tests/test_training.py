@@ -219,6 +219,24 @@ def test_a_run_can_start_from_a_finished_phase_of_another(tmp_path):
         Trainer(other, folder_of(other, tmp_path))
 
 
+@pytest.mark.parametrize(("source", "phase", "trained_here"), [("smt", "smt", {"dmt", "bptt"}), (DMT, "dmt", {"bptt"})])
+def test_bptt_can_go_on_from_a_phase_of_another_method(tmp_path, source, phase, trained_here):
+    first = tiny_run(source)
+    trained(first, tmp_path)
+    three = {"name": "smt+dmt+bptt", "dmt": {"share": 0.3, "every": 3}, "bptt": {"share": 0.3, "batch_size": 8}}
+    run = tiny_run(three, init_from={"run": first.id, "phase": phase})
+    folder = trained(run, tmp_path)
+    assert {point["phase"] for point in read_json(folder / "curve.json")} == trained_here
+    before, after = load_tensors(Folder(tmp_path / first.id).weights(phase)), load_tensors(folder.weights("bptt"))
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("teacher"))
+    assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("rnn.updater"))
+
+
+def test_shares_that_leave_nothing_for_smt_are_refused():
+    with pytest.raises(BadInput, match="leave nothing for SMT"):
+        tiny_run({"name": "smt+dmt+bptt", "dmt": {"share": 0.5}, "bptt": {"share": 0.5}})
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     run = tiny_run(
         training={"batch_size": 8, "budget": {"steps": 200}, "optimiser": {"lr": 1e30, "clip": None, "warmup": 0.0}}

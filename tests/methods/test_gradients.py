@@ -200,6 +200,40 @@ def test_dmts_losses_and_gradient_equal_those_of_single_rollouts(batch, detach_r
     expect(method, found, 10 * dyn + readout)
 
 
+@pytest.mark.parametrize("start", ["empty", "context"])
+def test_the_last_phase_of_smt_dmt_bptt_is_bptt_from_the_first_memory(batch, start):
+    run = tiny_run(
+        {"name": "smt+dmt+bptt", "start": start, "context": 3},
+        {"name": "retrieval", "length": T, "symbols": SYMBOLS},
+        precision="float64",
+        evaluation={"score_from": 2},
+    )
+    method = build_method(run, build_task(run))
+    method.settle("smt")
+    found, scalars = trained_gradients(method, batch, "bptt")
+    terms, first = [], 3 if start == "context" else 0
+    for row in range(B):
+        memory = method.teacher.encode(batch.x[row : row + 1, :first]).detach()
+        for t in range(first, T):
+            memory = method.rnn.updater(memory, method.rnn.embedding.weight[batch.x[row, t]][None])
+            memory = memory / (memory.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+            terms.append((method.rnn.readout(memory)[0, -1], int(batch.y[row, t])))
+    loss = mean_nll(terms)
+    torch.testing.assert_close(scalars["loss"], loss.detach())
+    assert not any(name.startswith("teacher") for name in found)
+    expect(method, found, loss)
+
+
+def test_the_last_phase_of_smt_dmt_bptt_has_bptts_gradient(batch):
+    """With the weights of a BPTT run, and its first memory of zeros."""
+    plain, method = method_of("bptt"), method_of("smt+dmt+bptt")
+    method.rnn.load_state_dict(plain.rnn.state_dict())
+    (wanted, _), (found, _) = trained_gradients(plain, batch, "train"), trained_gradients(method, batch, "bptt")
+    assert wanted.keys() == found.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize(("length", "every"), [(10, 4), (5, 4), (9, 4), (17, 4), (12, 3), (3, 4), (6, 1)])
 def test_dmt_labels_every_position_of_the_rollout_equally_often(length, every):
     """At 5, 9 and 17, keys-values scores the last column alone."""
