@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from bench.build import build_method, build_task
 from bench.engine import Engine
+from bench.errors import BadInput
 from bench.grid import load_collection
 from bench.methods.base import impossible
 from bench.methods.smt import cut_windows, uniformity_loss
@@ -164,6 +165,66 @@ def test_smts_losses_and_gradient_equal_those_of_single_contexts(dense, context,
     for name, value in (("L_dec", dec), ("L_dyn", dyn), ("L_unif", unif), ("loss", loss)):
         torch.testing.assert_close(scalars[name], value.detach(), rtol=1e-9, atol=1e-12)
     expect(method, found, loss)
+
+
+@pytest.mark.parametrize("start", ["empty", "context"])
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("timesteps", [1, 3, None])
+def test_consecutive_positions_share_encodings_and_give_the_losses_and_gradients_of_separate_ones(
+    dense, start, detach, timesteps, monkeypatch
+):
+    """n + 1 contexts of a sequence are encoded in place of 2 n."""
+    found, encoded = [], []
+    for consecutive in (True, False):
+        run = tiny_run(
+            {
+                "name": "smt",
+                "consecutive": consecutive,
+                "timesteps": timesteps,
+                "start": start,
+                "context": 3,
+                "future": 2,
+                "lambda_unif": 0.3,
+                "uniformity_sample": 5,
+                "detach": detach,
+            },
+            {"name": "retrieval", "length": T, "symbols": SYMBOLS},
+            precision="float64",
+            evaluation={"score_from": 2},
+        )
+        method = build_method(run, build_task(run))
+        if consecutive:
+            drawn = method.draw((B, T), "smt")
+            assert (drawn.t.diff(dim=1) == 1).all()
+        monkeypatch.setattr(method, "draw", lambda shape, phase, drawn=drawn: drawn)
+        kept = method.teacher.encode
+        monkeypatch.setattr(method.teacher, "encode", lambda one, kept=kept: encoded.append(len(one)) or kept(one))
+        found.append(trained_gradients(method, dense, "smt"))
+    (shared, scalars), (separate, wanted) = found
+    n = drawn.t.shape[1]
+    assert encoded == [B * (n + 1), B * 2 * n]
+    for name in wanted:
+        torch.testing.assert_close(scalars[name], wanted[name], rtol=1e-12, atol=1e-14)
+    assert shared.keys() == separate.keys()
+    for name, gradient in separate.items():
+        torch.testing.assert_close(shared[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_no_position_is_in_a_run_less_often_than_those_in_the_middle(whole):
+    method = method_of("smt", consecutive=True, timesteps=3, future=2, whole_futures=whole)
+    drawn = method.draw((12_000, 10), "smt").t
+    positions = 9 if whole else 10
+    counts = torch.bincount(drawn.flatten(), minlength=positions) / len(drawn)
+    assert len(counts) == positions
+    middle = 3 / (positions + 2)  # of the places at which a run may begin
+    assert counts[[0, 3, 5, -1]].tolist() == pytest.approx([middle] * 4, abs=0.025)  # 5 standard errors
+    assert (counts > middle - 0.025).all()
+
+
+def test_an_empty_share_is_not_for_consecutive_positions():
+    with pytest.raises(BadInput, match="empty_share is for positions that are drawn apart"):
+        method_of("smt", consecutive=True, empty_share=0.5)
 
 
 def test_detached_smt_moves_the_encoder_by_the_decoder_alone(dense):
