@@ -207,6 +207,31 @@ class ModelConfig(Config):
         return self.heads * (self.head_width or self.d // self.heads)
 
 
+class CurriculumConfig(Config):
+    """Sequences that grow while a run trains. Exactly one of `below` and `within` says when the next length opens."""
+
+    lengths: tuple[Positive, ...] | None = Field(
+        None, description="rising; the task's own comes after those below it; null: powers of two from 8 on"
+    )
+    below: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="nats above the task's least loss: the next opens at a lower mean loss of the longest open"
+    )
+    batches: Positive = Field(10, description="batches of the longest open length in such a mean")
+    within: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="share of the budget over which the lengths open, evenly"
+    )
+    mixed: bool = Field(True, description="draw each batch's length among the open ones; false: the longest")
+    rate: Annotated[float, Field(gt=0)] = Field(1.0, description="multiplies the rate from the second length on")
+
+    @model_validator(mode="after")
+    def _opens_and_rises(self) -> CurriculumConfig:
+        if (self.below is None) == (self.within is None):
+            raise ValueError("give exactly one of below and within")
+        if self.lengths is not None and list(self.lengths) != sorted(set(self.lengths)):
+            raise ValueError(f"lengths {list(self.lengths)} should rise")
+        return self
+
+
 class TrainingConfig(Config):
     """How a run trains."""
 
@@ -217,6 +242,7 @@ class TrainingConfig(Config):
     )
     accumulate: Positive = Field(1, description="gradients that are averaged into one optimiser step")
     optimiser: Optimiser = Optimiser()
+    curriculum: CurriculumConfig | None = Field(None, description="null: all sequences have the task's length")
     stop_at: Share | None = Field(
         None, description="end early once the valid accuracy reaches this share of the task's ceiling"
     )

@@ -43,7 +43,7 @@ def idle_phase(run: Run, prices: Mapping[str, float] | None = None) -> str | Non
     token in each phase, where the budget is stated in work.
     """
     every, budget = run.training.accumulate, run.training.budget
-    if every == 1 or not (prices or budget.currency == "tokens"):
+    if every == 1 or run.training.curriculum or not (prices or budget.currency == "tokens"):
         return None
     task = build_task(run)
     method = build_method(run, task, device="meta")
@@ -79,10 +79,19 @@ class Lanes(NamedTuple):
 
 
 def draw(
-    run: Run, task: Task, method: Method, phase: Phase, generator: torch.Generator, lanes: Lanes | None = None
+    run: Run,
+    task: Task,
+    method: Method,
+    phase: Phase,
+    generator: torch.Generator,
+    lanes: Lanes | None = None,
+    length: int | None = None,
 ) -> tuple[Batch, Lanes | None]:
-    """The next batch to train on, and where the lanes of a stream then stand; None: they begin, or there are none."""
-    length, hidden = batch_length(run, method, phase), run.evaluation.score_from
+    """The next batch to train on, and where the lanes of a stream then stand; None: they begin, or there are none.
+
+    A `length`, of a curriculum, takes the place of the phase's.
+    """
+    length, hidden = length or batch_length(run, method, phase), run.evaluation.score_from
     if method.data == "sequences":
         return hide(task.sample("train", phase.batch_size, length, generator), hidden), None
     if lanes is None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from bench import provenance, registry, sources, streams
 from bench.build import autocast, build_method, build_task
 from bench.config import WORK, Run, scored_lengths
+from bench.curriculum import Curriculum
 from bench.engine import Engine
 from bench.errors import BadInput
 from bench.methods.base import EVERY, Method, Phase, Predict, scored_slice
@@ -190,6 +191,7 @@ class Trainer:
         self.digest = run_digest(run)
         self.data = streams.generator(run.seed, "data", device=run.device)
         self.lanes: Lanes | None = None
+        self.curriculum = Curriculum(run, self.task) if run.training.curriculum else None
         self.counters = Counters()
         self.curve: list[dict[str, Any]] = []
         self.skipped = phases_brought(run, self.phases)
@@ -354,8 +356,15 @@ class Trainer:
         return bool(counters.recent < until)
 
     def _draw(self, phase: Phase) -> Batch:
-        batch, self.lanes = draw(self.run, self.task, self.method, phase, self.data, self.lanes)
+        curriculum, length = self._followed(phase), None
+        if curriculum:
+            length = curriculum.draw(self.used() / self.run.training.budget.amount)
+        batch, self.lanes = draw(self.run, self.task, self.method, phase, self.data, self.lanes, length)
         return batch
+
+    def _followed(self, phase: Phase) -> Curriculum | None:
+        """The curriculum; none in a phase that has a length of its own."""
+        return None if phase.length else self.curriculum
 
     def _charge(self, phase: Phase, tokens: int) -> None:
         if tokens:
@@ -372,7 +381,11 @@ class Trainer:
         for name, value in scalars.items():
             counters.sums[name] = counters.sums[name] + value if name in counters.sums else value.clone()
         counters.summed += 1
-        if self.engine.take(rate(phase.optimiser, self._progress(phase))):
+        now = rate(phase.optimiser, self._progress(phase))
+        if curriculum := self._followed(phase):
+            now *= curriculum.rate
+            curriculum.learn(scalars[self.method.answers.get(phase.name, "loss")])
+        if self.engine.take(now):
             counters.steps += 1
             counters.phase_steps += 1
 
@@ -482,6 +495,8 @@ class Trainer:
             self.method.settle(phase.name)
             self._check_weights()
             means = {f"train_{name}": (value / counters.summed).item() for name, value in counters.sums.items()}
+            if self.curriculum:
+                means["train_length"] = self.curriculum.longest
             counters.sums, counters.summed = {}, 0
             online = self._online()
             scores = self._scores("test", length)
@@ -571,6 +586,7 @@ class Trainer:
                 "data": self.data.get_state(),
                 "noise": self.method.noise.get_state(),
                 "lanes": None if self.lanes is None else tuple(self.lanes),
+                "curriculum": self.curriculum.state_dict() if self.curriculum else None,
             }
             save_tensors(self.folder.files / "checkpoint.pt", state)
             self.folder.drop("checkpoint.pt")  # of earlier attempts: this one is as far as they were
@@ -614,6 +630,8 @@ class Trainer:
         self.data.set_state(saved["data"])
         self.method.noise.set_state(saved["noise"])
         self.lanes = None if saved["lanes"] is None else Lanes(*_to_device(saved["lanes"], self.run.device))
+        if self.curriculum:
+            self.curriculum.load_state_dict(_to_device(saved["curriculum"], self.run.device))
         write_json(self.folder.files / "curve.json", self.curve)
 
     # The end.

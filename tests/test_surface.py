@@ -22,7 +22,17 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 MODULES = ("bench", "bench.tasks", "bench.methods", "bench.models", "bench.testing")
-CONFIGS = ("Config", "Budget", "Optimiser", "ModelConfig", "TrainingConfig", "EvaluationConfig", "InitFrom", "Run")
+CONFIGS = (
+    "Config",
+    "Budget",
+    "Optimiser",
+    "ModelConfig",
+    "CurriculumConfig",
+    "TrainingConfig",
+    "EvaluationConfig",
+    "InitFrom",
+    "Run",
+)
 FILE = Path(__file__).with_name("surface.txt")
 SAYS_ITSELF = ("__version__", "Split")
 """Constants whose value is their explanation."""

@@ -12,6 +12,7 @@ import torch
 from bench import registry, streams
 from bench.build import build_method, build_task
 from bench.config import Optimiser, TrainingConfig
+from bench.engine import Engine
 from bench.errors import BadInput
 from bench.methods.base import EVERY, Method, Phase, Predictor, RecurrentMethod, cross_entropy
 from bench.methods.bptt import BPTT
@@ -153,6 +154,31 @@ def test_phases_share_the_budget_and_keep_their_weights(tmp_path):
     assert any(not torch.equal(smt[name], dmt[name]) for name in smt if name.startswith("rnn"))
 
 
+def test_dmt_begins_from_the_averaged_weights_of_smt(tmp_path, monkeypatch):
+    found = {}
+
+    def leave(engine):
+        found[engine.phase.name] = {"last": [one.clone() for one in engine.parameters], "average": engine.average}
+        kept(engine)
+
+    kept = Engine.leave
+    monkeypatch.setattr(Engine, "leave", leave)
+    training = {"batch_size": 8, "budget": {"steps": 12}, "optimiser": {"lr": 0.01, "ema": 0.9}}
+    run = tiny_run({"name": "smt+dmt", "dmt": {"share": 0.5, "every": 3, "batch_size": 4}}, training=training)
+    folder = trained(run, tmp_path)
+    method = build_method(run, build_task(run))
+    method.load_state_dict(load_tensors(folder.weights("smt")))
+    (smt, _) = method.phases(run.training)
+    handed_on = [one for group in smt.groups for one in group]
+    for one, average, last in zip(handed_on, found["smt"]["average"].values, found["smt"]["last"], strict=True):
+        assert torch.equal(one, average) and not torch.equal(one, last)
+    for mine, decoders in zip(method.rnn.readout.parameters(), method.teacher.decoder.parameters(), strict=True):
+        assert torch.equal(mine, decoders)
+    assert torch.equal(method.rnn.updater.start, method.teacher.encode(torch.empty(1, 0, dtype=torch.long))[0])
+    final = load_tensors(folder.weights("dmt"))
+    assert all(torch.equal(final[name], one) for name, one in method.state_dict().items() if name[:7] == "teacher")
+
+
 @pytest.mark.parametrize(
     ("budget", "steps"), [({"steps": 7}, 7), ({"tokens": 8 * 12 * 5}, 5), ({"tokens": 8 * 12 * 5 + 1}, 6)]
 )
@@ -191,6 +217,24 @@ def test_a_run_can_start_from_a_finished_phase_of_another(tmp_path):
     with pytest.raises(BadInput, match="init_from.phase: 'stm' is unknown; allowed: smt"):
         other = tiny_run(DMT, init_from={"run": smt.id, "phase": "stm"})
         Trainer(other, folder_of(other, tmp_path))
+
+
+@pytest.mark.parametrize(("source", "phase", "trained_here"), [("smt", "smt", {"dmt", "bptt"}), (DMT, "dmt", {"bptt"})])
+def test_bptt_can_go_on_from_a_phase_of_another_method(tmp_path, source, phase, trained_here):
+    first = tiny_run(source)
+    trained(first, tmp_path)
+    three = {"name": "smt+dmt+bptt", "dmt": {"share": 0.3, "every": 3}, "bptt": {"share": 0.3, "batch_size": 8}}
+    run = tiny_run(three, init_from={"run": first.id, "phase": phase})
+    folder = trained(run, tmp_path)
+    assert {point["phase"] for point in read_json(folder / "curve.json")} == trained_here
+    before, after = load_tensors(Folder(tmp_path / first.id).weights(phase)), load_tensors(folder.weights("bptt"))
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("teacher"))
+    assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("rnn.updater"))
+
+
+def test_shares_that_leave_nothing_for_smt_are_refused():
+    with pytest.raises(BadInput, match="leave nothing for SMT"):
+        tiny_run({"name": "smt+dmt+bptt", "dmt": {"share": 0.5}, "bptt": {"share": 0.5}})
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):

@@ -32,10 +32,12 @@ TASKS: tuple[dict[str, Any], ...] = (
     {"name": "retrieval", "length": 8, "symbols": 4},
     {"name": "stack", "length": 8, "symbols": 2, "depth": 2},
 )
-METHODS = ("bptt", "smt", "smt+dmt", "transformer", "tbptt", "rtrl")
+METHODS = ("bptt", "smt", "smt+dmt", "smt+dmt+bptt", "transformer", "tbptt", "rtrl")
 BACKBONES = ("transformer", "mlp", "gru", "tanh", "lstm", "lru")
-FEWER = {"rtrl": ("tanh",)}
-"""Its losses here are those of bptt, to rounding, and each takes it ten times as long."""
+FEWER = {"rtrl": ("tanh",), "smt+dmt+bptt": ("transformer",)}
+"""Their losses are those of methods that have every backbone: to rounding bptt's, ten times as long; one phase after
+the other.
+"""
 FIELDS: dict[str, Any] = {
     "model": {"d": 8, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1},
     "training": {"batch_size": 8, "budget": {"steps": STEPS}, "optimiser": {"lr": 3e-3, "schedule": "cosine"}},
@@ -44,6 +46,7 @@ FIELDS: dict[str, Any] = {
 }
 OWN: dict[str, dict[str, Any]] = {
     "smt+dmt": {"dmt": {"share": 0.5, "every": 2, "batch_size": 8}},
+    "smt+dmt+bptt": {"dmt": {"share": 0.3, "every": 2, "batch_size": 8}, "bptt": {"share": 0.4, "batch_size": 8}},
     "tbptt": {"k1": 4, "k2": 6},
 }
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import registry, streams
+from bench import curriculum, registry, streams
 from bench.config import Config, ModelConfig, Optimiser, Run, TrainingConfig, scored_lengths
 from bench.errors import BadInput
 from bench.models.backbone import RECURRENCES, Recurrence
@@ -118,6 +118,8 @@ class Method(nn.Module, ABC):
     """By phase, what `gradients` promises, and `check` examines. "exact": the gradient of the mean cross-entropy of the
     predictor's logits over the scored positions; "unbiased": that, on average over `self.noise`; "own": the gradient of
     the "loss" that is handed over, whatever it is. No entry: no promise."""
+    answers: ClassVar[Mapping[str, str]] = {}
+    """By phase, which scalar is the cross-entropy of its answers, for a curriculum. No entry: the "loss"."""
     growing_state: ClassVar[bool] = False
     """Whether the predictor's state grows with the sequence, as a Transformer's does; a recurrent network's may not."""
 
@@ -307,7 +309,7 @@ def impossible(run: Run) -> str | None:
     if missing:
         return missing
     built = task(run.task_config)
-    if reason := _unscorable(run, built):
+    if reason := _unscorable(run, built) or curriculum.refuses(run, built, method.data):
         return reason
     kind = "dense" if built.scored_columns(length) == range(length) else "sparse"
     if kind not in method.targets:

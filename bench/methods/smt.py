@@ -23,7 +23,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from bench import registry
@@ -31,7 +31,7 @@ from bench.config import ModelConfig, NonNegative, Positive, Run, Share, Trainin
 from bench.methods.base import EVERY, Carry, MethodConfig, Phase, Predictor, RecurrentMethod, Teaching, cross_entropy
 from bench.models.teacher import Teacher, windows
 from bench.registry import register_method
-from bench.tasks.base import IGNORED, Batch, Task
+from bench.tasks.base import IGNORED, Batch, Task, undrawable
 
 
 class SMTConfig(MethodConfig):
@@ -43,6 +43,13 @@ class SMTConfig(MethodConfig):
     context: Positive = Field(256, description="T_c: inputs that the encoder sees")
     future: Positive = Field(64, description="T_f: outputs that the decoder predicts from one memory")
     timesteps: Positive | None = Field(1, description="positions t drawn per sequence; null: all")
+    consecutive: bool = Field(
+        False, description="the n positions of a sequence stand in a row and share encodings: n + 1 in place of 2 n"
+    )
+    length: Positive | None = Field(None, description="columns of SMT's batches; null: the task's length")
+    whole_futures: bool = Field(
+        False, description="draw t only where T_f outputs are left and, with start: context, a transition leads to m_t"
+    )
     uniformity_sample: Annotated[int, Field(ge=2)] = Field(512, description="memory tokens compared in L_unif")
     detach: bool = Field(False, description="keep L_dyn's gradient out of the encoder")
     start: Literal["empty", "context"] = Field(
@@ -53,6 +60,12 @@ class SMTConfig(MethodConfig):
         None,
         description="share of draws at t = 0, whose transition starts at the empty context; null: 1 / T like any t",
     )
+
+    @model_validator(mode="after")
+    def _has_one_way_to_draw(self) -> SMTConfig:
+        if self.consecutive and self.empty_share is not None:
+            raise ValueError("empty_share is for positions that are drawn apart, not for consecutive ones")
+        return self
 
 
 class Drawn(NamedTuple):
@@ -119,6 +132,7 @@ class SMT(RecurrentMethod):
     Config = SMTConfig
     config: SMTConfig
     gradient_is: ClassVar[Mapping[str, Any]] = {"smt": "own"}
+    answers: ClassVar[Mapping[str, str]] = {"smt": "L_dec"}
 
     def __init__(self, config: MethodConfig, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
         super().__init__(config, task, model, noise)
@@ -133,9 +147,21 @@ class SMT(RecurrentMethod):
             return (
                 f"the readout takes the decoder's weights: model.readout should be transformer, not {run.model.readout}"
             )
+        columns = config.length or run.task_config.length  # type: ignore[attr-defined]
+        if config.length:
+            task = registry.tasks.get(run.task)(run.task_config)
+            if reason := undrawable(task, "train", columns, run.evaluation.score_from):
+                return f"length: {reason}"
+        first = config.context if config.start == "context" else 0
+        if config.whole_futures and columns < first + config.future:
+            return f"whole_futures needs batches of at least {first + config.future} columns, not {columns}"
+        if config.whole_futures and run.training.curriculum and not config.length:
+            return "whole_futures needs batches of one length; training.curriculum should be null"
         if config.start == "empty":
             return None
-        if run.task_config.length <= config.context:  # type: ignore[attr-defined]
+        if run.training.curriculum:
+            return f"training.curriculum: start: context needs sequences longer than {config.context}; should be null"
+        if columns <= config.context:
             return f"start: context needs sequences longer than the context, {config.context}"
         if run.evaluation.score_from < config.context - 1:
             return (
@@ -150,7 +176,13 @@ class SMT(RecurrentMethod):
         return self.config.context if self.config.start == "context" else 0
 
     def phases(self, training: TrainingConfig) -> list[Phase]:
-        return [Phase("smt", 1.0, training.optimiser, self.smt_groups(), training.batch_size)]
+        return [self.smt_phase(1.0, training)]
+
+    def smt_phase(self, share: float, training: TrainingConfig) -> Phase:
+        """Supervised memory training, with that share of the budget."""
+        return Phase(
+            "smt", share, training.optimiser, self.smt_groups(), training.batch_size, length=self.config.length
+        )
 
     def smt_groups(self) -> tuple[tuple[torch.nn.Parameter, ...], ...]:
         """Teacher and RNN, clipped separately. The readout is not trained: it takes the decoder's weights."""
@@ -161,19 +193,34 @@ class SMT(RecurrentMethod):
         return self.draw_smt(shape)
 
     def draw_smt(self, shape: tuple[int, int]) -> Drawn:
-        """Positions, no two alike in a row, at or after the first memory; memory tokens for L_unif."""
+        """Positions, no two alike in a row, at or after the first memory; memory tokens for L_unif.
+
+        A run of consecutive ones that would begin before the first or end after the last is moved inside, so that no
+        position is drawn less often than those in the middle.
+        """
         (batch_size, length), device = shape, self.noise.device
-        earliest = max(self.first - 1, 0)
-        several = min(self.config.timesteps or length, length - earliest)
-        keys = torch.rand(batch_size, length - earliest, generator=self.noise, device=device)
-        if self.config.empty_share is not None and earliest == 0 and several < length:
+        earliest, latest = max(self.first - 1, 0), length - 1
+        if self.config.whole_futures:
+            earliest, latest = self.first, length - self.config.future
+        positions = latest + 1 - earliest
+        several = min(self.config.timesteps or positions, positions)
+        if self.config.consecutive:
+            begin = torch.randint(1 - several, positions, (batch_size, 1), generator=self.noise, device=device)
+            t = begin.clamp(0, positions - several) + torch.arange(several, device=device) + earliest
+            return Drawn(t, self._draw_compared(t))
+        keys = torch.rand(batch_size, positions, generator=self.noise, device=device)
+        if self.config.empty_share is not None and earliest == 0 and several < positions:
             # Give t = 0 a share of its own: it comes first in that share of the rows, else last.
             chosen = torch.rand(batch_size, generator=self.noise, device=device) < self.config.empty_share
             keys[:, 0] = chosen.to(keys.dtype) * 3 - 1
         t = keys.topk(several, dim=1).indices + earliest
+        return Drawn(t, self._draw_compared(t))
+
+    def _draw_compared(self, t: Tensor) -> Tensor | None:
         tokens, sample = t.numel() * self.model.memory_tokens, self.config.uniformity_sample
-        few = tokens <= sample
-        return Drawn(t, None if few else torch.randperm(tokens, generator=self.noise, device=device)[:sample])
+        if tokens <= sample:
+            return None
+        return torch.randperm(tokens, generator=self.noise, device=self.noise.device)[:sample]
 
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
         return self.smt_losses(batch, drawn), carry
@@ -182,14 +229,23 @@ class SMT(RecurrentMethod):
         """L_smt as "loss", and its three parts."""
         config, (x, y, _), t = self.config, batch, drawn.t
         seen = cut_windows(x, y, t, config.context, config.future, self.first)
-        both = self.teacher.encode(torch.cat([seen.before, seen.context]))
-        before, memory = both.chunk(2)
+        before, memory = self._encode_pairs(seen, len(x))
         dec = cross_entropy(self.teacher.decode(memory, seen.future), seen.targets)
         from_, to = (before.detach(), memory.detach()) if config.detach else (before, memory)
         dyn = dynamics_loss(self.rnn.update(from_, seen.x_t), to, seen.has_before if self.first else None)
         unif = uniformity_loss(memory, drawn.compared)
         loss = config.lambda_dec * dec + config.lambda_dyn * dyn + config.lambda_unif * unif
         return {"loss": loss, "L_dec": dec, "L_dyn": dyn, "L_unif": unif}
+
+    def _encode_pairs(self, seen: Windows, rows: int) -> tuple[Tensor, Tensor]:
+        """Memories m_{t-1} and m_t, (N, K, d) each, in one call of the encoder; rows of consecutive t share theirs."""
+        if not self.config.consecutive:
+            before, memory = self.teacher.encode(torch.cat([seen.before, seen.context])).chunk(2)
+            return before, memory
+        first = seen.before.unflatten(0, (rows, -1))[:, :1]
+        contexts = torch.cat([first, seen.context.unflatten(0, (rows, -1))], 1)  # (B, n + 1, C)
+        memories = self.teacher.encode(contexts.flatten(0, 1)).unflatten(0, contexts.shape[:2])
+        return memories[:, :-1].flatten(0, 1), memories[:, 1:].flatten(0, 1)
 
     @torch.no_grad()
     def settle(self, phase: str) -> None:

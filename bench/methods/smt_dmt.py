@@ -31,7 +31,7 @@ class DMTConfig(Config):
     lambda_dyn: NonNegative = 10.0
     lambda_readout: NonNegative = 1.0
     rollout: Positive = Field(256, description="most steps of the RNN on its own memories; a longer sequence is cut")
-    every: Positive = Field(16, description="k: every k-th position is labelled, from a random one below k on")
+    every: Positive = Field(16, description="k: every k-th position is labelled, from a random one on")
     detach_rollout: bool = Field(True, description="no gradient from one step of the rollout to the one before")
     detach_readout: bool = Field(True, description="the readout's loss does not reach the updater")
     batch_size: Positive = 32
@@ -50,6 +50,7 @@ class SMTDMT(SMT):
 
     Config = SMTDMTConfig
     config: SMTDMTConfig
+    answers: ClassVar[Mapping[str, str]] = {"smt": "L_dec", "dmt": "L_readout"}
     outside_autograd: ClassVar[Mapping[str, str]] = {"dmt": "the teacher's memories, as labels, hold what to keep"}
 
     @classmethod
@@ -67,7 +68,7 @@ class SMTDMT(SMT):
         dmt = self.config.dmt
         groups = (tuple(self.rnn.parameters()),)
         return [
-            Phase("smt", 1 - dmt.share, training.optimiser, self.smt_groups(), training.batch_size),
+            self.smt_phase(1 - dmt.share, training),
             Phase("dmt", dmt.share, dmt.optimiser, groups, dmt.batch_size),
         ]
 
@@ -109,8 +110,12 @@ class SMTDMT(SMT):
         return {"loss": dmt.lambda_dyn * dyn + dmt.lambda_readout * readout, "L_dyn": dyn, "L_readout": readout}
 
     def draw_labelled(self, length: int) -> Tensor:
-        """Every k-th position of the rollout after the first memory, from a random offset below k on: (n,)."""
+        """Every k-th of the P positions after the first memory, from a random one on: (n,), n = P // k, in order.
+
+        They are counted modulo P, so that each position is as likely as any other and no two are alike.
+        """
         positions, device = min(length - self.first, self.config.dmt.rollout), self.noise.device
         every = min(self.config.dmt.every, positions)
-        offset = torch.randint(every, (1,), generator=self.noise, device=device)
-        return self.first + offset + torch.arange(positions // every, device=device) * every
+        offset = torch.randint(positions, (1,), generator=self.noise, device=device)
+        counted = offset + torch.arange(positions // every, device=device) * every
+        return self.first + (counted % positions).sort().values

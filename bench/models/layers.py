@@ -46,6 +46,18 @@ def rotate(x: Tensor, start: int) -> Tensor:
     return x * cos[start:] + x.roll(x.shape[-1] // 2, -1) * sin[start:]
 
 
+class RMSNorm(nn.Module):
+    """RMSNorm whose gain is 1 + g, with g at 0 to begin with: weight decay pulls the gain to 1, not to 0."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.zeros(d))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., d) -> the same shape."""
+        return F.rms_norm(x, self.g.shape, 1 + self.g, 1e-6)
+
+
 class Block(nn.Module):
     """Attention, then a feed-forward part, each on normalised input and added to it."""
 
@@ -53,10 +65,10 @@ class Block(nn.Module):
         super().__init__()
         self.heads = config.heads
         inner, hidden = config.attention_width, config.feedforward * config.d
-        self.attention_norm = nn.RMSNorm(config.d, eps=1e-6)
+        self.attention_norm = RMSNorm(config.d)
         self.qkv = nn.Linear(config.d, 3 * inner, bias=False)
         self.merge = nn.Linear(inner, config.d, bias=False)
-        self.feedforward_norm = nn.RMSNorm(config.d, eps=1e-6)
+        self.feedforward_norm = RMSNorm(config.d)
         self.expand = nn.Linear(config.d, hidden)
         self.contract = nn.Linear(hidden, config.d)
         if config.initialisation == "pytorch":
@@ -128,7 +140,7 @@ class Readout(nn.Module):
     def __init__(self, config: ModelConfig, depth: int, output_size: int) -> None:
         super().__init__()
         self.blocks = stack(config, depth)
-        self.norm = nn.RMSNorm(config.d, eps=1e-6)
+        self.norm = RMSNorm(config.d)
         self.head = nn.Linear(config.d, output_size)
         if config.initialisation == "pytorch":
             return

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench import streams
 from bench.config import Config, Positive
+from bench.errors import BadInput
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -188,6 +189,18 @@ class Task(ABC):
 def columns_from(columns: range, score_from: int) -> range:
     """Those of the columns that are not before `score_from`."""
     return columns[bisect_left(columns, score_from) :]
+
+
+def undrawable(task: Task, split: Split, length: int, score_from: int = 0) -> str | None:
+    """Why sequences of a length that have a label from a column on cannot be drawn; None when they can."""
+    try:
+        task.sample(split, 1, length, streams.generator(0, "possible"))
+        columns = task.scored_columns(length)
+    except BadInput as error:
+        return str(error)
+    if columns_from(columns, score_from):
+        return None
+    return f"{task.name}: sequences of length {length} have no label from column {score_from} on"
 
 
 def hide(batch: Batch, score_from: int) -> Batch:

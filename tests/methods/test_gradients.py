@@ -11,7 +11,11 @@ import torch.nn.functional as F
 
 from bench.build import build_method, build_task
 from bench.engine import Engine
+from bench.errors import BadInput
+from bench.grid import load_collection
+from bench.methods.base import impossible
 from bench.methods.smt import cut_windows, uniformity_loss
+from bench.phases import draw
 from bench.tasks.base import IGNORED, Batch
 from tests.helpers import tiny_run
 
@@ -163,6 +167,66 @@ def test_smts_losses_and_gradient_equal_those_of_single_contexts(dense, context,
     expect(method, found, loss)
 
 
+@pytest.mark.parametrize("start", ["empty", "context"])
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("timesteps", [1, 3, None])
+def test_consecutive_positions_share_encodings_and_give_the_losses_and_gradients_of_separate_ones(
+    dense, start, detach, timesteps, monkeypatch
+):
+    """n + 1 contexts of a sequence are encoded in place of 2 n."""
+    found, encoded = [], []
+    for consecutive in (True, False):
+        run = tiny_run(
+            {
+                "name": "smt",
+                "consecutive": consecutive,
+                "timesteps": timesteps,
+                "start": start,
+                "context": 3,
+                "future": 2,
+                "lambda_unif": 0.3,
+                "uniformity_sample": 5,
+                "detach": detach,
+            },
+            {"name": "retrieval", "length": T, "symbols": SYMBOLS},
+            precision="float64",
+            evaluation={"score_from": 2},
+        )
+        method = build_method(run, build_task(run))
+        if consecutive:
+            drawn = method.draw((B, T), "smt")
+            assert (drawn.t.diff(dim=1) == 1).all()
+        monkeypatch.setattr(method, "draw", lambda shape, phase, drawn=drawn: drawn)
+        kept = method.teacher.encode
+        monkeypatch.setattr(method.teacher, "encode", lambda one, kept=kept: encoded.append(len(one)) or kept(one))
+        found.append(trained_gradients(method, dense, "smt"))
+    (shared, scalars), (separate, wanted) = found
+    n = drawn.t.shape[1]
+    assert encoded == [B * (n + 1), B * 2 * n]
+    for name in wanted:
+        torch.testing.assert_close(scalars[name], wanted[name], rtol=1e-12, atol=1e-14)
+    assert shared.keys() == separate.keys()
+    for name, gradient in separate.items():
+        torch.testing.assert_close(shared[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_no_position_is_in_a_run_less_often_than_those_in_the_middle(whole):
+    method = method_of("smt", consecutive=True, timesteps=3, future=2, whole_futures=whole)
+    drawn = method.draw((12_000, 10), "smt").t
+    positions = 9 if whole else 10
+    counts = torch.bincount(drawn.flatten(), minlength=positions) / len(drawn)
+    assert len(counts) == positions
+    middle = 3 / (positions + 2)  # of the places at which a run may begin
+    assert counts[[0, 3, 5, -1]].tolist() == pytest.approx([middle] * 4, abs=0.025)  # 5 standard errors
+    assert (counts > middle - 0.025).all()
+
+
+def test_an_empty_share_is_not_for_consecutive_positions():
+    with pytest.raises(BadInput, match="empty_share is for positions that are drawn apart"):
+        method_of("smt", consecutive=True, empty_share=0.5)
+
+
 def test_detached_smt_moves_the_encoder_by_the_decoder_alone(dense):
     """With lambda_dec = lambda_unif = 0 the teacher stands still when detached, and does not otherwise."""
     for detach in (True, False):
@@ -197,11 +261,102 @@ def test_dmts_losses_and_gradient_equal_those_of_single_rollouts(batch, detach_r
     expect(method, found, 10 * dyn + readout)
 
 
-def test_dmt_labels_every_kth_position_from_a_random_offset():
-    method = method_of("smt+dmt", dmt={"every": 4})
-    seen = {tuple(method.draw((B, 10), "dmt").tolist()) for _ in range(200)}
-    assert seen == {(0, 4), (1, 5), (2, 6), (3, 7)}
-    assert len(method.draw((B, 3), "dmt")) == 1  # shorter than k: one position
+@pytest.mark.parametrize("start", ["empty", "context"])
+def test_the_last_phase_of_smt_dmt_bptt_is_bptt_from_the_first_memory(batch, start):
+    run = tiny_run(
+        {"name": "smt+dmt+bptt", "start": start, "context": 3},
+        {"name": "retrieval", "length": T, "symbols": SYMBOLS},
+        precision="float64",
+        evaluation={"score_from": 2},
+    )
+    method = build_method(run, build_task(run))
+    method.settle("smt")
+    found, scalars = trained_gradients(method, batch, "bptt")
+    terms, first = [], 3 if start == "context" else 0
+    for row in range(B):
+        memory = method.teacher.encode(batch.x[row : row + 1, :first]).detach()
+        for t in range(first, T):
+            memory = method.rnn.updater(memory, method.rnn.embedding.weight[batch.x[row, t]][None])
+            memory = memory / (memory.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+            terms.append((method.rnn.readout(memory)[0, -1], int(batch.y[row, t])))
+    loss = mean_nll(terms)
+    torch.testing.assert_close(scalars["loss"], loss.detach())
+    assert not any(name.startswith("teacher") for name in found)
+    expect(method, found, loss)
+
+
+def test_the_last_phase_of_smt_dmt_bptt_has_bptts_gradient(batch):
+    """With the weights of a BPTT run, and its first memory of zeros."""
+    plain, method = method_of("bptt"), method_of("smt+dmt+bptt")
+    method.rnn.load_state_dict(plain.rnn.state_dict())
+    (wanted, _), (found, _) = trained_gradients(plain, batch, "train"), trained_gradients(method, batch, "bptt")
+    assert wanted.keys() == found.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("length", "every"), [(10, 4), (5, 4), (9, 4), (17, 4), (12, 3), (3, 4), (6, 1)])
+def test_dmt_labels_every_position_of_the_rollout_equally_often(length, every):
+    """At 5, 9 and 17, keys-values scores the last column alone."""
+    method = method_of("smt+dmt", dmt={"every": every})
+    drawn = torch.stack([method.draw((B, length), "dmt") for _ in range(4000)])
+    assert drawn.shape[1] == max(1, length // every)
+    assert (drawn.diff(dim=1) >= min(every, length)).all()
+    share = torch.bincount(drawn.flatten(), minlength=length) / drawn.numel()
+    torch.testing.assert_close(share, torch.full((length,), 1 / length), rtol=0, atol=0.04)  # 5 standard errors
+
+
+def test_dmt_labels_no_position_before_the_first_memory_or_after_the_rollout():
+    run = tiny_run(
+        {"name": "smt+dmt", "start": "context", "context": 3, "dmt": {"every": 2, "rollout": 5}},
+        {"name": "retrieval", "length": 12},
+        evaluation={"score_from": 2},
+    )
+    method = build_method(run, build_task(run))
+    assert {t for _ in range(300) for t in method.draw((B, 12), "dmt").tolist()} == {3, 4, 5, 6, 7}
+
+
+def test_the_papers_windows_hold_one_position_with_a_whole_context_and_a_whole_future():
+    """320 tokens for each position, where windows of 512 left 63 of 257 with less than 64 outputs."""
+    paper = next(run for run in load_collection("paper").grids[0].runs if run.method == "smt+dmt")
+    run = tiny_run(
+        {"name": "smt+dmt", **paper.method_config.changes()},
+        {"name": "recency", "length": paper.task_config.length},
+        evaluation={"score_from": paper.evaluation.score_from},
+    )
+    task = build_task(run)
+    method = build_method(run, task)
+    (phase, _) = method.phases(run.training)
+    batch, _ = draw(run, task, method, phase, torch.Generator())
+    assert batch.x.shape == (8, 320)
+    t, y = method.draw(tuple(batch.x.shape), "smt").t, torch.zeros_like(batch.x)
+    assert t.tolist() == [[256]] * 8
+    seen = cut_windows(batch.x, y, t, 256, 64, method.first)
+    assert (seen.before >= 0).all() and (seen.targets >= 0).all() and seen.has_before.all()
+
+
+@pytest.mark.parametrize("start", ["empty", "context"])
+def test_positions_with_a_whole_future_are_all_drawn_and_no_others(start):
+    run = tiny_run(
+        {"name": "smt", "start": start, "context": 3, "future": 4, "whole_futures": True, "timesteps": 2},
+        evaluation={"score_from": 2},
+    )
+    method = build_method(run, build_task(run))
+    first = 3 if start == "context" else 0
+    assert set(method.draw((400, 12), "smt").t.flatten().tolist()) == set(range(first, 9))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"whole_futures": True, "future": 13}, "whole_futures needs batches of at least 13 columns, not 12"),
+        ({"whole_futures": True, "future": 6, "length": 5}, "whole_futures needs batches of at least 6 columns, not 5"),
+        ({"length": 2}, "length: retrieval: length 2 given; should be at least 3"),
+        ({"length": 6, "future": 6, "whole_futures": True}, None),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_one_line(fields, told):
+    assert impossible(tiny_run({"name": "smt", **fields})) == told
 
 
 def test_contexts_futures_and_targets_are_aligned_as_in_the_worked_example():

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from bench import registry
-from bench.config import ModelConfig
+from bench.config import ModelConfig, Optimiser
 from bench.methods import EVERY
 from bench.models import RNN, CausalTransformer, Teacher, rms_normalise, windows
 from bench.models.backbone import Backbone, leaves
-from bench.models.layers import LAST, Block, _angles
+from bench.models.layers import LAST, Block, RMSNorm, _angles
 from bench.models.updater import count_parameters, pairs
+from bench.optimiser import build
 
 SIZES = ModelConfig(d=16, memory_tokens=3, heads=2, encoder_layers=2, decoder_layers=2, updater_layers=2)
 BACKBONES = ["transformer", "mlp", "gru"]
@@ -55,13 +57,28 @@ def test_the_causal_transformer_does_not_see_the_future():
     assert not torch.allclose(model(x, slice(6, None)), model(other, slice(6, None)))
 
 
+def test_weight_decay_pulls_the_gain_of_a_norm_to_one():
+    norm, x = RMSNorm(4).double(), torch.randn(3, 4).double()
+    normalised = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    torch.testing.assert_close(norm(x), normalised)
+    norm.g.data.fill_(0.5)
+    torch.testing.assert_close(norm(x), 1.5 * normalised)
+    optimiser = build(Optimiser(lr=0.1, decay=1.0), [list(norm.parameters())])
+    for _ in range(100):
+        norm.g.grad = torch.zeros_like(norm.g)
+        optimiser.step()
+    torch.testing.assert_close(norm(x), normalised, rtol=1e-3, atol=0)
+
+
 def test_a_block_equals_attention_written_out():
     """Pre-norm attention with rotary positions and a feed-forward part, computed element by element."""
     block, x = Block(SIZES, 1).double(), torch.randn(2, 5, 16).double()
+    for one in (block.attention_norm, block.feedforward_norm):
+        nn.init.normal_(one.g)
     out, _ = block(x)
 
-    def norm(v, weight):
-        return v / (v.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
+    def norm(v, g):
+        return v / (v.square().mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + g)
 
     def rotate(v, position):  # v (8,): pairs (i, i + 4) turn by position * 10000^(-2i/8)
         turned = torch.empty_like(v)
@@ -71,7 +88,7 @@ def test_a_block_equals_attention_written_out():
             turned[i + 4] = v[i + 4] * angle.cos() + v[i] * angle.sin()
         return turned
 
-    qkv = norm(x, block.attention_norm.weight) @ block.qkv.weight.T
+    qkv = norm(x, block.attention_norm.g) @ block.qkv.weight.T
     mixed = torch.zeros(2, 5, 16).double()
     for b in range(2):
         for head in range(2):
@@ -81,7 +98,7 @@ def test_a_block_equals_attention_written_out():
             k = torch.stack([rotate(k[t], t) for t in range(5)])
             mixed[b, :, part] = (q @ k.T / 8**0.5).softmax(-1) @ v
     y = x + mixed @ block.merge.weight.T
-    hidden = norm(y, block.feedforward_norm.weight) @ block.expand.weight.T + block.expand.bias
+    hidden = norm(y, block.feedforward_norm.g) @ block.expand.weight.T + block.expand.bias
     y = y + hidden.clamp(min=0).square() @ block.contract.weight.T + block.contract.bias
     torch.testing.assert_close(out, y, rtol=1e-6, atol=1e-6)  # the table of angles is rounded from float64
 
