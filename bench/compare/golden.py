@@ -32,9 +32,9 @@ TASKS: tuple[dict[str, Any], ...] = (
     {"name": "retrieval", "length": 8, "symbols": 4},
     {"name": "stack", "length": 8, "symbols": 2, "depth": 2},
 )
-METHODS = ("bptt", "smt", "smt+dmt", "smt+dmt+bptt", "transformer", "tbptt", "rtrl")
+METHODS = ("bptt", "smt", "smt+dmt", "smt+dmt+bptt", "smt-dense", "smt-dense+dmt", "transformer", "tbptt", "rtrl")
 BACKBONES = ("transformer", "mlp", "gru", "tanh", "lstm", "lru")
-FEWER = {"rtrl": ("tanh",), "smt+dmt+bptt": ("transformer",)}
+FEWER = {"rtrl": ("tanh",), "smt+dmt+bptt": ("transformer",), "smt-dense": ("transformer",), "smt-dense+dmt": ("gru",)}
 """Their losses are those of methods that have every backbone: to rounding bptt's, ten times as long; one phase after
 the other.
 """
@@ -47,6 +47,8 @@ FIELDS: dict[str, Any] = {
 OWN: dict[str, dict[str, Any]] = {
     "smt+dmt": {"dmt": {"share": 0.5, "every": 2, "batch_size": 8}},
     "smt+dmt+bptt": {"dmt": {"share": 0.3, "every": 2, "batch_size": 8}, "bptt": {"share": 0.4, "batch_size": 8}},
+    "smt-dense": {"teacher": {"share": 0.5}},
+    "smt-dense+dmt": {"teacher": {"share": 0.3}, "dmt": {"share": 0.5, "rollout": [2, 4, 8]}},
     "tbptt": {"k1": 4, "k2": 6},
 }
 

@@ -52,7 +52,10 @@ def step_costs(run: Run, length: int | None = None) -> dict[str, dict[str, Any]]
     torch.set_num_threads(run.threads)
     task = build_task(run)
     phases = build_method(run, task).phases(run.training)
-    return {phase.name: _traced(run, task, index) for index, phase in enumerate(phases)}
+    return {
+        phase.name: _mean([_traced(run, task, index, stage) for stage in range(phase.stages)])
+        for index, phase in enumerate(phases)
+    }
 
 
 def prices(run: Run, currency: str) -> tuple[dict[str, float], list[str]]:
@@ -79,15 +82,30 @@ def _canonical(run: Run) -> Run:
     return dataclasses.replace(run, seed=0, init_from=None)
 
 
-def _traced(run: Run, task: Task, index: int) -> dict[str, Any]:
-    """Trace one batch of the phase with that index."""
+def _mean(stages: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record of a phase from those of its stages, which are equally long: amounts on average, peaks at most."""
+    first = stages[0]
+    if len(stages) == 1:
+        return first
+    parts = ("forward", "backward", "whole")
+    means = {
+        part: {name: round(sum(one[part][name] for one in stages) / len(stages)) for name in first[part]}
+        for part in parts
+    }
+    most = {name: max(one[name] or 0 for one in stages) for name in ("peak_bytes", "carried_bytes")}
+    uncounted = {name: calls for one in stages for name, calls in one["uncounted"].items()}
+    return {**first, **means, **most, "uncounted": uncounted}
+
+
+def _traced(run: Run, task: Task, index: int, stage: int) -> dict[str, Any]:
+    """Trace one batch of a stage of the phase with that index."""
     # Untraced first: tables that are kept from then on, libraries that set themselves up, and how often it steps.
-    updates = _step(run, task, index, None).updates
+    updates = _step(run, task, index, stage, None).updates
     if run.device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     traced = trace.Trace()
-    phase, batch, _, carried = _step(run, task, index, traced, updates - 1)
+    phase, batch, _, carried = _step(run, task, index, stage, traced, updates - 1)
     return {
         "phase": phase.name,
         "batch_size": phase.batch_size,
@@ -110,9 +128,10 @@ class _Step(NamedTuple):
     """Bytes that the next batch finds."""
 
 
-def _step(run: Run, task: Task, index: int, traced: trace.Trace | None, steps: int | None = None) -> _Step:
+def _step(run: Run, task: Task, index: int, stage: int, traced: trace.Trace | None, steps: int | None = None) -> _Step:
     """One batch of a new method's phase, traced or not; the first `steps` of its updates are taken, or all."""
     method = build_method(run, task)
+    method.stage = stage
     phase = method.phases(run.training)[index]
     method.train_only(phase)
     batch, _ = draw(run, task, method, phase, streams.generator(0, "cost", device=run.device))

@@ -38,9 +38,9 @@ SMALLEST = 1e-3
 class TeacherPhaseConfig(Config):
     """The phase in which the teacher trains alone."""
 
-    share: Annotated[float, Field(ge=0, lt=1)] = Field(0.15, description="of the budget, at most; 0: no such phase")
+    share: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="of the budget, at most; 0: no such phase")
     until: NonNegative = Field(0.3, description="it ends once its loss is so many nats above the task's floor")
-    batch_size: Positive = 8
+    batch_size: Positive = 4
     optimiser: Optimiser = Optimiser(lr=2e-3)
 
 
@@ -80,6 +80,7 @@ class SMTDense(RecurrentMethod):
     Config = SMTDenseConfig
     config: SMTDenseConfig
     gradient_is: ClassVar[Mapping[str, Any]] = {"teacher": "own"}
+    answers: ClassVar[Mapping[str, str]] = {"teacher": "L_dec", "smt": "L_dec"}
 
     def __init__(self, config: MethodConfig, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
         super().__init__(config, task, model, noise)

@@ -57,6 +57,7 @@ class SMTDenseDMT(SMTDense):
 
     Config = SMTDenseDMTConfig
     config: SMTDenseDMTConfig
+    answers: ClassVar[Mapping[str, str]] = {**SMTDense.answers, "dmt": "L_readout"}
     outside_autograd: ClassVar[Mapping[str, str]] = {"dmt": "the teacher's memories, as labels, hold what to keep"}
 
     def phases(self, training: TrainingConfig) -> list[Phase]:
