@@ -19,6 +19,11 @@ from torch import Tensor
 from bench.models.rnn import RNN
 
 
+def draw_offset(steps: int, length: int, noise: torch.Generator) -> Tensor:
+    """Where the first piece begins, (1,): anywhere below its steps; 0 for one of the whole sequence."""
+    return torch.randint(steps if steps < length else 1, (1,), generator=noise, device=noise.device)
+
+
 def cyclic(length: int, offset: Tensor) -> Tensor:
     """The columns from `offset` (1,) on, then those before it: (length,)."""
     return (offset + torch.arange(length, device=offset.device)) % length

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.config import Config, NonNegative, Optimiser, Positive, TrainingConfig
 from bench.methods.base import Carry, Phase, cross_entropy, scored_slice
-from bench.methods.on_policy import cyclic, rolled_out, swept
+from bench.methods.on_policy import cyclic, draw_offset, rolled_out, swept
 from bench.methods.smt import dynamics_loss
 from bench.methods.smt_dense import SMTDense, SMTDenseConfig
 from bench.registry import register_method
@@ -67,12 +67,9 @@ class SMTDenseDMT(SMTDense):
         return [*self.taught(training, 1 - dmt.share), last]
 
     def draw(self, shape: tuple[int, int], phase: str) -> Any:
-        return self.draw_offset(shape[1]) if phase == "dmt" else super().draw(shape, phase)
-
-    def draw_offset(self, length: int) -> Tensor:
-        """Where the first piece begins, (1,): anywhere below its steps; 0 for one of the whole sequence."""
-        steps = self.config.dmt.rollout[self.stage]
-        return torch.randint(steps if steps < length else 1, (1,), generator=self.noise, device=self.noise.device)
+        if phase != "dmt":
+            return super().draw(shape, phase)
+        return draw_offset(self.config.dmt.rollout[self.stage], shape[1], self.noise)
 
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
         return (self.dmt_losses(batch, drawn), carry) if phase == "dmt" else super().losses(batch, drawn, carry, phase)

@@ -9,7 +9,7 @@ m^_t = f(m^_{t-1}, x_t) on given inputs and labels m_t = E(x_<=t) at every k-th 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -18,6 +18,7 @@ from torch import Tensor
 from bench import registry
 from bench.config import Config, NonNegative, Optimiser, Positive, Run, TrainingConfig
 from bench.methods.base import Carry, Phase, cross_entropy, scored_slice
+from bench.methods.on_policy import cyclic, draw_offset, rolled_out, swept
 from bench.methods.smt import SMT, SMTConfig, dynamics_loss
 from bench.models.teacher import Teacher, windows
 from bench.registry import register_method
@@ -31,11 +32,24 @@ class DMTConfig(Config):
     lambda_dyn: NonNegative = 10.0
     lambda_readout: NonNegative = 1.0
     rollout: Positive = Field(256, description="most steps of the RNN on its own memories; a longer sequence is cut")
+    pieces: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="rollouts of so many steps from the teacher's memory, in equal parts of the phase, in place of one "
+        "from the beginning; this project's",
+    )
+    sweeps: Positive | None = Field(None, description="k sweeps over all columns in place of a rollout; this project's")
     every: Positive = Field(16, description="k: every k-th position is labelled, from a random one on")
     detach_rollout: bool = Field(True, description="no gradient from one step of the rollout to the one before")
     detach_readout: bool = Field(True, description="the readout's loss does not reach the updater")
     batch_size: Positive = 32
     optimiser: Optimiser = Optimiser(lr=3e-5, schedule="cosine")
+
+
+class Labelled(NamedTuple):
+    """The random choices of a batch."""
+
+    t: Tensor  # (n,) the labelled positions
+    offset: Tensor | None  # (1,) where the first piece begins
 
 
 class SMTDMTConfig(SMTConfig):
@@ -57,6 +71,12 @@ class SMTDMT(SMT):
     def refuses(cls, run: Run) -> str | None:
         config: Any = run.method_config
         length = run.task_config.length  # type: ignore[attr-defined]
+        if config.start == "context" and (config.dmt.pieces or config.dmt.sweeps):
+            return "dmt.pieces and dmt.sweeps begin at memories from the first column on: start should be empty"
+        if config.dmt.pieces and config.dmt.sweeps:
+            return "dmt.pieces and dmt.sweeps: both given; should be one of them"
+        if (config.dmt.pieces or config.dmt.sweeps) and not config.dmt.detach_rollout:
+            return "dmt.pieces and dmt.sweeps have no gradient along the rollout: dmt.detach_rollout should be true"
         scored = registry.tasks.get(run.task)(run.task_config).scored_columns(length)
         reach = config.dmt.rollout + (config.context if config.start == "context" else 0)
         first = columns_from(scored, run.evaluation.score_from)[0]
@@ -66,34 +86,35 @@ class SMTDMT(SMT):
 
     def phases(self, training: TrainingConfig) -> list[Phase]:
         dmt = self.config.dmt
-        groups = (tuple(self.rnn.parameters()),)
+        groups, stages = (tuple(self.rnn.parameters()),), len(dmt.pieces or ()) or 1
         return [
             self.smt_phase(1 - dmt.share, training),
-            Phase("dmt", dmt.share, dmt.optimiser, groups, dmt.batch_size),
+            Phase("dmt", dmt.share, dmt.optimiser, groups, dmt.batch_size, stages=stages),
         ]
 
     def draw(self, shape: tuple[int, int], phase: str) -> Any:
-        return self.draw_smt(shape) if phase == "smt" else self.draw_labelled(shape[1])
+        if phase == "smt":
+            return self.draw_smt(shape)
+        labelled, pieces = self.draw_labelled(shape[1]), self.config.dmt.pieces
+        reach = min(shape[1], self.config.dmt.rollout)
+        return Labelled(labelled, draw_offset(pieces[self.stage], reach, self.noise) if pieces else None)
 
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
         return self.smt_losses(batch, drawn) if phase == "smt" else self.dmt_losses(batch, drawn), carry
 
-    def dmt_losses(self, batch: Batch, t: Tensor) -> dict[str, Tensor]:
-        """The weighted sum as "loss", and its two parts; t (n,) are the labelled positions.
+    def dmt_losses(self, batch: Batch, drawn: Labelled) -> dict[str, Tensor]:
+        """The weighted sum as "loss", and its two parts.
 
         With detached memories: one rollout without gradients, one batched encoder call for the labels, one batched
         update over all labelled positions.
         """
-        dmt = self.config.dmt
+        dmt, t = self.config.dmt, drawn.t
         end = self.first + dmt.rollout
         x, y = batch.x[:, :end], batch.y[:, :end]
         with torch.set_grad_enabled(not dmt.detach_rollout):
-            memories = self.rollout(x)  # (B, T, K, d)
+            earlier, memories = self._rolled(x, drawn.offset)
         with torch.no_grad():
-            ends = t.expand(len(x), -1)
-            width = min(self.config.context, x.shape[1])
-            labels = self.teacher.encode(windows(x, ends - width + 1, width, Teacher.PAD).flatten(0, 1))
-        earlier = torch.cat([self.rnn.initial_state(len(x))[:, None], memories[:, :-1]], 1)
+            labels = self._encoded(x, t).flatten(0, 1)
         if dmt.detach_rollout:
             predicted = self.rnn.update(earlier[:, t].flatten(0, 1), x[:, t].flatten())
         else:
@@ -108,6 +129,29 @@ class SMTDMT(SMT):
             answered = step.unflatten(0, answered.shape[:2])
         readout = cross_entropy(self.rnn.read(answered.flatten(-2)), y[:, columns])
         return {"loss": dmt.lambda_dyn * dyn + dmt.lambda_readout * readout, "L_dyn": dyn, "L_readout": readout}
+
+    def _rolled(self, x: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The RNN's own memories before and after each column of x (B, T), both (B, T, K, d)."""
+        dmt, (lanes, length) = self.config.dmt, x.shape
+        if offset is None and not dmt.sweeps:
+            memories = self.rollout(x)
+            return torch.cat([self.rnn.initial_state(lanes)[:, None], memories[:, :-1]], 1), memories
+        if dmt.sweeps:
+            every = self._encoded(x, torch.arange(-1, length, device=x.device))
+            earlier = swept(self.rnn, every, x, dmt.sweeps)
+        else:
+            assert offset is not None and dmt.pieces
+            steps, columns = min(dmt.pieces[self.stage], length), cyclic(length, offset)
+            starts = self._encoded(x, columns[::steps] - 1)
+            earlier = rolled_out(self.rnn, starts, x, columns, steps)[:, columns.argsort()]
+        after = self.rnn.update(earlier.flatten(0, 1), x.flatten()).unflatten(0, (lanes, length))
+        return earlier, after
+
+    def _encoded(self, x: Tensor, columns: Tensor) -> Tensor:
+        """The teacher's memories after columns (n,) of x (B, T), -1 being before the first: (B, n, K, d)."""
+        width = min(self.config.context, x.shape[1])
+        contexts = windows(x, columns.expand(len(x), -1) - width + 1, width, Teacher.PAD)  # (B, n, C)
+        return self.teacher.encode(contexts.flatten(0, 1)).unflatten(0, contexts.shape[:2])
 
     def draw_labelled(self, length: int) -> Tensor:
         """Every k-th of the P positions after the first memory, from a random one on: (n,), n = P // k, in order.

@@ -217,3 +217,28 @@ def test_a_teacher_that_never_is_has_its_share(tmp_path):
     trainer.train()
     ends = {point["phase"]: point["steps"] for point in read_json(trainer.folder.files / "curve.json")}
     assert ends == {"teacher": 20, "smt": 50}
+
+
+@pytest.mark.parametrize("dmt", [{"pieces": [4]}, {"pieces": [64]}, {"sweeps": 3}, {"pieces": [3], "rollout": 7}])
+def test_the_published_form_labels_the_same_positions_of_pieces_and_sweeps(dmt):
+    method, batch = built({"name": "smt+dmt", "context": 5, "dmt": {"every": 2, **dmt}})
+    method.settle("smt")
+    method.train_only(method.phases(tiny_run().training)[-1])
+    drawn, config, reach = method.draw((B, T), "dmt"), method.config.dmt, min(T, method.config.dmt.rollout)
+    steps = min(config.pieces[0], reach) if config.pieces else 0
+    errors, answers = [], []
+    for t in range(reach):
+        first = max(0, t - config.sweeps) if config.sweeps else max(0, t - (t - int(drawn.offset)) % reach % steps)
+        with torch.no_grad():
+            memory = method.teacher.encode(batch.x[:, max(0, first - 5) : first])
+            for column in range(first, t):
+                memory = method.rnn.update(memory, batch.x[:, column])
+            label = method.teacher.encode(batch.x[:, max(0, t - 4) : t + 1])
+        memory = method.rnn.update(memory, batch.x[:, t])
+        if t in drawn.t.tolist():
+            errors.append((memory - label).square().mean())
+        answers.append(method.rnn.read(memory.detach().flatten(1)))
+    logits, y = torch.stack(answers, 1).flatten(0, 1), batch.y[:, :reach]
+    readout = F.cross_entropy(logits, y.flatten(), ignore_index=IGNORED)
+    expected = config.lambda_dyn * torch.stack(errors).mean() + config.lambda_readout * readout
+    near(method, method.dmt_losses(batch, drawn)["loss"], expected)
