@@ -102,7 +102,8 @@ class Subject:
     def _backbones(self) -> list[str]:
         """One of each kind of recurrence that the method trains."""
         kinds = {registry.backbones.get(name).recurrence: name for name in sorted(registry.backbones.names())}
-        return [{**kinds, "dense": "transformer"}[kind] for kind in self.cls.recurrences] or ["transformer"]
+        kinds["dense"] = "transformer"
+        return [kinds[kind] for kind in self.cls.recurrences if kind in kinds] or ["transformer"]
 
     def build(self, run: Run) -> tuple[Method, Task]:
         """The run's method at its start, and its task."""

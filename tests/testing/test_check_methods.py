@@ -19,7 +19,7 @@ from bench.methods.rtrl import RTRL
 from bench.methods.tbptt import TBPTT
 from bench.models.backbone import map_tree
 from bench.testing import check, conformance
-from bench.testing.method import suite
+from bench.testing.method import Broken, Subject, suite
 from tests.helpers import LRU
 
 for name in registry.methods.names():
@@ -274,6 +274,20 @@ def test_a_promise_of_another_gradient_is_broken(clean):
         gradient_is: ClassVar = {"train": "nearly"}
 
     assert "should be exact, unbiased or own" in outcome_of(Unclear, "gradients are what is promised").detail
+
+
+@pytest.mark.parametrize(
+    ("kinds", "backbone"), [(("linear",), "lru"), (("elementwise", "linear"), "lru"), (("linear", "dense"), "lru")]
+)
+def test_a_method_is_examined_with_a_backbone_of_a_kind_that_it_trains(clean, monkeypatch, kinds, backbone):
+    monkeypatch.setattr(registry.methods.get("bptt"), "recurrences", kinds)
+    assert Subject("bptt", ()).run().model.backbone == backbone
+
+
+def test_a_method_of_which_no_backbone_is_here_is_told_so(clean, monkeypatch):
+    monkeypatch.setattr(registry.methods.get("bptt"), "recurrences", ("elementwise",))
+    with pytest.raises(Broken, match="bptt trains elementwise recurrences only; that of transformer is dense"):
+        Subject("bptt", ()).run()
 
 
 def test_overrides_reach_the_runs(clean):
