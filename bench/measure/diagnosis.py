@@ -309,7 +309,7 @@ def judge(record: dict[str, Any]) -> tuple[str, str]:
     if record["single"] >= SINGLE * behind:
         return "transition", _untaught(record)
     steps = list(zip(record["after_steps"]["k"], record["after_steps"]["accuracy"]))
-    fall = max(range(1, len(steps)), key=lambda i: steps[i - 1][1] - steps[i][1])
+    fall = max(range(1, len(steps)), key=lambda i: steps[i - 1][1] - steps[i][1], default=0)
     first, *rest = dict.fromkeys((steps[0], steps[fall - 1], steps[fall], steps[-1]))
     told = [f"{first[1]:.3f} after 1 step", *(f"{accuracy:.3f} after {count}" for count, accuracy in rest)]
     return "drift", f"the rollout drifts: accuracy {', '.join(told)} (teacher {teacher:.3f}, chance {chance:.3f})"

@@ -165,6 +165,12 @@ def test_what_is_lost_most_is_the_limit():
     assert judged(0.9, 0.5, 1.0, 0.19) == "drift" and judged(0.9, 0.5, 1.0, 0.21) == "transition"
 
 
+def test_a_single_step_is_judged_too():
+    scores = {"teacher": 0.9, "rollout": 0.5, "ceiling": 1.0, "chance": 0.1}
+    record = {"scores": scores, "single": 0.0, "after_steps": {"k": [1], "accuracy": [0.5]}}
+    assert judge(record)[1] == "the rollout drifts: accuracy 0.500 after 1 step (teacher 0.900, chance 0.100)"
+
+
 def test_without_a_known_ceiling_the_teacher_is_what_is_reached():
     assert judged(0.12, 0.1, None) == "teacher" and judged(0.6, 0.59, None) == "follows"
     assert judged(0.6, 0.7, None) == "follows"
