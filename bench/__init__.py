@@ -35,7 +35,7 @@ def run(
     stale: bool = False,
     plugins: Sequence[str | Path] = (),
     tensorboard: bool = False,
-    measure: Sequence[Literal["cost", "dynamics", "samples", "calibration"]] | None = None,
+    measure: Sequence[Literal["cost", "dynamics", "samples", "diagnosis", "calibration"]] | None = None,
     quiet: bool = True,
 ) -> pd.DataFrame:
     """Run what is not done of a grid, and return `load_results` of its folder.

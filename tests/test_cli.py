@@ -104,6 +104,7 @@ BAD_COMMANDS = {
     "cost at length 0": ("cost small.yaml --lengths 0", "0 given; should be 1 or more"),
     "cost of a collection": ("cost all-small", "gathers other grids"),
     "sample of nothing": ("sample nowhere", "is not a run's folder"),
+    "diagnose nothing": ("diagnose nowhere", "is not a run's folder"),
     "sample at a negative temperature": ("sample nowhere --temperature=-1", "'-1' given"),
     "unknown data command": ("data fech mnist", "did you mean 'fetch'?"),
     "unknown data set": ("data fetch mnits", "did you mean 'mnist'?"),
@@ -154,7 +155,7 @@ def test_every_option_has_a_help_text() -> None:
         commands += getattr(command, "commands", {}).values()
         assert command.help
         assert all(param.help for param in command.params), command.name
-    assert len(commands) == 18
+    assert len(commands) == 19
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -431,6 +432,25 @@ def test_sample_shows_what_a_trained_model_writes(folder: Path, capsys: pytest.C
     (cell / "attempts/000001/weights-train.pt").unlink()
     assert cli.main(["sample", str(cell)]) == 2
     assert "has no weights-train.pt" in capsys.readouterr().err
+
+
+def test_diagnose_says_why_a_run_of_smt_fails(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    methods = ["--set", "method=[smt-dense+dmt, bptt]"]
+    assert cli.main(["run", "small.yaml", "--launcher", "inline", "--measure", "diagnosis", *methods]) == 0
+    (cell,) = (folder / "results/small").glob("retrieval-*smt-dense*")
+    (other,) = (folder / "results/small").glob("retrieval-*bptt*")
+    capsys.readouterr()
+    assert cli.main(["diagnose", str(cell), "--out", "why.png"]) == 0
+    shown = capsys.readouterr().out
+    record = read_json(cell / "diagnosis.json")["diagnosis"]
+    assert shown.startswith(record["verdict"]) and "steps from the teacher's memory" in shown
+    assert "written to why.png" in shown and (folder / "why.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main(["diagnose", str(cell), "--json", "--sequences", "16"]) == 0
+    assert json.loads(capsys.readouterr().out)["sequences"] == 16
+    assert cli.main(["diagnose", str(cell)]) == 0
+    assert "run GRID --measure diagnosis" in capsys.readouterr().out
+    assert read_json(other / "diagnosis.json")["diagnosis"] is None and cli.main(["diagnose", str(other)]) == 2
+    assert "should be a run of a method with a teacher, not of bptt" in capsys.readouterr().err
 
 
 def test_weights_that_are_not_finite_have_no_score_and_write_nothing(

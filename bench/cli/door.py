@@ -13,7 +13,7 @@ import typer
 from bench import __version__
 from bench.cli.data import data_fetch, data_import, data_list
 from bench.cli.listing import list_
-from bench.cli.measure import cost, sample
+from bench.cli.measure import cost, diagnose, sample
 from bench.cli.parts import Group, arguments, command_path
 from bench.cli.plugins import check, new_backbone, new_method, new_task
 from bench.cli.report import compare, report
@@ -52,7 +52,7 @@ def _main(
 
 
 app.command("list")(list_)
-for command in (run, cancel, cost, sample, status, report, compare, check):
+for command in (run, cancel, cost, sample, diagnose, status, report, compare, check):
     app.command()(command)
 
 new_app = typer.Typer(cls=Group, invoke_without_command=True)

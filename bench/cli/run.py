@@ -89,7 +89,7 @@ def run(
         typer.Option(
             "--measure",
             metavar="LIST",
-            help="What to look at in finished cells: cost, dynamics, samples, calibration, or none.",
+            help="What to look at in finished cells: cost, dynamics, samples, diagnosis, calibration, or none.",
             show_default="what the grid says",
         ),
     ] = None,

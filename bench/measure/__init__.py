@@ -5,6 +5,7 @@ After a cell is done, and only where the grid or `--measure` asks for it, `measu
     cost.json         what one batch of each phase costs, traced
     dynamics.json     gradient norms, drift, memory geometry
     samples.json      pictures and text that the trained predictor writes
+    diagnosis.json    why a network that learns from a teacher's memories fails
     calibration.json  how fast the machine was, then: what `compare` measures training seconds in
 
 Training pays nothing for any of them.
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from bench.methods.base import Method
     from bench.tasks.base import Task
 
-NAMES = ("cost", "dynamics", "samples", "calibration")
+NAMES = ("cost", "dynamics", "samples", "diagnosis", "calibration")
 
 
 def lacking(folder: Folder, names: Iterable[str]) -> list[str]:
@@ -64,6 +65,12 @@ def measure(folder: Folder, name: str) -> dict[str, Any]:
 
         with autocast(run):
             record = samples.write(*trained(folder), seed=run.seed)
+    elif name == "diagnosis":
+        from bench.measure import diagnosis
+
+        method, task = trained(folder)
+        with autocast(run):
+            record = diagnosis.measure(run, task, method)
     elif name == "calibration":
         from bench.measure import calibration
 

@@ -43,6 +43,7 @@ SECTIONS = {
     "efficiency": "Efficiency",
     "scaling": "Scaling and compression",
     "dynamics": "Dynamics",
+    "diagnosis": "Diagnosis",
     "samples": "Samples",
     "ablations": "Ablations",
     "claims": "Claims",

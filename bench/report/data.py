@@ -1,4 +1,4 @@
-"""Everything the report reads, read once: results, curves, measured costs, dynamics and samples, as tidy frames."""
+"""Everything the report reads, read once: results, curves and what was measured, as tidy frames."""
 
 from __future__ import annotations
 
@@ -61,6 +61,8 @@ class Data:
     uncounted: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Operators that no rule counts in the traced costs that `spent.*` of the curves are made of: identity columns,
     uncounted, as text."""
+    diagnoses: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
+    """(identity columns, record), as `bench.measure.diagnosis.diagnose` gives it, of methods with a teacher."""
 
     @cached_property
     def methods(self) -> list[str]:
@@ -75,7 +77,7 @@ def load(paths: Sequence[Path | str]) -> Data:
     """Read results folders (grids', or folders above them). Raises `BadInput` for one with no run or traced cost."""
     folders = tuple(Path(path) for path in paths)
     found = [folder for folder in folders if not _only_traced(folder)]
-    records = {name: _records(found, f"{name}.json") for name in ("cost", "dynamics", "samples")}
+    records = {name: _records(found, f"{name}.json") for name in ("cost", "dynamics", "samples", "diagnosis")}
     steps, credit, inference = _complexity(folders)
     return Data(
         results=tables.load(found) if found else pd.DataFrame(columns=EMPTY),
@@ -89,6 +91,7 @@ def load(paths: Sequence[Path | str]) -> Data:
         samples=records["samples"],
         folders=folders,
         uncounted=_uncounted(records["cost"]),
+        diagnoses=[(run, one["diagnosis"]) for run, one in records["diagnosis"] if one.get("diagnosis")],
     )
 
 

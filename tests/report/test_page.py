@@ -384,7 +384,9 @@ def test_a_folder_that_is_not_whole_makes_a_page(tmp_path: Path, state: str) -> 
         (seeds(grid, [0.5])[0] / "run.json").write_text("{")
     elif state in ("one seed", "damaged"):
         one = seeds(grid, [0.5])[0]
-        for name in ("curve.json", "cost.json", "dynamics.json", "samples.json") if state == "damaged" else ():
+        for name in (
+            ("curve.json", "cost.json", "dynamics.json", "samples.json", "diagnosis.json") if state == "damaged" else ()
+        ):
             (one / name).write_text('[{"scores": [{}]}, 4]' if name == "curve.json" else '{"phases": 3')
     else:
         folder_of(tiny_run(), grid).set_status(state, **({"progress": 0.5} if state == "running" else {"reason": "no"}))

@@ -1,0 +1,118 @@
+"""The section on diagnoses: what its table says of seeds, what its panels show, and records that are not whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import rc_context
+
+from bench.report import diagnosis, style
+from bench.report.data import load
+from bench.report.exhibit import Exhibit, Missing
+from bench.report.style import RC
+from bench.results import write_json
+from tests.helpers import tiny_run
+from tests.report.test_report import fake, only, score, seeds
+
+
+def record(limit: str = "drift", rollout: float = 0.4, ceiling: float | None = 1.0) -> dict[str, Any]:
+    """Of a task with four columns, the last two of which are scored."""
+    return {
+        "t": [0, 1, 2, 3],
+        "teacher": [None, None, 0.9, 1.0],
+        "rollout": [None, None, rollout, rollout],
+        "error": [None, 0.01, 0.1, 0.02],
+        "between": [0.0, 0.5, None, 0.8],
+        "spread": [0.5, 0.9, 0.9, 0.9],
+        "ahead": {"j": [0, 1, 3], "accuracy": [0.95, 0.8, 0.5]},
+        "after_steps": {"k": [1, 2, 4], "accuracy": [0.9, 0.7, rollout]},
+        "scores": {"teacher": 0.95, "one_step": 0.9, "rollout": rollout, "ceiling": ceiling, "chance": 0.125},
+        "limit": limit,
+        "verdict": f"{limit} at {rollout}",
+    }
+
+
+def cell(root: Path, found: Any, method: Any = "smt", seed: int = 0, length: int = 12) -> None:
+    folder = fake(root, tiny_run(method, {"name": "retrieval", "length": length}, seed=seed), [score(0.5, 1.1)])
+    write_json(folder / "diagnosis.json", {"schema": 1, "sequences": 8, "diagnosis": found})
+
+
+def exhibit(root: Path) -> Exhibit | Missing:
+    with rc_context(RC):
+        (only_one,) = diagnosis.section(load([root])).exhibits
+    return only_one
+
+
+def made(root: Path) -> tuple[Exhibit, pd.DataFrame]:
+    found = exhibit(root)
+    assert isinstance(found, Exhibit) and found.table is not None
+    return found, found.table
+
+
+def test_a_line_has_means_over_seeds_and_the_verdict_of_the_worst(tmp_path: Path) -> None:
+    for seed, (limit, rollout) in enumerate([("solved", 1.0), ("drift", 0.4), ("drift", 0.7)]):
+        cell(tmp_path, record(limit, rollout), seed=seed)
+    cell(tmp_path, record("teacher", 0.2), "smt-dense")
+    found, table = made(tmp_path)
+    row = only(table, method="smt")
+    assert row["rollout"] == pytest.approx(0.7) and row["teacher"] == pytest.approx(0.95) and row["seeds"] == 3
+    assert row["limit"] == "drift (2), solved (1)" and row["verdict"] == "drift at 0.4"
+    assert only(table, method="smt-dense")["limit"] == "teacher"
+    assert found.caption.startswith("Of 4 runs: 1 solved, 1 limited by the teacher, 2 limited by drift.")
+    assert (
+        set(found.methods) == {"smt", "smt-dense"}
+        and found.tasks == ("retrieval",)
+        and "4 of 4 cells done" in found.run
+    )
+
+
+def test_four_panels_show_the_worst_seed(tmp_path: Path) -> None:
+    cell(tmp_path, record("solved", 1.0), seed=0)
+    cell(tmp_path, record("drift", 0.4), seed=1)
+    figure = made(tmp_path)[0].figure
+    assert figure is not None
+    by_column, ahead, variance, after = figure.axes
+    assert [text.get_text() for text in by_column.texts] == ["retrieval, length 12, smt: limited by drift"]
+    teacher, rollout, _ = by_column.lines
+    assert np.asarray(teacher.get_xydata()).tolist() == [[2, 0.9], [3, 1.0]]
+    assert np.asarray(rollout.get_xydata()).tolist() == [[2, 0.4], [3, 0.4]]
+    assert rollout.get_color() == style.HOUSE["smt"].color and teacher.get_linestyle() == "--"
+    assert np.asarray(ahead.lines[0].get_xydata()).tolist() == [[0, 0.95], [1, 0.8], [3, 0.5]]
+    spread, between, error = (np.asarray(line.get_ydata(), dtype=float) for line in variance.lines)
+    assert np.isnan(between[[0, 2]]).all() and error[2] == 0.1 and spread[0] == 0.5, "what is 0 or not known is a gap"
+    assert variance.get_yscale() == "log"
+    assert np.asarray(after.lines[0].get_xydata()).tolist() == [[1, 0.9], [2, 0.7], [4, 0.4]]
+    assert np.asarray(after.lines[1].get_ydata()).tolist() == [0.95, 0.95]
+
+
+def test_of_many_settings_the_worst_are_drawn(tmp_path: Path) -> None:
+    for number in range(7):
+        cell(tmp_path, record("drift", 0.3 + 0.1 * number, None if number == 3 else 1.0), length=8 + number)
+    found, table = made(tmp_path)
+    assert found.figure is not None and len(found.figure.axes) == 4 * diagnosis.MOST_ROWS and len(table) == 7
+    titles = [panel.texts[0].get_text().split(", smt")[0] for panel in found.figure.axes[::4]]
+    assert titles == [f"retrieval, length {8 + number}" for number in range(5)]
+    assert "The figure shows 5 of 7 settings, the worst." in found.caption
+
+
+def test_memories_that_are_all_one_can_be_drawn(tmp_path: Path) -> None:
+    cell(tmp_path, {**record(), **dict.fromkeys(("error", "between", "spread"), [0.0] * 4)})
+    assert made(tmp_path)[0].figure is not None
+
+
+def test_without_records_it_says_what_brings_them(tmp_path: Path) -> None:
+    seeds(tmp_path, [0.5])
+    cell(tmp_path, None, "bptt", seed=5)
+    found = exhibit(tmp_path)
+    assert isinstance(found, Missing) and "--measure diagnosis" in found.reason
+
+
+@pytest.mark.parametrize("name", ["t", "error", "ahead", "after_steps", "scores"])
+@pytest.mark.parametrize("value", [None, "x", {"k": [1]}])
+def test_a_damaged_record_is_left_out(tmp_path: Path, name: str, value: Any) -> None:
+    cell(tmp_path, {**record(), name: value})
+    assert isinstance(exhibit(tmp_path), Missing)
