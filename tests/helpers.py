@@ -23,7 +23,8 @@ def tiny_run(method: str | dict[str, Any] = "bptt", task: str | dict[str, Any] =
     data["task"].setdefault("length", 12)
     data["model"] = TINY
     data["training"] = {"batch_size": 8, "budget": {"steps": 12}}
-    data["evaluation"] = {"sequences": 32, "reference_sequences": 8, "every": 0.5}
+    stream = {"lanes": 8, "burn_in": 12, "columns": 24}
+    data["evaluation"] = {"sequences": 32, "reference_sequences": 8, "every": 0.5, "stream": stream}
     return Run.parse({**data, **fields})
 
 

@@ -41,7 +41,10 @@ the other.
 FIELDS: dict[str, Any] = {
     "model": {"d": 8, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1},
     "training": {"batch_size": 8, "budget": {"steps": STEPS}, "optimiser": {"lr": 3e-3, "schedule": "cosine"}},
-    "evaluation": {"sequences": 2, "reference_sequences": 2, "every": 1.0},
+    "evaluation": {
+        **{"sequences": 2, "reference_sequences": 2, "every": 1.0},
+        "stream": {"lanes": 2, "burn_in": 8, "columns": 8},
+    },
     "precision": "float64",
 }
 OWN: dict[str, dict[str, Any]] = {
