@@ -351,7 +351,9 @@ class Trainer:
     def _good_enough(self) -> bool:
         """Whether the phase ends early, by its loss."""
         until, counters = self.phases[self.counters.phase].until, self.counters
-        if until is None or counters.recent is None or counters.phase_steps % LOOK_EVERY:
+        if until is None or counters.recent is None or not counters.phase_steps:
+            return False
+        if counters.phase_steps % LOOK_EVERY or self.engine.pending:
             return False
         return bool(counters.recent < until)
 
