@@ -336,7 +336,7 @@ class Trainer:
             self._charge(phase, ready.columns * len(batch.x))
             if ready.scalars is not None:
                 if ready.labels:
-                    self._predicted(ready.scalars["loss"], ready.labels, len(batch.x))
+                    self._predicted(ready.scalars[self._answer(phase)], ready.labels, len(batch.x))
                 self._step(phase, ready.scalars)
             if ready.whole:
                 yield
@@ -386,10 +386,14 @@ class Trainer:
         now = rate(phase.optimiser, self._progress(phase))
         if curriculum := self._followed(phase):
             now *= curriculum.rate
-            curriculum.learn(scalars[self.method.answers.get(phase.name, "loss")])
+            curriculum.learn(scalars[self._answer(phase)])
         if self.engine.take(now):
             counters.steps += 1
             counters.phase_steps += 1
+
+    def _answer(self, phase: Phase) -> str:
+        """The name of the scalar that is the cross-entropy of the method's answers."""
+        return self.method.answers.get(phase.name, "loss")
 
     def _predicted(self, loss: Tensor, labels: int, lanes: int) -> None:
         """Take note of the mean loss of so many labels of a stream, before a step learns from them."""
