@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bench import provenance, registry, sources, streams
 from bench.build import autocast, build_method, build_task
-from bench.config import WORK, Run, scored_lengths
+from bench.config import WORK, InitFrom, Run, scored_lengths
 from bench.curriculum import Curriculum
 from bench.engine import Engine
 from bench.errors import BadInput
@@ -311,13 +311,19 @@ class Trainer:
         return Folder(self.folder.path.parent / self.run.init_from.run) if self.run.init_from else None
 
     def _inherited(self) -> dict[str, float] | None:
-        """What the phases that `init_from` brought had cost, from the source's curve."""
-        if not self.run.init_from or not self.source:
-            return None
-        points = [
-            one for one in read_json(self.source.files / "curve.json") or [] if one["phase"] == self.run.init_from.phase
-        ]
-        return {name: points[-1][name] for name in ("steps", "tokens", "training_seconds")} if points else None
+        """What the phases that `init_from` brought had cost, from the curves of the source and its own sources."""
+        total: dict[str, float] = {}
+        link = self.run.init_from
+        while link:
+            source = Folder(self.folder.path.parent / link.run)
+            points = [one for one in read_json(source.files / "curve.json") or [] if one["phase"] == link.phase]
+            if not points:
+                return None
+            for name in ("steps", "tokens", "training_seconds"):
+                total[name] = total.get(name, 0) + points[-1][name]
+            told = (read_json(source / "run.json") or {}).get("run", {}).get("init_from")
+            link = InitFrom(**told) if told else None
+        return total or None
 
     def _enter_phase(self, index: int) -> None:
         self.counters.phase = index
