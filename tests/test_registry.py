@@ -143,6 +143,7 @@ CONTRACT = [
         r"defines readout: since 0\.2 .* advance.*docs/add-a-method\.md",
     ),
     ("method", "BPTT", 'backbones = ("gru",)', r"defines backbones: since 0\.3 .* recurrences.*docs/add-a-method\.md"),
+    ("method", "BPTT", "def predict(self, x): ...", r"predict\(x\): since 0\.2 .* columns.*docs/add-a-method\.md"),
     ("method", "RecurrentMethod", "pass", r"defines none of losses, step, gradients.*docs/add-a-method\.md"),
     ("method", "Module", "pass", r"should derive from bench\.methods\.Method .*docs/add-a-method\.md"),
     ("backbone", "Module", "pass", r"should derive from bench\.models\.Backbone .*docs/add-a-backbone\.md"),
