@@ -198,6 +198,15 @@ def test_what_an_old_method_asks_for_is_answered_with_what_changed(clean, tmp_pa
         build_method(run, build_task(run)).losses(Batch(torch.zeros(2, 4, dtype=torch.long), None), (), (), "train")
 
 
+@pytest.mark.parametrize("given", ["()", "Predictor('teacher', self.predict, True), Predictor('rnn', self.predict)"])
+def test_what_is_scored_begins_with_what_was_trained(clean, tmp_path, given):
+    part = f"def predictors(self): return {given}"
+    load_plugin(plugin(tmp_path, derived("method", "BPTT", part).replace("RecurrentMethod,", "Predictor,")))
+    run = tiny_run("own")
+    with pytest.raises(BadInput, match="first of predictors.* should be the trained one"):
+        build_method(run, build_task(run))
+
+
 def test_a_missing_plugin_file_is_bad_input(clean, tmp_path):
     with pytest.raises(BadInput, match="--plugin: no file"):
         load_plugin(tmp_path / "absent.py")

@@ -254,7 +254,7 @@ class Method(nn.Module, ABC):
         return self.advance(self.initial_state(len(x)), x, columns)[0]
 
     def predictors(self) -> tuple[Predictor, ...]:
-        """What is scored: the trained predictor, and reference lines such as a teacher."""
+        """What is scored: the trained predictor first, then reference lines such as a teacher."""
         return (Predictor("predictor", self.predict),)
 
     def predictor_modules(self) -> list[nn.Module]:
