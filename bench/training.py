@@ -337,15 +337,20 @@ class Trainer:
             self._clock = _now()
         phase = self.phases[self.counters.phase]
         self.method.stage = min(int(self._elapsed() * phase.stages), phase.stages - 1)
-        batch = self._draw(phase)
+        batch, costs = self._draw(phase), []
         for ready in self.engine.stretches(batch):
             self._charge(phase, ready.columns * len(batch.x))
             if ready.scalars is not None:
+                loss = ready.scalars[self._answer(phase)]
+                costs.append((loss, ready.labels or 1))
                 if ready.labels:
-                    self._predicted(ready.scalars[self._answer(phase)], ready.labels, len(batch.x))
+                    self._predicted(loss, ready.labels, len(batch.x))
                 self._step(phase, ready.scalars)
             if ready.whole:
                 yield
+        if costs and self.lanes and self.lanes.state is not None:
+            mean = torch.stack([loss * labels for loss, labels in costs]).sum() / sum(labels for _, labels in costs)
+            self.lanes = self.lanes._replace(state=self.task.advance(self.lanes.state, mean))
         if self.counters.finished or self._spent():
             self._leave_phase(phase)
 
