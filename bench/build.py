@@ -25,7 +25,7 @@ def build_task(run: Run) -> Task:
 def build_method(run: Run, task: Task, device: torch.device | str | None = None) -> Method:
     """The run's method with its initial weights, which depend on the seed and not on the device.
 
-    Raises `BadInput` for one whose `predictors` are those of the contract before 0.2.
+    Raises `BadInput` where its `predictors` are those of the contract before 0.2, or do not begin with the trained one.
     """
     device = run.device if device is None else device
     noise = streams.generator(run.seed, "method", device="cpu" if str(device) == "meta" else device)
@@ -36,6 +36,8 @@ def build_method(run: Run, task: Task, device: torch.device | str | None = None)
             f"method {run.method}: predictors() gives a dict: since 0.2 it gives a tuple of bench.methods.Predictor; "
             "see docs/add-a-method.md"
         )
+    if not method.predictors() or method.predictors()[0].reference:
+        raise BadInput(f"method {run.method}: the first of predictors() should be the trained one, not a reference")
     return at_precision(method, torch.float64 if run.precision == "float64" else torch.float32, device)
 
 

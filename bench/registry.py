@@ -74,9 +74,20 @@ def _mismatch(kind: str, cls: type) -> str | None:
                 f"defines {' and '.join(old)}: since 0.2 a predictor defines advance(state, x, columns, start); "
                 "see docs/add-a-method.md"
             )
+        if "predict" in own and not _takes(cls.predict, "self", "x", "columns"):
+            return "defines predict(x): since 0.2 it is predict(x, columns); see docs/add-a-method.md"
         if all(getattr(cls, form) is getattr(Method, form) for form in FORMS):
             return f"defines none of {', '.join(FORMS)}; one should say how it trains: see docs/add-a-method.md"
     return None
+
+
+def _takes(function: Any, *arguments: str) -> bool:
+    """Whether a function can be called with so many arguments, by their places."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 class Registry(Generic[T]):

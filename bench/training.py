@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bench import provenance, registry, sources, streams
 from bench.build import autocast, build_method, build_task
-from bench.config import WORK, Run, scored_lengths
+from bench.config import WORK, InitFrom, Run, scored_lengths
 from bench.curriculum import Curriculum
 from bench.engine import Engine
 from bench.errors import BadInput
@@ -311,13 +311,19 @@ class Trainer:
         return Folder(self.folder.path.parent / self.run.init_from.run) if self.run.init_from else None
 
     def _inherited(self) -> dict[str, float] | None:
-        """What the phases that `init_from` brought had cost, from the source's curve."""
-        if not self.run.init_from or not self.source:
-            return None
-        points = [
-            one for one in read_json(self.source.files / "curve.json") or [] if one["phase"] == self.run.init_from.phase
-        ]
-        return {name: points[-1][name] for name in ("steps", "tokens", "training_seconds")} if points else None
+        """What the phases that `init_from` brought had cost, from the curves of the source and its own sources."""
+        total: dict[str, float] = {}
+        link = self.run.init_from
+        while link:
+            source = Folder(self.folder.path.parent / link.run)
+            points = [one for one in read_json(source.files / "curve.json") or [] if one["phase"] == link.phase]
+            if not points:
+                return None
+            for name in ("steps", "tokens", "training_seconds"):
+                total[name] = total.get(name, 0) + points[-1][name]
+            told = (read_json(source / "run.json") or {}).get("run", {}).get("init_from")
+            link = InitFrom(**told) if told else None
+        return total or None
 
     def _enter_phase(self, index: int) -> None:
         self.counters.phase = index
@@ -331,15 +337,20 @@ class Trainer:
             self._clock = _now()
         phase = self.phases[self.counters.phase]
         self.method.stage = min(int(self._elapsed() * phase.stages), phase.stages - 1)
-        batch = self._draw(phase)
+        batch, costs = self._draw(phase), []
         for ready in self.engine.stretches(batch):
             self._charge(phase, ready.columns * len(batch.x))
             if ready.scalars is not None:
+                loss = ready.scalars[self._answer(phase)]
+                costs.append((loss, ready.labels or 1))
                 if ready.labels:
-                    self._predicted(ready.scalars["loss"], ready.labels, len(batch.x))
+                    self._predicted(loss, ready.labels, len(batch.x))
                 self._step(phase, ready.scalars)
             if ready.whole:
                 yield
+        if costs and self.lanes and self.lanes.state is not None:
+            mean = torch.stack([loss * labels for loss, labels in costs]).sum() / sum(labels for _, labels in costs)
+            self.lanes = self.lanes._replace(state=self.task.advance(self.lanes.state, mean))
         if self.counters.finished or self._spent():
             self._leave_phase(phase)
 
@@ -351,7 +362,9 @@ class Trainer:
     def _good_enough(self) -> bool:
         """Whether the phase ends early, by its loss."""
         until, counters = self.phases[self.counters.phase].until, self.counters
-        if until is None or counters.recent is None or counters.phase_steps % LOOK_EVERY:
+        if until is None or counters.recent is None or not counters.phase_steps:
+            return False
+        if counters.phase_steps % LOOK_EVERY or self.engine.pending:
             return False
         return bool(counters.recent < until)
 
@@ -384,10 +397,14 @@ class Trainer:
         now = rate(phase.optimiser, self._progress(phase))
         if curriculum := self._followed(phase):
             now *= curriculum.rate
-            curriculum.learn(scalars[self.method.answers.get(phase.name, "loss")])
+            curriculum.learn(scalars[self._answer(phase)])
         if self.engine.take(now):
             counters.steps += 1
             counters.phase_steps += 1
+
+    def _answer(self, phase: Phase) -> str:
+        """The name of the scalar that is the cross-entropy of the method's answers."""
+        return self.method.answers.get(phase.name, "loss")
 
     def _predicted(self, loss: Tensor, labels: int, lanes: int) -> None:
         """Take note of the mean loss of so many labels of a stream, before a step learns from them."""

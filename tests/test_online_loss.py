@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 
 from bench.build import build_method, build_task
 from bench.engine import Engine
+from bench.methods.tbptt import TBPTT
 from bench.phases import draw
+from bench.registry import register_method
 from bench.results import load_curves, read_json
 from bench.streams import generator
 from bench.tasks.base import IGNORED
@@ -20,12 +24,13 @@ METHODS = {
     "tbptt": {"name": "tbptt", "k1": 5, "k2": 5},
     "rtrl": {"name": "rtrl", "update_every": 5},
 }
+PENALISED = {"name": "penalised", "k1": 5, "k2": 5}
 
 
 def cell(method, task="parity", accumulate=1):
     """Windows of 5 columns, of whose labels those are hidden that are in the first 3 columns of a sequence of 12."""
     return tiny_run(
-        METHODS[method],
+        METHODS.get(method, PENALISED),
         {"name": task, "length": LENGTH},
         precision="float64",
         training={
@@ -90,6 +95,25 @@ def test_online_loss_and_regret_are_those_of_predictions_made_before_each_step(t
         assert point["regret"] == pytest.approx(sum(one - floor for one in until) / LANES, rel=1e-9)
         before = len(until)
     assert {len(costs[LANES * 5]), len(costs[LANES * 10]) - len(costs[LANES * 5])} == {2 * LANES, 5 * LANES}
+
+
+def test_what_a_loss_holds_beside_the_answers_is_no_part_of_the_online_loss(tmp_path, clean):
+    @register_method("penalised")
+    class Penalised(TBPTT):
+        answers: ClassVar = {"train": "nats"}
+
+        def losses(self, batch, drawn, carry, phase):
+            scalars, carry = super().losses(batch, drawn, carry, phase)
+            return {"loss": scalars["loss"] + 10, "nats": scalars["loss"]}, carry
+
+    run = cell("tbptt")
+    penalised = cell("penalised")
+    names = "tokens", "online_loss", "regret"
+    told = [
+        [[point.get(name) for name in names] for point in read_json(trained(one, tmp_path) / "curve.json")]
+        for one in (run, penalised)
+    ]
+    assert told[0] == told[1] and told[0][-1][1] is not None
 
 
 def test_without_a_floor_there_is_no_regret(tmp_path):

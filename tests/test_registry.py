@@ -143,6 +143,7 @@ CONTRACT = [
         r"defines readout: since 0\.2 .* advance.*docs/add-a-method\.md",
     ),
     ("method", "BPTT", 'backbones = ("gru",)', r"defines backbones: since 0\.3 .* recurrences.*docs/add-a-method\.md"),
+    ("method", "BPTT", "def predict(self, x): ...", r"predict\(x\): since 0\.2 .* columns.*docs/add-a-method\.md"),
     ("method", "RecurrentMethod", "pass", r"defines none of losses, step, gradients.*docs/add-a-method\.md"),
     ("method", "Module", "pass", r"should derive from bench\.methods\.Method .*docs/add-a-method\.md"),
     ("backbone", "Module", "pass", r"should derive from bench\.models\.Backbone .*docs/add-a-backbone\.md"),
@@ -195,6 +196,15 @@ def test_what_an_old_method_asks_for_is_answered_with_what_changed(clean, tmp_pa
     run = tiny_run("own")
     with pytest.raises(BadInput, match=rf"{reason}.*docs/add-a-method\.md"):
         build_method(run, build_task(run)).losses(Batch(torch.zeros(2, 4, dtype=torch.long), None), (), (), "train")
+
+
+@pytest.mark.parametrize("given", ["()", "Predictor('teacher', self.predict, True), Predictor('rnn', self.predict)"])
+def test_what_is_scored_begins_with_what_was_trained(clean, tmp_path, given):
+    part = f"def predictors(self): return {given}"
+    load_plugin(plugin(tmp_path, derived("method", "BPTT", part).replace("RecurrentMethod,", "Predictor,")))
+    run = tiny_run("own")
+    with pytest.raises(BadInput, match="first of predictors.* should be the trained one"):
+        build_method(run, build_task(run))
 
 
 def test_a_missing_plugin_file_is_bad_input(clean, tmp_path):

@@ -11,7 +11,7 @@ from bench.build import build_method, build_task
 from bench.registry import register_task
 from bench.results import read_json
 from bench.tasks.base import IGNORED, Batch, Task
-from bench.training import Trainer, score_stream, stream_set
+from bench.training import Options, Stopped, Trainer, score_stream, stream_set
 from tests.helpers import folder_of, tiny_run
 
 MOST = 4
@@ -105,3 +105,34 @@ def test_a_stream_is_scored_after_the_burn_in_with_the_state_carried_on(tmp_path
                     losses.append(-logits[0, 0].log_softmax(0)[batch.y[lane, t]].item())
     assert found["accuracy"] == pytest.approx(sum(right) / 900, rel=1e-12)
     assert found["loss"] == pytest.approx(sum(losses) / 900, rel=1e-9)
+
+
+def test_a_stream_is_told_what_its_last_batch_cost_and_goes_on_from_there_after_a_stop(tmp_path, clean):
+    told, levels = [], []
+
+    class Rising(AnBn):
+        """The first character of a batch says how often the stream was told of a loss."""
+
+        def stream(self, split, lanes, length, generator, state=None):
+            level = torch.zeros(lanes, dtype=torch.long) if state is None else state[0]
+            if lanes == 3:  # those that train
+                levels.append(level.tolist())
+            x = level[:, None].expand(-1, length) % 3
+            return Batch(x, x, ((torch.arange(length) == 0) & (state is None)).expand(lanes, -1)), (level,)
+
+        def advance(self, state, loss):
+            told.append(loss.item())
+            return (state[0] + 1,)
+
+    register_task("rising")(Rising)
+    training = {"batch_size": 3, "columns": 8, "budget": {"tokens": 3 * 8 * 4}}
+    evaluation = {"sequences": 8, "every": 0.25, "stream": {"lanes": 2, "burn_in": 4, "columns": 8}}
+    run = tiny_run({"name": "tbptt", "k1": 4, "k2": 4}, "rising", training=training, evaluation=evaluation)
+    folder = folder_of(run, tmp_path)
+    for _ in range(3):
+        with pytest.raises(Stopped):
+            Trainer(run, folder, Options(should_stop=lambda: True)).train()
+    Trainer(run, folder).train()
+    assert levels == [[n] * 3 for n in range(4)]
+    losses = [point["online_loss"] for point in read_json(folder / "curve.json")[1:]]
+    assert told == pytest.approx(losses, rel=1e-6)

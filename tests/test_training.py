@@ -17,7 +17,10 @@ from bench.errors import BadInput
 from bench.methods.base import EVERY, Method, Phase, Predictor, RecurrentMethod, cross_entropy
 from bench.methods.bptt import BPTT
 from bench.optimiser import rate
-from bench.results import Folder, load_tensors, read_json
+from bench.report import tables
+from bench.report.data import load
+from bench.report.figures import draw
+from bench.results import Folder, load_curves, load_tensors, read_json
 from bench.tasks.base import IGNORED, Batch
 from bench.training import (
     Diverged,
@@ -230,6 +233,23 @@ def test_bptt_can_go_on_from_a_phase_of_another_method(tmp_path, source, phase, 
     before, after = load_tensors(Folder(tmp_path / first.id).weights(phase)), load_tensors(folder.weights("bptt"))
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("teacher"))
     assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("rnn.updater"))
+
+
+def test_what_was_inherited_holds_what_the_source_had_inherited(tmp_path):
+    first = tiny_run("smt")
+    second = tiny_run(DMT, init_from={"run": first.id, "phase": "smt"})
+    three = {"name": "smt+dmt+bptt", "dmt": {"share": 0.3, "every": 3}, "bptt": {"share": 0.3, "batch_size": 8}}
+    third = tiny_run(three, init_from={"run": second.id, "phase": "dmt"})
+    costs = [read_json(trained(run, tmp_path) / "result.json") for run in (first, second, third)]
+    before = [one["costs"] for one in costs[:2]]
+    assert all(costs[2]["inherited"][name] == sum(one[name] for one in before) for name in ("steps", "tokens"))
+    assert costs[2]["inherited"]["training_seconds"] > costs[1]["inherited"]["training_seconds"]
+    curves = load([tmp_path]).curves
+    ends = curves[curves["id"] == third.id].iloc[-1]
+    tokens = sum(one["costs"]["tokens"] for one in costs)
+    assert ends["spent.tokens"] == tokens
+    ((_, _, figure),) = draw(tables.load(tmp_path), load_curves(tmp_path))
+    assert max(line.get_xdata()[-1] for line in figure.axes[0].get_lines() if len(line.get_xdata()) > 2) == tokens
 
 
 def test_shares_that_leave_nothing_for_smt_are_refused():

@@ -183,7 +183,7 @@ def configurations(runs: Iterable[Run]) -> list[Run]:
         for name in ("seed", "evaluation", "init_from"):
             parts.pop(name, None)
         parts["task"] = {**parts["task"], "length": None}
-        parts["training"] = {"batch_size": run.training.batch_size}
+        parts["training"] = {"batch_size": run.training.batch_size, "columns": run.training.columns}
         found.setdefault(json.dumps(parts, sort_keys=True), run)
     return list(found.values())
 

@@ -119,7 +119,8 @@ class Method(nn.Module, ABC):
     predictor's logits over the scored positions; "unbiased": that, on average over `self.noise`; "own": the gradient of
     the "loss" that is handed over, whatever it is. No entry: no promise."""
     answers: ClassVar[Mapping[str, str]] = {}
-    """By phase, which scalar is the cross-entropy of its answers, for a curriculum. No entry: the "loss"."""
+    """By phase, which scalar is the cross-entropy of its answers, for a curriculum and the online loss. No entry: the
+    "loss"."""
     growing_state: ClassVar[bool] = False
     """Whether the predictor's state grows with the sequence, as a Transformer's does; a recurrent network's may not."""
 
@@ -253,7 +254,7 @@ class Method(nn.Module, ABC):
         return self.advance(self.initial_state(len(x)), x, columns)[0]
 
     def predictors(self) -> tuple[Predictor, ...]:
-        """What is scored: the trained predictor, and reference lines such as a teacher."""
+        """What is scored: the trained predictor first, then reference lines such as a teacher."""
         return (Predictor("predictor", self.predict),)
 
     def predictor_modules(self) -> list[nn.Module]:

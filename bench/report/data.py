@@ -183,12 +183,16 @@ def _with_work(curves: pd.DataFrame, costs: list[tuple[dict[str, Any], dict[str,
     spent = pd.DataFrame({name: points[name] for name in ("tokens", "training_seconds")})
     for name in WORK:
         spent[name] = (fresh * rate[name].to_numpy(dtype=float)).groupby(by_run).cumsum()
-    totals = spent.assign(grid=points["grid"], id=points["id"], phase=points["phase"])
-    totals = totals.groupby(["grid", "id", "phase"]).last()
     sources = pd.MultiIndex.from_frame(points[["grid", *LINKS]])
-    before = totals.reindex(sources).to_numpy(dtype=float, na_value=float("nan"))
-    linked = points[LINKS[0]].notna().to_numpy()[:, None]
-    spent = spent + np.where(linked, before, 0.0)
+    linked = points[LINKS[0]].notna().to_numpy()
+    own = spent
+    for _ in range(1 + points.loc[linked, "id"].nunique()):  # a source may have a source
+        totals = spent.assign(grid=points["grid"], id=points["id"], phase=points["phase"])
+        totals = totals.groupby(["grid", "id", "phase"]).last()
+        brought = totals.reindex(sources).to_numpy(dtype=float, na_value=float("nan"))
+        before, spent = spent, own + np.where(linked[:, None], brought, 0.0)
+        if spent.equals(before):
+            break
     return pd.concat([points, spent.add_prefix("spent.")], axis=1)
 
 

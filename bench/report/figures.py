@@ -56,9 +56,11 @@ def _prepared(curves: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     points["reference"] = points["reference"].eq(True)
     points["phase"] = points["phase"].astype(object).fillna("").astype(str)
     points = points.dropna(subset=["tokens", "accuracy", "predictor"])
-    before = points.groupby(["grid", "id", "phase"])["tokens"].max().to_dict()
-    sources = zip(points["grid"], points["init_from.run"], points["init_from.phase"])
-    points["x"] = points["tokens"] + [before.get(source, 0.0) for source in sources]
+    sources = list(zip(points["grid"], points["init_from.run"], points["init_from.phase"]))
+    points["x"] = points["tokens"]
+    for _ in range(points["init_from.run"].nunique()):  # a source may have a source
+        ends = points.groupby(["grid", "id", "phase"])["x"].max().to_dict()
+        points["x"] = points["tokens"] + [ends.get(source, 0.0) for source in sources]
     done = set(results.loc[results["state"] == "done", ["grid", "id"]].itertuples(index=False, name=None))
     points["done"] = [one in done for one in zip(points["grid"], points["id"])]
     return points

@@ -110,7 +110,10 @@ class Task(ABC):
         return Batch(x[:, :length], y[:, :length], start[:, :length]), rest
 
     def advance(self, state: StreamState, loss: Tensor) -> StreamState:
-        """Where a stream stands once the mean loss of its last piece is known: a curriculum may move on."""
+        """Where a stream stands once the mean loss of the last batch that was drawn is known: a curriculum may move on.
+
+        It is called with a tensor () in nats, after the steps that learned from the batch.
+        """
         return state
 
     def scored_columns(self, length: int) -> range:

@@ -25,6 +25,7 @@ from bench.grid import make_grid
 from bench.measure import cost
 from bench.measure.inference import state_bytes
 from bench.methods.base import EVERY, NONE, Method, MethodConfig, Phase, impossible, scored_slice
+from bench.models.backbone import map_tree
 from bench.results import Folder
 from bench.tasks.base import IGNORED, Batch, Task
 from bench.testing.probes import (
@@ -538,10 +539,24 @@ def _carries(subject: Subject) -> str:
 
 
 def _summed(method: Method, phase: Phase, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """The gradient of the summed loss of one batch after another, the weights as they are."""
+    """The gradient of the summed loss of one batch after another, the weights as they are.
+
+    The random choices for a column of an online method are the same however the columns are cut into batches.
+    """
     method.noise.manual_seed(streams.derive(0, "check", "noise"))
     method.carry = None
     method.zero_grad()
+    draw, drawn = method.draw, 0
+    if form_of(type(method)) == "step":
+        whole = draw((ROWS, sum(batch.x.shape[1] for batch in batches)), phase.name)
+
+        def of_columns(shape: tuple[int, int], phase: str) -> Any:
+            nonlocal drawn
+            columns = slice(drawn, drawn + shape[1])
+            drawn += shape[1]
+            return map_tree(lambda one: one[columns], whole)
+
+        method.draw = of_columns  # type: ignore[method-assign]
     engine, sums = Engine(method, phase), {name: torch.zeros_like(one) for name, one in _claimed(method, phase).items()}
     for batch in batches:
         first = 0
@@ -552,6 +567,7 @@ def _summed(method: Method, phase: Phase, batches: Sequence[Batch]) -> dict[str,
                 if parameter.grad is not None and ready.scalars is not None:
                     sums[name] += labels * parameter.grad
             method.zero_grad()
+    method.draw = draw  # type: ignore[method-assign]
     return sums
 
 

@@ -124,6 +124,9 @@ def test_configurations_leave_out_what_a_step_does_not_cost():
     base = tiny_run("bptt")
     others = [dataclasses.replace(base, seed=3), tiny_run("bptt", {"name": "retrieval", "length": 20})]
     assert cost.configurations([base, *others, tiny_run("transformer")]) == [base, tiny_run("transformer")]
+    budget = {"steps": 12}
+    pieces = [tiny_run("rtrl", training={"budget": budget, "columns": columns}) for columns in (4, 8)]
+    assert cost.configurations(pieces) == pieces
 
 
 def test_a_configuration_is_traced_once(tmp_path, monkeypatch):

@@ -210,6 +210,16 @@ def test_the_teacher_ends_early_once_it_is_good_enough_and_leaves_its_share_to_w
     assert ends == {"teacher": 10, "smt": 70, "dmt": 100}
 
 
+def test_a_teacher_that_is_good_enough_at_once_takes_its_steps_whole_where_gradients_are_averaged(tmp_path):
+    method = {"name": "smt-dense", "teacher": {"share": 0.5, "until": 100.0, "batch_size": 4}}
+    run = tiny_run(method, training={"budget": {"tokens": 8 * 12 * 60}, "batch_size": 8, "accumulate": 3})
+    trainer = Trainer(run, folder_of(run, tmp_path))
+    trainer.train()
+    points = read_json(trainer.folder.files / "curve.json")
+    (steps, tokens), *_ = [(one["steps"], one["tokens"]) for one in reversed(points) if one["phase"] == "teacher"]
+    assert (steps, tokens) == (10, 10 * 3 * 4 * 12)
+
+
 def test_a_teacher_that_never_is_has_its_share(tmp_path):
     method = {"name": "smt-dense", "teacher": {"share": 0.4, "until": 0.0}}
     run = tiny_run(method, training={"budget": {"steps": 50}, "batch_size": 4})

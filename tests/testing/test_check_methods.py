@@ -110,9 +110,11 @@ class KeepsItsStateToItself(TBPTT):
 class DropsEstimatesAtEdges(RTRL):
     """Its influence lasts no longer than a piece."""
 
-    def draw(self, shape, phase):
+    at_edge = False
+
+    def direction(self, gradient, shared):
         self.at_edge = True
-        return ()
+        return gradient
 
     def step(self, carry, x_t, y_t, drawn_t):
         if self.at_edge:
@@ -242,6 +244,27 @@ def test_promises_of_estimates_and_of_online_gradients_are_examined(clean, cls, 
 )
 def test_a_stream_that_is_not_carried_on_is_found(clean, cls, row):
     assert outcome_of(cls, row).state == "failed"
+
+
+class DrawsAtEveryColumn(RTRL):
+    """Noise of its own for each lane and column."""
+
+    def draw(self, shape, phase):
+        return torch.randn(shape[::-1], generator=self.noise, device=self.noise.device)
+
+    def step(self, carry, x_t, y_t, drawn_t):
+        carry, credit = super().step(carry, x_t, y_t, drawn_t)
+        noisy = {name: one * drawn_t.mean() for name, one in credit.gradient.items()}
+        return carry, credit._replace(gradient=noisy)
+
+
+class DrawsAndDropsEstimates(DropsEstimatesAtEdges, DrawsAtEveryColumn):
+    pass
+
+
+@pytest.mark.parametrize(("cls", "state"), [(DrawsAtEveryColumn, "passed"), (DrawsAndDropsEstimates, "failed")])
+def test_noise_of_an_online_method_is_no_matter_of_where_its_batches_are_cut(clean, cls, state):
+    assert outcome_of(cls, "carries on in a stream").state == state
 
 
 @pytest.mark.parametrize("name", ["tbptt", "rtrl"])
