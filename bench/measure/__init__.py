@@ -41,9 +41,12 @@ def trained(folder: Folder) -> tuple[Method, Task]:
     run = folder.run()
     task = build_task(run)
     method = build_method(run, task).eval()
-    weights = folder.weights(method.phases(run.training)[-1].name)
+    phases = [folder.weights(phase.name) for phase in method.phases(run.training)]
+    state = folder.status["state"]
+    # (a run that ended early, as it was good enough, may have ended in a phase before the last)
+    weights = next((file for file in reversed(phases) if state == "done" and file.is_file()), phases[-1])
     if not weights.is_file():
-        raise BadInput(f"{folder.path}: has no {weights.name}: the run is {folder.status['state']}, should be done")
+        raise BadInput(f"{folder.path}: has no {weights.name}: the run is {state}, should be done")
     method.load_state_dict(load_tensors(weights, run.device))
     for name, parameter in method.named_parameters():
         if not parameter.isfinite().all():

@@ -163,3 +163,19 @@ def test_the_record_of_a_trained_run(tmp_path):
     first, last = (one["norm"] for one in record["gradients"])
     assert first != last and all(math.isfinite(norm) for norm in first + last)
     assert isinstance(measure.trained(folder)[0], SMT)
+
+
+def test_a_run_that_ended_early_is_measured_as_it_was_at_its_end(tmp_path):
+    """Good enough in its first phase: there are no weights of the last."""
+    training = {"batch_size": 8, "budget": {"steps": 12}, "stop_at": 0.01}
+    run = tiny_run({"name": "smt+dmt", "dmt": {"share": 0.5, "every": 3, "batch_size": 8}}, training=training)
+    folder = folder_of(run, tmp_path)
+    trainer = Trainer(run, folder)
+    trainer.train()
+    folder.set_status("done")
+    from bench import measure
+
+    assert not folder.weights("dmt").is_file()
+    method, _ = measure.trained(folder)
+    for name, value in trainer.method.state_dict().items():
+        assert torch.equal(value, method.state_dict()[name]), name
