@@ -27,7 +27,7 @@ from bench.config import WORK, InitFrom, Run, scored_lengths
 from bench.curriculum import Curriculum
 from bench.engine import Engine
 from bench.errors import BadInput
-from bench.methods.base import EVERY, Method, Phase, Predict, scored_slice
+from bench.methods.base import EVERY, NONE, Method, Phase, Predict, scored_slice
 from bench.models.updater import count_parameters
 from bench.optimiser import rate
 from bench.phases import Lanes, draw, idle_phase, no_step, phase_ends, phases_brought
@@ -157,9 +157,20 @@ def score_stream(method: Method, batch: Batch, name: str) -> dict[str, float]:
     state = method.initial_state(len(batch.x))
     assert batch.start is not None
     for x, y, start in zip(*(part.split(EVALUATION_CHUNK, 1) for part in batch), strict=True):  # type: ignore[union-attr]
-        logits, state = method.advance(state, x, EVERY, start)
-        totals += _totals(logits, y)
+        columns = _scored(y)
+        logits, state = method.advance(state, x, columns, start)
+        totals += _totals(logits, y[:, columns])
     return _means(totals, name)
+
+
+def _scored(y: Tensor) -> slice:
+    """The columns of y (B, T) in which some label is scored; all where these are not equally far apart."""
+    columns = (y != IGNORED).any(0).nonzero().flatten().tolist()
+    if not columns:
+        return NONE
+    step = columns[1] - columns[0] if len(columns) > 1 else 1
+    even = columns == [*range(columns[0], columns[-1] + 1, step)]
+    return slice(columns[0], columns[-1] + 1, step) if even else EVERY
 
 
 def _totals(logits: Tensor, y: Tensor) -> Tensor:

@@ -189,6 +189,13 @@ def test_labels_are_hidden_by_their_place_in_a_lane_and_not_in_a_piece():
     assert position.tolist() == [4, 7] and torch.equal(hidden.x, x)
 
 
+@pytest.mark.parametrize("start", [None, torch.zeros(2, dtype=torch.bool)])
+def test_a_stream_of_the_old_contract_is_told_what_changed(start):
+    x = torch.zeros(2, 6, dtype=torch.long)
+    with pytest.raises(BadInput, match=r"since 0\.2 it says at each column .* \(2, 6\); see docs/add-a-task\.md"):
+        hide_in_stream(Batch(x, x, start), 0, torch.zeros(2, dtype=torch.long))
+
+
 def test_a_method_trains_by_the_form_that_its_class_defines_last():
     class Both(BPTT):
         def gradients(self, batch, phase):

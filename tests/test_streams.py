@@ -107,6 +107,23 @@ def test_a_stream_is_scored_after_the_burn_in_with_the_state_carried_on(tmp_path
     assert found["loss"] == pytest.approx(sum(losses) / 900, rel=1e-9)
 
 
+@pytest.mark.parametrize(("scored", "read"), [([5], 1), ([1, 4, 7], 3), ([0, 1, 5], 8), ([*range(8)], 8)])
+def test_only_columns_of_a_stream_that_are_scored_are_read(monkeypatch, scored, read):
+    run = tiny_run({"name": "tbptt"}, {"name": "parity", "length": 8}, precision="float64")
+    task = build_task(run)
+    method = build_method(run, task)
+    x, labels, start = task.stream("test", 3, 8, torch.Generator().manual_seed(0))[0]
+    y = torch.full_like(labels, IGNORED)
+    y[1:, scored] = labels[1:, scored]
+    with torch.no_grad():
+        logits, _ = method.advance(method.initial_state(3), x, start=start)
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORED)
+    kept, found = method.rnn.read, []
+    monkeypatch.setattr(method.rnn, "read", lambda features: found.append(features.shape[1]) or kept(features))
+    told = score_stream(method, Batch(x, y, start), "rnn")
+    assert found == [read] and told["loss"] == pytest.approx(expected.item(), rel=1e-12)
+
+
 def test_a_stream_is_told_what_its_last_batch_cost_and_goes_on_from_there_after_a_stop(tmp_path, clean):
     told, levels = [], []
 

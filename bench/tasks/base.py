@@ -219,8 +219,14 @@ def hide_in_stream(batch: Batch, score_from: int, position: Tensor) -> tuple[Bat
     """As `hide`, for a piece of a stream: labels less than `score_from` columns after their lane began anew.
 
     `position` (B,) says how many columns each lane had before the piece; the second result, how many it then has.
+    Raises `BadInput` for a `start` of the contract before 0.2.
     """
-    assert batch.start is not None
+    if batch.start is None or batch.start.shape != batch.x.shape:
+        given = None if batch.start is None else tuple(batch.start.shape)
+        raise BadInput(
+            f"stream gives a batch whose start is {given}: since 0.2 it says at each column whether the lane begins "
+            f"anew before it, {tuple(batch.x.shape)}; see docs/add-a-task.md"
+        )
     t = torch.arange(batch.x.shape[1], device=batch.x.device)
     begun = torch.where(batch.start, t, -1).cummax(1).values  # the last column at which the lane began, -1: before
     since = torch.where(begun >= 0, t - begun, position[:, None] + t)
