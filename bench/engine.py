@@ -113,7 +113,7 @@ class Engine:
         for t, (x_t, y_t) in enumerate(zip(piece.x.unbind(1), piece.y.unbind(1), strict=True)):
             if starts[t]:
                 carry = carry._replace(lanes=reset(carry.lanes, fresh, piece.start[:, t]))
-            with torch.no_grad():
+            with torch.no_grad(), self.autocast():
                 carry, credit = method.step(carry, x_t, y_t, map_tree(lambda one, t=t: one[t], drawn))
             total = tuple(credit) if total is None else map_tree(torch.add, total, tuple(credit))
         gradient, weight, scalars = total

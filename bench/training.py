@@ -534,8 +534,7 @@ class Trainer:
             known = {name: value for name, value in online.items() if value is not None}
             self.options.on_scalars(counters.steps, means | known | accuracies)
             if self.run.training.stop_at is not None and counters.steps:
-                reached = score(self.method.predict, self._set("valid", length))["accuracy"]
-                counters.finished = reached >= self.run.training.stop_at * (
+                counters.finished = self._valid_accuracy(length) >= self.run.training.stop_at * (
                     self.facts[length]["accuracy_ceiling"] or 1.0
                 )
             counters.evaluation_seconds += time.perf_counter() - began
@@ -554,6 +553,12 @@ class Trainer:
         regret = None if self._floor is None else counters.online["regret"].item()
         counters.online["loss"], counters.labels = torch.zeros_like(counters.online["loss"]), 0
         return {"online_loss": loss, "regret": regret}
+
+    def _valid_accuracy(self, length: int) -> float:
+        """Of the trained predictor, by which a run may end early: on streams where it learns from these."""
+        if self.method.data == "streams":
+            return score_stream(self.method, self._lanes("valid"), "predictor")["accuracy"]
+        return score(self.method.predict, self._set("valid", length))["accuracy"]
 
     # Clock, reports, checks.
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from bench import training
 from bench.build import build_method, build_task
 from bench.registry import register_task
 from bench.results import read_json
@@ -153,3 +154,29 @@ def test_a_stream_is_told_what_its_last_batch_cost_and_goes_on_from_there_after_
     assert levels == [[n] * 3 for n in range(4)]
     losses = [point["online_loss"] for point in read_json(folder / "curve.json")[1:]]
     assert told == pytest.approx(losses, rel=1e-6)
+
+
+def test_what_learns_from_a_stream_ends_early_by_its_score_on_the_valid_stream(tmp_path, monkeypatch):
+    seen = []
+
+    def good(method, batch, name):
+        seen.append(batch)
+        return {"accuracy": 0.9, "loss": 0.1}
+
+    monkeypatch.setattr(training, "score_stream", good)
+    training_ = {"batch_size": 4, "budget": {"steps": 12}, "stop_at": 0.8}
+    run = tiny_run({"name": "tbptt", "k1": 4, "k2": 4}, "parity", training=training_)
+    trainer = training.Trainer(run, folder_of(run, tmp_path))
+    result = trainer.train()
+    assert result["costs"]["steps"] < 12  # (its score from the start state is at chance)
+    assert any(one is trainer._lanes("valid") for one in seen)
+
+
+def test_an_online_step_computes_at_the_runs_precision(tmp_path):
+    run = tiny_run("rtrl", "parity", precision="bfloat16", training={"batch_size": 4, "budget": {"steps": 1}})
+    inside = []
+    trainer = training.Trainer(run, folder_of(run, tmp_path))
+    step = trainer.method.step
+    trainer.method.step = lambda *given: (inside.append(torch.is_autocast_enabled("cpu")), step(*given))[1]
+    trainer.train()
+    assert inside and all(inside)
