@@ -33,7 +33,7 @@ MARK = "BENCH_FAULT_CAMPAIGN"
 LEASE = 6.0
 """Seconds; longer than what an observer that was itself stopped holds against others (`GAP_SECONDS` in the lease)."""
 TINY = {"d": 8, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1}
-METHODS = ["bptt", "smt", "smt+dmt", "tbptt", "transformer"]
+METHODS = ["bptt", "smt", "smt+dmt", "smt-dense+dmt", "tbptt", "transformer"]
 
 GRID = {
     "base": {

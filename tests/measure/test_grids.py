@@ -24,7 +24,7 @@ def tiny() -> Iterator[Run]:
             described = run.describe()
             method = described["method"]
             phase = method.get("dmt", {})
-            shape = (run.task, phase.get("rollout"), *(method.get(name) for name in SHAPES))
+            shape = (run.task, str(phase.get("rollout")), *(method.get(name) for name in SHAPES))
             kinds = {shape, (run.method, run.model.backbone)}
             if kinds <= seen:
                 continue

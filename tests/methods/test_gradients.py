@@ -299,7 +299,7 @@ def test_the_last_phase_of_smt_dmt_bptt_has_bptts_gradient(batch):
 def test_dmt_labels_every_position_of_the_rollout_equally_often(length, every):
     """At 5, 9 and 17, keys-values scores the last column alone."""
     method = method_of("smt+dmt", dmt={"every": every})
-    drawn = torch.stack([method.draw((B, length), "dmt") for _ in range(4000)])
+    drawn = torch.stack([method.draw((B, length), "dmt").t for _ in range(4000)])
     assert drawn.shape[1] == max(1, length // every)
     assert (drawn.diff(dim=1) >= min(every, length)).all()
     share = torch.bincount(drawn.flatten(), minlength=length) / drawn.numel()
@@ -313,7 +313,7 @@ def test_dmt_labels_no_position_before_the_first_memory_or_after_the_rollout():
         evaluation={"score_from": 2},
     )
     method = build_method(run, build_task(run))
-    assert {t for _ in range(300) for t in method.draw((B, 12), "dmt").tolist()} == {3, 4, 5, 6, 7}
+    assert {t for _ in range(300) for t in method.draw((B, 12), "dmt").t.tolist()} == {3, 4, 5, 6, 7}
 
 
 def test_the_papers_windows_hold_one_position_with_a_whole_context_and_a_whole_future():
