@@ -28,7 +28,8 @@ from torch import Tensor
 
 from bench import registry
 from bench.config import ModelConfig, NonNegative, Positive, Run, Share, TrainingConfig
-from bench.methods.base import EVERY, Carry, MethodConfig, Phase, Predictor, RecurrentMethod, Teaching, cross_entropy
+from bench.methods.base import EVERY, Carry, MethodConfig, Phase, Teaching, cross_entropy
+from bench.methods.taught import TaughtMethod
 from bench.models.teacher import Teacher, windows
 from bench.registry import register_method
 from bench.tasks.base import IGNORED, Batch, Task, undrawable
@@ -126,7 +127,7 @@ def uniformity_loss(memory: Tensor, compared: Tensor | None = None) -> Tensor:
 
 
 @register_method("smt")
-class SMT(RecurrentMethod):
+class SMT(TaughtMethod):
     """Teacher and updater trained jointly; the readout is the decoder's."""
 
     Config = SMTConfig
@@ -141,12 +142,8 @@ class SMT(RecurrentMethod):
     @classmethod
     def refuses(cls, run: Run) -> str | None:
         config: Any = run.method_config
-        if registry.backbones.get(run.model.backbone).memory(run.model) is None:
-            return f"the teacher writes a memory of K tokens, which the state of {run.model.backbone} is not"
-        if run.model.readout != "transformer":
-            return (
-                f"the readout takes the decoder's weights: model.readout should be transformer, not {run.model.readout}"
-            )
+        if reason := super().refuses(run):
+            return reason
         columns = config.length or run.task_config.length  # type: ignore[attr-defined]
         if config.length:
             task = registry.tasks.get(run.task)(run.task_config)
@@ -207,20 +204,17 @@ class SMT(RecurrentMethod):
         if self.config.consecutive:
             begin = torch.randint(1 - several, positions, (batch_size, 1), generator=self.noise, device=device)
             t = begin.clamp(0, positions - several) + torch.arange(several, device=device) + earliest
-            return Drawn(t, self._draw_compared(t))
+            return self._drawn(t)
         keys = torch.rand(batch_size, positions, generator=self.noise, device=device)
         if self.config.empty_share is not None and earliest == 0 and several < positions:
             # Give t = 0 a share of its own: it comes first in that share of the rows, else last.
             chosen = torch.rand(batch_size, generator=self.noise, device=device) < self.config.empty_share
             keys[:, 0] = chosen.to(keys.dtype) * 3 - 1
         t = keys.topk(several, dim=1).indices + earliest
-        return Drawn(t, self._draw_compared(t))
+        return self._drawn(t)
 
-    def _draw_compared(self, t: Tensor) -> Tensor | None:
-        tokens, sample = t.numel() * self.model.memory_tokens, self.config.uniformity_sample
-        if tokens <= sample:
-            return None
-        return torch.randperm(tokens, generator=self.noise, device=self.noise.device)[:sample]
+    def _drawn(self, t: Tensor) -> Drawn:
+        return Drawn(t, self.draw_compared(t.numel() * self.model.memory_tokens, self.config.uniformity_sample))
 
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
         return self.smt_losses(batch, drawn), carry
@@ -247,15 +241,12 @@ class SMT(RecurrentMethod):
         memories = self.teacher.encode(contexts.flatten(0, 1)).unflatten(0, contexts.shape[:2])
         return memories[:, :-1].flatten(0, 1), memories[:, 1:].flatten(0, 1)
 
-    @torch.no_grad()
     def settle(self, phase: str) -> None:
-        """The readout takes the decoder's weights, and the rollout's first memory becomes the encoder's."""
         if phase == "smt":
-            self.rnn.readout.load_state_dict(self.teacher.decoder.state_dict())
-            updater: Any = self.rnn.updater
-            updater.start.copy_(
-                self.teacher.encode(torch.empty(1, 0, dtype=torch.long, device=updater.start.device))[0]
-            )
+            self.take_over()
+
+    def empty_memory(self) -> Tensor:
+        return self.teacher.encode(torch.empty(1, 0, dtype=torch.long, device=self.noise.device))[0]
 
     # With `start: context` the first T_c inputs are only collected; the state is then a pair (memory, window), and the
     # window is None once it has been encoded.
@@ -299,7 +290,6 @@ class SMT(RecurrentMethod):
         return self.roll(self.initial_state(len(x)), x)[0]
 
     def predict_teacher(self, x: Tensor, columns: slice = EVERY) -> Tensor:
-        """The teacher's own answers from its memories."""
         memories = self.teacher_memories(x, range(x.shape[1])[columns])
         return torch.stack([self.teacher.decode(memory, x[:, :0])[:, 0] for memory in memories.unbind(1)], 1)
 
@@ -310,6 +300,3 @@ class SMT(RecurrentMethod):
         """Memories after these n columns of x (B, T), every context encoded afresh: (B, n, K, d)."""
         contexts = (x[:, max(0, t + 1 - self.config.context) : t + 1] for t in columns)
         return torch.stack([self.teacher.encode(context) for context in contexts], 1)
-
-    def predictors(self) -> tuple[Predictor, ...]:
-        return Predictor("rnn", self.predict), Predictor("teacher", self.predict_teacher, reference=True)

@@ -21,10 +21,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench import registry
-from bench.config import Config, ModelConfig, NonNegative, Optimiser, Positive, Run, Share, TrainingConfig
-from bench.methods.base import EVERY, Carry, MethodConfig, Phase, Predictor, RecurrentMethod, Teaching, cross_entropy
+from bench.config import Config, ModelConfig, NonNegative, Optimiser, Positive, Share, TrainingConfig
+from bench.methods.base import EVERY, Carry, MethodConfig, Phase, Teaching, cross_entropy
 from bench.methods.smt import uniformity_loss
+from bench.methods.taught import TaughtMethod
 from bench.models.dense_teacher import DenseTeacher
 from bench.models.layers import rms_normalise
 from bench.models.teacher import windows
@@ -74,7 +74,7 @@ class Drawn(NamedTuple):
 
 
 @register_method("smt-dense")
-class SMTDense(RecurrentMethod):
+class SMTDense(TaughtMethod):
     """Two phases: "teacher", the teacher alone, and "smt"; the readout is the decoder's."""
 
     Config = SMTDenseConfig
@@ -86,16 +86,6 @@ class SMTDense(RecurrentMethod):
         super().__init__(config, task, model, noise)
         own = self.config
         self.teacher = DenseTeacher(model, task.vocab_size, task.output_size, own.context, own.token_shift)
-
-    @classmethod
-    def refuses(cls, run: Run) -> str | None:
-        if registry.backbones.get(run.model.backbone).memory(run.model) is None:
-            return f"the teacher writes a memory of K tokens, which the state of {run.model.backbone} is not"
-        if run.model.readout != "transformer":
-            return (
-                f"the readout takes the decoder's weights: model.readout should be transformer, not {run.model.readout}"
-            )
-        return None
 
     def phases(self, training: TrainingConfig) -> list[Phase]:
         return self.taught(training, 1.0)
@@ -131,8 +121,7 @@ class SMTDense(RecurrentMethod):
         before = self.config.noise * torch.randn(*shape, *size, generator=generator, device=device)
         decoded = shape[0], min(self.config.decoded, shape[1])
         read = self.config.noise * torch.randn(*decoded, *size, generator=generator, device=device)
-        tokens, sample = shape[0] * shape[1] * size[0], self.config.uniformity_sample
-        compared = torch.randperm(tokens, generator=generator, device=device)[:sample] if tokens > sample else None
+        compared = self.draw_compared(shape[0] * shape[1] * size[0], self.config.uniformity_sample)
         return Drawn(even, gumbel, before, read, compared)
 
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
@@ -179,13 +168,12 @@ class SMTDense(RecurrentMethod):
         rows = torch.arange(len(after), device=after.device)[:, None]
         return torch.cat([even, hard], 1), torch.cat([after[rows, even], predicted[rows, hard]], 1)
 
-    @torch.no_grad()
     def settle(self, phase: str) -> None:
-        """The readout takes the decoder's weights, and the rollout's first memory becomes the teacher's."""
         if phase in ("teacher", "smt"):
-            self.rnn.readout.load_state_dict(self.teacher.decoder.state_dict())
-            updater: Any = self.rnn.updater
-            updater.start.copy_(self.teacher.start(1)[0][0])
+            self.take_over()
+
+    def empty_memory(self) -> Tensor:
+        return self.teacher.start(1)[0][0]
 
     def teaching(self) -> Teaching:
         return Teaching(self.teacher_memories, self.teacher.decode, self.config.future or 2**31, self.rollout)
@@ -200,13 +188,9 @@ class SMTDense(RecurrentMethod):
         return features.unflatten(-1, state.shape[1:])
 
     def predict_teacher(self, x: Tensor, columns: slice = EVERY) -> Tensor:
-        """The teacher's own answers from its memories."""
         memories = self.teacher_memories(x, range(x.shape[1])[columns])
         nothing = x[:, :0].repeat_interleave(memories.shape[1], 0)
         return self.teacher.decode(memories.flatten(0, 1), nothing).unflatten(0, memories.shape[:2])[:, :, 0]
-
-    def predictors(self) -> tuple[Predictor, ...]:
-        return Predictor("rnn", self.predict), Predictor("teacher", self.predict_teacher, reference=True)
 
 
 def _noisy(memories: Tensor, noise: Tensor) -> Tensor:

@@ -1,0 +1,52 @@
+"""What the published and the dense form of SMT share: a teacher from which the RNN takes readout and first memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import registry
+from bench.config import Run
+from bench.methods.base import EVERY, Predictor, RecurrentMethod
+
+
+class TaughtMethod(RecurrentMethod):
+    """A recurrent method whose memories are a teacher's, `self.teacher`, which has a `decoder`."""
+
+    teacher: Any
+
+    @classmethod
+    def refuses(cls, run: Run) -> str | None:
+        if registry.backbones.get(run.model.backbone).memory(run.model) is None:
+            return f"the teacher writes a memory of K tokens, which the state of {run.model.backbone} is not"
+        if run.model.readout != "transformer":
+            return (
+                f"the readout takes the decoder's weights: model.readout should be transformer, not {run.model.readout}"
+            )
+        return None
+
+    def empty_memory(self) -> Tensor:
+        """The teacher's memory of nothing, (K, d)."""
+        raise NotImplementedError
+
+    def predict_teacher(self, x: Tensor, columns: slice = EVERY) -> Tensor:
+        """The teacher's own answers to x (B, T) from its memories: logits (B, n, O) at the asked columns."""
+        raise NotImplementedError
+
+    def predictors(self) -> tuple[Predictor, ...]:
+        return Predictor("rnn", self.predict), Predictor("teacher", self.predict_teacher, reference=True)
+
+    @torch.no_grad()
+    def take_over(self) -> None:
+        """The readout takes the decoder's weights, and the rollout's first memory becomes the teacher's."""
+        self.rnn.readout.load_state_dict(self.teacher.decoder.state_dict())
+        updater: Any = self.rnn.updater
+        updater.start.copy_(self.empty_memory())
+
+    def draw_compared(self, tokens: int, sample: int) -> Tensor | None:
+        """Which of so many memory tokens take part in L_unif, by their numbers (sample,); None: all."""
+        if tokens <= sample:
+            return None
+        return torch.randperm(tokens, generator=self.noise, device=self.noise.device)[:sample]
