@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import curriculum, registry, streams
+from bench import curriculum, registry
 from bench.config import Config, ModelConfig, Optimiser, Run, TrainingConfig, scored_lengths
-from bench.errors import BadInput
 from bench.models.backbone import RECURRENCES, Recurrence
 from bench.models.rnn import RNN
-from bench.tasks.base import HELD, IGNORED, Batch, Task, columns_from
+from bench.tasks.base import HELD, IGNORED, Batch, Task, columns_from, undrawable
 
 Predict = Callable[[Tensor, slice], Tensor]
 """x (B, T), columns -> logits (B, n, O) at these n columns."""
@@ -172,14 +171,11 @@ class Method(nn.Module, ABC):
 
         The weight is the number of labels that are scored. Override it for another loss than cross-entropy, in nats.
         """
-        return F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=IGNORED, reduction="sum"), (
-            y != IGNORED
-        ).sum()
+        return _summed_cross_entropy(logits, y)
 
     def mean_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """The objective per scored label; 0 where nothing is scored."""
-        total, weight = self.objective(logits, y)
-        return total / weight.clamp(min=1)
+        return _mean(*self.objective(logits, y))
 
     def train_only(self, phase: Phase) -> None:
         """Only the parameters of this phase require gradients."""
@@ -288,8 +284,17 @@ class RecurrentMethod(Method):
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean over scored positions, in nats; 0 where nothing is scored. logits (..., O), y (...)."""
+    return _mean(*_summed_cross_entropy(logits, y))
+
+
+def _summed_cross_entropy(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum over scored positions, and their number."""
     total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=IGNORED, reduction="sum")
-    return total / (y != IGNORED).sum().clamp(min=1)
+    return total, (y != IGNORED).sum()
+
+
+def _mean(total: Tensor, weight: Tensor) -> Tensor:
+    return total / weight.clamp(min=1)
 
 
 def scored_slice(task: Task, length: int, first: int = 0) -> slice:
@@ -321,15 +326,12 @@ def impossible(run: Run) -> str | None:
 def _unscorable(run: Run, task: Task) -> str | None:
     """Why sequences of some length cannot be drawn, or have no label that is scored; None when all is well."""
     trained, *_ = lengths = scored_lengths(run)
-    generator = streams.generator(0, "possible")
     for length in lengths:
         field = "" if length == trained else "evaluation.lengths: "
-        try:
-            for split in HELD if field else (*HELD, "train"):  # the smallest, with the lowest bound, first
-                task.sample(split, 1, length, generator)
-            columns = task.scored_columns(length)
-        except BadInput as error:
-            return f"{field}{error}"
+        for split in HELD if field else (*HELD, "train"):  # the smallest, with the lowest bound, first
+            if reason := undrawable(task, split, length):
+                return f"{field}{reason}"
+        columns = task.scored_columns(length)
         if not columns_from(columns, run.evaluation.score_from):
             return (
                 f"evaluation.score_from: {run.evaluation.score_from} given; should be at most {columns[-1]}, the last "

@@ -14,6 +14,12 @@ from bench.registry import register_method
 from bench.tasks.base import Batch
 
 
+def unrolled_loss(method: RecurrentMethod, batch: Batch) -> Tensor:
+    """The objective at the scored columns of whole sequences, with a gradient through every step."""
+    columns = scored_slice(method.task, batch.x.shape[1])
+    return method.mean_loss(method.predict(batch.x, columns), batch.y[:, columns])
+
+
 @register_method("bptt")
 class BPTT(RecurrentMethod):
     """The state starts at zero; the loss is the objective at the scored positions."""
@@ -21,5 +27,4 @@ class BPTT(RecurrentMethod):
     gradient_is = {"train": "exact"}
 
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
-        columns = scored_slice(self.task, batch.x.shape[1])
-        return {"loss": self.mean_loss(self.predict(batch.x, columns), batch.y[:, columns])}, carry
+        return {"loss": unrolled_loss(self, batch)}, carry

@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from bench.config import Config, Optimiser, Positive, TrainingConfig
-from bench.methods.base import Carry, Phase, cross_entropy, scored_slice
+from bench.methods.base import Carry, Phase
+from bench.methods.bptt import unrolled_loss
 from bench.methods.smt_dmt import SMTDMT, SMTDMTConfig
 from bench.registry import register_method
 from bench.tasks.base import Batch
@@ -62,5 +63,4 @@ class SMTDMTBPTT(SMTDMT):
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
         if phase != "bptt":
             return super().losses(batch, drawn, carry, phase)
-        columns = scored_slice(self.task, batch.x.shape[1])
-        return {"loss": cross_entropy(self.predict(batch.x, columns), batch.y[:, columns])}, carry
+        return {"loss": unrolled_loss(self, batch)}, carry
