@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.config import ModelConfig
-from bench.models.layers import Block, Cache, Readout, activation, embedding, rms_normalise, rotate, stack
+from bench.models.layers import Block, Cache, Readout, after_attention, embedding, rms_normalise, rotate, stack
 
 
 class Read(NamedTuple):
@@ -151,5 +151,4 @@ def _attend(block: Block, registers: Tensor, cache: Cache, mask: Tensor | None) 
         enable_gqa=True,
     )
     read = read.unflatten(1, (block.heads, count)).permute(0, 3, 2, 1, 4).flatten(-2)  # (B, n, K, inner)
-    registers = registers + block.merge(read)
-    return registers + block.contract(activation(block.expand(block.feedforward_norm(registers))))
+    return after_attention(block, registers, read)

@@ -96,9 +96,13 @@ class Block(nn.Module):
         if cache is not None:
             k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and cache is None)
-        x = x + self.merge(mixed.transpose(1, 2).reshape(batch, length, -1))
-        x = x + self.contract(activation(self.expand(self.feedforward_norm(x))))
-        return x, (k, v)
+        return after_attention(self, x, mixed.transpose(1, 2).reshape(batch, length, -1)), (k, v)
+
+
+def after_attention(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
+    """The rest of a block: x (..., d), and what its heads read (..., heads x head width) -> the shape of x."""
+    x = x + block.merge(mixed)
+    return x + block.contract(activation(block.expand(block.feedforward_norm(x))))
 
 
 def stack(config: ModelConfig, depth: int) -> nn.ModuleList:
