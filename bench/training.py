@@ -319,14 +319,17 @@ class Trainer:
     @property
     def source(self) -> Folder | None:
         """The folder of the run that `init_from` names, beside this one."""
-        return Folder(self.folder.path.parent / self.run.init_from.run) if self.run.init_from else None
+        return self._beside(self.run.init_from) if self.run.init_from else None
+
+    def _beside(self, link: InitFrom) -> Folder:
+        return Folder(self.folder.path.parent / link.run)
 
     def _inherited(self) -> dict[str, float] | None:
         """What the phases that `init_from` brought had cost, from the curves of the source and its own sources."""
         total: dict[str, float] = {}
         link = self.run.init_from
         while link:
-            source = Folder(self.folder.path.parent / link.run)
+            source = self._beside(link)
             points = [one for one in read_json(source.files / "curve.json") or [] if one["phase"] == link.phase]
             if not points:
                 return None

@@ -132,9 +132,9 @@ def measure(run: Run, task: Task, initial: Method, phases: dict[str, Method]) ->
     """
     length = run.task_config.length  # type: ignore[attr-defined]
     x, y, _ = sequences(run, task, length)
-    further = _further(run, task)
-    drifts = {phase: drift(method, *further[:2]) for phase, method in phases.items()}
     trained = list(phases.values())[-1]
+    further = _further(run, task) if trained.teaching() else Batch(x, y)
+    drifts = {phase: drift(method, *further[:2]) for phase, method in phases.items()}
     named = {"init": initial, "trained": trained}
     norms = {when: gradient_norms(method, task, x, y) for when, method in named.items()}
     return {
