@@ -50,6 +50,7 @@ class Suicidal(BPTT):
 class Talkative(BPTT):
     def gradients(self, batch, phase):
         print("said by the plugin")
+        print("needlessly imported:", sorted({"pandas", "torch._dynamo"} & sys.modules.keys()))
         print('{"state": "done"}', file=sys.__stdout__, flush=True)
         os.write(1, b"written by the plugin\n")
         os.system("echo shouted by the plugin; cat")
