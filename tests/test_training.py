@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from bench import registry, streams
 from bench.build import build_method, build_task
@@ -490,15 +491,11 @@ def test_training_settings_default_to_the_papers():
 def rates(run, root) -> list[float]:
     """The learning rate of every optimiser step."""
     found: list[float] = []
-
-    class Watched(torch.optim.AdamW):
-        def step(self):
-            found.append(self.param_groups[0]["lr"])
-            super().step()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim, "AdamW", Watched)
+    hook = register_optimizer_step_pre_hook(lambda one, *_: found.append(one.param_groups[0]["lr"]))
+    try:
         trained(run, root)
+    finally:
+        hook.remove()
     return found
 
 
