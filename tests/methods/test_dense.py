@@ -171,14 +171,14 @@ def near(method, loss, expected):
         torch.testing.assert_close(one, gradients[1][name], rtol=1e-9, atol=1e-11, msg=name)
 
 
-@pytest.mark.parametrize("dmt", [{"rollout": [4]}, {"rollout": [32]}, {"sweeps": 2}, {"detach_readout": True}])
+@pytest.mark.parametrize("dmt", [{"pieces": [4]}, {"pieces": [32]}, {"sweeps": 2}, {"detach_readout": True}])
 def test_the_loss_of_dmt_is_that_of_a_loop_over_columns(dmt):
     """From the teacher's memory at every k-th column on; the last update of each alone has a gradient."""
     method, batch = built({"name": "smt-dense+dmt", "dmt": dmt})
     method.settle("smt")
     method.train_only(method.phases(tiny_run().training)[-1])
     offset, (x, y, _) = method.draw((B, T), "dmt"), batch
-    config, steps = method.config.dmt, min(method.config.dmt.rollout[0], T)
+    config, steps = method.config.dmt, min(method.config.dmt.pieces[0], T)
     errors, answers = [], []
     with torch.no_grad():
         memories = [method.teacher.encode_last(x[:, :t]) for t in range(T + 1)]
@@ -201,7 +201,7 @@ def test_the_teacher_ends_early_once_it_is_good_enough_and_leaves_its_share_to_w
     method = {
         "name": "smt-dense+dmt",
         "teacher": {"share": 0.4, "until": 100.0},
-        "dmt": {"share": 0.3, "rollout": [2, 4]},
+        "dmt": {"share": 0.3, "pieces": [2, 4]},
     }
     run = tiny_run(method, training={"budget": {"steps": 100}, "batch_size": 4})
     trainer = Trainer(run, folder_of(run, tmp_path))
