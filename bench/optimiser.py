@@ -9,6 +9,7 @@ and none falls below the `floor`.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,8 +57,18 @@ def build(settings: Optimiser, groups: Groups, rates: Sequence[float] = ()) -> t
     for part in parts:  # (complex numbers have no fused step)
         part["fused"] = None if any(map(torch.is_complex, part["params"])) else True
     if settings.kind == "sgd":
-        return torch.optim.SGD(parts, lr=settings.lr)
-    return torch.optim.AdamW(parts, lr=settings.lr, betas=settings.betas)
+        return _SGD(parts, lr=settings.lr)
+    return _AdamW(parts, lr=settings.lr, betas=settings.betas)
+
+
+def _uncompiled(kind: type[torch.optim.Optimizer]) -> Any:
+    """An optimiser without what keeps torch.compile out of it, which imports torch._dynamo: seconds of each process."""
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
+_SGD, _AdamW = _uncompiled(torch.optim.SGD), _uncompiled(torch.optim.AdamW)
 
 
 class Average:

@@ -28,14 +28,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-import pandas as pd
 import torch
 
 from bench.config import Run
 from bench.errors import BadInput
 from bench.paths import as_text
+
+if TYPE_CHECKING:  # where a frame is made it is imported: workers make none
+    import pandas as pd
 
 SCHEMA = 1
 
@@ -546,6 +548,8 @@ def load_results(paths: Paths) -> pd.DataFrame:
     has the state `damaged` and a reason. Raises `BadInput` when there is no such folder, or it holds a cell twice with
     different scores.
     """
+    import pandas as pd
+
     rows: list[dict[str, Any]] = []
     for cell in placed(paths):
         folder, shared = cell.folder, _identity_columns(cell)
@@ -581,6 +585,8 @@ def load_curves(paths: Paths) -> pd.DataFrame:
     before) and regret (what these losses were above loss_floor, summed since training began, nats per lane). A run
     whose files are missing or cannot be read has no rows.
     """
+    import pandas as pd
+
     runs: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for cell in placed(paths):

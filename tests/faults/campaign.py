@@ -33,6 +33,8 @@ MARK = "BENCH_FAULT_CAMPAIGN"
 LEASE = 6.0
 """Seconds; longer than what an observer that was itself stopped holds against others (`GAP_SECONDS` in the lease)."""
 TINY = {"d": 8, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1}
+SHOTS = {"at work": 6.0, "freeze": 0.6, "launcher": 2.0, "worker": 1.0}
+"""Kinds of shots, and how often they come."""
 METHODS = ["bptt", "smt", "smt+dmt", "smt-dense+dmt", "tbptt", "transformer"]
 
 GRID = {
@@ -106,6 +108,7 @@ class Campaign:
         self.mark = f"{os.getpid()}-{self.seed}"
         self.launchers: list[subprocess.Popen[bytes] | None] = [None, None]
         self.published: dict[Path, tuple[int, int]] = {}
+        self.due = list(SHOTS)
 
     def run(self) -> bool:
         """All rounds. Returns whether everything held."""
@@ -195,9 +198,9 @@ class Campaign:
         return found
 
     def shoot(self, folder: Path) -> None:
-        """One shot, at a process chosen at random; most often at a worker that is at a cell."""
+        """One shot, at a process chosen at random: each kind once, then most often at a worker that is at a cell."""
         alive, at_work = self.processes(), self.at_work(folder)
-        kind = self.random.choices(["at work", "launcher", "worker", "freeze"], [6, 2, 1, 0.6])[0]
+        kind = self.due[0] if self.due else self.random.choices(list(SHOTS), list(SHOTS.values()))[0]
         pids = {
             "at work": [pid for pid in at_work if pid in alive],
             "launcher": [pid for pid, role in alive.items() if role == "launcher"] if at_work else [],
@@ -206,6 +209,7 @@ class Campaign:
         }[kind]
         if not pids:
             return
+        self.due = self.due[1:]
         pid = self.random.choice(sorted(pids))
         if kind == "freeze":
             together = self.random.random() < 0.7

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -50,6 +51,7 @@ class Suicidal(BPTT):
 class Talkative(BPTT):
     def gradients(self, batch, phase):
         print("said by the plugin")
+        print("needlessly imported:", sorted({"pandas", "torch._dynamo"} & sys.modules.keys()))
         print('{"state": "done"}', file=sys.__stdout__, flush=True)
         os.write(1, b"written by the plugin\n")
         os.system("echo shouted by the plugin; cat")
@@ -66,3 +68,37 @@ class Sleepy(BPTT):
     def gradients(self, batch, phase):
         time.sleep(1000)
         yield {}
+
+
+def signal_once(number):
+    """Send this process a signal, unless one was sent before: the file that SIGNALLED names remembers."""
+    sent = Path(os.environ["SIGNALLED"])
+    if not sent.exists():
+        sent.touch()
+        os.kill(os.getpid(), number)
+
+
+@register_method("told-to-end")
+class ToldToEnd(BPTT):
+    def gradients(self, batch, phase):
+        signal_once(signal.SIGTERM)
+        yield from super().gradients(batch, phase)
+
+
+@register_method("frozen")
+class Frozen(BPTT):
+    def gradients(self, batch, phase):
+        signal_once(signal.SIGSTOP)
+        yield from super().gradients(batch, phase)
+
+
+@register_method("sociable")
+class Sociable(BPTT):
+    """Makes no step until two processes are at it."""
+
+    def gradients(self, batch, phase):
+        place = Path(os.environ["MEETING"])
+        (place / str(os.getpid())).touch()
+        while len(list(place.iterdir())) < 2:
+            time.sleep(0.01)
+        yield from super().gradients(batch, phase)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.launch.cell import run_cell
 from bench.measure import calibration
@@ -14,10 +15,23 @@ from bench.training import run_digest
 from tests.helpers import folder_of, tiny_run
 
 
-def test_it_takes_well_under_a_third_of_a_second_and_leaves_the_threads_as_they_were() -> None:
-    before, began = torch.get_num_threads(), time.process_time()
+class Operators(TorchDispatchMode):
+    """Counts operators: how long they take depends on what else the machine does."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return operator(*args, **(kwargs or {}))
+
+
+def test_it_is_a_few_thousand_operators_and_leaves_the_threads_as_they_were() -> None:
+    before = torch.get_num_threads()
+    with Operators() as operators:
+        calibration.measure("cpu", 1)
+    assert 0 < operators.count < 20_000, "a tenth of a second"
     record = calibration.measure("cpu", 1)
-    assert time.process_time() - began < 0.3 and torch.get_num_threads() == before
+    assert torch.get_num_threads() == before
     for one in (record["matmul"], record["chain"]):
         assert 0 < one["least"] <= one["median"] and one["least"] <= one["mean"]
     assert record["matmul"]["least"] <= 10 * calibration.unit(record)

@@ -310,7 +310,7 @@ def test_real_runs_make_all_three(tmp_path: Path) -> None:
             {"axes": {"method": ["smt+dmt", "bptt"], "model.backbone": ["transformer", "gru"]}},
         ],
     }
-    bench.run(grid, results=tmp_path)
+    bench.run(grid, results=tmp_path, launcher="inline")
     weights, future, backbones = (table(tmp_path, name) for name in NAMES)
     own = weights[weights["predictor"] == "rnn"]
     assert own[["field", "value"]].to_numpy().tolist() == [

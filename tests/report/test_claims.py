@@ -877,7 +877,7 @@ def test_real_runs_are_judged(tmp_path: Path) -> None:
         "axes": {"method": ["smt+dmt", "bptt", "transformer"], "seed": [0, 1, 2], "task.length": [8, 12]},
         "parts": [{"axes": {"task": ["retrieval"]}}],
     }
-    bench.run(grid, results=tmp_path)
+    bench.run(grid, results=tmp_path, launcher="inline")
     data = reading.load([tmp_path])
     found = {claim.key: one for claim, one in judged(data)}
     untested = {key for key, one in found.items() if one.verdict == "not tested"}

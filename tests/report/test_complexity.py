@@ -71,9 +71,17 @@ def read(root: Path, found: dict[str, Any], grid: str = "complexity") -> Data:
     return load([root])
 
 
+DRAWN: list[tuple[Data, dict[str, Exhibit | Missing]]] = []
+
+
 def exhibits(data: Data) -> dict[str, Exhibit | Missing]:
+    """The section's exhibits, drawn once."""
+    for known, drawn in DRAWN:
+        if known is data:
+            return drawn
     with rc_context(style.RC):
-        return {one.name: one for one in section(data).exhibits}
+        DRAWN.append((data, {one.name: one for one in section(data).exhibits}))
+    return DRAWN[-1][1]
 
 
 def made(data: Data, name: str) -> Exhibit:

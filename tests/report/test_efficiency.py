@@ -412,7 +412,8 @@ def test_real_runs_are_shown_with_the_losses_they_ended_with(tmp_path: Path) -> 
     }
     evaluation = {"sequences": 32, "reference_sequences": 8, "every": 0.5}
     axes = {"method": ["bptt", "smt+dmt"], "seed": [0, 1, 2]}
-    bench.run({"base": {**base_of, "evaluation": evaluation}, "axes": axes, "measure": ["cost"]}, results=tmp_path)
+    grid = {"base": {**base_of, "evaluation": evaluation}, "axes": axes, "measure": ["cost"]}
+    bench.run(grid, results=tmp_path, launcher="inline")
     data = load([tmp_path])
     frame = table(data)
     trained = data.results[~data.results["reference"]]

@@ -173,7 +173,8 @@ def test_real_runs_make_the_exhibit(tmp_path: Path) -> None:
     evaluation = {"sequences": 8, "reference_sequences": 4, "every": 1.0, "lengths": [6, 16, 20]}
     training = {"batch_size": 4, "budget": {"steps": 2}}
     axes = {"method": ["smt+dmt", "bptt"], "task": ["retrieval"], "task.length": [12]}
-    bench.run({"base": {"model": TINY, "training": training, "evaluation": evaluation}, "axes": axes}, results=tmp_path)
+    grid = {"base": {"model": TINY, "training": training, "evaluation": evaluation}, "axes": axes}
+    bench.run(grid, results=tmp_path, launcher="inline")
     data = load([tmp_path])
     table, results = exhibit(data).table, data.results
     assert len(table) == 3

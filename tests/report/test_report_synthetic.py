@@ -280,7 +280,7 @@ def test_real_runs_make_both_exhibits(tmp_path: Path) -> None:
         },
         "axes": {"method": ["smt+dmt", "bptt"], "task": ["stack"], "task.depth": [1, 2]},
     }
-    bench.run(grid, results=tmp_path)
+    bench.run(grid, results=tmp_path, launcher="inline")
     found = exhibits(load([tmp_path]))
     table, results = found["synthetic"].table, load([tmp_path]).results
     assert set(table["knob"]) == {"depth"} and len(table) == 6

@@ -306,7 +306,7 @@ def test_real_runs_make_both(tmp_path: Path) -> None:
             {"axes": {"method": ["bptt"]}, "ladders": {"model.memory_tokens": [1, 4]}},
         ],
     }
-    bench.run(grid, results=tmp_path)
+    bench.run(grid, results=tmp_path, launcher="inline")
     rows = table(tmp_path, "scaling")
     assert set(zip(rows["axis"], rows["predictor"], rows["method"])) == {
         ("context", "rnn", "smt+dmt"),
