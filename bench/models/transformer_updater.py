@@ -20,4 +20,4 @@ class TransformerUpdater(Updater):
         self.blocks = stack(config, config.updater_layers)
 
     def forward(self, memory: Tensor, token: Tensor) -> Tensor:
-        return attend(self.blocks, torch.cat([memory, token[:, None]], 1))[:, :-1]
+        return attend(self.blocks, torch.cat([memory, token[:, None]], 1), rows=slice(-1))

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd import grad
 
 from bench import registry
 from bench.config import ModelConfig, Optimiser
 from bench.methods import EVERY
 from bench.models import RNN, CausalTransformer, Teacher, rms_normalise, windows
 from bench.models.backbone import Backbone, leaves
-from bench.models.layers import LAST, Block, RMSNorm, _angles
+from bench.models.layers import LAST, Block, RMSNorm, _angles, attend, stack
 from bench.models.updater import count_parameters, pairs
 from bench.optimiser import build
 
@@ -273,3 +274,22 @@ def test_windows_cut_what_a_loop_cuts():
         for b, row in enumerate(first.tolist())
     ]
     assert windows(sequence, first, 4, -7).tolist() == expected
+
+
+ROWS = [EVERY, LAST, slice(-2, None), slice(-1), slice(3, None), slice(4, 6), slice(1, None, 2)]
+
+
+@pytest.mark.parametrize("kind", ["plain", "masked", "causal"])
+@pytest.mark.parametrize("rows", ROWS, ids=str)
+def test_the_rows_that_are_read_and_their_gradients_are_those_of_the_whole_stack(rows, kind):
+    blocks, x = stack(SIZES, 2).double(), torch.randn(3, 7, 16).double().requires_grad_()
+    mask = torch.arange(7) >= torch.tensor([0, 2, 3])[:, None, None, None] if kind == "masked" else None
+    into = torch.randn(3, 7, 16).double()[:, rows]
+    read = attend(blocks, x, mask, kind == "causal", rows)
+    whole = x
+    for block in blocks:
+        whole, _ = block(whole, mask, kind == "causal")
+    torch.testing.assert_close(read, whole[:, rows], rtol=1e-12, atol=1e-12)
+    inputs = [x, *blocks.parameters()]
+    for one, other in zip(grad(read, inputs, into), grad(whole[:, rows], inputs, into), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
