@@ -20,13 +20,14 @@ from bench.config import ModelConfig
 from bench.models.layers import (
     KEYS_AND_VALUES,
     QUERIES,
-    Block,
     Cache,
     Readout,
+    Weights,
     embedding,
     rms_normalise,
     rotate,
     stack,
+    weights,
 )
 
 
@@ -115,13 +116,13 @@ class DenseTeacher(nn.Module):
         caches: list[Cache] = []
         blocks: Any = self.encoder  # (a list of modules to the type checker)
         for i, block in enumerate(blocks):
-            cache = before.caches[i] if before else None
+            ready, cache = weights(block, tokens.numel()), before.caches[i] if before else None
             if i + 1 < len(self.encoder):
-                hidden, kept = block(hidden, mask, causal=mask is None, cache=cache)
+                hidden, kept = ready.run(hidden, mask, causal=mask is None, cache=cache)
             else:  # only its keys and values are needed of the tokens
-                kept = _keys_and_values(block, hidden, cache)
+                kept = _keys_and_values(ready, hidden, cache)
             caches.append(kept)
-            registers = _attend(block, registers, n, kept, mask)
+            registers = _attend(ready, registers, n, kept, mask)
         return rms_normalise(registers), Read(caches, tokens[:, -1:])
 
     def _mask(self, past: int, tokens: Tensor) -> Tensor | None:
@@ -137,20 +138,20 @@ class DenseTeacher(nn.Module):
         return (((ago >= 0) & (ago < self.span)) | (at == 0))[None, None]
 
 
-def _keys_and_values(block: Block, tokens: Tensor, cache: Cache | None) -> Cache:
+def _keys_and_values(block: Weights, tokens: Tensor, cache: Cache | None) -> Cache:
     """Of tokens (B, n, d) after those in the cache, each (B, heads, all, head width)."""
     start = 0 if cache is None else cache[0].shape[2]
-    keys, values = block.place(block.attention_norm(tokens), KEYS_AND_VALUES, start)
+    keys, values = block.place(block.before_attention(tokens), KEYS_AND_VALUES, start)
     return (keys, values) if cache is None else (torch.cat([cache[0], keys], 2), torch.cat([cache[1], values], 2))
 
 
-def _attend(block: Block, registers: Tensor, n: int, cache: Cache, mask: Tensor | None) -> Tensor:
+def _attend(block: Weights, registers: Tensor, n: int, cache: Cache, mask: Tensor | None) -> Tensor:
     """Registers (B, n, K, d) at the last n positions read the tokens up to each of them, through the block.
 
     Registers (1, 1, K, d) are the same for all.
     """
     (keys, values), count = cache, registers.shape[2]
-    queries = block.project(block.attention_norm(registers), QUERIES).flatten(2, 3)  # (B, n, K, heads, head width)
+    queries = block.project(block.before_attention(registers), QUERIES).flatten(2, 3)  # (B, n, K, heads, head width)
     queries = rotate(queries, keys.shape[2] - n, n).permute(0, 3, 2, 1, 4).flatten(1, 2)  # (B, heads K, n, head width)
     read = F.scaled_dot_product_attention(
         queries.expand(len(keys), -1, -1, -1),

@@ -5,7 +5,9 @@ Rotary positions: Su et al., *RoFormer*, arXiv 2104.09864. RMSNorm: Zhang & Senn
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from bench.config import ModelConfig
 
+EPS = 1e-6
 LAST = slice(-1, None)
 """The last position alone."""
 EVERY = slice(None)
@@ -25,12 +28,13 @@ Cache = tuple[Tensor, Tensor]
 
 def rms_normalise(x: Tensor) -> Tensor:
     """Scale the last axis to a root mean square of 1 (0 stays 0). Memory tokens are always kept so."""
-    return F.rms_norm(x, x.shape[-1:], eps=1e-6)
+    return F.rms_norm(x, x.shape[-1:], eps=EPS)
 
 
 def activation(x: Tensor) -> Tensor:
     """Squared ReLU (So et al., *Primer*, arXiv 2109.08668); GELU took a fifth of a training step on a CPU."""
-    return F.relu(x) * x
+    positive = F.relu(x)
+    return positive * positive
 
 
 @lru_cache(maxsize=64)
@@ -50,7 +54,9 @@ def rotate(x: Tensor, start: int, length: int | None = None) -> Tensor:
     With a `length`, T may be 1: the same at all of so many positions.
     """
     cos, sin = _angles(start + (length or x.shape[1]), x.shape[-1], x.device, x.dtype)
-    return torch.addcmul(x * cos[start:], x.roll(x.shape[-1] // 2, -1), sin[start:])
+    if start:
+        cos, sin = cos[start:], sin[start:]
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class RMSNorm(nn.Module):
@@ -62,7 +68,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., d) -> the same shape."""
-        return F.rms_norm(x, self.g.shape, 1 + self.g, 1e-6)
+        return F.rms_norm(x, self.g.shape, 1 + self.g, EPS)
 
 
 class Block(nn.Module):
@@ -100,26 +106,51 @@ class Block(nn.Module):
         `mask` (B, 1, 1, T), bool, true where a position may be attended to. With a `cache` of n positions, x is the
         next single position.
         """
-        start, read, normal = 0 if cache is None else cache[0].shape[2], x[:, rows], self.attention_norm(x)
+        return weights(self, x.shape[:-1].numel()).run(x, mask, causal, cache, rows)
+
+
+class Weights(NamedTuple):
+    """A block's weights as it applies them, each as in `F.linear`."""
+
+    heads: int
+    attention_gain: Tensor | None
+    """None where a gain is in the weights after it; so with the other."""
+    qkv: Tensor
+    merge: Tensor
+    feedforward_gain: Tensor | None
+    expand: tuple[Tensor, Tensor]
+    contract: tuple[Tensor, Tensor]
+
+    def run(
+        self, x: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None = None, rows: slice = EVERY
+    ) -> tuple[Tensor, Cache]:
+        """`Block.forward`."""
+        start, normal = 0 if cache is None else cache[0].shape[2], self.before_attention(x)
+        read = x if rows == EVERY else x[:, rows]
         few = 2 * read.shape[1] < x.shape[1] and (rows == LAST if causal else rows.step is None)
-        if few:
+        if few:  # else one product is cheaper than two
             first = start + range(x.shape[1])[rows].start
             q, *kv = *self.place(normal[:, rows], QUERIES, first), *self.place(normal, KEYS_AND_VALUES, start)
         else:
             q, *kv = self.place(normal, ALL, start)
         k, v = kv if cache is None else (torch.cat(both, 2) for both in zip(cache, kv, strict=True))
-        if not few and not causal:
+        cut = read is not x and not few
+        if cut and not causal:
             q = q[:, :, rows]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and cache is None and not few)
-        if not few and causal:
+        if cut and causal:
             mixed = mixed[:, :, rows]
         return self.after_attention(read, mixed.transpose(1, 2).flatten(2)), (k, v)
 
+    def before_attention(self, x: Tensor) -> Tensor:
+        """x (..., d), normalised."""
+        return F.rms_norm(x, x.shape[-1:], self.attention_gain, EPS)
+
     def project(self, normal: Tensor, parts: slice) -> Tensor:
         """Queries, keys, values or some of them, of normalised x (..., d): (..., parts, heads, head width)."""
-        inner = self.merge.in_features
-        weight = self.qkv.weight[parts.start * inner : parts.stop * inner]
-        return F.linear(normal, weight).unflatten(-1, (-1, self.heads, inner // self.heads))
+        inner = self.merge.shape[1]
+        weight = self.qkv if parts == ALL else self.qkv[parts.start * inner : parts.stop * inner]
+        return F.linear(normal, weight).view(*normal.shape[:-1], -1, self.heads, inner // self.heads)
 
     def place(self, normal: Tensor, parts: slice, start: int) -> tuple[Tensor, ...]:
         """The same of x (B, T, d), queries and keys rotated to positions start, ...: each (B, heads, T, head width)."""
@@ -130,8 +161,35 @@ class Block(nn.Module):
 
     def after_attention(self, x: Tensor, mixed: Tensor) -> Tensor:
         """The rest of the block: x (..., d), and what its heads read (..., heads x head width) -> the shape of x."""
-        x = x + self.merge(mixed)
-        return x + self.contract(activation(self.expand(self.feedforward_norm(x))))
+        x = x + F.linear(mixed, self.merge)
+        normal = F.rms_norm(x, x.shape[-1:], self.feedforward_gain, EPS)
+        return x + F.linear(activation(F.linear(normal, *self.expand)), *self.contract)
+
+
+def weights(block: Block, rows: int | None = None) -> Weights:
+    """Those of a block that is applied to so many rows, or (None) again and again.
+
+    The gain of a norm is multiplied into the weights after it, unless these are larger than what they are applied to.
+    """
+    attention_gain, feedforward_gain = 1 + block.attention_norm.g, 1 + block.feedforward_norm.g
+    expand, contract = (block.expand.weight, block.expand.bias), (block.contract.weight, block.contract.bias)
+    if rows is not None and rows < block.qkv.out_features:
+        return Weights(
+            block.heads, attention_gain, block.qkv.weight, block.merge.weight, feedforward_gain, expand, contract
+        )
+    qkv, expanding = (_cast(one) for one in (block.qkv.weight * attention_gain, block.expand.weight * feedforward_gain))
+    return Weights(block.heads, None, qkv, block.merge.weight, None, (expanding, block.expand.bias), contract)
+
+
+def _cast(weight: Tensor) -> Tensor:
+    """Where autocast is on, as it would cast a weight at every use."""
+    device = weight.device.type
+    return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
+
+
+def prepared(blocks: nn.ModuleList) -> list[Callable[..., Any]]:
+    """The blocks as functions, for a rollout that applies them again and again: what depends on no input is done."""
+    return [weights(block).run for block in blocks]  # type: ignore[arg-type]
 
 
 def stack(config: ModelConfig, depth: int) -> nn.ModuleList:
@@ -140,12 +198,17 @@ def stack(config: ModelConfig, depth: int) -> nn.ModuleList:
 
 
 def attend(
-    blocks: nn.ModuleList, x: Tensor, mask: Tensor | None = None, causal: bool = False, rows: slice = EVERY
+    blocks: Sequence[Callable[..., Any]] | nn.ModuleList,
+    x: Tensor,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    rows: slice = EVERY,
 ) -> Tensor:
     """x (B, T, d) through the blocks: the asked rows, to which the last block keeps; `mask` as in `Block.forward`."""
-    for block in blocks[:-1]:
+    *below, last = blocks
+    for block in below:
         x, _ = block(x, mask, causal)
-    return blocks[-1](x, mask, causal, rows=rows)[0]
+    return last(x, mask, causal, rows=rows)[0]
 
 
 def embedding(symbols: int, d: int) -> nn.Embedding:

@@ -293,3 +293,30 @@ def test_the_rows_that_are_read_and_their_gradients_are_those_of_the_whole_stack
     inputs = [x, *blocks.parameters()]
     for one, other in zip(grad(read, inputs, into), grad(whole[:, rows], inputs, into), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_prepared_rollout_has_the_states_and_gradients_of_single_steps(backbone):
+    rnn = RNN(SIZES.model_copy(update={"backbone": backbone}), 7, 5).double()
+    for name, one in rnn.named_parameters():
+        if name.endswith(".g"):
+            nn.init.normal_(one)
+    u, state = torch.randn(4, 5, 16).double().requires_grad_(), torch.randn(4, 3, 16).double().requires_grad_()
+    step, inputs = rnn.updater.prepare(u)
+    prepared = stepped = state
+    for u_t, input_t in zip(u.unbind(1), inputs.unbind(1), strict=True):
+        prepared, stepped = step(prepared, input_t), rnn.step(stepped, u_t)
+    torch.testing.assert_close(prepared, stepped, rtol=1e-12, atol=1e-12)
+    wanted, into = [u, state, *rnn.updater.parameters()], torch.randn(4, 3, 16).double()
+    for one, other in zip(grad(prepared, wanted, into), grad(stepped, wanted, into), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["step", "forward"])
+def test_a_rollout_takes_the_step_of_a_subclass_that_changes_it(method):
+    base = registry.backbones.get("gru")
+    own = type("Own", (base,), {method: lambda self, memory, token: memory + 1})
+    updater = own(SIZES)
+    features, _ = updater.scan(updater.initial(2), torch.randn(2, 4, 16))
+    wanted = torch.arange(1.0, 5).expand(48, -1).T if method == "step" else torch.ones(4, 48)
+    torch.testing.assert_close(features[0], wanted)
