@@ -123,7 +123,8 @@ def uniformity_loss(memory: Tensor, compared: Tensor | None = None) -> Tensor:
         exponent = 4 * (tokens @ tokens.T) - 4  # -2 |a - b|^2 for unit vectors
     itself = torch.eye(len(tokens), dtype=torch.bool, device=tokens.device)
     pairs = len(tokens) * (len(tokens) - 1)
-    return exponent.masked_fill(itself, -torch.inf).flatten().logsumexp(0) - math.log(pairs)
+    # (Exponents are from -8 to 0, so that nothing has to be subtracted before they are exponentiated.)
+    return exponent.masked_fill(itself, -torch.inf).exp().sum().log() - math.log(pairs)
 
 
 @register_method("smt")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from bench.build import build_method, build_task
 from bench.config import ModelConfig
 from bench.methods.on_policy import cyclic, rolled_out, swept
 from bench.methods.smt import uniformity_loss
+from bench.methods.smt_dense import _variance
 from bench.models.dense_teacher import DenseTeacher
 from bench.models.layers import rms_normalise
 from bench.results import read_json
@@ -252,3 +255,23 @@ def test_the_published_form_labels_the_same_positions_of_pieces_and_sweeps(dmt):
     readout = F.cross_entropy(logits, y.flatten(), ignore_index=IGNORED)
     expected = config.lambda_dyn * torch.stack(errors).mean() + config.lambda_readout * readout
     near(method, method.dmt_losses(batch, drawn)["loss"], expected)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_the_variance_of_memories_is_torchs(rows):
+    memories = torch.randn(rows, 4, 3, 2).double().requires_grad_()
+    found, wanted = _variance(memories), memories.var(0, correction=min(1, rows - 1)).mean()
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    for one, other in zip(torch.autograd.grad(found, memories), torch.autograd.grad(wanted, memories), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_the_uniformity_loss_is_the_log_of_a_mean_over_pairs():
+    memory = torch.randn(3, 4, 5).double().requires_grad_()
+    tokens = memory.flatten(0, 1)
+    tokens = tokens / tokens.norm(dim=1, keepdim=True)
+    pairs = [-2 * (a - b).square().sum() for i, a in enumerate(tokens) for j, b in enumerate(tokens) if i != j]
+    wanted, found = torch.stack(pairs).logsumexp(0) - math.log(len(pairs)), uniformity_loss(memory)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    (one,), (other,) = torch.autograd.grad(found, memory), torch.autograd.grad(wanted, memory)
+    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)

@@ -114,15 +114,15 @@ def test_bptts_loss_falls_along_its_gradient_as_finite_differences_say(batch):
     assert slope == pytest.approx(sum((found[name] * d).sum().item() for name, d in direction.items()), rel=1e-6)
 
 
-def test_the_transformers_gradient_is_that_of_its_streamed_predictions(dense):
+def test_the_transformers_gradient_is_that_of_its_streamed_predictions(batch):
     method = method_of("transformer")
-    found, scalars = trained_gradients(method, dense, "train")
+    found, scalars = trained_gradients(method, batch, "train")
     terms = []
     for row in range(B):
         state = method.initial_state(1)
         for t in range(T):
-            logits, state = method.advance(state, dense.x[row : row + 1, t, None])
-            terms.append((logits[0, 0], int(dense.y[row, t])))
+            logits, state = method.advance(state, batch.x[row : row + 1, t, None])
+            terms.append((logits[0, 0], int(batch.y[row, t])))
     loss = mean_nll(terms)
     torch.testing.assert_close(scalars["loss"], loss.detach())
     expect(method, found, loss)
