@@ -85,10 +85,14 @@ class DenseTeacher(nn.Module):
         """The memory after all of x (B, T): (B, K, d). Registers read at one position only, which costs much less."""
         return self.read(self._from_the_beginning(x), last_alone=True)[0][:, 0]
 
-    def decode(self, memory: Tensor, future: Tensor) -> Tensor:
-        """Memory m_t (N, K, d), inputs x_{t+1} .. x_{t+F-1} (N, F-1) -> logits for y_t .. y_{t+F-1} (N, F, O)."""
+    def decode(self, memory: Tensor, future: Tensor, places: Tensor | None = None) -> Tensor:
+        """Memory m_t (N, K, d), inputs x_{t+1} .. x_{t+F-1} (N, F-1) -> logits for y_t .. y_{t+F-1} (N, F, O).
+
+        With `places` (N, n) only these of the F outputs: (N, n, O).
+        """
         tokens = torch.cat([memory, self.future_embedding(future)], 1)
-        return self.decoder(tokens, slice(memory.shape[1] - 1, None))
+        last = memory.shape[1] - 1
+        return self.decoder(tokens, slice(last, None) if places is None else places + last)
 
     def start(self, lanes: int) -> tuple[Tensor, Read]:
         """The memory of nothing (B, K, d), and what streaming goes on from."""

@@ -22,6 +22,8 @@ EVERY = slice(None)
 """All positions."""
 ALL, QUERIES, KEYS_AND_VALUES = slice(0, 3), slice(0, 1), slice(1, 3)
 """Parts of an attention's projection."""
+Rows = slice | Tensor
+"""Positions that are read: the same of all sequences, or each one's own, (B, n) int64."""
 Cache = tuple[Tensor, Tensor]
 """Keys and values of one block so far, each (B, heads, n, head width)."""
 
@@ -57,6 +59,14 @@ def rotate(x: Tensor, start: int, length: int | None = None) -> Tensor:
     if start:
         cos, sin = cos[start:], sin[start:]
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def take(x: Tensor, rows: Rows) -> Tensor:
+    """These rows of x (B, T, d): (B, n, d)."""
+    if isinstance(rows, slice):
+        return x[:, rows]
+    first = torch.arange(0, len(x) * x.shape[1], x.shape[1], device=x.device)
+    return x.flatten(0, 1).index_select(0, (rows + first[:, None]).flatten()).unflatten(0, rows.shape)
 
 
 class RMSNorm(nn.Module):
@@ -99,7 +109,7 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         causal: bool = False,
         cache: Cache | None = None,
-        rows: slice = EVERY,
+        rows: Rows = EVERY,
     ) -> tuple[Tensor, Cache]:
         """x (B, T, d) -> the asked n rows of the output (B, n, d), and the keys and values of all positions so far.
 
@@ -122,25 +132,25 @@ class Weights(NamedTuple):
     contract: tuple[Tensor, Tensor]
 
     def run(
-        self, x: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None = None, rows: slice = EVERY
+        self, x: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None = None, rows: Rows = EVERY
     ) -> tuple[Tensor, Cache]:
         """`Block.forward`."""
         start, normal = 0 if cache is None else cache[0].shape[2], self.before_attention(x)
-        read = x if rows == EVERY else x[:, rows]
-        few = 2 * read.shape[1] < x.shape[1] and (rows == LAST if causal else rows.step is None)
-        if few:  # else one product is cheaper than two
-            first = start + range(x.shape[1])[rows].start
-            q, *kv = *self.place(normal[:, rows], QUERIES, first), *self.place(normal, KEYS_AND_VALUES, start)
+        span = None if isinstance(rows, Tensor) else range(x.shape[1])[rows]
+        read = x if span == range(x.shape[1]) else take(x, rows)
+        alone = bool(span) and (not causal or rows == LAST)  # the rows can attend without those that are not read
+        if span and alone and span.step == 1 and 2 * len(span) < x.shape[1]:  # else one product is cheaper than two
+            q, *kv = (
+                *self.place(take(normal, rows), QUERIES, start + span[0]),
+                *self.place(normal, KEYS_AND_VALUES, start),
+            )
         else:
             q, *kv = self.place(normal, ALL, start)
+            q = q[:, :, rows] if alone and read is not x else q
         k, v = kv if cache is None else (torch.cat(both, 2) for both in zip(cache, kv, strict=True))
-        cut = read is not x and not few
-        if cut and not causal:
-            q = q[:, :, rows]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and cache is None and not few)
-        if cut and causal:
-            mixed = mixed[:, :, rows]
-        return self.after_attention(read, mixed.transpose(1, 2).flatten(2)), (k, v)
+        masked = causal and cache is None and not alone
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=masked).transpose(1, 2).flatten(2)
+        return self.after_attention(read, mixed if alone or read is x else take(mixed, rows)), (k, v)
 
     def before_attention(self, x: Tensor) -> Tensor:
         """x (..., d), normalised."""
@@ -202,7 +212,7 @@ def attend(
     x: Tensor,
     mask: Tensor | None = None,
     causal: bool = False,
-    rows: slice = EVERY,
+    rows: Rows = EVERY,
 ) -> Tensor:
     """x (B, T, d) through the blocks: the asked rows, to which the last block keeps; `mask` as in `Block.forward`."""
     *below, last = blocks
@@ -245,6 +255,6 @@ class Readout(nn.Module):
         nn.init.normal_(self.head.weight, std=config.d**-0.5 / 2)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, tokens: Tensor, columns: slice = LAST) -> Tensor:
+    def forward(self, tokens: Tensor, columns: Rows = LAST) -> Tensor:
         """tokens (B, T, d) -> logits (B, n, O) at the asked positions; by default at the last."""
         return self.head(self.norm(attend(self.blocks, tokens, causal=True, rows=columns)))

@@ -69,7 +69,11 @@ class Teacher(nn.Module):
             attend(self.encoder, tokens, mask=present[:, None, None], rows=slice(-len(self.registers), None))
         )
 
-    def decode(self, memory: Tensor, future: Tensor) -> Tensor:
-        """D: memory m_t (N, K, d), inputs x_{t+1} .. x_{t+F-1} (N, F-1) -> logits for y_t .. y_{t+F-1} (N, F, O)."""
+    def decode(self, memory: Tensor, future: Tensor, places: Tensor | None = None) -> Tensor:
+        """D: memory m_t (N, K, d), inputs x_{t+1} .. x_{t+F-1} (N, F-1) -> logits for y_t .. y_{t+F-1} (N, F, O).
+
+        With `places` (N, n) only these of the F outputs: (N, n, O).
+        """
         tokens = torch.cat([memory, self.future_embedding(future)], 1)
-        return self.decoder(tokens, slice(memory.shape[1] - 1, None))
+        last = memory.shape[1] - 1
+        return self.decoder(tokens, slice(last, None) if places is None else places + last)

@@ -276,7 +276,8 @@ def test_windows_cut_what_a_loop_cuts():
     assert windows(sequence, first, 4, -7).tolist() == expected
 
 
-ROWS = [EVERY, LAST, slice(-2, None), slice(-1), slice(3, None), slice(4, 6), slice(1, None, 2)]
+OWN = torch.tensor([[0, 3], [6, 2], [5, 5]])
+ROWS = [EVERY, LAST, slice(-2, None), slice(-1), slice(3, None), slice(4, 6), slice(1, None, 2), slice(0), OWN]
 
 
 @pytest.mark.parametrize("kind", ["plain", "masked", "causal"])
@@ -284,14 +285,15 @@ ROWS = [EVERY, LAST, slice(-2, None), slice(-1), slice(3, None), slice(4, 6), sl
 def test_the_rows_that_are_read_and_their_gradients_are_those_of_the_whole_stack(rows, kind):
     blocks, x = stack(SIZES, 2).double(), torch.randn(3, 7, 16).double().requires_grad_()
     mask = torch.arange(7) >= torch.tensor([0, 2, 3])[:, None, None, None] if kind == "masked" else None
-    into = torch.randn(3, 7, 16).double()[:, rows]
+    lanes = torch.arange(3)[:, None] if isinstance(rows, torch.Tensor) else EVERY
+    into = torch.randn(3, 7, 16).double()[lanes, rows]
     read = attend(blocks, x, mask, kind == "causal", rows)
     whole = x
     for block in blocks:
         whole, _ = block(whole, mask, kind == "causal")
-    torch.testing.assert_close(read, whole[:, rows], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(read, whole[lanes, rows], rtol=1e-12, atol=1e-12)
     inputs = [x, *blocks.parameters()]
-    for one, other in zip(grad(read, inputs, into), grad(whole[:, rows], inputs, into), strict=True):
+    for one, other in zip(grad(read, inputs, into), grad(whole[lanes, rows], inputs, into), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
