@@ -240,6 +240,9 @@ class TrainingConfig(Config):
     columns: Positive | None = Field(
         None, description="of a batch of a stream, rounded to whole pieces of the method; null: the task's length"
     )
+    engine: Literal["eager", "compiled", "auto"] = Field(
+        "eager", description="compiled: losses by torch.compile; auto: so where method and machine allow it"
+    )
     accumulate: Positive = Field(1, description="gradients that are averaged into one optimiser step")
     optimiser: Optimiser = Optimiser()
     curriculum: CurriculumConfig | None = Field(None, description="null: all sequences have the task's length")

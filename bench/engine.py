@@ -6,6 +6,8 @@
 
 Every random choice comes before the arithmetic, from `Method.draw`. Nothing waits for the device inside a step: where a
 stream scores and where lanes begin anew is looked up once a batch.
+
+`training.engine` says whether the arithmetic of `losses` runs operator by operator (eager) or is compiled first.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from bench import optimiser
+from bench import compiling, optimiser, registry
+from bench.config import Run
 from bench.errors import BadInput
 from bench.methods.base import Carry, Method, Phase
 from bench.models.backbone import map_tree, reset
@@ -52,15 +55,42 @@ def form_of(cls: type[Method]) -> Form:
     raise BadInput(f"method {cls.name}: defines none of {', '.join(FORMS)}; one should say how it trains")
 
 
-class Engine:
-    """Eager: computes each stretch of a batch as it comes, and keeps what must survive from one to the next."""
+def uncompilable(run: Run) -> str | None:
+    """Why the steps of this run, which is to be compiled, never can be, whatever the machine; None when they can."""
+    form = form_of(registry.methods.get(run.method))
+    if run.training.engine != "compiled" or form == "losses":
+        return None
+    return f"training.engine: compiled given; {run.method} trains by {form!r}, and only 'losses' are compiled"
 
-    def __init__(self, method: Method, phase: Phase, accumulate: int = 1, autocast: Autocast = nullcontext) -> None:
+
+def compiles(run: Run) -> bool:
+    """Whether the steps of this run are compiled here. Raises `BadInput` where they should be and cannot."""
+    wanted = run.training.engine
+    if wanted == "eager" or (wanted == "auto" and form_of(registry.methods.get(run.method)) != "losses"):
+        return False
+    lacking = compiling.lacks(run.device)
+    if wanted == "compiled" and (reason := uncompilable(run) or (lacking and compiling.told(lacking))):
+        raise BadInput(reason)
+    return lacking is None
+
+
+class Engine:
+    """Computes each stretch of a batch as it comes, and keeps what must survive from one to the next."""
+
+    def __init__(
+        self,
+        method: Method,
+        phase: Phase,
+        accumulate: int = 1,
+        autocast: Autocast = nullcontext,
+        compiled: bool = False,
+    ) -> None:
         self.method = method
         self.phase = phase
         self.accumulate = accumulate
         self.autocast = autocast
         self.carry: Carry | None = None
+        self.compiled = compiling.Compiled(method.losses) if compiled else None
         self.optimiser = optimiser.build(phase.optimiser, phase.groups, phase.rates)
         self.parameters = [one for group in phase.groups for one in group]
         ema = phase.optimiser.ema
@@ -95,12 +125,15 @@ class Engine:
             yield Ready(piece.x.shape[1], scalars if some else None, labels)
 
     def _differentiated(self, piece: Batch, drawn: Any, some: bool) -> dict[str, Tensor]:
-        """The method's loss, backward where something is scored."""
+        """The method's loss, backward where something is scored; where nothing is, nothing is compiled either."""
         assert self.carry is not None
+        compiled = self.compiled if some else None
         with torch.set_grad_enabled(some), self.autocast():
-            scalars, carry = self.method.losses(piece, drawn, self.carry, self.phase.name)
+            scalars, carry = (compiled or self.method.losses)(piece, drawn, self.carry, self.phase.name)
         if some:
             scalars["loss"].backward()
+        if compiled:
+            compiled.tell(f"phase {self.phase.name}, {tuple(piece.x.shape)}")
         self.carry = Carry(*(map_tree(Tensor.detach, part) for part in carry))
         return {name: value.detach() for name, value in scalars.items()}
 

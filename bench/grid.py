@@ -47,7 +47,7 @@ import torch
 import yaml
 from pydantic import Field
 
-from bench import registry
+from bench import compiling, registry
 from bench.build import build_method, build_task
 from bench.config import Config, InitFrom, ModelConfig, NonNegative, Outline, Run, config_in, uses_backbone
 from bench.errors import BadInput, nearest, unknown
@@ -539,6 +539,8 @@ def _resolve(cell: Fields, where: str, gpu: bool | None = None) -> Run:
     if missing:
         raise BadInput(f"{where}: {missing[0]} is required: in base, in an axis or with --set")
     run = Run.parse({**cell, **chosen}, where)
+    if gpu is None and run.training.engine == "compiled" and (lacking := compiling.lacks(run.device)):
+        raise BadInput(f"{where}: {compiling.told(lacking)}")
     return _with_parameters(run, run.model.parameters, where) if run.model.parameters else run
 
 

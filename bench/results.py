@@ -541,12 +541,12 @@ def load_results(paths: Paths) -> pd.DataFrame:
     teacher), length, accuracy, loss (nats per scored token), valid_accuracy, valid_loss, and of what is scored on
     streams start_accuracy, start_loss (on sequences from their start); chance, loss_floor,
     accuracy_ceiling, shortcut (the best trivial rule's accuracy), shortcut_rule, unigram_loss, unit; steps, tokens,
-    training_seconds, evaluation_seconds, parameters, predictor_parameters; progress (0 to 1) of a cell that is not
-    done; digest (of the code and data that computed it); uncounted (operators that are not in the price of a budget of
-    FLOPs); then the whole config, `traits` (of the method: state, data, recurrent, teacher), `inherited` (what the
-    phases that `init_from` brought had cost) and `provenance` as dotted columns. A folder whose files cannot be read
-    has the state `damaged` and a reason. Raises `BadInput` when there is no such folder, or it holds a cell twice with
-    different scores.
+    training_seconds, evaluation_seconds, compile_seconds, parameters, predictor_parameters; progress (0 to 1) of a cell
+    that is not done; digest (of the code and data that computed it); uncounted (operators that are not in the price of
+    a budget of FLOPs); then the whole config, `traits` (of the method: state, data, recurrent, teacher), `inherited`
+    (what the phases that `init_from` brought had cost) and `provenance` as dotted columns. A folder whose files cannot
+    be read has the state `damaged` and a reason. Raises `BadInput` when there is no such folder, or it holds a cell
+    twice with different scores.
     """
     import pandas as pd
 

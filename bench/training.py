@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import provenance, registry, sources, streams
+from bench import compiling, provenance, registry, sources, streams
 from bench.build import autocast, build_method, build_task
 from bench.config import WORK, InitFrom, Run, scored_lengths
 from bench.curriculum import Curriculum
-from bench.engine import Engine
+from bench.engine import Engine, compiles
 from bench.errors import BadInput
 from bench.methods.base import EVERY, NONE, Method, Phase, Predict, scored_slice
 from bench.models.updater import count_parameters
@@ -79,6 +79,7 @@ class Counters:
     training_seconds: float = 0.0
     cpu_seconds: float = 0.0
     evaluation_seconds: float = 0.0
+    compile_seconds: float = 0.0  # by the wall; in none of the others
     evaluations: int = 0
     finished: bool = False
     began: float | None = None  # what was spent when the phase began, where the one before ended early
@@ -98,6 +99,7 @@ class Counters:
             "training_seconds": self.training_seconds,
             "cpu_seconds": self.cpu_seconds,
             "evaluation_seconds": self.evaluation_seconds,
+            "compile_seconds": self.compile_seconds,
         }
 
 
@@ -211,7 +213,9 @@ class Trainer:
         if reason := idle_phase(run, self.prices):
             raise BadInput(reason)
         self.engine: Engine
-        self._clock: tuple[float, float] | None = None  # when the training now under way began: wall, processor
+        self.compiled = compiles(run)
+        self._compiling = compiling.taken().wall  # of what this process has spent on it, as far as it is counted
+        self._clock: compiling.Seconds | None = None  # when the training now under way began
         self._before = 0.0  # spent before the columns that gradients were made of last
         self._sets: dict[tuple[Split, int], Batch] = {}
         self._stream_sets: dict[Split, Batch] = {}
@@ -254,7 +258,8 @@ class Trainer:
         """Wall and processor seconds of training since the clock was started."""
         if self._clock is None:
             return 0.0, 0.0
-        return time.perf_counter() - self._clock[0], time.process_time() - self._clock[1]
+        wall, processor = compiling.now()
+        return wall - self._clock.wall, processor - self._clock.processor
 
     def _traced_prices(self) -> tuple[dict[str, float], list[str]]:
         """What a token costs in each phase, in the budget's currency; from one traced step where that is work.
@@ -342,13 +347,14 @@ class Trainer:
     def _enter_phase(self, index: int) -> None:
         self.counters.phase = index
         self.method.train_only(self.phases[index])
-        self.engine = Engine(self.method, self.phases[index], self.run.training.accumulate, lambda: autocast(self.run))
+        accumulate, phase = self.run.training.accumulate, self.phases[index]
+        self.engine = Engine(self.method, phase, accumulate, lambda: autocast(self.run), self.compiled)
         self.lanes = None
 
     def _steps(self) -> Iterator[None]:
         """One batch, a step where gradients are ready; then on to the next phase where this one is spent."""
         if self._clock is None:
-            self._clock = _now()
+            self._clock = compiling.now()
         phase = self.phases[self.counters.phase]
         self.method.stage = min(int(self._elapsed() * phase.stages), phase.stages - 1)
         batch, costs = self._draw(phase), []
@@ -574,9 +580,11 @@ class Trainer:
         wall, processor = self._ticked()
         self.counters.training_seconds += wall
         self.counters.cpu_seconds += processor
+        before, self._compiling = self._compiling, compiling.taken().wall
+        self.counters.compile_seconds += self._compiling - before
         self._clock = None
         yield
-        self._clock = _now() if running else None
+        self._clock = compiling.now() if running else None
 
     def _check_finite(self) -> None:
         for name, value in self.counters.sums.items():
@@ -710,10 +718,6 @@ def out_of_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     said = str(error)
     return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in said or "can't allocate memory" in said)
-
-
-def _now() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
 
 
 def _to_device(tree: Any, device: str) -> Any:

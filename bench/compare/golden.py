@@ -51,7 +51,7 @@ OWN: dict[str, dict[str, Any]] = {
     "smt+dmt": {"dmt": {"share": 0.5, "every": 2, "batch_size": 8}},
     "smt+dmt+bptt": {"dmt": {"share": 0.3, "every": 2, "batch_size": 8}, "bptt": {"share": 0.4, "batch_size": 8}},
     "smt-dense": {"teacher": {"share": 0.5}},
-    "smt-dense+dmt": {"teacher": {"share": 0.3}, "dmt": {"share": 0.5, "rollout": [2, 4, 8]}},
+    "smt-dense+dmt": {"teacher": {"share": 0.3}, "dmt": {"share": 0.5, "pieces": [2, 4, 8]}},
     "tbptt": {"k1": 4, "k2": 6},
 }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bench.config import Run
+from bench.engine import uncompilable
 from bench.errors import BadInput
 from bench.launch.cell import LOOK_SECONDS, STUCK_SECONDS, End
 from bench.launch.lease import LEASE_SECONDS, Lease, Lost, Seen, Watch, claim, look
@@ -122,7 +123,7 @@ def computed_by(folder: Folder, status: Mapping[str, Any]) -> str | None:
 def refused(run: Run) -> str | None:
     """Why this run cannot be trained, from what its parts declare and its budget pays for; None when it can."""
     try:
-        return impossible(run) or idle_phase(run)
+        return impossible(run) or uncompilable(run) or idle_phase(run)
     except (Exception, SystemExit):  # (a plugin that raises here raises again when its cell runs, and is heard there)
         return None
 

@@ -175,7 +175,10 @@ def end_text(board: Board, cell: Cell) -> str:
     result = cell.folder.result or {}
     scores, costs = result.get("scores") or [{}], result.get("costs", {})
     facts = [f"{key} {number(scores[0].get(key))}" for key in ("accuracy", "loss")]
-    return f"{cell.label} done: {', '.join(facts)}, {costs.get('training_seconds', 0):.1f} s of training"
+    facts.append(f"{costs.get('training_seconds', 0):.1f} s of training")
+    if compiling := costs.get("compile_seconds"):
+        facts.append(f"{compiling:.1f} s of compiling")
+    return f"{cell.label} done: {', '.join(facts)}"
 
 
 def closing_line(board: Board) -> str:

@@ -37,14 +37,15 @@ def rolled_out(rnn: RNN, starts: Tensor, x: Tensor, columns: Tensor, steps: int)
     """
     (lanes, length), pieces = x.shape, starts.shape[1]
     padded = torch.cat([columns, columns[: pieces * steps - length]]).view(pieces, steps)
-    tokens = rnn.embedding(x[:, padded])  # (B, n, k, d)
+    step, inputs = rnn.updater.prepare(rnn.embedding(x[:, padded].flatten(0, 1)))  # (B n, k, ...)
     beginning: Any = rnn.initial_state(1)
-    memory, made = starts, [starts]
-    for i in range(1, steps):
-        memory = rnn.step(memory.flatten(0, 1), tokens[:, :, i - 1].flatten(0, 1)).unflatten(0, (lanes, pieces))
-        memory = torch.where((padded[:, i] == 0)[:, None, None], beginning, memory)
+    anew = (padded == 0).repeat(lanes, 1)[..., None, None]  # (B n, k, 1, 1)
+    memory = starts.flatten(0, 1)
+    made = [memory]
+    for input_t, begins in zip(inputs.unbind(1)[:-1], anew.unbind(1)[1:], strict=True):
+        memory = torch.where(begins, beginning, step(memory, input_t))
         made.append(memory)
-    return torch.stack(made, 2).flatten(1, 2)[:, :length]
+    return torch.stack(made, 1).view(lanes, -1, *starts.shape[2:])[:, :length]
 
 
 def swept(rnn: RNN, memories: Tensor, x: Tensor, sweeps: int) -> Tensor:
@@ -52,9 +53,10 @@ def swept(rnn: RNN, memories: Tensor, x: Tensor, sweeps: int) -> Tensor:
 
     The first of `memories` is the one before any input.
     """
-    shape, tokens = x.shape, rnn.embedding(x).flatten(0, 1)
+    shape = x.shape
+    step, inputs = rnn.updater.prepare(rnn.embedding(x.flatten())[:, None])
     first, before = memories[:, :1], memories[:, :-1]
     for _ in range(min(sweeps, x.shape[1])):
-        after = rnn.step(before.flatten(0, 1), tokens).unflatten(0, shape)
+        after = step(before.flatten(0, 1), inputs[:, 0]).unflatten(0, shape)
         before = torch.cat([first, after[:, :-1]], 1)
     return before

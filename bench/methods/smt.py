@@ -28,7 +28,7 @@ from torch import Tensor
 
 from bench import registry
 from bench.config import ModelConfig, NonNegative, Positive, Run, Share, TrainingConfig
-from bench.methods.base import EVERY, Carry, MethodConfig, Phase, Teaching, cross_entropy
+from bench.methods.base import EVERY, Carry, MethodConfig, Phase, Teaching
 from bench.methods.taught import TaughtMethod
 from bench.models.teacher import Teacher, windows
 from bench.registry import register_method
@@ -123,7 +123,8 @@ def uniformity_loss(memory: Tensor, compared: Tensor | None = None) -> Tensor:
         exponent = 4 * (tokens @ tokens.T) - 4  # -2 |a - b|^2 for unit vectors
     itself = torch.eye(len(tokens), dtype=torch.bool, device=tokens.device)
     pairs = len(tokens) * (len(tokens) - 1)
-    return exponent.masked_fill(itself, -torch.inf).flatten().logsumexp(0) - math.log(pairs)
+    # (Exponents are from -8 to 0, so that nothing has to be subtracted before they are exponentiated.)
+    return exponent.masked_fill(itself, -torch.inf).exp().sum().log() - math.log(pairs)
 
 
 @register_method("smt")
@@ -224,7 +225,7 @@ class SMT(TaughtMethod):
         config, (x, y, _), t = self.config, batch, drawn.t
         seen = cut_windows(x, y, t, config.context, config.future, self.first)
         before, memory = self._encode_pairs(seen, len(x))
-        dec = cross_entropy(self.teacher.decode(memory, seen.future), seen.targets)
+        dec = self.decoded_loss(memory, seen.future, seen.targets, t.flatten(), x.shape[1])
         from_, to = (before.detach(), memory.detach()) if config.detach else (before, memory)
         dyn = dynamics_loss(self.rnn.update(from_, seen.x_t), to, seen.has_before if self.first else None)
         unif = uniformity_loss(memory, drawn.compared)

@@ -28,10 +28,11 @@ class DenseDMTConfig(Config):
     share: Annotated[float, Field(gt=0, lt=1)] = Field(0.4, description="of the budget")
     lambda_dyn: NonNegative = 10.0
     lambda_readout: NonNegative = 1.0
-    rollout: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
-        (8, 8, 16, 32, 64), description="steps from the teacher's memory, in equal parts of the phase"
+    pieces: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+        (8, 8, 16, 32, 64),
+        description="rollouts of so many steps from the teacher's memory, in equal parts of the phase",
     )
-    sweeps: Positive | None = Field(None, description="k sweeps over all columns in place of rollouts")
+    sweeps: Positive | None = Field(None, description="k sweeps over all columns in place of pieces")
     detach_readout: bool = Field(False, description="the readout's loss does not reach the updater")
     batch_size: Positive = 8
     optimiser: Optimiser = Optimiser(lr=1e-3, schedule="cosine")
@@ -62,14 +63,14 @@ class SMTDenseDMT(SMTDense):
 
     def phases(self, training: TrainingConfig) -> list[Phase]:
         dmt = self.config.dmt
-        groups, stages = (tuple(self.rnn.parameters()),), 1 if dmt.sweeps else len(dmt.rollout)
+        groups, stages = (tuple(self.rnn.parameters()),), 1 if dmt.sweeps else len(dmt.pieces)
         last = Phase("dmt", dmt.share, dmt.optimiser, groups, dmt.batch_size, stages=stages)
         return [*self.taught(training, 1 - dmt.share), last]
 
     def draw(self, shape: tuple[int, int], phase: str) -> Any:
         if phase != "dmt":
             return super().draw(shape, phase)
-        return draw_offset(self.config.dmt.rollout[self.stage], shape[1], self.noise)
+        return draw_offset(self.config.dmt.pieces[self.stage], shape[1], self.noise)
 
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
         return (self.dmt_losses(batch, drawn), carry) if phase == "dmt" else super().losses(batch, drawn, carry, phase)
@@ -83,7 +84,7 @@ class SMTDenseDMT(SMTDense):
             if dmt.sweeps:
                 before = swept(self.rnn, memories, x, dmt.sweeps)[:, columns]
             else:
-                steps = min(dmt.rollout[self.stage], x.shape[1])
+                steps = min(dmt.pieces[self.stage], x.shape[1])
                 before = rolled_out(self.rnn, memories[:, columns[::steps]], x, columns, steps)
         after = self.rnn.update(before.flatten(0, 1), x[:, columns].flatten())
         dyn = dynamics_loss(after, memories[:, columns + 1].flatten(0, 1))

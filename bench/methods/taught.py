@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bench import registry
 from bench.config import Run
-from bench.methods.base import EVERY, Predictor, RecurrentMethod
+from bench.methods.base import EVERY, Predictor, RecurrentMethod, cross_entropy, scored_slice
+from bench.tasks.base import IGNORED
 
 
 class TaughtMethod(RecurrentMethod):
@@ -26,6 +27,20 @@ class TaughtMethod(RecurrentMethod):
                 f"the readout takes the decoder's weights: model.readout should be transformer, not {run.model.readout}"
             )
         return None
+
+    def decoded_loss(self, memory: Tensor, future: Tensor, targets: Tensor, t: Tensor, length: int) -> Tensor:
+        """Cross-entropy of the teacher's decoder from memories after columns t (N,), of sequences of that length.
+
+        memory (N, K, d), inputs that follow (N, F - 1), targets (N, F). Where the task scores few columns, the decoder
+        ends in these alone.
+        """
+        scored, width = scored_slice(self.task, length), targets.shape[1]
+        if 2 * len(range(length)[scored]) > width:
+            return cross_entropy(self.teacher.decode(memory, future), targets)
+        places = torch.arange(length, device=t.device)[scored] - t[:, None]  # (N, n)
+        outside, places = (places < 0) | (places >= width), places.clamp(0, width - 1)
+        logits = self.teacher.decode(memory, future, places)
+        return cross_entropy(logits, targets.gather(1, places).masked_fill(outside, IGNORED))
 
     def empty_memory(self) -> Tensor:
         """The teacher's memory of nothing, (K, d)."""

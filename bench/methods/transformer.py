@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.config import ModelConfig
-from bench.methods.base import EVERY, Carry, Method, MethodConfig
+from bench.methods.base import EVERY, Carry, Method, MethodConfig, scored_slice
 from bench.models.transformer import CausalTransformer, Past
 from bench.registry import register_method
 from bench.tasks.base import Batch, Task
@@ -27,7 +27,8 @@ class Transformer(Method):
         self.network = CausalTransformer(model, task.vocab_size, task.output_size)
 
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
-        return {"loss": self.mean_loss(self.predict(batch.x), batch.y)}, carry
+        columns = scored_slice(self.task, batch.x.shape[1])
+        return {"loss": self.mean_loss(self.predict(batch.x, columns), batch.y[:, columns])}, carry
 
     def initial_state(self, lanes: int) -> Past:
         return self.network.initial_state(lanes)

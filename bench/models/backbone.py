@@ -61,6 +61,13 @@ class Backbone(nn.Module):
         """What the readout sees of the state after u: (B, F)."""
         raise NotImplementedError
 
+    def prepare(self, u: Tensor) -> tuple[Callable[[State, Tensor], State], Tensor]:
+        """For a rollout over u (B, T, d): the step, and the inputs as it takes them, (B, T, ...).
+
+        Override it where work is saved that depends on no state; the steps must equal `step`.
+        """
+        return self.step, u
+
     def scan(self, state: State, u: Tensor, start: Tensor | None = None) -> tuple[Tensor, State]:
         """Take in u (B, T, d), T >= 1: features (B, T, F) and the last state.
 
@@ -68,11 +75,12 @@ class Backbone(nn.Module):
         it where there is a faster way that equals it in float64.
         """
         fresh = None if start is None else self.initial(len(u))
+        step, inputs = self.prepare(u)
         features = []
-        for t, u_t in enumerate(u.unbind(1)):
+        for t, (u_t, input_t) in enumerate(zip(u.unbind(1), inputs.unbind(1), strict=True)):
             if start is not None:
                 state = reset(state, fresh, start[:, t])
-            state = self.step(state, u_t)
+            state = step(state, input_t)
             features.append(self.features(state, u_t))
         return torch.stack(features, 1), state
 

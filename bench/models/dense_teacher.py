@@ -17,7 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.config import ModelConfig
-from bench.models.layers import Block, Cache, Readout, after_attention, embedding, rms_normalise, rotate, stack
+from bench.models.layers import (
+    KEYS_AND_VALUES,
+    QUERIES,
+    Cache,
+    Readout,
+    Weights,
+    embedding,
+    rms_normalise,
+    rotate,
+    stack,
+    weights,
+)
 
 
 class Read(NamedTuple):
@@ -74,10 +85,14 @@ class DenseTeacher(nn.Module):
         """The memory after all of x (B, T): (B, K, d). Registers read at one position only, which costs much less."""
         return self.read(self._from_the_beginning(x), last_alone=True)[0][:, 0]
 
-    def decode(self, memory: Tensor, future: Tensor) -> Tensor:
-        """Memory m_t (N, K, d), inputs x_{t+1} .. x_{t+F-1} (N, F-1) -> logits for y_t .. y_{t+F-1} (N, F, O)."""
+    def decode(self, memory: Tensor, future: Tensor, places: Tensor | None = None) -> Tensor:
+        """Memory m_t (N, K, d), inputs x_{t+1} .. x_{t+F-1} (N, F-1) -> logits for y_t .. y_{t+F-1} (N, F, O).
+
+        With `places` (N, n) only these of the F outputs: (N, n, O).
+        """
         tokens = torch.cat([memory, self.future_embedding(future)], 1)
-        return self.decoder(tokens, slice(memory.shape[1] - 1, None))
+        last = memory.shape[1] - 1
+        return self.decoder(tokens, slice(last, None) if places is None else places + last)
 
     def start(self, lanes: int) -> tuple[Tensor, Read]:
         """The memory of nothing (B, K, d), and what streaming goes on from."""
@@ -99,19 +114,19 @@ class DenseTeacher(nn.Module):
         After `before` comes a single token.
         """
         hidden = self.embedding(tokens, before and before.last)
-        registers = self.registers.expand(*tokens[:, -1:].shape if last_alone else tokens.shape, -1, -1)
+        registers, n = self.registers[None, None], 1 if last_alone else tokens.shape[1]
         past = before.caches[0][0].shape[2] if before else 0
         mask = self._mask(past, tokens)
         caches: list[Cache] = []
         blocks: Any = self.encoder  # (a list of modules to the type checker)
         for i, block in enumerate(blocks):
-            cache = before.caches[i] if before else None
+            ready, cache = weights(block, tokens.numel()), before.caches[i] if before else None
             if i + 1 < len(self.encoder):
-                hidden, kept = block(hidden, mask, causal=mask is None, cache=cache)
+                hidden, kept = ready.run(hidden, mask, causal=mask is None, cache=cache)
             else:  # only its keys and values are needed of the tokens
-                kept = _keys_and_values(block, hidden, cache)
+                kept = _keys_and_values(ready, hidden, cache)
             caches.append(kept)
-            registers = _attend(block, registers, kept, mask)
+            registers = _attend(ready, registers, n, kept, mask)
         return rms_normalise(registers), Read(caches, tokens[:, -1:])
 
     def _mask(self, past: int, tokens: Tensor) -> Tensor | None:
@@ -127,23 +142,23 @@ class DenseTeacher(nn.Module):
         return (((ago >= 0) & (ago < self.span)) | (at == 0))[None, None]
 
 
-def _keys_and_values(block: Block, tokens: Tensor, cache: Cache | None) -> Cache:
+def _keys_and_values(block: Weights, tokens: Tensor, cache: Cache | None) -> Cache:
     """Of tokens (B, n, d) after those in the cache, each (B, heads, all, head width)."""
-    inner = block.qkv.out_features // 3
-    both = F.linear(block.attention_norm(tokens), block.qkv.weight[inner:]).unflatten(-1, (2, block.heads, -1))
-    keys = rotate(both[:, :, :1], 0 if cache is None else cache[0].shape[2])[:, :, 0].transpose(1, 2)
-    values = both[:, :, 1].transpose(1, 2)
+    start = 0 if cache is None else cache[0].shape[2]
+    keys, values = block.place(block.before_attention(tokens), KEYS_AND_VALUES, start)
     return (keys, values) if cache is None else (torch.cat([cache[0], keys], 2), torch.cat([cache[1], values], 2))
 
 
-def _attend(block: Block, registers: Tensor, cache: Cache, mask: Tensor | None) -> Tensor:
-    """Registers (B, n, K, d) at the last n positions read the tokens up to each of them, through the block."""
-    (keys, values), (_, n, count, _) = cache, registers.shape
-    inner = block.qkv.out_features // 3
-    queries = F.linear(block.attention_norm(registers), block.qkv.weight[:inner]).unflatten(-1, (block.heads, -1))
-    queries = rotate(queries, keys.shape[2] - n).permute(0, 3, 2, 1, 4).flatten(1, 2)  # (B, heads K, n, head width)
+def _attend(block: Weights, registers: Tensor, n: int, cache: Cache, mask: Tensor | None) -> Tensor:
+    """Registers (B, n, K, d) at the last n positions read the tokens up to each of them, through the block.
+
+    Registers (1, 1, K, d) are the same for all.
+    """
+    (keys, values), count = cache, registers.shape[2]
+    queries = block.project(block.before_attention(registers), QUERIES).flatten(2, 3)  # (B, n, K, heads, head width)
+    queries = rotate(queries, keys.shape[2] - n, n).permute(0, 3, 2, 1, 4).flatten(1, 2)  # (B, heads K, n, head width)
     read = F.scaled_dot_product_attention(
-        queries,
+        queries.expand(len(keys), -1, -1, -1),
         keys,
         values,
         attn_mask=None if mask is None else mask[:, :, -n:],
@@ -151,4 +166,4 @@ def _attend(block: Block, registers: Tensor, cache: Cache, mask: Tensor | None) 
         enable_gqa=True,
     )
     read = read.unflatten(1, (block.heads, count)).permute(0, 3, 2, 1, 4).flatten(-2)  # (B, n, K, inner)
-    return after_attention(block, registers, read)
+    return block.after_attention(registers, read)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.config import ModelConfig
@@ -39,8 +42,19 @@ class GRUUpdater(Updater):
                 to_gates.bias[:size] = keep
 
     def forward(self, memory: Tensor, token: Tensor) -> Tensor:
-        flat = memory.flatten(1)
-        to_gates, to_candidate = self.maps
-        keep, reset = to_gates(torch.cat([flat, token], 1)).sigmoid().chunk(2, 1)
-        candidate = to_candidate(torch.cat([reset * flat, token], 1)).tanh()
-        return (candidate + keep * (flat - candidate)).view_as(memory)
+        forward, inputs = self.transition(token[:, None])
+        return forward(memory, inputs[:, 0])
+
+    def transition(self, u: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+        (into_gates, gates), (into_candidate, candidate) = pairs(self.maps)
+        weights = into_gates.weight, into_candidate.weight
+        of_gates, of_candidate = (weight[:, : self.width].t() for weight in weights)
+        inputs = F.linear(u, torch.cat([weight[:, self.width :] for weight in weights]))  # (B, T, 2 width)
+
+        def forward(memory: Tensor, token: Tensor) -> Tensor:
+            flat, (to_gates, to_candidate) = memory.flatten(1), token.chunk(2, 1)
+            keep, reset = gates(torch.addmm(to_gates, flat, of_gates)).sigmoid().chunk(2, 1)
+            new = candidate(torch.addmm(to_candidate, reset * flat, of_candidate)).tanh()
+            return (new + keep * (flat - new)).view_as(memory)
+
+        return forward, inputs

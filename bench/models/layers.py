@@ -5,7 +5,9 @@ Rotary positions: Su et al., *RoFormer*, arXiv 2104.09864. RMSNorm: Zhang & Senn
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,20 +15,28 @@ from torch import Tensor, nn
 
 from bench.config import ModelConfig
 
+EPS = 1e-6
 LAST = slice(-1, None)
 """The last position alone."""
+EVERY = slice(None)
+"""All positions."""
+ALL, QUERIES, KEYS_AND_VALUES = slice(0, 3), slice(0, 1), slice(1, 3)
+"""Parts of an attention's projection."""
+Rows = slice | Tensor
+"""Positions that are read: the same of all sequences, or each one's own, (B, n) int64."""
 Cache = tuple[Tensor, Tensor]
 """Keys and values of one block so far, each (B, heads, n, head width)."""
 
 
 def rms_normalise(x: Tensor) -> Tensor:
     """Scale the last axis to a root mean square of 1 (0 stays 0). Memory tokens are always kept so."""
-    return F.rms_norm(x, x.shape[-1:], eps=1e-6)
+    return F.rms_norm(x, x.shape[-1:], eps=EPS)
 
 
 def activation(x: Tensor) -> Tensor:
     """Squared ReLU (So et al., *Primer*, arXiv 2109.08668); GELU took a fifth of a training step on a CPU."""
-    return F.relu(x).square()
+    positive = F.relu(x)
+    return positive * positive
 
 
 @lru_cache(maxsize=64)
@@ -40,10 +50,23 @@ def _angles(length: int, width: int, device: torch.device, dtype: torch.dtype) -
     return tuple(table[:, None, None].to(device, dtype) for table in both)  # type: ignore[return-value]
 
 
-def rotate(x: Tensor, start: int) -> Tensor:
-    """Rotary positions start, start + 1, ... on x (B, T, 2, heads, head width), the 2 being queries and keys."""
-    cos, sin = _angles(start + x.shape[1], x.shape[-1], x.device, x.dtype)
-    return x * cos[start:] + x.roll(x.shape[-1] // 2, -1) * sin[start:]
+def rotate(x: Tensor, start: int, length: int | None = None) -> Tensor:
+    """Rotary positions start, start + 1, ... on x (B, T, n, heads, head width), n of queries and keys.
+
+    With a `length`, T may be 1: the same at all of so many positions.
+    """
+    cos, sin = _angles(start + (length or x.shape[1]), x.shape[-1], x.device, x.dtype)
+    if start:
+        cos, sin = cos[start:], sin[start:]
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def take(x: Tensor, rows: Rows) -> Tensor:
+    """These rows of x (B, T, d): (B, n, d)."""
+    if isinstance(rows, slice):
+        return x[:, rows]
+    first = torch.arange(0, len(x) * x.shape[1], x.shape[1], device=x.device)
+    return x.flatten(0, 1).index_select(0, (rows + first[:, None]).flatten()).unflatten(0, rows.shape)
 
 
 class RMSNorm(nn.Module):
@@ -55,7 +78,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., d) -> the same shape."""
-        return F.rms_norm(x, self.g.shape, 1 + self.g, 1e-6)
+        return F.rms_norm(x, self.g.shape, 1 + self.g, EPS)
 
 
 class Block(nn.Module):
@@ -81,28 +104,102 @@ class Block(nn.Module):
         nn.init.zeros_(self.contract.bias)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, causal: bool = False, cache: Cache | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: Cache | None = None,
+        rows: Rows = EVERY,
     ) -> tuple[Tensor, Cache]:
-        """x (B, T, d) -> the same shape, and the keys and values of all positions so far.
+        """x (B, T, d) -> the asked n rows of the output (B, n, d), and the keys and values of all positions so far.
 
         `mask` (B, 1, 1, T), bool, true where a position may be attended to. With a `cache` of n positions, x is the
         next single position.
         """
-        batch, length, _ = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
-        qk = rotate(qkv[:, :, :2], 0 if cache is None else cache[0].shape[2])
-        q, k = qk.transpose(1, 3).unbind(2)  # (B, heads, T, head width)
-        v = qkv[:, :, 2].transpose(1, 2)
-        if cache is not None:
-            k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and cache is None)
-        return after_attention(self, x, mixed.transpose(1, 2).reshape(batch, length, -1)), (k, v)
+        return weights(self, x.shape[:-1].numel()).run(x, mask, causal, cache, rows)
 
 
-def after_attention(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
-    """The rest of a block: x (..., d), and what its heads read (..., heads x head width) -> the shape of x."""
-    x = x + block.merge(mixed)
-    return x + block.contract(activation(block.expand(block.feedforward_norm(x))))
+class Weights(NamedTuple):
+    """A block's weights as it applies them, each as in `F.linear`."""
+
+    heads: int
+    attention_gain: Tensor | None
+    """None where a gain is in the weights after it; so with the other."""
+    qkv: Tensor
+    merge: Tensor
+    feedforward_gain: Tensor | None
+    expand: tuple[Tensor, Tensor]
+    contract: tuple[Tensor, Tensor]
+
+    def run(
+        self, x: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None = None, rows: Rows = EVERY
+    ) -> tuple[Tensor, Cache]:
+        """`Block.forward`."""
+        start, normal = 0 if cache is None else cache[0].shape[2], self.before_attention(x)
+        span = None if isinstance(rows, Tensor) else range(x.shape[1])[rows]
+        read = x if span == range(x.shape[1]) else take(x, rows)
+        alone = bool(span) and (not causal or rows == LAST)  # the rows can attend without those that are not read
+        if span and alone and span.step == 1 and 2 * len(span) < x.shape[1]:  # else one product is cheaper than two
+            q, *kv = (
+                *self.place(take(normal, rows), QUERIES, start + span[0]),
+                *self.place(normal, KEYS_AND_VALUES, start),
+            )
+        else:
+            q, *kv = self.place(normal, ALL, start)
+            q = q[:, :, rows] if alone and read is not x else q
+        k, v = kv if cache is None else (torch.cat(both, 2) for both in zip(cache, kv, strict=True))
+        masked = causal and cache is None and not alone
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=masked).transpose(1, 2).flatten(2)
+        return self.after_attention(read, mixed if alone or read is x else take(mixed, rows)), (k, v)
+
+    def before_attention(self, x: Tensor) -> Tensor:
+        """x (..., d), normalised."""
+        return F.rms_norm(x, x.shape[-1:], self.attention_gain, EPS)
+
+    def project(self, normal: Tensor, parts: slice) -> Tensor:
+        """Queries, keys, values or some of them, of normalised x (..., d): (..., parts, heads, head width)."""
+        inner = self.merge.shape[1]
+        weight = self.qkv if parts == ALL else self.qkv[parts.start * inner : parts.stop * inner]
+        return F.linear(normal, weight).view(*normal.shape[:-1], -1, self.heads, inner // self.heads)
+
+    def place(self, normal: Tensor, parts: slice, start: int) -> tuple[Tensor, ...]:
+        """The same of x (B, T, d), queries and keys rotated to positions start, ...: each (B, heads, T, head width)."""
+        turned = min(parts.stop, 2) - parts.start
+        turning, plain = self.project(normal, parts).split((turned, parts.stop - parts.start - turned), 2)
+        found = (*rotate(turning, start).unbind(2), *plain.unbind(2))
+        return tuple(one.transpose(1, 2) for one in found)
+
+    def after_attention(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """The rest of the block: x (..., d), and what its heads read (..., heads x head width) -> the shape of x."""
+        x = x + F.linear(mixed, self.merge)
+        normal = F.rms_norm(x, x.shape[-1:], self.feedforward_gain, EPS)
+        return x + F.linear(activation(F.linear(normal, *self.expand)), *self.contract)
+
+
+def weights(block: Block, rows: int | None = None) -> Weights:
+    """Those of a block that is applied to so many rows, or (None) again and again.
+
+    The gain of a norm is multiplied into the weights after it, unless these are larger than what they are applied to.
+    """
+    attention_gain, feedforward_gain = 1 + block.attention_norm.g, 1 + block.feedforward_norm.g
+    expand, contract = (block.expand.weight, block.expand.bias), (block.contract.weight, block.contract.bias)
+    if rows is not None and rows < block.qkv.out_features:
+        return Weights(
+            block.heads, attention_gain, block.qkv.weight, block.merge.weight, feedforward_gain, expand, contract
+        )
+    qkv, expanding = (_cast(one) for one in (block.qkv.weight * attention_gain, block.expand.weight * feedforward_gain))
+    return Weights(block.heads, None, qkv, block.merge.weight, None, (expanding, block.expand.bias), contract)
+
+
+def _cast(weight: Tensor) -> Tensor:
+    """Where autocast is on, as it would cast a weight at every use."""
+    device = weight.device.type
+    return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
+
+
+def prepared(blocks: nn.ModuleList) -> list[Callable[..., Any]]:
+    """The blocks as functions, for a rollout that applies them again and again: what depends on no input is done."""
+    return [weights(block).run for block in blocks]  # type: ignore[arg-type]
 
 
 def stack(config: ModelConfig, depth: int) -> nn.ModuleList:
@@ -110,11 +207,18 @@ def stack(config: ModelConfig, depth: int) -> nn.ModuleList:
     return nn.ModuleList(Block(config, depth) for _ in range(depth))
 
 
-def attend(blocks: nn.ModuleList, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """x (B, T, d) through the blocks; `mask` as in `Block.forward`."""
-    for block in blocks:
+def attend(
+    blocks: Sequence[Callable[..., Any]] | nn.ModuleList,
+    x: Tensor,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    rows: Rows = EVERY,
+) -> Tensor:
+    """x (B, T, d) through the blocks: the asked rows, to which the last block keeps; `mask` as in `Block.forward`."""
+    *below, last = blocks
+    for block in below:
         x, _ = block(x, mask, causal)
-    return x
+    return last(x, mask, causal, rows=rows)[0]
 
 
 def embedding(symbols: int, d: int) -> nn.Embedding:
@@ -151,7 +255,6 @@ class Readout(nn.Module):
         nn.init.normal_(self.head.weight, std=config.d**-0.5 / 2)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, tokens: Tensor, columns: slice = LAST) -> Tensor:
+    def forward(self, tokens: Tensor, columns: Rows = LAST) -> Tensor:
         """tokens (B, T, d) -> logits (B, n, O) at the asked positions; by default at the last."""
-        hidden = attend(self.blocks, tokens, causal=True)
-        return self.head(self.norm(hidden[:, columns]))
+        return self.head(self.norm(attend(self.blocks, tokens, causal=True, rows=columns)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.config import ModelConfig
@@ -32,7 +35,19 @@ class MLPUpdater(Updater):
             nn.init.zeros_(contract.bias)
 
     def forward(self, memory: Tensor, token: Tensor) -> Tensor:
-        flat = memory.flatten(1)
-        for expand, contract in pairs(self.blocks):
-            flat = flat + contract(activation(expand(torch.cat([rms_normalise(flat), token], 1))))
-        return flat.view_as(memory)
+        forward, inputs = self.transition(token[:, None])
+        return forward(memory, inputs[:, 0])
+
+    def transition(self, u: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+        blocks = [(expand.weight[:, : self.width].t(), contract) for expand, contract in pairs(self.blocks)]
+        expands = [expand for expand, _ in pairs(self.blocks)]
+        weight = torch.cat([expand.weight[:, self.width :] for expand in expands])
+        inputs = F.linear(u, weight, torch.cat([expand.bias for expand in expands]))  # (B, T, blocks x width)
+
+        def forward(memory: Tensor, token: Tensor) -> Tensor:
+            flat = memory.flatten(1)
+            for (expand, contract), of_token in zip(blocks, token.chunk(len(blocks), 1), strict=True):
+                flat = flat + contract(activation(torch.addmm(of_token, rms_normalise(flat), expand)))
+            return flat.view_as(memory)
+
+        return forward, inputs

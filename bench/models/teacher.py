@@ -65,10 +65,15 @@ class Teacher(nn.Module):
         registers = self.registers.expand(batch, -1, -1)
         tokens = torch.cat([self.context_embedding(contexts.clamp(min=0)), registers], 1)  # (N, C + K, d)
         present = torch.cat([contexts != self.PAD, contexts.new_ones(batch, len(self.registers)).bool()], 1)
-        hidden = attend(self.encoder, tokens, mask=present[:, None, None])
-        return rms_normalise(hidden[:, -len(self.registers) :])
+        return rms_normalise(
+            attend(self.encoder, tokens, mask=present[:, None, None], rows=slice(-len(self.registers), None))
+        )
 
-    def decode(self, memory: Tensor, future: Tensor) -> Tensor:
-        """D: memory m_t (N, K, d), inputs x_{t+1} .. x_{t+F-1} (N, F-1) -> logits for y_t .. y_{t+F-1} (N, F, O)."""
+    def decode(self, memory: Tensor, future: Tensor, places: Tensor | None = None) -> Tensor:
+        """D: memory m_t (N, K, d), inputs x_{t+1} .. x_{t+F-1} (N, F-1) -> logits for y_t .. y_{t+F-1} (N, F, O).
+
+        With `places` (N, n) only these of the F outputs: (N, n, O).
+        """
         tokens = torch.cat([memory, self.future_embedding(future)], 1)
-        return self.decoder(tokens, slice(memory.shape[1] - 1, None))
+        last = memory.shape[1] - 1
+        return self.decoder(tokens, slice(last, None) if places is None else places + last)

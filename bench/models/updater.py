@@ -39,6 +39,17 @@ class Updater(Backbone):
     def step(self, state: Tensor, u: Tensor) -> Tensor:
         return rms_normalise(self(state, u))
 
+    def transition(self, u: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+        """`forward` and its inputs, with what depends on no memory done for all of u (B, T, d): (B, T, ...)."""
+        return self, u
+
+    def prepare(self, u: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+        defines = next(one for one in type(self).__mro__ if vars(one).keys() & {"step", "forward", "transition"})
+        if "transition" not in vars(defines):  # a subclass's own step
+            return self.step, u
+        forward, inputs = self.transition(u)
+        return (lambda state, input_t: rms_normalise(forward(state, input_t))), inputs
+
     def features(self, state: Tensor, u: Tensor) -> Tensor:
         return state.flatten(1)
 

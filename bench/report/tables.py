@@ -29,7 +29,7 @@ SECTIONS = ("task.", "method.", "model.", "training.", "evaluation.", "init_from
 NUMBERS = (
     *("length", "accuracy", "loss", "start_accuracy", "start_loss", "progress"),
     *("chance", "shortcut", "accuracy_ceiling", "loss_floor", "unigram_loss"),
-    *("steps", "tokens", "training_seconds", "parameters", "predictor_parameters"),
+    *("steps", "tokens", "training_seconds", "compile_seconds", "parameters", "predictor_parameters"),
     *("inherited.steps", "inherited.tokens", "inherited.training_seconds"),
 )
 TEXTS = (
@@ -140,9 +140,9 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     bootstrap interval of the mean, from three seeds on); start_accuracy; chance, shortcut, shortcut_rule,
     accuracy_ceiling, share_of_ceiling; unit (nats or bits), and in it loss, start_loss, loss_floor, loss_above_floor,
     unigram_loss; steps (of the optimiser), tokens and training_seconds, what phases taken over by `init_from` had cost
-    included; predictor_parameters; status, reason. Accuracy and loss of a method that learns from streams are those on
-    held-out streams with its memory carried on, and start_accuracy and start_loss those on sequences from their start;
-    other methods have no such.
+    included; compile_seconds (in no other); predictor_parameters; status, reason. Accuracy and loss of a method that
+    learns from streams are those on held-out streams with its memory carried on, and start_accuracy and start_loss
+    those on sequences from their start; other methods have no such.
     """
     at = settings(results)
     names = short_names(at.values())
@@ -206,6 +206,7 @@ def _means(part: pd.DataFrame, reference: bool) -> dict[str, Any]:
         "loss_above_floor": (part["loss"] - part["loss_floor"]).mean() * scale,
         "unigram_loss": mean["unigram_loss"] * scale,
         **{name: (part[name] + more).mean() for name, more in inherited.items()},
+        "compile_seconds": mean["compile_seconds"],
         "predictor_parameters": float("nan") if reference else mean["predictor_parameters"],
     }
 
@@ -321,11 +322,14 @@ def _columns(part: pd.DataFrame) -> list[Column]:
     else:
         columns.append(Column("loss +", _fixed("loss_above_floor")))
         columns += [Column("loss + from start", _start_loss_above_floor)] if streamed else []
+    compiling = Column("compiling", lambda row: "" if row["reference"] else _seconds(row["compile_seconds"]))
+    compiled = [compiling] if part["compile_seconds"].gt(0).any() else []
     return [
         *columns,
         Column("steps", lambda row: "" if row["reference"] else _steps(row["steps"])),
         Column("tokens", lambda row: "" if row["reference"] else _count(row["tokens"])),
         Column("seconds", lambda row: "" if row["reference"] else _seconds(row["training_seconds"])),
+        *compiled,
         Column("params", lambda row: "" if row["reference"] else _count(row["predictor_parameters"])),
         Column("status", lambda row: "" if row["reference"] else _clean(row["status"]), right=False),
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from bisect import bisect_left
 from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
@@ -191,7 +190,7 @@ class Task(ABC):
 
 def columns_from(columns: range, score_from: int) -> range:
     """Those of the columns that are not before `score_from`."""
-    return columns[bisect_left(columns, score_from) :]
+    return columns[max(0, -((columns.start - score_from) // columns.step)) :]
 
 
 def undrawable(task: Task, split: Split, length: int, score_from: int = 0) -> str | None:

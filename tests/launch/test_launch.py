@@ -61,7 +61,7 @@ def launch(grid: dict[str, Any], folder: Path, **options: Any) -> Outcome:
 
 def numbers(folder: Path) -> dict[str, Any]:
     """All that a cell computed, apart from seconds: curve, scores, costs, and the weights, exactly."""
-    costs = ("training_seconds", "cpu_seconds", "evaluation_seconds")
+    costs = ("training_seconds", "cpu_seconds", "evaluation_seconds", "compile_seconds")
     files = Folder(folder).files
     result, curve = read_json(folder / "result.json"), read_json(files / "curve.json")
     weights = {

@@ -530,7 +530,8 @@ def test_a_steps_sequential_operations_grow_as_its_method_promises(name: str, ph
         assert cost.uncounted == {}
         chains.append(cost.whole.sequential_operations)
     if growth:
-        assert (chains[2] - chains[1]) == 2 * (chains[1] - chains[0]) > 0
+        # (A gain is multiplied into the weights or the rows, whichever are fewer: an operator more or less.)
+        assert chains[2] - chains[1] == pytest.approx(2 * (chains[1] - chains[0]), abs=2) and chains[1] > chains[0]
     else:
         assert chains[0] == chains[1] == chains[2]
 

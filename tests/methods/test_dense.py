@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from bench.build import build_method, build_task
 from bench.config import ModelConfig
 from bench.methods.on_policy import cyclic, rolled_out, swept
 from bench.methods.smt import uniformity_loss
+from bench.methods.smt_dense import _variance
 from bench.models.dense_teacher import DenseTeacher
 from bench.models.layers import rms_normalise
 from bench.results import read_json
@@ -171,14 +174,14 @@ def near(method, loss, expected):
         torch.testing.assert_close(one, gradients[1][name], rtol=1e-9, atol=1e-11, msg=name)
 
 
-@pytest.mark.parametrize("dmt", [{"rollout": [4]}, {"rollout": [32]}, {"sweeps": 2}, {"detach_readout": True}])
+@pytest.mark.parametrize("dmt", [{"pieces": [4]}, {"pieces": [32]}, {"sweeps": 2}, {"detach_readout": True}])
 def test_the_loss_of_dmt_is_that_of_a_loop_over_columns(dmt):
     """From the teacher's memory at every k-th column on; the last update of each alone has a gradient."""
     method, batch = built({"name": "smt-dense+dmt", "dmt": dmt})
     method.settle("smt")
     method.train_only(method.phases(tiny_run().training)[-1])
     offset, (x, y, _) = method.draw((B, T), "dmt"), batch
-    config, steps = method.config.dmt, min(method.config.dmt.rollout[0], T)
+    config, steps = method.config.dmt, min(method.config.dmt.pieces[0], T)
     errors, answers = [], []
     with torch.no_grad():
         memories = [method.teacher.encode_last(x[:, :t]) for t in range(T + 1)]
@@ -201,7 +204,7 @@ def test_the_teacher_ends_early_once_it_is_good_enough_and_leaves_its_share_to_w
     method = {
         "name": "smt-dense+dmt",
         "teacher": {"share": 0.4, "until": 100.0},
-        "dmt": {"share": 0.3, "rollout": [2, 4]},
+        "dmt": {"share": 0.3, "pieces": [2, 4]},
     }
     run = tiny_run(method, training={"budget": {"steps": 100}, "batch_size": 4})
     trainer = Trainer(run, folder_of(run, tmp_path))
@@ -252,3 +255,23 @@ def test_the_published_form_labels_the_same_positions_of_pieces_and_sweeps(dmt):
     readout = F.cross_entropy(logits, y.flatten(), ignore_index=IGNORED)
     expected = config.lambda_dyn * torch.stack(errors).mean() + config.lambda_readout * readout
     near(method, method.dmt_losses(batch, drawn)["loss"], expected)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_the_variance_of_memories_is_torchs(rows):
+    memories = torch.randn(rows, 4, 3, 2).double().requires_grad_()
+    found, wanted = _variance(memories), memories.var(0, correction=min(1, rows - 1)).mean()
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    for one, other in zip(torch.autograd.grad(found, memories), torch.autograd.grad(wanted, memories), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_the_uniformity_loss_is_the_log_of_a_mean_over_pairs():
+    memory = torch.randn(3, 4, 5).double().requires_grad_()
+    tokens = memory.flatten(0, 1)
+    tokens = tokens / tokens.norm(dim=1, keepdim=True)
+    pairs = [-2 * (a - b).square().sum() for i, a in enumerate(tokens) for j, b in enumerate(tokens) if i != j]
+    wanted, found = torch.stack(pairs).logsumexp(0) - math.log(len(pairs)), uniformity_loss(memory)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    (one,), (other,) = torch.autograd.grad(found, memory), torch.autograd.grad(wanted, memory)
+    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)

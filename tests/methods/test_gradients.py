@@ -114,15 +114,15 @@ def test_bptts_loss_falls_along_its_gradient_as_finite_differences_say(batch):
     assert slope == pytest.approx(sum((found[name] * d).sum().item() for name, d in direction.items()), rel=1e-6)
 
 
-def test_the_transformers_gradient_is_that_of_its_streamed_predictions(dense):
+def test_the_transformers_gradient_is_that_of_its_streamed_predictions(batch):
     method = method_of("transformer")
-    found, scalars = trained_gradients(method, dense, "train")
+    found, scalars = trained_gradients(method, batch, "train")
     terms = []
     for row in range(B):
         state = method.initial_state(1)
         for t in range(T):
-            logits, state = method.advance(state, dense.x[row : row + 1, t, None])
-            terms.append((logits[0, 0], int(dense.y[row, t])))
+            logits, state = method.advance(state, batch.x[row : row + 1, t, None])
+            terms.append((logits[0, 0], int(batch.y[row, t])))
     loss = mean_nll(terms)
     torch.testing.assert_close(scalars["loss"], loss.detach())
     expect(method, found, loss)
@@ -154,14 +154,20 @@ def smt_by_hand(method, batch, context, future, detach=False):
     return dec, dyn, unif, config.lambda_dec * dec + config.lambda_dyn * dyn + config.lambda_unif * unif
 
 
+@pytest.mark.parametrize("scored", ["all", "last"])
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize(("context", "future"), [(256, 64), (3, 2), (1, 1)])
-def test_smts_losses_and_gradient_equal_those_of_single_contexts(dense, context, future, detach):
+def test_smts_losses_and_gradient_equal_those_of_single_contexts(
+    dense, batch, context, future, detach, scored, monkeypatch
+):
     method = method_of(
         "smt", context=context, future=future, timesteps=None, detach=detach, lambda_dyn=0.7, lambda_unif=0.3
     )
-    found, scalars = trained_gradients(method, dense, "smt")
-    dec, dyn, unif, loss = smt_by_hand(method, dense, context, future, detach)
+    if scored == "all":
+        batch = dense
+        monkeypatch.setattr(method.task, "scored_columns", range)
+    found, scalars = trained_gradients(method, batch, "smt")
+    dec, dyn, unif, loss = smt_by_hand(method, batch, context, future, detach)
     for name, value in (("L_dec", dec), ("L_dyn", dyn), ("L_unif", unif), ("loss", loss)):
         torch.testing.assert_close(scalars[name], value.detach(), rtol=1e-9, atol=1e-12)
     expect(method, found, loss)

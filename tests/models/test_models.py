@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd import grad
 
 from bench import registry
 from bench.config import ModelConfig, Optimiser
 from bench.methods import EVERY
 from bench.models import RNN, CausalTransformer, Teacher, rms_normalise, windows
 from bench.models.backbone import Backbone, leaves
-from bench.models.layers import LAST, Block, RMSNorm, _angles
+from bench.models.layers import LAST, Block, RMSNorm, _angles, attend, stack
 from bench.models.updater import count_parameters, pairs
 from bench.optimiser import build
 
@@ -273,3 +274,51 @@ def test_windows_cut_what_a_loop_cuts():
         for b, row in enumerate(first.tolist())
     ]
     assert windows(sequence, first, 4, -7).tolist() == expected
+
+
+OWN = torch.tensor([[0, 3], [6, 2], [5, 5]])
+ROWS = [EVERY, LAST, slice(-2, None), slice(-1), slice(3, None), slice(4, 6), slice(1, None, 2), slice(0), OWN]
+
+
+@pytest.mark.parametrize("kind", ["plain", "masked", "causal"])
+@pytest.mark.parametrize("rows", ROWS, ids=str)
+def test_the_rows_that_are_read_and_their_gradients_are_those_of_the_whole_stack(rows, kind):
+    blocks, x = stack(SIZES, 2).double(), torch.randn(3, 7, 16).double().requires_grad_()
+    mask = torch.arange(7) >= torch.tensor([0, 2, 3])[:, None, None, None] if kind == "masked" else None
+    lanes = torch.arange(3)[:, None] if isinstance(rows, torch.Tensor) else EVERY
+    into = torch.randn(3, 7, 16).double()[lanes, rows]
+    read = attend(blocks, x, mask, kind == "causal", rows)
+    whole = x
+    for block in blocks:
+        whole, _ = block(whole, mask, kind == "causal")
+    torch.testing.assert_close(read, whole[lanes, rows], rtol=1e-12, atol=1e-12)
+    inputs = [x, *blocks.parameters()]
+    for one, other in zip(grad(read, inputs, into), grad(whole[lanes, rows], inputs, into), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_prepared_rollout_has_the_states_and_gradients_of_single_steps(backbone):
+    rnn = RNN(SIZES.model_copy(update={"backbone": backbone}), 7, 5).double()
+    for name, one in rnn.named_parameters():
+        if name.endswith(".g"):
+            nn.init.normal_(one)
+    u, state = torch.randn(4, 5, 16).double().requires_grad_(), torch.randn(4, 3, 16).double().requires_grad_()
+    step, inputs = rnn.updater.prepare(u)
+    prepared = stepped = state
+    for u_t, input_t in zip(u.unbind(1), inputs.unbind(1), strict=True):
+        prepared, stepped = step(prepared, input_t), rnn.step(stepped, u_t)
+    torch.testing.assert_close(prepared, stepped, rtol=1e-12, atol=1e-12)
+    wanted, into = [u, state, *rnn.updater.parameters()], torch.randn(4, 3, 16).double()
+    for one, other in zip(grad(prepared, wanted, into), grad(stepped, wanted, into), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["step", "forward"])
+def test_a_rollout_takes_the_step_of_a_subclass_that_changes_it(method):
+    base = registry.backbones.get("gru")
+    own = type("Own", (base,), {method: lambda self, memory, token: memory + 1})
+    updater = own(SIZES)
+    features, _ = updater.scan(updater.initial(2), torch.randn(2, 4, 16))
+    wanted = torch.arange(1.0, 5).expand(48, -1).T if method == "step" else torch.ones(4, 48)
+    torch.testing.assert_close(features[0], wanted)

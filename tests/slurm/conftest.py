@@ -173,7 +173,7 @@ def agree(undisturbed: dict[str, Any]) -> Callable[[User], bool]:
 
 def numbers(grid: Path) -> dict[str, Any]:
     """All that the cells of a grid computed, apart from seconds: curves, scores, costs, and the weights, exactly."""
-    seconds = ("training_seconds", "cpu_seconds", "evaluation_seconds")
+    seconds = ("training_seconds", "cpu_seconds", "evaluation_seconds", "compile_seconds")
     found = {}
     for folder in sorted(file.parent for file in grid.glob("*/run.json")):
         result, curve = read_json(folder / "result.json"), read_json(Folder(folder).files / "curve.json")

@@ -1,0 +1,100 @@
+"""Compiled steps: what `torch.compile` needs on a machine, and the time that it takes apart from training.
+
+A graph is made for the shapes of its first call, and another for other shapes; none of them is made of symbols, so that
+equal calls give equal bits whatever came before. Only training is compiled. What is scored runs as it is written.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+import time
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+BACKEND = "inductor"
+
+
+class Seconds(NamedTuple):
+    """By the wall, and of the processor; that of a C++ compiler, another process, is not in the latter."""
+
+    wall: float = 0.0
+    processor: float = 0.0
+
+
+_taken = Seconds()
+_began: list[Seconds] = []
+
+
+def taken() -> Seconds:
+    """What this process has spent on compiling so far."""
+    return _taken
+
+
+def now() -> Seconds:
+    """A clock that stands still while something is compiled."""
+    return Seconds(time.perf_counter() - _taken.wall, time.process_time() - _taken.processor)
+
+
+def lacks(device: str) -> str | None:
+    """What a machine lacks to compile for this device, in a line; None when it has all."""
+    if device == "cuda":
+        from torch.utils._triton import has_triton
+
+        return None if has_triton() else "needs Triton and a GPU that it knows, and this machine has none"
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if not shutil.which(compiler):
+        return f"needs a C++ compiler, and there is no {compiler} on PATH"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return None if header.is_file() else f"needs Python's headers, and there is no {header}"
+
+
+def told(lacking: str) -> str:
+    """That a run cannot be compiled, in a line."""
+    return f"training.engine: compiled given; it {lacking}; should be eager or auto"
+
+
+class Compiled:
+    """A function that is compiled at its first call, and again at each call with other shapes."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        _prepare()
+        self.function = torch.compile(function, backend=BACKEND, dynamic=False)
+        self.before = taken().wall
+        self.times = 0
+        """How many of its calls have compiled something."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+    def tell(self, what: str) -> None:
+        """A line for the log if something was compiled since the last time, by a call or on the way back from one."""
+        if (now := taken().wall) == self.before:
+            return
+        again = " anew" if self.times else ""
+        print(f"compiled{again}: {what}, {now - self.before:.1f} s", flush=True)
+        self.before, self.times = now, self.times + 1
+
+
+@cache
+def _prepare() -> None:
+    """Once a process: take the time of whatever is compiled, with no helpers that could outlive a killed worker."""
+    import torch._dynamo
+    import torch._inductor.config
+
+    torch._inductor.config.compile_threads = 1
+    torch._dynamo.callback.on_compile_start(lambda *_: _began.append(now()))
+    torch._dynamo.callback.on_compile_end(lambda *_: _add(_began.pop()))
+    warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")  # (tables that never change)
+
+
+def _add(began: Seconds) -> None:
+    global _taken
+    _taken = Seconds(*(sum_ + end - begin for sum_, end, begin in zip(_taken, now(), began, strict=True)))

@@ -1,0 +1,36 @@
+"""The plain form of the published steps computes what ours do, so that their times may be compared."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bench.build import build_method, build_task
+from bench.methods.base import Carry
+from tests.benchmarks.plain import made_plain
+from tests.helpers import tiny_run
+
+STEPS = [("smt", "smt"), ("smt+dmt", "dmt"), ("bptt", "train")]
+
+
+@pytest.mark.parametrize(("name", "phase"), STEPS)
+def test_a_plain_step_has_the_loss_and_the_gradients_of_ours(name, phase):
+    own = {"smt": {"timesteps": 3, "context": 5, "future": 4}, "smt+dmt": {"dmt": {"every": 3}}}.get(name, {})
+    run = tiny_run({"name": name, **own}, {"name": "parity", "every_step": True}, precision="float64")
+    task = build_task(run)
+    method = build_method(run, task)
+    for one in method.parameters():
+        if one.ndim == 1:
+            nn.init.normal_(one, std=0.3)
+    (part,) = (one for one in method.phases(run.training) if one.name == phase)
+    method.train_only(part)
+    batch, drawn = task.sample("train", 6, 12, torch.Generator().manual_seed(0)), method.draw((6, 12), phase)
+    ours = method.losses(batch, drawn, Carry(), phase)[0]["loss"]
+    plain = made_plain(method).losses(batch, drawn, Carry(), phase)[0]["loss"]
+    torch.testing.assert_close(plain, ours, rtol=1e-10, atol=1e-12)
+    wanted = [one for group in part.groups for one in group]
+    for one, other in zip(*(torch.autograd.grad(loss, wanted, allow_unused=True) for loss in (plain, ours))):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-12)

@@ -1,0 +1,193 @@
+"""Compiled steps: the numbers of eager ones, their time apart, what is compiled anew, and what is refused.
+
+Most tests "compile" with a backend that only pretends to, and one with torch's own but for the C++ compiler.
+`BENCH_COMPILED=all` really compiles every method that can be, which takes some minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+import torch
+
+from bench import cli, compiling, registry, streams
+from bench.build import build_method, build_task
+from bench.engine import Engine, compiles, form_of
+from bench.errors import BadInput
+from bench.launch.plan import LaunchOptions, plan
+from bench.phases import draw
+from bench.results import load_tensors, read_json
+from bench.training import Options, Stopped, Trainer
+from tests.helpers import TINY, folder_of, tiny_run
+
+ALL = os.environ.get("BENCH_COMPILED") == "all"
+needs_compiler = pytest.mark.skipif(compiling.lacks("cpu") is not None, reason="no C++ compiler")
+needs_all = pytest.mark.skipif(not ALL, reason="takes minutes; BENCH_COMPILED=all runs it")
+SMALL = {**TINY, "backbone": "tanh", "readout": "linear"}
+SECONDS = 0.5
+"""What the pretended compiler takes for a graph."""
+COMPILED = {"batch_size": 8, "budget": {"steps": 12}, "engine": "compiled"}
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    def backend(graph, inputs):
+        time.sleep(SECONDS)
+        return graph.forward
+
+    monkeypatch.setattr(compiling, "BACKEND", backend)
+    monkeypatch.setattr(compiling, "lacks", lambda device: None)
+
+
+def small(**training):
+    return tiny_run("bptt", {"name": "parity", "length": 6}, model=SMALL, training={**COMPILED, **training})
+
+
+def gradients(run, index, compiled, steps=3):
+    """The losses and gradients of a phase's first steps, and how often one of them compiled something."""
+    task = build_task(run)
+    method = build_method(run, task)
+    phase = method.phases(run.training)[index]
+    method.train_only(phase)
+    engine, generator, lanes, found = Engine(method, phase, compiled=compiled), streams.generator(0, "data"), None, []
+    for _ in range(steps):
+        batch, lanes = draw(run, task, method, phase, generator, lanes)
+        for ready in engine.stretches(batch):
+            if ready.scalars is not None:
+                found += [ready.scalars["loss"], *(one.grad.clone() for one in engine.parameters)]
+                engine.take(1e-3)
+    return found, engine.compiled.times if engine.compiled else 0
+
+
+def all_phases():
+    for name in registry.methods.names():
+        if form_of(registry.methods.get(name)) == "losses":
+            run = tiny_run(name, {"name": "parity", "length": 4}, precision="float64")
+            for index, phase in enumerate(build_method(run, build_task(run)).phases(run.training)):
+                yield pytest.param(run, index, id=f"{name}, {phase.name}")
+
+
+@needs_compiler
+@needs_all
+@pytest.mark.parametrize(("run", "index"), list(all_phases()) if ALL else [])
+def test_compiled_steps_give_the_numbers_of_eager_ones(run, index):
+    same_numbers(run, index)
+
+
+def test_steps_through_the_compiler_without_its_last_part_give_the_same_numbers(monkeypatch):
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+    same_numbers(tiny_run("bptt", {"name": "parity", "length": 3}, model=SMALL, precision="float64"), 0)
+
+
+def same_numbers(run, index):
+    """In float64, to ten digits, gradients to eight."""
+    eager, _ = gradients(run, index, False)
+    compiled, times = gradients(run, index, True)
+    assert times and len(eager) == len(compiled)
+    for one, other in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-8 if one.ndim else 1e-10, atol=1e-10)
+
+
+@needs_compiler
+@needs_all
+@pytest.mark.parametrize("method", ["smt+dmt", "smt-dense+dmt", "tbptt", "transformer"])
+def test_a_compiled_run_that_was_stopped_ends_as_one_that_was_not(method, tmp_path):
+    """Bit for bit; with nothing that is compiled left over in the process that goes on."""
+    stopped_and_not(tiny_run(method, {"name": "parity", "length": 4}, training=COMPILED), tmp_path)
+
+
+def test_what_is_carried_over_a_stop_is_the_same_when_steps_are_compiled(pretended, tmp_path):
+    stopped_and_not(small(), tmp_path)
+
+
+def stopped_and_not(run, tmp_path):
+    whole, parts = (folder_of(run, tmp_path / name) for name in ("whole", "parts"))
+    Trainer(run, whole).train()
+    asked = iter([False] * 4 + [True])
+    with pytest.raises(Stopped):
+        Trainer(run, parts, Options(should_stop=lambda: next(asked))).train()
+    assert (parts.files / "checkpoint.pt").exists() and parts.result is None
+    torch._dynamo.reset_code_caches()
+    Trainer(run, parts).train()
+    one, other = (read_json(folder / "result.json") for folder in (whole, parts))
+    assert one["scores"] == other["scores"]
+    for file in whole.path.glob("weights-*.pt"):
+        ours, theirs = load_tensors(file), load_tensors(parts / file.name)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_compiling_is_charged_to_no_budget_and_told(pretended, tmp_path, capsys):
+    """The budget in seconds is shorter than what compiling alone takes."""
+    run = small(budget={"seconds": 0.8 * SECONDS})
+    began = time.perf_counter()
+    Trainer(run, folder_of(run, tmp_path)).train()
+    took = time.perf_counter() - began
+    costs = read_json(folder_of(run, tmp_path) / "result.json")["costs"]
+    assert costs["steps"] > 1
+    assert SECONDS <= costs["compile_seconds"] < took
+    assert 0.8 * SECONDS <= costs["training_seconds"] < took - costs["compile_seconds"]
+    assert costs["cpu_seconds"] < took - costs["compile_seconds"]
+    said = capsys.readouterr().out
+    assert said.count("compiled: phase train, (8, 6), ") == 1 and "anew" not in said
+
+
+def test_another_shape_is_compiled_anew_and_told_and_one_that_is_known_is_not(pretended, capsys):
+    run = small()
+    task = build_task(run)
+    method = build_method(run, task)
+    (phase,) = method.phases(run.training)
+    engine, generator = Engine(method, phase, compiled=True), streams.generator(0, "data")
+    for length in (6, 6, 4, 6, 4):
+        batch, _ = draw(run, task, method, phase, generator, None, length)
+        list(engine.stretches(batch))
+    assert engine.compiled.times == 2
+    assert [line.rpartition(",")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "compiled: phase train, (8, 6)",
+        "compiled anew: phase train, (8, 4)",
+    ]
+
+
+def test_what_is_scored_and_what_is_not_learned_from_is_not_compiled(pretended):
+    run = small()
+    method = build_method(run, build_task(run))
+    (phase,) = method.phases(run.training)
+    engine = Engine(method, phase, compiled=True)
+    batch, _ = draw(run, build_task(run), method, phase, streams.generator(0, "data"))
+    before = compiling.taken()
+    method.predict(batch.x)
+    engine.carry = method.begin(len(batch.x))
+    engine._differentiated(batch, (), False)
+    assert compiling.taken() == before
+
+
+def test_eager_is_the_default_and_no_part_of_what_identifies_a_run():
+    plain, said = tiny_run(), small(engine="eager")
+    assert plain.training.engine == "eager" and "engine" not in plain.describe()["training"]
+    assert said.identity == tiny_run("bptt", {"name": "parity", "length": 6}, model=SMALL).identity
+    assert small().identity != said.identity and not compiles(said)
+
+
+def test_an_online_method_is_refused_in_a_line_and_auto_is_eager_there(pretended, tmp_path):
+    run = tiny_run("rtrl", {"name": "parity", "length": 6}, training=COMPILED)
+    (cell,) = plan([run], tmp_path, LaunchOptions())
+    reason = "training.engine: compiled given; rtrl trains by 'step', and only 'losses' are compiled"
+    assert (cell.decision.action, cell.decision.reason) == ("skip", reason)
+    with pytest.raises(BadInput, match=reason):
+        Trainer(run, folder_of(run, tmp_path))
+    assert not compiles(tiny_run("rtrl", training={**COMPILED, "engine": "auto"}))
+    assert compiles(small(engine="auto"))
+
+
+def test_where_there_is_no_compiler_nothing_starts_and_auto_is_eager(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    command = ["run", "ci", "--dry-run", "--set", "device=cpu", "--results", str(tmp_path), "--set"]
+    assert cli.main([*command, "training.engine=compiled"]) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and not said.out
+    assert "needs a C++ compiler, and there is no no-such-compiler on PATH; should be eager or auto" in said.err
+    assert cli.main([*command, "training.engine=auto"]) == 0
+    assert not compiles(small(engine="auto"))
+    with pytest.raises(BadInput, match=r"training\.engine: compiled given; it needs a C\+\+ compiler"):
+        compiles(small())
