@@ -43,6 +43,8 @@ from bench.results import Folder
 TICK = 0.3  # seconds between two looks at the workers: often enough for the eye
 GRACE = 60.0  # seconds that workers have for their checkpoints after Ctrl-C
 START_SECONDS = 600.0  # that a worker may take to begin a cell, its imports included
+# glibc gives freed memory back to the system, and faults it in again at the next step: up to a fifth of a step of SMT.
+KEEPING = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ def slots_for(runs: Sequence[Run], workers: int | None) -> list[Slot]:
     slots = []
     threads = max((run.threads for run in runs), default=1)
     environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment |= {name: os.environ.get(name, size) for name, size in KEEPING.items()}
     devices = {run.device for run in runs}
     if "cpu" in devices:
         count = workers or max(1, cores() // threads)

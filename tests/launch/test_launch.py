@@ -487,6 +487,10 @@ def test_workers_are_one_per_core_divided_by_threads_and_one_per_gpu(monkeypatch
     assert len(slots_for([tiny_run(seed=i) for i in range(9)], None)) == 4
     assert len(slots_for([tiny_run(seed=i, threads=2) for i in range(9)], None)) == 2
     assert len(slots_for([tiny_run()], None)) == 1, "no more than cells"
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1234")
+    (slot,) = slots_for([tiny_run()], None)
+    assert slot.environment["MALLOC_TRIM_THRESHOLD_"] == "1234", "what the user has set stays"
+    assert int(slot.environment["MALLOC_MMAP_THRESHOLD_"]) > 2**20
     assert len(slots_for([tiny_run(seed=i) for i in range(9)], 7)) == 7
     slots = slots_for([tiny_run(seed=i, device="cuda") for i in range(9)], None)
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["3", "5"]
