@@ -62,10 +62,14 @@ def told(lacking: str) -> str:
 
 
 class Compiled:
-    """A function that is compiled at its first call, and again at each call with other shapes."""
+    """A function that is compiled at its first call, and again at each call with other shapes.
+
+    It begins with nothing compiled: PyTorch gives up on a function after some graphs, whichever run they were made for.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         _prepare()
+        torch._dynamo.reset_code_caches()
         self.function = torch.compile(function, backend=BACKEND, dynamic=False)
         self.before = taken().wall
         self.times = 0

@@ -171,7 +171,8 @@ def _compared(run: Run, index: int, device: str) -> dict[str, Any]:
     on_cpu.draw = lambda shape, phase: drawn.append(draws(shape, phase)) or drawn[-1]  # type: ignore[method-assign]
     other.draw = lambda shape, phase: _like(there, drawn.pop(0))  # type: ignore[method-assign]
     generator, lanes = streams.generator(0, "data"), None
-    losses, gradients = [0.0], [0.0]
+    losses: list[float] = []
+    gradients: list[float] = []
     for _ in range(3):
         other.load_state_dict(on_cpu.state_dict())
         batch, lanes = draw(run, task, on_cpu, engines[0].phase, generator, lanes)
@@ -186,8 +187,14 @@ def _compared(run: Run, index: int, device: str) -> dict[str, Any]:
             other.zero_grad()
             engines[0].take(1e-3)
             other.load_state_dict(on_cpu.state_dict())
-    worst = {"loss": max(losses), "gradient": max(gradients)}
-    return {**worst, "steps": len(losses) - 1, "equal": max(worst.values()) <= TOLERANCE}
+    worst = {"loss": _most(losses), "gradient": _most(gradients)}
+    fine = bool(losses) and all(one <= TOLERANCE for one in worst.values())
+    return {**worst, "steps": len(losses), "equal": fine}
+
+
+def _most(differences: list[float]) -> float:
+    """The largest, or NaN where one is, which is no less than any number to `max`."""
+    return torch.tensor([0.0, *differences], dtype=torch.float64).max().item()
 
 
 def _like(function: Callable[[Tensor], Tensor], drawn: Any) -> Any:
@@ -445,13 +452,24 @@ def _line(row: dict[str, Any]) -> str:
     return ", ".join(f"{name} {_text(value)}" for name, value in row.items() if value is not None)
 
 
+def failed(folder: Path) -> list[str]:
+    """The rows that an error ended, and those of parity that are not equal."""
+    parts = {name: read_json(folder / f"{name}.json") or {} for name in PARTS}
+    return [
+        f"{row} ({name})"
+        for name, rows in parts.items()
+        for row, one in rows.items()
+        if "failed" in one or not one.get("equal", True)
+    ]
+
+
 def parts_left(machine: Machine) -> Iterator[str]:
     """The parts whose output is not there."""
     return (name for name in PARTS if not (machine.folder / f"{name}.json").exists())
 
 
 def main() -> int:
-    """Run what is left; 1 where something is then still left, or parity does not hold."""
+    """Run what is left; 1 where something is then still left, has failed, or parity does not hold."""
     parser = argparse.ArgumentParser(prog=".ci/gpu")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, on the CPU too; always so without a GPU")
@@ -471,12 +489,11 @@ def main() -> int:
             child.join()
         (machine.folder / "summary.md").write_text(summary(machine.folder))
     print(machine.folder / "summary.md")
-    unequal = [name for name, row in (read_json(machine.folder / "parity.json") or {}).items() if not row.get("equal")]
-    left = list(parts_left(machine))
-    for what, names in (("not whole", left), ("not equal", unequal)):
+    left, wrong = list(parts_left(machine)), failed(machine.folder)
+    for what, names in (("not whole", left), ("failed or not equal", wrong)):
         if names:
             print(f"{what}: {', '.join(names)}")
-    return 1 if left or unequal else 0
+    return 1 if left or wrong else 0
 
 
 if __name__ == "__main__":

@@ -149,6 +149,16 @@ def test_another_shape_is_compiled_anew_and_told_and_one_that_is_known_is_not(pr
     ]
 
 
+def test_a_run_is_compiled_however_many_others_its_process_has_compiled(monkeypatch):
+    import torch._dynamo.config
+
+    monkeypatch.setattr(compiling, "BACKEND", "eager")
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    for length in (1, 2, 3):
+        run = tiny_run("bptt", {"name": "parity", "length": length}, model=SMALL, training=COMPILED)
+        assert gradients(run, 0, True, steps=2)[1] == 1, length
+
+
 def test_what_is_scored_and_what_is_not_learned_from_is_not_compiled(pretended):
     run = small()
     method = build_method(run, build_task(run))
