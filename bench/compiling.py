@@ -45,15 +45,20 @@ def now() -> Seconds:
 
 def lacks(device: str) -> str | None:
     """What a machine lacks to compile for this device, in a line; None when it has all."""
-    if device == "cuda":
+    on_gpu = device == "cuda"  # there Triton builds the launchers of its kernels in C
+    usual = ["gcc", "clang"] if on_gpu else ["clang++" if sys.platform == "darwin" else "g++"]
+    given = os.environ.get("CC" if on_gpu else "CXX")
+    compilers = usual if given is None else [given]
+    if not any(map(shutil.which, compilers)):
+        return f"needs a {'C' if on_gpu else 'C++'} compiler, and there is no {' or '.join(compilers)} on PATH"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.is_file():
+        return f"needs Python's headers, and there is no {header}"
+    if on_gpu:
         from torch.utils._triton import has_triton
 
         return None if has_triton() else "needs Triton and a GPU that it knows, and this machine has none"
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if not shutil.which(compiler):
-        return f"needs a C++ compiler, and there is no {compiler} on PATH"
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    return None if header.is_file() else f"needs Python's headers, and there is no {header}"
+    return None
 
 
 def told(lacking: str) -> str:

@@ -201,3 +201,17 @@ def test_where_there_is_no_compiler_nothing_starts_and_auto_is_eager(monkeypatch
     assert not compiles(small(engine="auto"))
     with pytest.raises(BadInput, match=r"training\.engine: compiled given; it needs a C\+\+ compiler"):
         compiles(small())
+
+
+def test_a_gpu_needs_a_c_compiler_and_pythons_headers_beside_triton(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert compiling.lacks("cuda") == "needs a C compiler, and there is no gcc or clang on PATH"
+    (tmp_path / "clang").touch(0o755)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    assert compiling.lacks("cuda") == f"needs Python's headers, and there is no {tmp_path / 'Python.h'}"
+    (tmp_path / "Python.h").touch()
+    assert compiling.lacks("cuda") is None
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert compiling.lacks("cuda") == "needs a C compiler, and there is no no-such-compiler on PATH"
