@@ -62,9 +62,13 @@ def rotate(x: Tensor, start: int, length: int | None = None) -> Tensor:
 
 
 def take(x: Tensor, rows: Rows) -> Tensor:
-    """These rows of x (B, T, d): (B, n, d)."""
+    """These rows of x (B, T, d), one after another in memory: (B, n, d).
+
+    A product with rows that are apart is rounded in one way where its weights are trained and in another where they are
+    frozen.
+    """
     if isinstance(rows, slice):
-        return x[:, rows]
+        return x[:, rows].contiguous()
     first = torch.arange(0, len(x) * x.shape[1], x.shape[1], device=x.device)
     return x.flatten(0, 1).index_select(0, (rows + first[:, None]).flatten()).unflatten(0, rows.shape)
 

@@ -46,8 +46,13 @@ def off_by_one(patch: pytest.MonkeyPatch) -> None:
 
 def detached_gradient(patch: pytest.MonkeyPatch) -> None:
     """No gradient from one step to the one before."""
-    right = Updater.step
-    patch.setattr(Updater, "step", lambda self, state, u: right(self, state.detach(), u))
+    right = Updater.prepare
+
+    def prepare(self, u):
+        step, inputs = right(self, u)
+        return (lambda state, input_t: step(state.detach(), input_t)), inputs
+
+    patch.setattr(Updater, "prepare", prepare)
 
 
 def doubled_learning_rate(patch: pytest.MonkeyPatch) -> None:
