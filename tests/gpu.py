@@ -17,14 +17,12 @@ CUDA device everything is tiny and runs on the CPU, where parity is with float64
 from __future__ import annotations
 
 import argparse
-import gzip
-import hashlib
 import multiprocessing
 import os
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,13 +41,13 @@ from bench.engine import Engine
 from bench.grid import load_grid
 from bench.measure import flops
 from bench.measure.inference import stream_costs
-from bench.methods.base import Method, Phase, impossible
+from bench.methods.base import Method, impossible
 from bench.phases import Lanes, draw
 from bench.results import Folder, read_json, write_json
 from bench.tasks import data, mnist
 from bench.tasks.base import Batch
 from bench.training import Options, Stopped, Trainer, out_of_memory
-from tests.helpers import tiny_run
+from tests.helpers import mnist_files, tiny_run
 
 TOTAL_SECONDS, PART_SECONDS = 590.0, 170.0
 TOLERANCE = 1e-3
@@ -261,7 +259,7 @@ def _step(run: Run, index: int, peak: float | None, divisor: int) -> dict[str, A
     task = build_task(run)
     method = build_method(run, task)
     phase = method.phases(run.training)[index]
-    phase = Phase(**{**vars(phase), "batch_size": max(1, phase.batch_size // divisor)})
+    phase = replace(phase, batch_size=max(1, phase.batch_size // divisor))
     method.train_only(phase)
     compiled = run.training.engine == "compiled"
     engine = Engine(method, phase, 1, lambda: autocast(run), compiled)
@@ -358,9 +356,9 @@ def _streamed(run: Run, positions: list[int]) -> dict[str, Any]:
 
 def first(rows: Rows, machine: Machine, task: str) -> None:
     """SMT's loss and speed from the start; one that is stopped goes on from its checkpoint."""
-    few = ("evaluation.sequences=32", "evaluation.reference_sequences=8", "evaluation.every=0.25", "measure=[]")
+    few = ("evaluation.sequences=32", "evaluation.reference_sequences=8", "evaluation.every=0.25")
     count = 4 if machine.tiny else 500
-    run = machine.paper("smt", task, machine.low, f"training.budget.steps={count}", *few[:3])
+    run = machine.paper("smt", task, machine.low, f"training.budget.steps={count}", *few)
     deadline = time.monotonic() + PART_SECONDS - 20
     folder = Folder(machine.folder / "runs" / run.id)
     folder.describe(run)
@@ -396,16 +394,8 @@ def small_data(folder: Path) -> None:
     os.environ["BENCH_DATA"] = str(folder / "data")
     source, random = folder / "sources", np.random.default_rng(0)
     images = random.integers(0, 256, (600, 28, 28), dtype=np.uint8)
-    for name, part in (("train", images[:500]), ("t10k", images[500:])):
-        head = struct.pack(">I", len(part))
-        for stem, raw in {
-            f"{name}-images-idx3-ubyte": b"\0\0\x08\3" + head + struct.pack(">II", 28, 28) + part.tobytes(),
-            f"{name}-labels-idx1-ubyte": b"\0\0\x08\1" + head + bytes(len(part)),
-        }.items():
-            digest = hashlib.sha256(raw).hexdigest()
-            mnist.PUBLISHED[stem] = mnist.Published(len(part), "", digest)
-            source.mkdir(parents=True, exist_ok=True)
-            (source / f"{stem}.gz").write_bytes(gzip.compress(raw))
+    source.mkdir(parents=True, exist_ok=True)
+    mnist.PUBLISHED.update(mnist_files(source, images[:500], images[500:]))
     if all(entry.here for entry in data.catalogue() if entry.name in TASKS):
         return
     words = ["a", "cat", "dog", "sat", "ran", "on", "the", "mat", "and", "saw", "red", "sun"]

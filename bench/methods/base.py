@@ -177,6 +177,11 @@ class Method(nn.Module, ABC):
         """The objective per scored label; 0 where nothing is scored."""
         return _mean(*self.objective(logits, y))
 
+    def scored_loss(self, batch: Batch) -> Tensor:
+        """`mean_loss` of what is predicted of whole sequences, of the columns that the task scores alone."""
+        columns = scored_slice(self.task, batch.x.shape[1])
+        return self.mean_loss(self.predict(batch.x, columns), batch.y[:, columns])
+
     def train_only(self, phase: Phase) -> None:
         """Only the parameters of this phase require gradients."""
         self.requires_grad_(False)

@@ -9,15 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.methods.base import Carry, RecurrentMethod, scored_slice
+from bench.methods.base import Carry, RecurrentMethod
 from bench.registry import register_method
 from bench.tasks.base import Batch
-
-
-def unrolled_loss(method: RecurrentMethod, batch: Batch) -> Tensor:
-    """The objective at the scored columns of whole sequences, with a gradient through every step."""
-    columns = scored_slice(method.task, batch.x.shape[1])
-    return method.mean_loss(method.predict(batch.x, columns), batch.y[:, columns])
 
 
 @register_method("bptt")
@@ -27,4 +21,4 @@ class BPTT(RecurrentMethod):
     gradient_is = {"train": "exact"}
 
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
-        return {"loss": unrolled_loss(self, batch)}, carry
+        return {"loss": self.scored_loss(batch)}, carry

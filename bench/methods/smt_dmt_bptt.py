@@ -14,7 +14,6 @@ from torch import Tensor
 
 from bench.config import Config, Optimiser, Positive, TrainingConfig
 from bench.methods.base import Carry, Phase
-from bench.methods.bptt import unrolled_loss
 from bench.methods.smt_dmt import SMTDMT, SMTDMTConfig
 from bench.registry import register_method
 from bench.tasks.base import Batch
@@ -63,4 +62,4 @@ class SMTDMTBPTT(SMTDMT):
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
         if phase != "bptt":
             return super().losses(batch, drawn, carry, phase)
-        return {"loss": unrolled_loss(self, batch)}, carry
+        return {"loss": self.scored_loss(batch)}, carry

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.config import ModelConfig
-from bench.methods.base import EVERY, Carry, Method, MethodConfig, scored_slice
+from bench.methods.base import EVERY, Carry, Method, MethodConfig
 from bench.models.transformer import CausalTransformer, Past
 from bench.registry import register_method
 from bench.tasks.base import Batch, Task
@@ -27,8 +27,7 @@ class Transformer(Method):
         self.network = CausalTransformer(model, task.vocab_size, task.output_size)
 
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
-        columns = scored_slice(self.task, batch.x.shape[1])
-        return {"loss": self.mean_loss(self.predict(batch.x, columns), batch.y[:, columns])}, carry
+        return {"loss": self.scored_loss(batch)}, carry
 
     def initial_state(self, lanes: int) -> Past:
         return self.network.initial_state(lanes)

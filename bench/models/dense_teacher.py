@@ -24,6 +24,7 @@ from bench.models.layers import (
     Readout,
     Weights,
     embedding,
+    grown,
     rms_normalise,
     rotate,
     stack,
@@ -90,9 +91,7 @@ class DenseTeacher(nn.Module):
 
         With `places` (N, n) only these of the F outputs: (N, n, O).
         """
-        tokens = torch.cat([memory, self.future_embedding(future)], 1)
-        last = memory.shape[1] - 1
-        return self.decoder(tokens, slice(last, None) if places is None else places + last)
+        return self.decoder.ahead(memory, self.future_embedding(future), places)
 
     def start(self, lanes: int) -> tuple[Tensor, Read]:
         """The memory of nothing (B, K, d), and what streaming goes on from."""
@@ -146,7 +145,7 @@ def _keys_and_values(block: Weights, tokens: Tensor, cache: Cache | None) -> Cac
     """Of tokens (B, n, d) after those in the cache, each (B, heads, all, head width)."""
     start = 0 if cache is None else cache[0].shape[2]
     keys, values = block.place(block.before_attention(tokens), KEYS_AND_VALUES, start)
-    return (keys, values) if cache is None else (torch.cat([cache[0], keys], 2), torch.cat([cache[1], values], 2))
+    return grown(cache, (keys, values))
 
 
 def _attend(block: Weights, registers: Tensor, n: int, cache: Cache, mask: Tensor | None) -> Tensor:

@@ -41,10 +41,6 @@ class GRUUpdater(Updater):
             with torch.no_grad():
                 to_gates.bias[:size] = keep
 
-    def forward(self, memory: Tensor, token: Tensor) -> Tensor:
-        forward, inputs = self.transition(token[:, None])
-        return forward(memory, inputs[:, 0])
-
     def transition(self, u: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
         (into_gates, gates), (into_candidate, candidate) = pairs(self.maps)
         weights = into_gates.weight, into_candidate.weight

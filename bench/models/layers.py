@@ -61,6 +61,11 @@ def rotate(x: Tensor, start: int, length: int | None = None) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
+def grown(cache: Cache | None, new: Cache) -> Cache:
+    """A cache, if there is one, with the keys and values of the positions that follow."""
+    return new if cache is None else (torch.cat([cache[0], new[0]], 2), torch.cat([cache[1], new[1]], 2))
+
+
 def take(x: Tensor, rows: Rows) -> Tensor:
     """These rows of x (B, T, d), one after another in memory: (B, n, d).
 
@@ -151,7 +156,7 @@ class Weights(NamedTuple):
         else:
             q, *kv = self.place(normal, ALL, start)
             q = q[:, :, rows] if alone and read is not x else q
-        k, v = kv if cache is None else (torch.cat(both, 2) for both in zip(cache, kv, strict=True))
+        k, v = grown(cache, (kv[0], kv[1]))
         masked = causal and cache is None and not alone
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=masked).transpose(1, 2).flatten(2)
         return self.after_attention(read, mixed if alone or read is x else take(mixed, rows)), (k, v)
@@ -262,3 +267,11 @@ class Readout(nn.Module):
     def forward(self, tokens: Tensor, columns: Rows = LAST) -> Tensor:
         """tokens (B, T, d) -> logits (B, n, O) at the asked positions; by default at the last."""
         return self.head(self.norm(attend(self.blocks, tokens, causal=True, rows=columns)))
+
+    def ahead(self, memory: Tensor, future: Tensor, places: Tensor | None = None) -> Tensor:
+        """Memory (N, K, d), then F - 1 tokens (N, F - 1, d) -> logits (N, F, O), the first after the memory alone.
+
+        With `places` (N, n) only these of the F outputs: (N, n, O).
+        """
+        last = memory.shape[1] - 1
+        return self(torch.cat([memory, future], 1), slice(last, None) if places is None else places + last)

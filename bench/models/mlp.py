@@ -34,10 +34,6 @@ class MLPUpdater(Updater):
             nn.init.zeros_(expand.bias)
             nn.init.zeros_(contract.bias)
 
-    def forward(self, memory: Tensor, token: Tensor) -> Tensor:
-        forward, inputs = self.transition(token[:, None])
-        return forward(memory, inputs[:, 0])
-
     def transition(self, u: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
         blocks = [(expand.weight[:, : self.width].t(), contract) for expand, contract in pairs(self.blocks)]
         expands = [expand for expand, _ in pairs(self.blocks)]

@@ -74,6 +74,4 @@ class Teacher(nn.Module):
 
         With `places` (N, n) only these of the F outputs: (N, n, O).
         """
-        tokens = torch.cat([memory, self.future_embedding(future)], 1)
-        last = memory.shape[1] - 1
-        return self.decoder(tokens, slice(last, None) if places is None else places + last)
+        return self.decoder.ahead(memory, self.future_embedding(future), places)

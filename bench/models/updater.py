@@ -19,7 +19,10 @@ from bench.models.layers import rms_normalise
 
 
 class Updater(Backbone):
-    """Memory (B, K, d), token (B, d) -> the next memory (B, K, d), in `forward`; `step` normalises its tokens."""
+    """Memory (B, K, d), token (B, d) -> the next memory (B, K, d), in `forward`; `step` normalises its tokens.
+
+    A subclass defines `forward`, or else `transition`, of which `forward` is one step.
+    """
 
     start: Tensor
     """The memory before any input, (K, d): zero until a method sets it."""
@@ -39,9 +42,13 @@ class Updater(Backbone):
     def step(self, state: Tensor, u: Tensor) -> Tensor:
         return rms_normalise(self(state, u))
 
+    def forward(self, memory: Tensor, token: Tensor) -> Tensor:
+        forward, inputs = self.transition(token[:, None])
+        return forward(memory, inputs[:, 0])
+
     def transition(self, u: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
         """`forward` and its inputs, with what depends on no memory done for all of u (B, T, d): (B, T, ...)."""
-        return self, u
+        raise NotImplementedError
 
     def prepare(self, u: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
         defines = next(one for one in type(self).__mro__ if vars(one).keys() & {"step", "forward", "transition"})

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from bench import registry, streams
 from bench.errors import BadInput
 from bench.tasks import data, mnist, sketchy
 from bench.tasks.base import Split, Task
+from tests.helpers import mnist_files
 
 NAMES = ("tinystories", "mnist", "sketchy", "digits")
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -40,15 +38,8 @@ def prepared(tmp_path_factory, images, drawings) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("natural")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENCH_DATA", str(folder / "cache"))
-        for name, part in (("train", images[:72]), ("t10k", images[72:])):
-            head = struct.pack(">I", len(part))
-            for stem, raw in {
-                f"{name}-images-idx3-ubyte": b"\0\0\x08\3" + head + struct.pack(">II", 28, 28) + part.tobytes(),
-                f"{name}-labels-idx1-ubyte": b"\0\0\x08\1" + head + bytes(len(part)),
-            }.items():
-                digest = hashlib.sha256(raw).hexdigest()
-                patch.setitem(mnist.PUBLISHED, stem, mnist.Published(len(part), "", digest))
-                (folder / f"{stem}.gz").write_bytes(gzip.compress(raw))
+        for stem, published in mnist_files(folder, images[:72], images[72:]).items():
+            patch.setitem(mnist.PUBLISHED, stem, published)
         data.import_("mnist", folder)
         (folder / "stories.txt").write_text("".join(f"{story}<|endoftext|>\n" for story in STORIES), encoding="utf-8")
         data.import_("tinystories", folder / "stories.txt")
