@@ -346,6 +346,7 @@ def test_run_and_status_and_report_from_end_to_end(
     assert any(Path("page").iterdir())
 
 
+@pytest.mark.slow
 def test_letters_that_the_terminal_has_not_end_nothing(folder: Path) -> None:
     grid = {**GRID, "about": "cells → numbers", "axes": {"method": ["bptt"], "seed": [0, 1]}}
     Path("grid.yaml").write_text(yaml.safe_dump(grid, allow_unicode=True), "utf-8")

@@ -74,6 +74,7 @@ def trained(method, root):
     return read_json(folder / "result.json")["scores"][0], loss
 
 
+@pytest.mark.slow
 def test_on_a_stream_credit_that_reaches_further_learns_more(tmp_path, clean):
     scores, losses = {}, {}
     for method in ({"name": "rtrl", "update_every": 4}, {"name": "tbptt", "k1": 4, "k2": 4}, {"name": "bptt"}):

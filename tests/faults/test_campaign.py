@@ -22,6 +22,7 @@ def test_the_campaign_has_every_method_whose_state_is_its_own() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+@pytest.mark.slow
 def test_a_grid_whose_processes_are_killed_and_frozen_at_random_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     campaign = Campaign(tmp_path, kills=5, seeds=1, steps=50)
     assert campaign.run(), campaign.faults

@@ -121,6 +121,7 @@ def plugin() -> Iterator[None]:
     registry._plugin_files.clear()
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_at_several_moments_cost_attempts_and_change_no_number(
     undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -161,6 +162,7 @@ def test_a_worker_that_is_told_to_end_costs_its_cell_one_attempt_and_the_next_ce
     assert sorted(len(Folder(path).attempts()) for path in folder.iterdir()) == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_stopped_and_a_killed_launcher_lose_nothing(undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(SLOW))
     folder = tmp_path / "results" / "grid"
@@ -539,6 +541,7 @@ def test_neither_files_of_the_working_folder_nor_what_is_printed_get_between_lau
     assert (status["state"], status["attempt"]) == ("done", 1)
 
 
+@pytest.mark.slow
 def test_workers_of_a_notebook_take_no_file_of_its_folder_for_a_module_of_python(tmp_path: Path) -> None:
     (tmp_path / "queue.py").write_text("raise SystemExit('queue of the working folder')\n")
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(tiny_grid()))
@@ -549,6 +552,7 @@ def test_workers_of_a_notebook_take_no_file_of_its_folder_for_a_module_of_python
     assert done.stdout == "done\n"
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_runs_a_grid_and_gets_what_the_command_line_gets(tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(tiny_grid()))
     script = tmp_path / "script.py"

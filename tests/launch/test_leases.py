@@ -215,6 +215,7 @@ def test_what_goes_wrong_in_an_attempt_that_lost_its_cell_is_no_end_of_the_cell(
     assert folder.at(1).status["state"] == "lost"
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_past_its_lease_comes_back_to_nothing_that_it_could_harm(tmp_path: Path) -> None:
     run = tiny_run("smt+dmt", training={"batch_size": 8, "budget": {"steps": 150}})
     whole, folder = folder_of(run, tmp_path / "whole"), folder_of(run, tmp_path / "cut")
@@ -531,6 +532,7 @@ def test_a_frozen_worker_is_killed_and_its_cell_goes_on(
 # Disks.
 
 
+@pytest.mark.slow
 def test_a_disk_that_runs_full_ends_the_launch_with_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
     grid = tiny_grid(method=["smt+dmt"], seed=[0, 1])
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))

@@ -867,6 +867,7 @@ def test_damaged_records_are_contained(name: str) -> None:
     assert len(verdicts) == 14 and not any("failed" in found.because for found in verdicts)
 
 
+@pytest.mark.slow
 def test_real_runs_are_judged(tmp_path: Path) -> None:
     grid = {
         "base": {

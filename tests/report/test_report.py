@@ -512,6 +512,7 @@ def test_figures_are_written_and_leave_the_users_settings_alone(tmp_path: Path) 
     assert there == set(files), "nothing else is left there"
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_whatever_the_users_settings_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds(tmp_path / "g", [0.5, 0.6])
 

@@ -328,6 +328,7 @@ class Plugged(BPTT):
 """
 
 
+@pytest.mark.slow
 def test_the_command_tells_what_to_mend_in_a_table_in_json_and_in_junit(clean, tmp_path, capsys):
     file, junit = tmp_path / "plugged.py", tmp_path / "out" / "junit.xml"
     file.write_text(PLUGIN)
