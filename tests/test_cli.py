@@ -492,6 +492,7 @@ def test_a_phase_that_would_take_no_step_is_told_before_training(
     assert "takes no step" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_collection_runs_all_and_ends_with_the_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "both.yaml").write_text("grids: [small.yaml]\ncost: [small.yaml]\n")
     assert cli.main(["run", "both.yaml", "--launcher", "inline", "--dry-run"]) == 0

@@ -12,7 +12,14 @@ import pytest
 from bench.cli import main
 
 
-@pytest.mark.parametrize(("kind", "name"), [("method", "noisy-bptt"), ("task", "delayed_echo"), ("backbone", "leaky")])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        pytest.param("method", "noisy-bptt", marks=pytest.mark.slow),
+        ("task", "delayed_echo"),
+        ("backbone", "leaky"),
+    ],
+)
 def test_a_new_plugin_passes_check_and_its_own_tests(clean, tmp_path, capsys, kind, name):
     assert main(["new", kind, name, "--dir", str(tmp_path)]) == 0
     module = f"bench_{name.replace('-', '_')}"

@@ -12,6 +12,7 @@ from bench.compare import golden
 from bench.results import read_json
 
 GOLDEN = Path(__file__).parents[2] / "results" / "baselines" / "golden.json"
+RUNS = golden.runs()
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +20,9 @@ def kept() -> Any:
     return read_json(GOLDEN)
 
 
-@pytest.mark.parametrize("name", golden.runs())
+@pytest.mark.parametrize("name", RUNS)
 def test_the_first_losses_are_golden(name: str, kept: Any) -> None:
-    found = {name: golden.losses(golden.runs()[name])}
+    found = {name: golden.losses(RUNS[name])}
     assert golden.differences(kept, found) == {}
 
 
@@ -31,7 +32,7 @@ def test_threads_change_no_golden_loss(kept: Any) -> None:
 
 
 def test_every_built_in_method_and_backbone_has_golden_losses(kept: Any) -> None:
-    assert set(golden.runs()) == set(kept["losses"])
+    assert set(RUNS) == set(kept["losses"])
     built_in = {
         kind: {one for one in kind.names() if kind.get(one).__module__.startswith("bench.")}
         for kind in (registry.methods, registry.backbones)

@@ -523,6 +523,7 @@ def test_workers_are_no_more_than_the_quota_allows(monkeypatch: pytest.MonkeyPat
         assert local.cores() == count
 
 
+@pytest.mark.slow
 def test_neither_files_of_the_working_folder_nor_what_is_printed_get_between_launcher_and_worker(
     tmp_path: Path,
 ) -> None:

@@ -519,6 +519,7 @@ def test_a_worker_that_makes_no_step_is_killed_and_its_cell_fails_when_it_is_out
     assert "every thread is at:" in (folder.files / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_frozen_worker_is_killed_and_its_cell_goes_on(
     plugin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
