@@ -1,4 +1,4 @@
-"""Two checkouts of the package, step by step in turn: CPU milliseconds of a training step of each kind, one thread.
+"""Two checkouts of the package, step by step in turn: CPU milliseconds of a training step or a scoring, one thread.
 
     git worktree add ../before COMMIT
     python tests/benchmarks/trees.py ../before . [part of a step's name]...
@@ -40,8 +40,11 @@ STEPS: dict[str, tuple[Any, dict[str, Any], dict[str, Any], int, int]] = {
     "smt-dense+dmt, teacher": ("smt-dense+dmt", LONGER, DENSE, 4, 0),
     "smt-dense+dmt, smt": ("smt-dense+dmt", LONGER, DENSE, 4, 1),
     "smt-dense+dmt, dmt": ("smt-dense+dmt", LONGER, DENSE, 4, 2),
+    "scoring: bptt": ("bptt", RETRIEVAL, QUICK, 64, 0),
+    "scoring: smt+dmt": (DMT, RETRIEVAL, QUICK, 64, 0),
+    "scoring: transformer": ("transformer", RETRIEVAL, QUICK, 64, 0),
 }
-"""By name: method, task, model, batch size and phase; of the grids `quick` and `dense`."""
+"""By name: method, task, model, batch size and phase; of the grids `quick` and `dense`. Scored is the valid set."""
 
 
 def serve() -> None:
@@ -68,6 +71,9 @@ def serve() -> None:
             steps, began = 1 if warm else max(1, int(count)), time.process_time()
             for _ in range(steps):
                 trainer.counters.tokens = 0  # the schedule stands still
+                if name.startswith("scoring"):
+                    trainer._scores("valid", task["length"])
+                    continue
                 for ready in trainer.engine.stretches(trainer._draw(trainer.phases[phase])):
                     if ready.scalars is not None:
                         trainer._step(trainer.phases[phase], ready.scalars)
