@@ -10,14 +10,29 @@ from typing import Any
 import pytest
 
 from bench.config import Run
-from bench.grid import load_grid
+from bench.grid import make_grid
 from bench.launch.cell import End
 from bench.launch.plan import Board, Cell, Decision
 from bench.launch.remaining import Remaining
 from bench.results import Folder
 from tests.helpers import tiny_run
 
-QUICK = {
+GRID = {
+    "base": {
+        "model": {"d": 32, "memory_tokens": 4, "heads": 2},
+        "training": {"batch_size": 64, "budget": {"tokens": 3_000_000}},
+    },
+    "axes": {"task": ["stack", "retrieval", "digits"], "method": ["smt+dmt", "bptt", "transformer"]},
+    "overrides": [
+        {
+            "where": {"task": "stack"},
+            "set": {"task": {"length": 24, "symbols": 4, "depth": 8}, "training.budget.tokens": 4_600_000},
+        },
+        {"where": {"task": "retrieval"}, "set": {"task": {"length": 32, "symbols": 8}}},
+        {"where": {"task": "digits"}, "set": {"task.length": 64, "training.budget.tokens": 1_000_000}},
+    ],
+}
+TOOK = {
     ("stack", "smt+dmt"): 243.9,
     ("stack", "bptt"): 338.7,
     ("stack", "transformer"): 50.1,
@@ -28,7 +43,7 @@ QUICK = {
     ("digits", "bptt"): 88.1,
     ("digits", "transformer"): 11.7,
 }
-"""Training seconds of results/reference/quick, on two cores."""
+"""Training seconds of such cells, measured on two cores."""
 
 
 class Replay:
@@ -62,9 +77,9 @@ class Replay:
         return Remaining(board).seconds(live)
 
 
-def test_of_quick_the_estimate_is_right_as_soon_as_each_method_has_been_seen(tmp_path: Path) -> None:
-    runs = load_grid("quick").runs
-    replay = Replay(runs, [QUICK[run.task, run.method] for run in runs], tmp_path, workers=2)
+def test_the_estimate_is_right_as_soon_as_each_method_has_been_seen(tmp_path: Path) -> None:
+    runs = make_grid("measured", GRID).runs
+    replay = Replay(runs, [TOOK[run.task, run.method] for run in runs], tmp_path, workers=2)
     assert replay.end == pytest.approx(569, abs=1)
     for now in (250, 300, 350, 400, 450, 500, 550):
         said = replay.said(now)
