@@ -124,8 +124,8 @@ def test_a_cell_waits_for_the_one_that_it_starts_from(user: User) -> None:
 
 
 def test_the_ci_grid_ends_with_the_table_of_the_local_launcher(user: User) -> None:
-    user.bench("run", "ci", "--results", "local")
-    user.bench("run", "ci", "--results", "jobs", "--launcher", "slurm", "--set", "slurm.cells_per_job=20")
+    user.bench("run", "ci", "--results", "local", timeout=900)  # a hundred cells, and the machine may be busy
+    user.bench("run", "ci", "--results", "jobs", "--launcher", "slurm", "--set", "slurm.cells_per_job=20", timeout=900)
     one, two = (load_results(user.folder / name / "ci") for name in ("local", "jobs"))
     timings = [column for column in one if column.endswith("_seconds")]
     assert len(one) and one.drop(columns=timings).equals(two.drop(columns=timings))
