@@ -73,7 +73,8 @@ def run(
     for loaded in collection.grids:
         measures = loaded.measures if measure is None else tuple(measure)
         folder = collection.folder(results, loaded)
-        outcome = run_cells(loaded.runs, folder, dataclasses.replace(options, measures=measures))
+        own = dataclasses.replace(options, measures=measures)
+        outcome = run_cells(loaded.runs, folder, own, loaded.record())
         if outcome.interrupted:
             raise KeyboardInterrupt
         if outcome.halted:

@@ -37,11 +37,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -54,6 +55,7 @@ from bench.errors import BadInput, nearest, unknown
 from bench.fields import canonical, is_value, value_at
 from bench.measure import NAMES as MEASURES
 from bench.models.updater import count_parameters, nearest_size
+from bench.results.folder import groups
 
 SECTIONS = ("task", "method", "model", "training", "evaluation")
 FIELDS = (*SECTIONS, "seed", "device", "precision", "threads", "init_from")
@@ -112,6 +114,20 @@ class Part(Config):
 GridFile.model_rebuild()
 
 
+class Place(NamedTuple):
+    """Where a cell stands in its grid."""
+
+    at: Mapping[str, Any]
+    """Its value on every axis but the seed's."""
+    rung: str | None
+    """The field of the ladder that it is on."""
+    off: tuple[str, ...]
+    """The fields in which it departs from the grid's default setting; a cell with none is no ablation.
+
+    They are the ladder's, and those of method, model and training that are an axis with the default among its values.
+    """
+
+
 @dataclasses.dataclass(frozen=True)
 class Grid:
     """A named list of runs, no two alike."""
@@ -122,6 +138,31 @@ class Grid:
     measures: tuple[str, ...] = ()
     compare: Tolerances = dataclasses.field(default_factory=Tolerances)
     slurm: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    places: Mapping[str, Place] = dataclasses.field(default_factory=dict)
+    """Id -> place; of a cell that several parts have, the one with the fewest fields off."""
+    stated: tuple[tuple[str, ...], ...] = ()
+    """The fields that axes and ladders vary; those of a case together."""
+    launch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The grid's file and what `--set` changed in it, as plain data."""
+
+    def record(self) -> dict[str, Any]:
+        """What `bench.results.places` keeps of it beside its cells."""
+        belong = groups({run.id: run.describe() for run in self.runs})
+        cells = {
+            run.id: {"group": belong[run.id], "seed": run.seed, **self.places[run.id]._asdict()} for run in self.runs
+        }
+        named = {
+            "name": self.name,
+            "about": self.about,
+            "measures": self.measures,
+            "launches": [self.launch],
+            "compare": self.compare.model_dump(),
+            "stated": self.stated,
+            "cells": cells,
+            "methods": {name: place for place, name in enumerate(registry.methods.registered())},
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(named, default=str))
+        return plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +287,10 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None 
             raise unknown(f"{where}: measure", measure, MEASURES)
     settings, gpu = (grid.slurm, None) if site is None else site(grid.slurm)
     given = _given(sets)
-    cells = list(_cells(grid, given, where, gpu))
+    cells, places = list[Fields](), list[Place]()
+    for cell, place in _cells(grid, given, where, gpu):
+        cells.append(cell)
+        places.append(place)
     if not cells:
         raise BadInput(f"{where}: has no cells; give axes with at least one value each")
     _require_some_use(cells, given)
@@ -255,8 +299,19 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None 
     runs = [
         _link(run, selector, runs, where) if selector else run for run, selector in zip(runs, selectors, strict=True)
     ]
-    unique = tuple({run.identity: run for run in runs}.values())
-    return Grid(name, grid.about.strip(), unique, tuple(grid.measure), grid.compare, settings)
+    unique = {run.id: run for run in runs}
+    order = sorted(zip(runs, places, strict=True), key=lambda one: (-len(one[1].off), one[1].rung is None))
+    return Grid(
+        name,
+        grid.about.strip(),
+        tuple(unique.values()),
+        tuple(grid.measure),
+        grid.compare,
+        settings,
+        {run.id: place for run, place in order},
+        _stated(grid, given),
+        {"grid": data, "set": list(sets)},
+    )
 
 
 # Fields: nested data, addressed by dotted keys.
@@ -345,8 +400,25 @@ def _at(fields: Fields, key: str) -> Any:
 # Expansion.
 
 
-def _cells(grid: GridFile, sets: Mapping[str, Any], where: str, gpu: bool | None = None) -> Iterator[Fields]:
-    """Every cell as nested fields, in the file's order."""
+def _stated(grid: GridFile, sets: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """The fields that axes and ladders vary, but the seed; those of a case together."""
+    keys: dict[tuple[str, ...], None] = {}
+    varied = [axes for part in (grid, *grid.parts) for axes in (part.axes, part.ladders)]
+    varied.append({key: value for key, value in sets.items() if isinstance(value, list)})
+    for key, values in (item for axes in varied for item in axes.items()):
+        if key in ("case", "task", "method"):  # a name, or several fields at once
+            given = [value if key == "case" else {key: value} for value in values]
+            fields = [name for one in given for name in _names(_nested(one, "axes")) if name not in NAMED]
+        else:
+            fields = [key]
+        keys[tuple(dict.fromkeys(fields))] = None
+    return tuple(fields for fields in keys if fields and fields != ("seed",))
+
+
+def _cells(
+    grid: GridFile, sets: Mapping[str, Any], where: str, gpu: bool | None = None
+) -> Iterator[tuple[Fields, Place]]:
+    """Every cell as nested fields, and where it stands, in the file's order."""
     listed = _axes_among(grid, sets, where)
     fixed = {key: value for key, value in sets.items() if key not in listed}
     for part in grid.parts or [Part()]:
@@ -362,7 +434,35 @@ def _cells(grid: GridFile, sets: Mapping[str, Any], where: str, gpu: bool | None
         for rung, product in itertools.product(rungs, products):
             given = {**fixed, **{key: product[key] for key in listed}}
             chosen = {key: value for key, value in {**product, **rung}.items() if key not in listed}
-            yield _cell(base, chosen, overrides, given, where, gpu)
+            cell = _cell(base, chosen, overrides, given, where, gpu)
+            at = {key: value for key, value in product.items() if key != "seed"}
+            ablated = {key: axes[key] for key in at if key.startswith(ABLATED)} | {key: [] for key in rung}
+            off: tuple[str, ...] = ()
+            if ablated:
+                plain = _cell(base, _without(chosen, ablated), overrides, _without(given, ablated), where, gpu)
+                off = tuple(key for key, values in ablated.items() if _departs(cell, plain, key, values, gpu))
+            yield cell, Place(at, next(iter(rung), None), off)
+
+
+NAMED = ("task.name", "method.name")
+ABLATED = ("method.", "model.", "training.")
+"""Fields whose values on an axis are ablations of the default, where that is one of them."""
+
+
+def _without(fields: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key not in keys}
+
+
+def _departs(cell: Fields, plain: Fields, key: str, values: Sequence[Any], gpu: bool | None) -> bool:
+    """Whether a cell has another value at a key than one for which its axis or ladder says nothing.
+
+    `values` are those of the axis: where the default is none of them, there is nothing to depart from.
+    """
+    path = key.split(".")
+    default = _value(plain, path, gpu)
+    if values and all(_value(_merged(plain, _nested({key: value}, key)), path, gpu) != default for value in values):
+        return False
+    return bool(_value(cell, path, gpu) != default)
 
 
 def _axes_among(grid: GridFile, sets: Mapping[str, Any], where: str) -> dict[str, list[Any]]:
@@ -370,7 +470,7 @@ def _axes_among(grid: GridFile, sets: Mapping[str, Any], where: str) -> dict[str
     lists = {key: value for key, value in sets.items() if isinstance(value, list)}
     names = {key: value for key, value in sets.items() if key.removesuffix(".name") in ("task", "method")}
     if any(key not in names and key.startswith(("task.", "method.")) for key in lists):
-        cells = list(_cells(grid, names, where))  # it depends on whose fields they are
+        cells = [cell for cell, _ in _cells(grid, names, where)]  # it depends on whose fields they are
     else:
         cells = []
 

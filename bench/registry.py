@@ -129,6 +129,11 @@ class Registry(Generic[T]):
         self._load()
         return sorted(self._classes)
 
+    def registered(self) -> list[str]:
+        """All names in the order in which they were registered: built-ins first, then plugins."""
+        self._load()
+        return list(self._classes)
+
     def _load(self) -> None:
         if self._loaded:
             return

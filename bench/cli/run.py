@@ -136,6 +136,7 @@ def run(
                 dataclasses.replace(options, measures=loaded.measures if wanted is None else wanted),
                 loaded.slurm,
                 insist=retry is not None,
+                grid=loaded.record(),
             )
             for loaded in collection.grids
         ]
@@ -212,7 +213,7 @@ def _run_one(grid: Grid, folder: Path, options: LaunchOptions) -> int:
     """Run one grid into its folder and show its table. Returns the exit code; leaves at once after Ctrl-C."""
     from bench.launch import run_cells
 
-    outcome = run_cells(grid.runs, folder, options)
+    outcome = run_cells(grid.runs, folder, options, grid.record())
     if outcome.interrupted:
         print(f"stopped; go on with: {_same_command()}")
         raise typer.Exit(outcome.exit_code)

@@ -25,6 +25,7 @@ from bench.cli.parts import (
     warn_of_failures,
 )
 from bench.errors import BadInput
+from bench.state import rank
 
 if TYPE_CHECKING:
     from bench.config import Run
@@ -61,8 +62,7 @@ def status(
         "last word",
         "reason",
     ]
-    order = ["running", "lost", "failed", "oom", "diverged", "stopped", "pending", "skipped", "done"]
-    rows.sort(key=lambda row: order.index(row["state"]) if row["state"] in order else -1)
+    rows.sort(key=lambda row: rank(row["state"]))
     shown = []
     listed = [row for row in rows if every or len(rows) <= MANY or row["state"] != "done" or row["stale"]]
     for row in listed:
@@ -139,15 +139,18 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, An
 
 def _mixed(rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any]) -> list[str]:
     """In words, the configurations whose seeds were computed by different code."""
-    from bench.compare.sides import flat, label
-    from bench.results import by_code, seedless
+    from bench.compare.sides import dotted, label
+    from bench.results import by_code, groups
 
-    groups: dict[str, dict[int, str]] = {}
-    for row in rows:
-        if row["digest"] and (run := described[row["id"]]):
-            groups.setdefault(json.dumps(seedless(run), sort_keys=True), {})[run["seed"]] = row["digest"]
-    told = ((config, by_code(seeds)) for config, seeds in groups.items())
-    return [f"{label(flat(json.loads(config)))}: {codes}" for config, codes in told if codes]
+    known = {row["id"]: described[row["id"]] for row in rows if row["digest"] and described[row["id"]]}
+    digests = {row["id"]: row["digest"] for row in rows}
+    seeds: dict[str, dict[int, str]] = {}
+    names: dict[str, str] = {}
+    for name, group in groups(known).items():
+        names[group] = label(dotted(known[name]))
+        seeds.setdefault(group, {})[known[name]["seed"]] = digests[name]
+    told = ((group, by_code(own)) for group, own in seeds.items())
+    return [f"{names[group]}: {codes}" for group, codes in told if codes]
 
 
 def _age(then: float | None) -> str:

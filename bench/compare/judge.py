@@ -17,11 +17,10 @@ from bench.errors import BadInput, unknown
 from bench.grid import Tolerances
 from bench.report.statistics import SEEDS_FOR_AN_INTERVAL, Interval, difference_of_means, paired_difference
 from bench.results import by_code
+from bench.state import WITHOUT_RESULT
 
 Verdict = Literal["regression", "improvement", "same", "unsure"]
 
-LOST = ("failed", "oom", "diverged", "damaged", "skipped")
-"""States of a cell that ran and gave no result; others are on their way to one."""
 TRACED = ("flops", "sequential operations")
 RELATIVE = (*TRACED, "time")
 
@@ -205,7 +204,7 @@ def _lacking(pairs: Mapping[str, tuple[Seeds, Seeds]]) -> list[str]:
     for name, (new, old) in pairs.items():
         ended, had = _done(new), _done(old)
         states = {seed: new[seed].state if seed in new else "not there" for seed in sorted(had)}
-        without = {seed: state for seed, state in states.items() if state not in ("done", *LOST)}
+        without = {seed: state for seed, state in states.items() if state not in ("done", *WITHOUT_RESULT)}
         short = len(without) - len(ended.keys() - had.keys())
         if short > 0:
             told = ", ".join(f"seed {seed} is {state}" for seed, state in without.items())
@@ -239,7 +238,7 @@ def _gone(new: Seeds, old: Seeds) -> list[str]:
     for seed, cell in sorted(new.items()):
         if seed not in had and len(had) < len(old):
             continue
-        if cell.state in LOST:
+        if cell.state in WITHOUT_RESULT:
             told.append(f"seed {seed} is {cell.state}{f': {cell.reason}' if cell.reason else ''}")
         elif cell.state == "done" and scores - cell.numbers.keys():
             told.append(f"seed {seed} has no finite {', '.join(sorted(scores - cell.numbers.keys()))}")

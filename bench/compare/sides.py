@@ -6,7 +6,6 @@ made it. It holds no weights and no curves.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +17,12 @@ from bench.grid import Tolerances
 from bench.measure import calibration
 from bench.paths import as_text
 from bench.results import SCHEMA as RESULTS_SCHEMA
-from bench.results import Folder, by_code, distinct, read_json, run_folders, seedless, write_json
+from bench.results import Folder, by_code, distinct, flat, read_json, run_folders, seedless, write_json
 
 SCHEMA = 1
 HARDWARE = ("processor", "cores", "device")
 """What must be equal for raw seconds to be compared."""
+NAMED = ("task.name", "method.name")
 MACHINE = ("torch", "python", "platform", *HARDWARE, "commit", "dirty", "results schema")
 """What is kept of the machine and the code that made a cell."""
 
@@ -69,7 +69,7 @@ def from_folder(path: Path) -> Side:
             raise BadInput(f"{folder.path}: has schema {record['schema']}; this version reads up to {RESULTS_SCHEMA}")
         try:
             record = record or {}
-            config, full = flat(seedless(record["run"])), flat(record["full"])
+            config, full = dotted(seedless(record["run"])), dotted(record["full"])
             seed = int(record["run"]["seed"])
             cells.append(_cell(folder, config, seed, record))
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -112,18 +112,9 @@ def label(config: Mapping[str, Any]) -> str:
     return " ".join(str(config[name]) for name in ("task", "method", "model.backbone") if config.get(name))
 
 
-def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested plain data as dotted names, `task` and `method` for what these are called; lists become text."""
-    found: dict[str, Any] = {}
-    for key, value in record.items():
-        name = prefix + key
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{name}.")
-        else:
-            found["task" if name == "task.name" else "method" if name == "method.name" else name] = (
-                json.dumps(value) if isinstance(value, list) else value
-            )
-    return found
+def dotted(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's form in dotted names, `task` and `method` for what these are called; lists become text."""
+    return {name.removesuffix(".name") if name in NAMED else name: value for name, value in flat(described).items()}
 
 
 # The file.

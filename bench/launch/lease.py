@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bench.results import CannotWrite, Folder, read_json
+from bench.state import IDLE
 
 LEASE_SECONDS = 60.0
 """How long an owner may be silent. On network file systems it should be longer than names are cached (60 s on NFS)."""
@@ -38,8 +39,6 @@ GAP_SECONDS = 5.0
 """An observer that did not look for longer may have been stopped itself: more is not held against others."""
 CHECK_SECONDS = 1.0
 """Between an owner's looks at whether it still is one."""
-ENDED = ("done", "failed", "oom", "diverged", "stopped", "lost", "pending", "skipped")
-"""States of an attempt that nobody is at. (A cell that was forgotten has one that is `pending`.)"""
 
 
 class Lost(Exception):
@@ -140,7 +139,7 @@ def look(folder: Folder) -> Seen:
 def _has_ended(at: Folder) -> bool:
     """Whether its status says so: one that is not there, or cannot be read just now, says nothing."""
     status = read_json(at.files / "status.json")
-    return isinstance(status, dict) and status.get("state") in ENDED
+    return isinstance(status, dict) and status.get("state") in IDLE  # (a cell that was forgotten is pending)
 
 
 @dataclass

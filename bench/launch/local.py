@@ -34,11 +34,12 @@ from bench.config import Run
 from bench.errors import BadInput
 from bench.launch.cell import UNWRITABLE, End, run_cell
 from bench.launch.lease import Watch
-from bench.launch.plan import ENDED_WELL, Board, Cell, LaunchOptions, plan, prepare, refused
+from bench.launch.plan import Board, Cell, LaunchOptions, plan, prepare, refused
 from bench.launch.progress import View, view_for
 from bench.launch.share import Share
 from bench.launch.worker import STUCK, command
-from bench.results import Folder
+from bench.results import Folder, write_grid
+from bench.state import ENDED_WELL
 
 TICK = 0.3  # seconds between two looks at the workers: often enough for the eye
 GRACE = 60.0  # seconds that workers have for their checkpoints after Ctrl-C
@@ -69,8 +70,10 @@ class Outcome:
         return 0 if all(end.state in ENDED_WELL for end in self.ends.values()) else 1
 
 
-def run_cells(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> Outcome:
-    """Run what is not done of these runs, in the grid's folder `results/<grid>`.
+def run_cells(
+    runs: Sequence[Run], folder: Path, options: LaunchOptions, grid: Mapping[str, Any] | None = None
+) -> Outcome:
+    """Run what is not done of these runs, in the grid's folder `results/<grid>`; `grid` is the record of that grid.
 
     Raises `BadInput` when the folder cannot be written, or cells are to be forgotten that another process is at, before
     anything is changed.
@@ -79,6 +82,8 @@ def run_cells(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> Outc
     _writable(folder)
     with Interrupts(patience=1 if options.launcher == "inline" else None) as interrupts:
         cells = plan(runs, folder, options)
+        if grid is not None:
+            write_grid(folder, grid)
         prepare(cells, options.lease_seconds)
         board = Board(cells, options.retry)
         with view_for(board, options.quiet) as view:

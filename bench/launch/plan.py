@@ -21,11 +21,11 @@ from bench.launch.lease import LEASE_SECONDS, Lease, Lost, Seen, Watch, claim, l
 from bench.measure import lacking
 from bench.methods.base import impossible
 from bench.phases import idle_phase
-from bench.results import Folder
+from bench.results import Folder, groups
+from bench.state import RESUMED
 from bench.training import run_digest
 
 Action = Literal["run", "keep", "skip"]
-ENDED_WELL = ("done", "skipped")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def decide(
         return Decision("skip", "skipped", refusal)
     if ended or options.force:
         return Decision("run", "pending", fresh=True)
-    return Decision("run", state if state in ("failed", "oom", "stopped", "lost") else "pending")
+    return Decision("run", state if state in RESUMED else "pending")
 
 
 def computed_by(folder: Folder, status: Mapping[str, Any]) -> str | None:
@@ -148,15 +148,16 @@ def plan(runs: Iterable[Run], folder: Path, options: LaunchOptions) -> list[Cell
     return cells
 
 
-def prepare(cells: Iterable[Cell], lease_seconds: float = LEASE_SECONDS) -> None:
+def prepare(cells: Sequence[Cell], lease_seconds: float = LEASE_SECONDS) -> None:
     """Make the folders, forget what is to be computed afresh, and note what is skipped and why.
 
     Raises `BadInput`, before anything is forgotten, when another process is at a cell that is to be forgotten.
     """
     fresh = [cell for cell in cells if cell.decision.fresh]
     free = _await(fresh, Watch(lease_seconds))
+    belong = groups({cell.id: cell.run.describe() for cell in cells})
     for cell in cells:
-        cell.folder.describe(cell.run)
+        cell.folder.describe(cell.run, belong[cell.id])
         skipped: dict[str, Any] = {"state": "skipped", "reason": cell.decision.reason}
         if cell.decision.action == "skip" and not cell.folder.newest and cell.folder.status != skipped:
             cell.folder.set_status(**skipped)

@@ -11,6 +11,7 @@ from bench.launch.cell import End
 from bench.launch.lease import Seen, Watch
 from bench.launch.plan import Board, Cell, LaunchOptions, to_measure
 from bench.launch.progress import View
+from bench.state import ENDED, State
 
 REVISIT_SECONDS = 1.0
 """Between two looks at the cells that run elsewhere."""
@@ -62,7 +63,7 @@ class Share:
         """Note how others ended this cell, if they did."""
         status = cell.folder.status
         state = status["state"]
-        if to_measure(cell.folder, status, self.options.measures) or state not in ("done", "diverged", "failed", "oom"):
+        if to_measure(cell.folder, status, self.options.measures) or state not in ENDED - {State.SKIPPED}:
             return False
         self.view.ended(self.board.end(cell, End(state, status.get("reason"))))
         return True

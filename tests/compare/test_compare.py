@@ -371,6 +371,6 @@ def test_the_committed_baseline_is_of_the_grid_as_it_is() -> None:
     kept = {(json.dumps(dict(cell.config), sort_keys=True), cell.seed) for cell in read(BASELINE).cells}
     configs = []
     for run in load_grid("regression", ["device=cpu", "precision=float32"]).runs:
-        config = sides.flat(json.loads(json.dumps(run.describe())))
+        config = sides.dotted(json.loads(json.dumps(run.describe())))
         configs.append((json.dumps({k: v for k, v in config.items() if k != "seed"}, sort_keys=True), run.seed))
     assert kept == set(configs)

@@ -23,10 +23,11 @@ from bench.launch.local import Interrupts, Outcome, check
 from bench.launch.plan import Board, Cell, LaunchOptions, plan, prepare, to_measure
 from bench.launch.progress import View, view_for
 from bench.launch.slurm import queue
-from bench.launch.slurm.ledger import ENDED, Ledger, Place, Sight, Submission, fresh
+from bench.launch.slurm.ledger import Ledger, Place, Sight, Submission, fresh
 from bench.launch.slurm.settings import Settings
 from bench.launch.slurm.submit import submit, texts, withdraw
-from bench.results import Folder
+from bench.results import Folder, write_grid
+from bench.state import ENDED
 
 TICK = 0.5
 """Seconds between two looks at the folders of running cells."""
@@ -69,6 +70,7 @@ class Launch:
         options: LaunchOptions,
         settings: Mapping[str, Any],
         insist: bool = False,
+        grid: Mapping[str, Any] | None = None,
     ) -> None:
         if "%" in str(folder.resolve()):
             raise BadInput(
@@ -80,6 +82,7 @@ class Launch:
         self.options = options
         self.settings = settings
         self.insist = insist  # what was cancelled by hand is sent again too
+        self.grid = grid  # the record of the grid
         self.poll = Settings.parse(settings, "slurm").poll_seconds
         self.sent: list[Submission] = []
 
@@ -111,6 +114,8 @@ class Launch:
             busy = [cell.id for cell in self.cells if cell.decision.fresh and self.ledger.active(cell.id)]
             if busy:
                 raise BadInput(f"{len(busy)} of the cells to run anew have jobs, such as {busy[0]}; cancel these first")
+            if self.grid is not None:
+                write_grid(self.folder, self.grid)
             prepare(self.cells, self.options.lease_seconds)
             hopeless = {cell.id for cell in Board(self.cells, self.options.retry).fall()}
             open_cells = [cell for cell in self.cells if cell.decision.action == "run" and cell.id not in hopeless]

@@ -28,9 +28,9 @@ from bench.launch.local import Interrupts, Pool, Slot
 from bench.launch.plan import Board, LaunchOptions, plan, to_measure
 from bench.launch.progress import View
 from bench.launch.share import Share
-from bench.launch.slurm.ledger import ENDED
 from bench.launch.worker import STUCK
 from bench.results import Folder
+from bench.state import ENDED
 
 WARNING = signal.SIGUSR2
 SLACK = 75.0

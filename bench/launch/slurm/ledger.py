@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 
 from bench.launch.slurm import queue
 from bench.results import read_json, write_json
+from bench.state import ENDED, State
 
-ENDED = ("done", "failed", "oom", "diverged", "skipped")
-"""States of cells that have ended by themselves."""
 FRESH = 60.0
 """Seconds since its last word for which a cell is taken to run, whatever the queue says of its job."""
 
@@ -130,7 +129,7 @@ class Ledger:
         (number, submission), job = found
         if state not in ENDED and self.cluster not in (None, submission.cluster):
             return Sight(state, f"its job is on cluster {submission.cluster}", number, None, submission.submitted)
-        if state not in (*ENDED, "lost") and (job is None or job.over):
+        if state not in (*ENDED, State.LOST) and (job is None or job.over):
             cancelled = ("stopped", f"job {number} was cancelled")
             state, reason = cancelled if submission.cancelled else ("lost", self.last_words(number, job))
         elif state not in ENDED and job is not None and not job.over:

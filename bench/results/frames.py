@@ -1,0 +1,344 @@
+"""Many cells read at once: tidy frames over results folders.
+
+No part of this is in the digest of what computes a cell.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.errors import BadInput
+from bench.paths import as_text
+from bench.results.folder import Folder, groups, read_json
+from bench.results.places import read_grid
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run_folders(path: Path | str) -> Iterator[Folder]:
+    """All run folders at or below a path, in order of their names."""
+    root = Path(path)
+    if not root.is_dir():
+        raise BadInput(f"no results folder {str(root)!r}")
+    found = []
+    for place, below, files in os.walk(root):
+        if "run.json" in files:
+            found.append(Path(place))
+            below.clear()  # what is in a run's folder is its own
+    for one in sorted(found):
+        yield Folder(one)
+
+
+def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain data as dotted columns; lists become text, so that every cell of the frame is a scalar."""
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = json.dumps(value) if isinstance(value, list) else value
+    return found
+
+
+class Placed(NamedTuple):
+    """A cell, the name of its grid, its id, and what run.json says: None where that cannot be read.
+
+    `group` is equal for cells that differ in nothing but their seed; `place` is what grid.json says of the cell, None
+    in older folders.
+    """
+
+    folder: Folder
+    grid: str
+    id: str
+    record: dict[str, Any] | None
+    group: str | None
+    place: dict[str, Any] | None
+
+
+Paths = Path | str | Sequence[Path | str] | Sequence[Placed]
+"""Results folders; or the cells of some, which `placed` has found."""
+
+
+def placed(paths: Paths) -> list[Placed]:
+    """Every cell below some paths, once in each grid, which is the folder above it.
+
+    A cell is what its run.json says, whatever its folder is called. Copies of a cell in one grid are one where their
+    scores are equal, else this raises `BadInput`. Grids of one name are told by their paths; one that holds nothing
+    that another does not is a copy, and left out.
+    """
+    listed = [paths] if isinstance(paths, Path | str) else list(paths)
+    if listed and all(isinstance(one, Placed) for one in listed):
+        return listed  # type: ignore[return-value]
+    real: dict[Path, Folder] = {}
+    for path in listed:
+        for folder in run_folders(path):  # type: ignore[arg-type]
+            real.setdefault(folder.path.resolve(), folder)
+    grids: dict[Path, list[Folder]] = {}
+    for place, folder in real.items():
+        grids.setdefault(place.parent, []).append(folder)
+    cells = {grid: distinct(folders) for grid, folders in grids.items()}
+    counts = Counter(grid.name for grid in cells)
+    outcomes = {
+        grid: {name: _outcome(one[0]) if counts[grid.name] > 1 else None for name, one in found.items()}
+        for grid, found in cells.items()
+    }
+    names = tell_apart(outcomes)
+    kept: list[Placed] = []
+    for grid, found in cells.items():
+        if grid in names:
+            places = (read_grid(grid) or {}).get("cells", {})
+            belong = _groups({name: record for name, (_, record) in found.items()})
+            kept += [
+                Placed(folder, names[grid], name, record, belong.get(name), places.get(name))
+                for name, (folder, record) in found.items()
+            ]
+    return kept
+
+
+def _groups(records: Mapping[str, dict[str, Any] | None]) -> dict[str, str]:
+    """Id -> group, as run.json says it; of a run from before it did, by its canonical form."""
+    told = {name: record["group"] for name, record in records.items() if record and record.get("group")}
+    if len(told) == len(records):
+        return told
+    described = {name: record["run"] for name, record in records.items() if record and _is_run(record.get("run"))}
+    return {**groups(described), **told}
+
+
+def _is_run(described: Any) -> bool:
+    source = described.get("init_from", {"run": ""}) if isinstance(described, dict) else None
+    return isinstance(source, dict) and "run" in source
+
+
+def load_grids(paths: Paths) -> dict[str, dict[str, Any]]:
+    """Name of a grid, as frames tell it -> its grid.json; older folders have none."""
+    folders = {cell.grid: cell.folder.path.parent for cell in placed(paths)}
+    return {name: record for name, folder in folders.items() if (record := read_grid(folder)) is not None}
+
+
+def distinct(folders: Iterable[Folder]) -> dict[str, tuple[Folder, dict[str, Any] | None]]:
+    """Id -> a folder of that cell, and its run.json. Raises `BadInput` where copies of a cell have other scores."""
+    found: dict[str, list[tuple[Folder, dict[str, Any] | None]]] = {}
+    for folder in folders:
+        record = read_json(folder / "run.json")
+        told = record if isinstance(record, dict) else None
+        name = (told or {}).get("id")
+        found.setdefault(name if isinstance(name, str) else as_text(folder.path.name), []).append((folder, told))
+    return {name: same[0] if len(same) == 1 else _one_of(name, same) for name, same in found.items()}
+
+
+def _one_of(name: str, same: list[tuple[Folder, dict[str, Any] | None]]) -> tuple[Folder, dict[str, Any] | None]:
+    """The copy of a cell that counts: one that has ended, and rather the one that nobody has renamed."""
+    same = sorted(same, key=lambda one: one[0].path.name != name)
+    ended = [(one, outcome) for one in same if (outcome := _outcome(one[0])) is not None]
+    for other, outcome in ended[1:]:
+        if outcome != ended[0][1]:
+            places = f"{ended[0][0][0].path} and {other[0].path}"
+            raise BadInput(f"{places}: are the same cell with different scores; keep one of them")
+    return ended[0][0] if ended else same[0]
+
+
+def _outcome(folder: Folder) -> Any:
+    """What a cell ended with: its scores, or that it diverged; None before that. Timings are not of it."""
+    result = folder.result
+    if result is not None and _whole(result):
+        return result["scores"]
+    return "diverged" if folder.status["state"] == "diverged" else None
+
+
+def tell_apart(grids: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
+    """The name of each grid's folder, from what it holds by name (None: nothing yet).
+
+    That is the folder's own name; where several have it, with as much of the path above as tells them apart. Copies,
+    which hold nothing that another of the same name does not, are left out.
+    """
+    names: dict[Path, str] = {}
+    ended = {grid: sum(outcome is not None for outcome in held.values()) for grid, held in grids.items()}
+    fullest = sorted(grids, key=lambda grid: (len(grids[grid]), ended[grid]), reverse=True)
+    for name in dict.fromkeys(grid.name for grid in grids):
+        kept: list[Path] = []
+        for grid in (one for one in fullest if one.name == name):
+            if not any(_holds(grids[other], grids[grid]) for other in kept):
+                kept.append(grid)
+        above = os.path.commonpath([grid.parent for grid in kept])
+        names |= {grid: as_text(grid.relative_to(above).as_posix()) for grid in kept}
+    return names
+
+
+def _holds(whole: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
+    return all(name in whole and part[name] in (None, whole[name]) for name in part)
+
+
+def by_code(digests: Mapping[Any, str | None]) -> str | None:
+    """Seed -> digest of what computed it, of one configuration: in words, if that was not the same for all.
+
+    Where a result does not say it (None), nothing is known to differ.
+    """
+    seeds: dict[str, list[str]] = {}
+    named = {str(seed): digest for seed, digest in digests.items()}
+    for seed in sorted(named, key=lambda seed: (len(seed), seed)):  # 2 before 10
+        if isinstance(digest := named[seed], str):
+            seeds.setdefault(digest, []).append(seed)
+    if len(seeds) < 2:
+        return None
+    codes = {digest.partition("-")[0] for digest in seeds}
+    what, place = ("code", 0) if len(codes) > 1 else ("data", -1)
+    told = (f"{', '.join(some)} by {digest.split('-')[place][:8]}" for digest, some in seeds.items())
+    return f"seeds were computed by different {what}: {'; '.join(told)}"
+
+
+def load_records(paths: Paths, name: str) -> list[tuple[dict[str, Any], Any]]:
+    """Every run below `paths` that has a readable JSON file of that name: its identity columns, and what is in it.
+
+    The columns are those that `load_curves` begins with.
+    """
+    found = []
+    for cell in placed(paths):
+        record = read_json(cell.folder / name)
+        shared = None if record is None else _identity_columns(cell)
+        if shared is not None:
+            found.append((shared, record))
+    return found
+
+
+def _identity_columns(cell: Placed) -> dict[str, Any] | None:
+    """What the rows of one run share: names, then its whole config as dotted columns. None: run.json is damaged."""
+    try:
+        config = flat(cell.record["full"])  # type: ignore[index]
+        names = {
+            "task": config.pop("task.name"),
+            "method": config.pop("method.name"),
+            "backbone": config.get("model.backbone"),
+        }
+    except (KeyError, TypeError, AttributeError):
+        return None
+    place = cell.place or {}
+    off = ", ".join(map(str, place["off"])) if isinstance(place.get("off"), list) else None
+    where = {"group": cell.group, "rung": place.get("rung"), "off": off}
+    return {"grid": cell.grid, "id": cell.id, **names, **where, **config}
+
+
+def _state(status: Any, written: bool, result: Any) -> dict[str, Any]:
+    """State and reason as the report tells them: `damaged` is a cell whose files cannot be read."""
+    if status is None and not written:
+        status = {"state": "pending" if result is None else "done"}
+    if not isinstance(status, dict) or not isinstance(status.get("state"), str):
+        return {"state": "damaged", "reason": "status.json cannot be read"}
+    if _whole(result):
+        return {"state": "done", "reason": None}
+    if status["state"] == "done":
+        return {"state": "damaged", "reason": "result.json is missing or cannot be read"}
+    return {"state": status["state"], "reason": status.get("reason")}
+
+
+def _whole(result: Any) -> bool:
+    """Whether result.json has the form that the trainer gives it."""
+    if not isinstance(result, dict) or not isinstance(result.get("costs"), dict):
+        return False
+    scores = result.get("scores")
+    return isinstance(scores, list) and all(isinstance(one, dict) and "predictor" in one for one in scores)
+
+
+UNTOLD: dict[str, dict[str, Any]] = {
+    name: {"state": state, "data": data, "recurrent": state == "constant", "teacher": name.startswith("smt")}
+    for name, state, data in (
+        *(("smt", "constant", "sequences"), ("smt+dmt", "constant", "sequences"), ("bptt", "constant", "sequences")),
+        *(("tbptt", "constant", "streams"), ("rtrl", "constant", "streams"), ("transformer", "growing", "sequences")),
+    )
+}
+"""The traits of methods whose results may be older than their traits in results."""
+
+
+def traits(method: Any, told: Any = None) -> dict[str, Any]:
+    """What a result says of its method beside the name (`Method.traits`): of an older one `UNTOLD`, or nothing."""
+    return told if isinstance(told, dict) else UNTOLD.get(method, {})
+
+
+def load_results(paths: Paths) -> pd.DataFrame:
+    """One row per run, scored predictor and test length below `paths`; a run without scores has one row.
+
+    Columns: grid, id, task, method, backbone, seed, state, reason; group (equal for runs that differ in nothing but
+    their seed), rung (the field of the ladder that the run is on), off (the fields in which it departs from its grid's
+    default setting, as text; None in folders without a grid.json); predictor, reference (a reference line such as SMT's
+    teacher), length, accuracy, loss (nats per scored token), unit_loss (in the task's unit), valid_accuracy,
+    valid_loss, and of what is scored on
+    streams start_accuracy, start_loss (on sequences from their start); chance, loss_floor,
+    accuracy_ceiling, shortcut (the best trivial rule's accuracy), shortcut_rule, unigram_loss, unit; steps, tokens,
+    training_seconds, evaluation_seconds, compile_seconds, parameters, predictor_parameters; progress (0 to 1) of a cell
+    that is not done; digest (of the code and data that computed it); uncounted (operators that are not in the price of
+    a budget of FLOPs); then the whole config, `traits` (of the method: state, data, recurrent, teacher), `inherited`
+    (what the phases that `init_from` brought had cost) and `provenance` as dotted columns. A folder whose files cannot
+    be read has the state `damaged` and a reason. Raises `BadInput` when there is no such folder, or it holds a cell
+    twice with different scores.
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for cell in placed(paths):
+        folder, shared = cell.folder, _identity_columns(cell)
+        if shared is None:
+            rows.append({"grid": cell.grid, "id": cell.id, "state": "damaged", "reason": "run.json cannot be read"})
+            continue
+        file = folder.place(folder.newest) / "status.json"
+        status, result = read_json(file), read_json(folder / "result.json")
+        shared |= _state(status, file.exists(), result)
+        if shared["state"] != "done":
+            told = status if isinstance(status, dict) else {}
+            rows.append(shared | {name: told.get(name) for name in ("steps", "tokens", "training_seconds", "progress")})
+            continue
+        shared |= {**result["costs"], "digest": result.get("digest")}
+        shared["uncounted"] = ", ".join(result.get("uncounted") or [])
+        told = {"traits": traits(shared["method"], result.get("traits"))}
+        shared |= flat(told | {name: result.get(name) or {} for name in ("inherited", "provenance")})
+        rows += [shared | _in_unit(score) for score in result["scores"] or [{}]]
+    frame = pd.DataFrame(rows)
+    first = ["grid", "id", "task", "method", "backbone", "seed", "state", "reason", "predictor", "reference", "length"]
+    for column in (*first, "accuracy", "loss"):
+        if column not in frame:
+            frame[column] = None
+    return frame[first + [column for column in frame if column not in first]]
+
+
+def scale_of(unit: Any) -> float:
+    """What a loss in nats is multiplied by to be in a task's unit."""
+    return 1 / math.log(2) if unit == "bits" else 1.0
+
+
+def _in_unit(score: dict[str, Any]) -> dict[str, Any]:
+    loss = score.get("loss")
+    return {**score, "unit_loss": loss * scale_of(score.get("unit")) if isinstance(loss, float | int) else None}
+
+
+def load_curves(paths: Paths) -> pd.DataFrame:
+    """One row per evaluation and scored predictor during training, for every run below `paths`.
+
+    Columns: grid, id, task, method, backbone, group, seed, then the whole config as dotted columns; phase, steps,
+    tokens, training_seconds, train_loss, predictor, reference, accuracy, loss; of methods that learn from streams
+    online_loss (of predictions made before the step that learns from their labels, nats per scored label, over all
+    since the point before) and regret (what these losses were above loss_floor, summed since training began, nats per
+    lane). A run whose files are missing or cannot be read has no rows.
+    """
+    import pandas as pd
+
+    runs: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    for cell in placed(paths):
+        shared, curve = _identity_columns(cell), read_json(cell.folder.files / "curve.json")
+        if shared is None or not isinstance(curve, list):
+            continue
+        for point in curve:
+            scores = point.pop("scores", None) if isinstance(point, dict) else None
+            if isinstance(scores, list):
+                rows += [{"run": len(runs), **point, **score} for score in scores if isinstance(score, dict)]
+        runs.append(shared)
+    if not rows:
+        return pd.DataFrame()
+    points = pd.DataFrame(rows)
+    shares = pd.DataFrame(runs).iloc[points.pop("run")].reset_index(drop=True)  # once per run, not once per row
+    return pd.concat([shares, points], axis=1)
