@@ -174,10 +174,13 @@ class ModelConfig(Config):
     updater_layers: Positive = 8
     updater_width: Positive | None = Field(
         None,
-        description="hidden width of mlp and gru, units of tanh, lstm, lru; null: as many parameters as transformer",
+        description="hidden width of mlp and gru, units of the classic cells; null: as many parameters as transformer",
+    )
+    reset: Literal["after", "before"] = Field(
+        "after", description="of gru-cell: where its reset gate is, after the product with the state or before it"
     )
     chrono: Annotated[int, Field(ge=3)] | None = Field(
-        None, description="T: gru and lstm begin with keep-gate biases log U(1, T - 1), to remember for up to T steps"
+        None, description="T: the gates that keep a state begin with biases log U(1, T - 1), to do so for up to T steps"
     )
     embedding: Literal["learned", "fixed"] = Field("learned", description="of the RNN; fixed: random vectors")
     readout: Literal["transformer", "linear"] = Field(

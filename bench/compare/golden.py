@@ -33,7 +33,7 @@ TASKS: tuple[dict[str, Any], ...] = (
     {"name": "stack", "length": 8, "symbols": 2, "depth": 2},
 )
 METHODS = ("bptt", "smt", "smt+dmt", "smt+dmt+bptt", "smt-dense", "smt-dense+dmt", "transformer", "tbptt", "rtrl")
-BACKBONES = ("transformer", "mlp", "gru", "tanh", "lstm", "lru")
+BACKBONES = ("transformer", "mlp", "gru", "tanh", "lstm", "rhn", "gru-cell", "elstm", "lru")
 FEWER = {"rtrl": ("tanh",), "smt+dmt+bptt": ("transformer",), "smt-dense": ("transformer",), "smt-dense+dmt": ("gru",)}
 """Their losses are those of methods that have every backbone: to rounding bptt's, ten times as long; one phase after
 the other.

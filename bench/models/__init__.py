@@ -3,6 +3,7 @@
 from bench.models.backbone import Backbone, State, map_tree
 from bench.models.jacobian import Transition, flat, unflat
 from bench.models.layers import Block, Readout, attend, rms_normalise
+from bench.models.local import Local, Site, Traced
 from bench.models.rnn import RNN
 from bench.models.teacher import Teacher, windows
 from bench.models.transformer import CausalTransformer
@@ -14,9 +15,12 @@ __all__ = [
     "Backbone",
     "Block",
     "CausalTransformer",
+    "Local",
     "Readout",
+    "Site",
     "State",
     "Teacher",
+    "Traced",
     "Transition",
     "Updater",
     "attend",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.config import ModelConfig
+from bench.models.local import Local, Traced
 
 State = Any
 """A tree of tensors: one, or a tuple or mapping of trees."""
@@ -83,6 +84,30 @@ class Backbone(nn.Module):
             state = step(state, input_t)
             features.append(self.features(state, u_t))
         return torch.stack(features, 1), state
+
+    def local(self, state: State, u: Tensor) -> Local:
+        """`step`, with what methods ask of it that carry credit forward; names are those of this module's parameters.
+
+        Every parameter that the next state depends on is of a site. A backbone need not say it, nor the two after it.
+        """
+        raise NotImplementedError
+
+    def begin_traces(self, lanes: int) -> dict[str, Tensor]:
+        """Zeros, lanes and units first: the influence of the parameters before any input, element by element."""
+        raise NotImplementedError
+
+    def trace(self, state: State, u: Tensor, traces: dict[str, Tensor]) -> Traced:
+        """`step` where a unit depends on itself alone, which carries the exact influence on along with the state."""
+        raise NotImplementedError
+
+    def trace_credit(self, traces: dict[str, Tensor], by_state: Tensor) -> dict[str, Tensor]:
+        """Gradients by parameter, summed over lanes, from the traces and the gradient by the state (B, n)."""
+        raise NotImplementedError
+
+    @classmethod
+    def says(cls, what: Literal["local", "trace"]) -> bool:
+        """Whether `local` or `trace` speaks of the step of this class: none below its own has another step."""
+        return what in vars(next(one for one in cls.__mro__ if vars(one).keys() & {"step", what}))
 
 
 def map_tree(function: Callable[..., Tensor], *trees: State) -> State:

@@ -15,6 +15,7 @@ from torch.nn.functional import linear
 
 from bench.config import ModelConfig
 from bench.models.backbone import Backbone
+from bench.models.local import Traced
 from bench.models.updater import matched_width
 from bench.registry import register_backbone
 
@@ -82,6 +83,34 @@ class LRU(Backbone):
         first = driven[:, :1] + (factor[..., :1, :] * state[:, None])
         states = linear_scan(factor, torch.cat([first, driven[:, 1:]], 1))
         return self.features(states, u), states[:, -1]
+
+    def begin_traces(self, lanes: int) -> dict[str, Tensor]:
+        zero = self.initial(1)[0, 0]
+        shapes = {"lambda": (), "gamma": (), "B": (self.config.d,)}
+        return {name: zero.expand(lanes, self.units, *rest) for name, rest in shapes.items()}
+
+    def trace(self, state: Tensor, u: Tensor, traces: dict[str, Tensor]) -> Traced:
+        """Traces of lambda, exp(gamma) and B, as Zucchet et al. carry them, arXiv 2305.15947."""
+        decay, gain = self.decay(), self.numbers["gamma"].exp()
+        driven = self.driven(u)
+        moved = {
+            "lambda": decay * traces["lambda"] + state,
+            "gamma": decay * traces["gamma"] + driven / gain,
+            "B": decay[:, None] * traces["B"] + gain[:, None] * u[:, None],
+        }
+        token = torch.complex(*self.numbers["B"]) * gain[:, None]
+        return Traced(decay * state + driven, decay.expand_as(state), token.expand(len(u), -1, -1), moved)
+
+    def trace_credit(self, traces: dict[str, Tensor], by_state: Tensor) -> dict[str, Tensor]:
+        decay, gain = self.decay(), self.numbers["gamma"].exp()
+        by_decay = (by_state * traces["lambda"].conj()).sum(0).conj() * decay
+        into = torch.einsum("bn,bnd->nd", by_state, traces["B"].conj())
+        return {
+            "numbers.nu": -(by_decay * self.numbers["nu"].exp()).real,
+            "numbers.theta": -(by_decay * self.numbers["theta"].exp()).imag,
+            "numbers.gamma": (by_state * traces["gamma"].conj()).sum(0).real * gain,
+            "numbers.B": torch.stack([into.real, into.imag]),
+        }
 
 
 def linear_scan(factor: Tensor, added: Tensor) -> Tensor:

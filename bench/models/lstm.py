@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bench.config import ModelConfig
 from bench.models.backbone import Backbone
+from bench.models.local import Local, Site, with_one
 from bench.models.updater import keep_gate_bias, matched_width
 from bench.registry import register_backbone
 
@@ -43,3 +44,25 @@ class LSTM(Backbone):
 
     def features(self, state: tuple[Tensor, Tensor], u: Tensor) -> Tensor:
         return state[1]
+
+    def local(self, state: tuple[Tensor, Tensor], u: Tensor) -> Local:
+        c, h = state
+        into, forget, new, out = self.map(torch.cat([h, u], 1)).chunk(4, 1)
+        into, forget, new, out = into.sigmoid(), forget.sigmoid(), new.tanh(), out.sigmoid()
+        after = forget * c + into * new
+        squashed = after.tanh()
+        through = out * (1 - squashed * squashed)  # dh / dc
+        cell = [new * into * (1 - into), c * forget * (1 - forget), into * (1 - new * new), torch.zeros_like(out)]
+        to_cell = torch.stack(cell, 1)  # (B, 4, n)
+        to_hidden = through[:, None] * to_cell
+        to_hidden[:, 3] = squashed * out * (1 - out)
+        weight = self.map.weight[:, : self.width]
+
+        def push(x: Tensor) -> Tensor:
+            by_cell, by_hidden = x.chunk(2, 1)
+            gates = (weight @ by_hidden).unflatten(1, (4, -1))
+            cell = forget[..., None] * by_cell + (to_cell[..., None] * gates).sum(1)
+            return torch.cat([cell, through[..., None] * cell + to_hidden[:, 3, :, None] * gates[:, 3]], 1)
+
+        site = Site(("map.weight", "map.bias"), with_one(h, u), torch.stack([to_cell, to_hidden], 1))
+        return Local(torch.cat([after, out * squashed], 1), (site,), push)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bench.config import ModelConfig
 from bench.models.backbone import Backbone
+from bench.models.local import Local, Site, with_one
 from bench.models.updater import matched_width
 from bench.registry import register_backbone
 
@@ -36,3 +37,9 @@ class Tanh(Backbone):
 
     def features(self, state: Tensor, u: Tensor) -> Tensor:
         return state
+
+    def local(self, state: Tensor, u: Tensor) -> Local:
+        after = self.step(state, u)
+        slope, weight = 1 - after * after, self.map.weight[:, : self.width]
+        site = Site(("map.weight", "map.bias"), with_one(state, u), slope[:, None, None])
+        return Local(after, (site,), lambda x: slope[..., None] * (weight @ x))

@@ -19,7 +19,7 @@ from bench.models.jacobian import Transition, flat, unflat
 from bench.models.rnn import RNN
 from bench.models.transformer_updater import TransformerUpdater
 from bench.models.updater import count_parameters
-from bench.testing import method
+from bench.testing import local, method
 from bench.testing.probes import central_difference, global_state, same_global_state, slope_along, unit_directions
 from bench.testing.suite import Broken, NotApplicable, Suite
 
@@ -280,6 +280,27 @@ def _products(subject: Subject) -> str:
     if not furthest <= 1e-9:
         raise Broken(f"forward mode, reverse mode by lane and autograd differ by up to {furthest:.2g}")
     return f"N = {vectors.shape[1]}: forward mode, reverse mode by lane and autograd within {furthest:.1g}"
+
+
+@suite.row("says its own step", "let `local` or `trace` be what autograd finds of `step`; or define neither")
+def _says(subject: Subject) -> str:
+    spoken = [what for what in ("local", "trace") if subject.cls.says(what)]  # type: ignore[arg-type]
+    if not spoken:
+        raise NotApplicable("neither `local` nor `trace` speaks of its step")
+    backbone, worst = subject.build(), 0.0
+    state = _somewhere(backbone)
+    into, along = (_randoms(flat(state).shape, name) for name in ("cotangent", "tangent"))
+    for what in spoken:
+        if what == "local":
+            compared = local.of_local(backbone, state, _inputs(backbone, 1)[:, 0], into, along)
+        else:
+            compared = local.of_traces(backbone, _inputs(backbone, 5), into)
+        for part, said, found in compared:
+            off = _furthest([said], [found])
+            if not off <= 1e-9:
+                raise Broken(f"`{what}`: {part} differs from autograd's by up to {off:.2g}")
+            worst = max(worst, off)
+    return f"{' and '.join(spoken)}, largest difference from autograd {worst:.1g}"
 
 
 @suite.row("recurrence as declared", "set `recurrence` to what the step does: dense, elementwise or linear")

@@ -20,7 +20,7 @@ from bench.optimiser import build
 SIZES = ModelConfig(d=16, memory_tokens=3, heads=2, encoder_layers=2, decoder_layers=2, updater_layers=2)
 BACKBONES = ["transformer", "mlp", "gru"]
 """Those whose state is a memory of tokens."""
-EVERY_BACKBONE = [*BACKBONES, "tanh", "lstm", "lru"]
+EVERY_BACKBONE = [*BACKBONES, "tanh", "lstm", "rhn", "gru-cell", "elstm", "lru"]
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +164,51 @@ def test_an_lstm_backbone_is_the_lstm_recurrence():
     torch.testing.assert_close(backbone.map.bias[5:10], torch.ones(5).double())  # forget nothing at first
 
 
+def test_a_gru_cell_with_its_reset_gate_after_the_product_is_torchs():
+    backbone = registry.backbones.get("gru-cell")(SIZES.model_copy(update={"updater_width": 5})).double()
+    cell, maps = torch.nn.GRUCell(16, 5).double(), backbone.maps
+    keep, reset = maps["gates"].weight.chunk(2)
+    nn.init.normal_(maps["gates"].bias)
+    nn.init.normal_(maps["back"].bias)
+    with torch.no_grad():
+        cell.weight_hh.copy_(torch.cat([reset[:, :5], keep[:, :5], maps["back"].weight]))
+        cell.weight_ih.copy_(torch.cat([reset[:, 5:], keep[:, 5:], maps["into"].weight]))
+        cell.bias_ih.copy_(torch.cat([*maps["gates"].bias.chunk(2)[::-1], maps["into"].bias]))
+        cell.bias_hh.zero_()[10:].copy_(maps["back"].bias)
+    h, u = torch.randn(4, 5).double(), torch.randn(4, 16).double()
+    torch.testing.assert_close(backbone.step(h, u), cell(u, h))
+
+
+def test_a_gru_cell_with_its_reset_gate_before_the_product_is_the_published_one():
+    config = SIZES.model_copy(update={"updater_width": 5, "reset": "before"})
+    backbone = registry.backbones.get("gru-cell")(config).double()
+    gates, new = backbone.maps["gates"], backbone.maps["new"]
+    h, u = torch.randn(4, 5).double(), torch.randn(4, 16).double()
+    v, r = (torch.cat([h, u], 1) @ gates.weight.T + gates.bias).sigmoid().chunk(2, 1)
+    candidate = (torch.cat([r * h, u], 1) @ new.weight.T + new.bias).tanh()
+    torch.testing.assert_close(backbone.step(h, u), v * h + (1 - v) * candidate)
+
+
+def test_an_rhn_backbone_is_a_highway_of_depth_one():
+    backbone = registry.backbones.get("rhn")(SIZES.model_copy(update={"updater_width": 5})).double()
+    h, u = torch.randn(4, 5).double(), torch.randn(4, 16).double()
+    new, keep = (torch.cat([h, u], 1) @ backbone.map.weight.T + backbone.map.bias).chunk(2, 1)
+    wanted = keep.sigmoid() * h + (1 - keep.sigmoid()) * (new / 2).tanh()
+    torch.testing.assert_close(backbone.step(h, u), wanted)
+    torch.testing.assert_close(backbone.map.bias[5:], torch.ones(5).double())
+
+
+def test_an_elstm_backbone_has_gates_that_see_one_unit_each():
+    backbone = registry.backbones.get("elstm")(SIZES.model_copy(update={"updater_width": 5})).double()
+    c, u = torch.randn(4, 5).double(), torch.randn(4, 16).double()
+    into, forget = (u @ backbone.map.weight.T + backbone.map.bias).chunk(2, 1)
+    z, f = (into + backbone.own[0] * c).tanh(), (forget + backbone.own[1] * c).sigmoid()
+    after = f * c + (1 - f) * z
+    torch.testing.assert_close(backbone.step(c, u), after)
+    gate = (torch.cat([u, after], 1) @ backbone.out.weight.T + backbone.out.bias).sigmoid()
+    torch.testing.assert_close(backbone.features(after, u), gate * after)
+
+
 def test_an_lru_backbone_is_a_sum_of_decaying_inputs():
     """h_t = sum over s <= t of lambda^(t - s) exp(gamma) B u_s, in complex arithmetic of numpy."""
     backbone = registry.backbones.get("lru")(SIZES.model_copy(update={"updater_width": 6})).double()
@@ -179,11 +224,12 @@ def test_an_lru_backbone_is_a_sum_of_decaying_inputs():
         np.testing.assert_allclose(features[:, t].detach().numpy(), wanted, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("backbone", ["gru", "lstm"])
+@pytest.mark.parametrize("backbone", ["gru", "lstm", "rhn", "gru-cell", "elstm"])
 def test_chrono_biases_keep_a_state_for_up_to_as_many_steps(backbone):
     built = registry.backbones.get(backbone)(SIZES.model_copy(update={"chrono": 101}))
     width = built.width
-    bias = pairs(built.maps)[0][1].bias[:width] if backbone == "gru" else built.map.bias[width : 2 * width]
+    biases = {"gru": lambda: pairs(built.maps)[0][1].bias[:width], "gru-cell": lambda: built.maps["gates"].bias[:width]}
+    bias = biases.get(backbone, lambda: built.map.bias[width : 2 * width])()
     steps = bias.exp()  # U(1, 100)
     assert steps.min() >= 1 and steps.max() <= 100 and 30 < steps.mean() < 70
     if backbone == "lstm":

@@ -12,6 +12,7 @@ from bench import registry
 from bench.models.gru import GRUUpdater
 from bench.models.lru import LRU
 from bench.models.lstm import LSTM
+from bench.models.tanh import Tanh
 from bench.testing import check, conformance
 from bench.testing.backbone import suite
 
@@ -67,6 +68,12 @@ class TwiceAsSteep(GRUUpdater):
 class BranchesOnData(GRUUpdater):
     def forward(self, memory, token):
         return super().forward(memory, token if token.sum() > 0 else 2 * token)
+
+
+class SaysAnotherStep(Tanh):
+    def local(self, state, u):
+        found = super().local(state, u)
+        return found._replace(push=lambda x: 1.01 * found.push(x))
 
 
 class CallsItselfElementwise(LSTM):
@@ -139,6 +146,7 @@ BROKEN = {
     "gradients reach everything": ForgetsAParameter,
     "gradients are exact": TwiceAsSteep,
     "Jacobian products": BranchesOnData,
+    "says its own step": SaysAnotherStep,
     "recurrence as declared": CallsItselfElementwise,
     "state stays bounded": Normalises,
     "as large as the others": FiveTimesAsLarge,
