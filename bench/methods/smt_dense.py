@@ -8,7 +8,6 @@ teacher, e_t = MSE(f(m~_{t-1}, x_t), m_t) at all t, and m~ a memory with noise a
     L_dyn  = mean of w_t e_t over the variance of memories, w_t = e_t^focal at mean 1: a memory that hardly varies gains
              nothing by it, and transitions that come seldom count
     L_unif = as in SMT
-    L_readout = cross-entropy of D(f(m~_{t-1}, x_t)) at y_t, at all scored t; off unless lambda_readout is set
 
 The teacher comes first, alone, at one position per batch: L_dyn else collapses memories that hold nothing yet.
 """
@@ -23,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.config import Config, ModelConfig, NonNegative, Optimiser, Positive, Share, TrainingConfig
-from bench.methods.base import EVERY, Carry, MethodConfig, Phase, Teaching, cross_entropy, scored_slice
+from bench.methods.base import EVERY, Carry, MethodConfig, Phase, Teaching
 from bench.methods.smt import uniformity_loss
 from bench.methods.taught import TaughtMethod
 from bench.models.dense_teacher import DenseTeacher
@@ -51,9 +50,6 @@ class SMTDenseConfig(MethodConfig):
     lambda_dec: NonNegative = 1.0
     lambda_dyn: NonNegative = 0.1
     lambda_unif: NonNegative = 0.001
-    lambda_readout: NonNegative = Field(
-        0.0, description="weight of L_readout: the updater's memories are asked for their own columns' answers; 0: off"
-    )
     context: Positive = Field(256, description="T_c: inputs that a memory of the teacher may depend on")
     future: Positive | None = Field(None, description="T_f: outputs predicted from one memory; null: all that follow")
     decoded: Positive = Field(4, description="memories that are decoded per sequence")
@@ -143,7 +139,7 @@ class SMTDense(TaughtMethod):
         return {"loss": dec + self.config.lambda_unif * unif, "L_dec": dec, "L_unif": unif}
 
     def smt_losses(self, batch: Batch, drawn: Drawn) -> dict[str, Tensor]:
-        """The weighted sum as "loss", its parts, and the mean one-step error as it is."""
+        """The weighted sum as "loss", its three parts, and the mean one-step error as it is."""
         config, (x, y, _) = self.config, batch
         memories = self.teacher.encode(x)  # (B, T + 1, K, d)
         before, after = memories[:, :-1], memories[:, 1:]
@@ -163,18 +159,7 @@ class SMTDense(TaughtMethod):
         dec = self.decoded_loss(noisy, future, targets, t.flatten(), x.shape[1])
         unif = uniformity_loss(after.flatten(0, 1), drawn.compared)
         loss = config.lambda_dec * dec + config.lambda_dyn * dyn + config.lambda_unif * unif
-        parts = {"L_dec": dec, "L_dyn": dyn, "L_unif": unif, "one_step": error.mean()}
-        if config.lambda_readout:
-            scored = scored_slice(self.task, x.shape[1])
-            parts["L_readout"] = cross_entropy(self._answers(predicted[:, scored]), y[:, scored])
-            loss = loss + config.lambda_readout * parts["L_readout"]
-        return {"loss": loss, **parts}
-
-    def _answers(self, memories: Tensor) -> Tensor:
-        """The decoder's first outputs from memories (B, n, K, d): logits (B, n, O)."""
-        flat = memories.flatten(0, 1)
-        nothing = torch.empty(len(flat), 0, dtype=torch.long, device=flat.device)
-        return self.teacher.decode(flat, nothing)[:, 0].unflatten(0, memories.shape[:2])
+        return {"loss": loss, "L_dec": dec, "L_dyn": dyn, "L_unif": unif, "one_step": error.mean()}
 
     def _decoded(self, after: Tensor, predicted: Tensor, error: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
         """The columns (B, n) whose memories are decoded, and these memories: the teacher's, then the updater's."""
@@ -205,7 +190,9 @@ class SMTDense(TaughtMethod):
         return features.unflatten(-1, state.shape[1:])
 
     def predict_teacher(self, x: Tensor, columns: slice = EVERY) -> Tensor:
-        return self._answers(self.teacher_memories(x, range(x.shape[1])[columns]))
+        memories = self.teacher_memories(x, range(x.shape[1])[columns])
+        nothing = x[:, :0].repeat_interleave(memories.shape[1], 0)
+        return self.teacher.decode(memories.flatten(0, 1), nothing).unflatten(0, memories.shape[:2])[:, :, 0]
 
 
 def _noisy(memories: Tensor, noise: Tensor) -> Tensor:
