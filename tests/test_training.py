@@ -18,10 +18,10 @@ from bench.errors import BadInput
 from bench.methods.base import EVERY, Method, Phase, Predictor, RecurrentMethod, cross_entropy
 from bench.methods.bptt import BPTT
 from bench.optimiser import rate
-from bench.report import tables
 from bench.report.data import load
-from bench.report.figures import draw
-from bench.results import Folder, load_curves, load_tensors, read_json
+from bench.report.sections.curves import exhibits
+from bench.report.summary import summarise
+from bench.results import Folder, load_tensors, read_json
 from bench.tasks.base import IGNORED, Batch
 from bench.training import (
     Diverged,
@@ -249,8 +249,9 @@ def test_what_was_inherited_holds_what_the_source_had_inherited(tmp_path):
     ends = curves[curves["id"] == third.id].iloc[-1]
     tokens = sum(one["costs"]["tokens"] for one in costs)
     assert ends["spent.tokens"] == tokens
-    ((_, _, figure),) = draw(tables.load(tmp_path), load_curves(tmp_path))
-    assert max(line.get_xdata()[-1] for line in figure.axes[0].get_lines() if len(line.get_xdata()) > 2) == tokens
+    data = load([tmp_path])
+    ((_, _, exhibit),) = exhibits(data, summarise(data.results))
+    assert max(line.x[-1] for panel in exhibit.panels for line in panel.lines) == tokens
 
 
 def test_shares_that_leave_nothing_for_smt_are_refused():

@@ -90,11 +90,15 @@ def compare(
 
 
 def _tolerances(results: str, grid: str | None, kept: Tolerances | None, given: Sequence[str] | None) -> Tolerances:
-    """Those of the command line, else of --grid, of the baseline, of the shipped grid that RESULTS is named for."""
+    """Those of the command line, else of --grid, of the baseline, of RESULTS' own grid."""
     from bench.grid import Tolerances, grid_names, load_collection, parse_yaml
+    from bench.results import read_grid
 
     name = Path(results).resolve().name
-    if grid is not None or (kept is None and name in grid_names()):
+    record = read_grid(Path(results))
+    if grid is None and kept is None and record is not None:
+        kept = Tolerances.parse(record.get("compare", {}), f"{results}/grid.json: compare")
+    elif grid is not None or (kept is None and name in grid_names()):  # a folder from before it had a grid.json
         kept = load_collection(grid or name).grids[0].compare
     fields = (kept or Tolerances()).model_dump()
     for one in given or ():

@@ -2,8 +2,7 @@
 
     found = compare(read(Path("results/regression")), read(Path("results/baselines/regression.json")), Tolerances())
 
-`sides` reads and writes what is compared, `judge` matches cells and judges, `show` says it in words. `golden` holds
-the first losses of every method to the last digits: it finds what changes a number, `compare` what changes a result.
+`sides` reads and writes what is compared, `judge` matches cells and judges, `show` says it in words.
 """
 
 from __future__ import annotations

@@ -11,13 +11,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.report import tables
-from bench.results import load_curves, load_records, read_json, run_folders, tell_apart, traits
+from bench.errors import BadInput
+from bench.report.style import Style, order, styles
+from bench.results import (
+    Paths,
+    load_curves,
+    load_grids,
+    load_records,
+    load_results,
+    placed,
+    read_json,
+    run_folders,
+    tell_apart,
+    traits,
+)
+from bench.results.frames import scale_of
 
 WORK = ("flops", "sequential_flops", "sequential_operations")
-EMPTY = list(
-    dict.fromkeys(("grid", "id", "task", "method", "backbone", "seed", "state", *tables.NUMBERS, *tables.TEXTS))
+NUMBERS = (
+    *("length", "accuracy", "loss", "unit_loss", "start_accuracy", "start_loss", "progress"),
+    *("chance", "shortcut", "accuracy_ceiling", "loss_floor", "unigram_loss"),
+    *("steps", "tokens", "training_seconds", "compile_seconds", "parameters", "predictor_parameters"),
+    *("inherited.steps", "inherited.tokens", "inherited.training_seconds"),
 )
+TEXTS = (
+    *("backbone", "predictor", "reference", "reason", "shortcut_rule", "unit", "seed", "digest", "task.length"),
+    *("uncounted", "group", "off", "rung"),
+)
+EMPTY = list(dict.fromkeys(("grid", "id", "task", "method", "backbone", "seed", "state", *NUMBERS, *TEXTS)))
 LINKS = ["init_from.run", "init_from.phase"]
 
 
@@ -30,11 +51,12 @@ class Data:
     """
 
     results: pd.DataFrame
-    """`tables.load`: a row per run, scored predictor and test length."""
+    """`read_results`: a row per run, scored predictor and test length."""
     curves: pd.DataFrame
-    """`load_curves`: a row per evaluation and scored predictor; with what had been spent until then, phases that
-    `init_from` brought included: `spent.tokens`, `spent.training_seconds`, and where the run's cost was traced (else
-    NaN) `spent.flops` (elementwise work included), `spent.sequential_flops`, `spent.sequential_operations`."""
+    """`load_curves`: a row per evaluation and scored predictor; with unit_loss, in the task's unit, and what had been
+    spent until then, phases that `init_from` brought included: `spent.tokens`, `spent.training_seconds`, and where the
+    run's cost was traced (else NaN) `spent.flops` (elementwise work included), `spent.sequential_flops`,
+    `spent.sequential_operations`."""
     steps: pd.DataFrame
     """Complexity (`cost GRID`), a row per configuration, phase and length: grid, task, method, backbone, phase, length,
     batch_size, peak_bytes, carried_bytes (from one step of a stream to the next), uncounted (operators that no rule
@@ -63,25 +85,37 @@ class Data:
     uncounted, as text."""
     diagnoses: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
     """(identity columns, record), as `bench.measure.diagnosis.diagnose` gives it, of methods with a teacher."""
+    grids: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name of a grid -> its grid.json; older folders have none."""
+    memory: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What `query.remembered` has found in these frames."""
 
     @cached_property
     def methods(self) -> list[str]:
         """All methods, in the order in which the report lists them."""
-        from bench.report import style
+        named = (*self.results.get("method", ()), *self.steps.get("method", ()))
+        return sorted({name for name in named if isinstance(name, str)}, key=order)
 
-        named = (*self.results["method"], *self.steps.get("method", ()))
-        return sorted({name for name in named if isinstance(name, str)}, key=style.order)
+    @cached_property
+    def looks(self) -> dict[str, Style]:
+        """How each method is drawn."""
+        numbers: dict[str, int] = {}
+        for record in self.grids.values():
+            numbers |= record.get("methods", {})
+        frames = (self.results, self.steps, self.credit, self.inference)
+        return styles([str(name) for frame in frames for name in frame.get("method", ())], numbers)
 
 
 def load(paths: Sequence[Path | str]) -> Data:
     """Read results folders (grids', or folders above them). Raises `BadInput` for one with no run or traced cost."""
     folders = tuple(Path(path) for path in paths)
-    found = [folder for folder in folders if not _only_traced(folder)]
-    records = {name: _records(found, f"{name}.json") for name in ("cost", "dynamics", "samples", "diagnosis")}
+    cells = placed([folder for folder in folders if not _only_traced(folder)])
+    records = {name: _records(cells, f"{name}.json") for name in ("cost", "dynamics", "samples", "diagnosis")}
     steps, credit, inference = _complexity(folders)
+    results = read_results(cells) if cells else pd.DataFrame(columns=EMPTY)
     return Data(
-        results=tables.load(found) if found else pd.DataFrame(columns=EMPTY),
-        curves=_with_work(load_curves(found), records["cost"]),
+        results=results,
+        curves=_in_unit(_with_work(load_curves(cells), records["cost"]), results),
         steps=steps,
         credit=credit,
         inference=inference,
@@ -92,7 +126,35 @@ def load(paths: Sequence[Path | str]) -> Data:
         folders=folders,
         uncounted=_uncounted(records["cost"]),
         diagnoses=[(run, one["diagnosis"]) for run, one in records["diagnosis"] if one.get("diagnosis")],
+        grids=load_grids(cells),
     )
+
+
+def read_results(paths: Paths) -> pd.DataFrame:
+    """`load_results` with every column that reports use, numbers as numbers. Raises `BadInput` when no run is there."""
+    results = load_results(paths)
+    if results.empty:
+        where = ", ".join(repr(str(path)) for path in ([paths] if isinstance(paths, Path | str) else paths))
+        raise BadInput(f"no runs in {where}: no folder there has a run.json, as `run GRID` writes it")
+    results = results.reindex(columns=[*results, *(name for name in (*NUMBERS, *TEXTS) if name not in results)])
+    for name in NUMBERS:
+        results[name] = pd.to_numeric(results[name], errors="coerce").astype(float)
+    texts = [name for name in results if not pd.api.types.is_numeric_dtype(results[name])]
+    results = results.astype(dict.fromkeys(texts, object))  # (text is compared and grouped sooner so)
+    results["reference"] = results["reference"].eq(True)
+    results["task"] = results["task"].astype(object).where(results["task"].notna(), "(unknown task)")
+    results["method"] = results["method"].astype(object).where(results["method"].notna(), results["id"])
+    return results.copy()  # (in one piece)
+
+
+def _in_unit(curves: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
+    """The curves with their loss in the task's unit too."""
+    if curves.empty or "loss" not in curves:
+        return curves
+    units = results.dropna(subset=["unit"]).drop_duplicates(["grid", "id"]).set_index(["grid", "id"])["unit"]
+    unit = units.reindex(pd.MultiIndex.from_frame(curves[["grid", "id"]])).to_numpy()
+    scale = np.array([scale_of(one) for one in unit])
+    return curves.assign(unit_loss=pd.to_numeric(curves["loss"], errors="coerce").astype(float) * scale)
 
 
 def _only_traced(folder: Path) -> bool:
@@ -100,7 +162,7 @@ def _only_traced(folder: Path) -> bool:
     if next(run_folders(folder), None) is not None:
         return False
     if not any(folder.rglob("cost.json")):
-        tables.load(folder)
+        read_results(folder)
     return True
 
 
@@ -109,8 +171,8 @@ def _together(frames: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
 
 
-def _records(folders: Sequence[Path], name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    return [(run, record) for run, record in load_records(folders, name) if isinstance(record, dict)]
+def _records(cells: Paths, name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    return [(run, record) for run, record in load_records(cells, name) if isinstance(record, dict)]
 
 
 def _complexity(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -150,12 +212,16 @@ def _names(traced: dict[str, Any]) -> str:
 def _long(records: list[tuple[dict[str, Any], dict[str, Any]]], name: str, columns: Sequence[str]) -> pd.DataFrame:
     """A row per entry of the lists under `columns`, beside the run's identity and the record's other fields."""
     frames = []
-    for run, record in records:
+    for place, (_, record) in enumerate(records):
         for one in record.get(name) or []:
             lists = {column: pd.Series(one.get(column, []), dtype=float) for column in columns}
             others = {key: value for key, value in one.items() if key not in columns}
-            frames.append(pd.DataFrame(lists).assign(**{**run, **others}))
-    return _together(frames)
+            frames.append(pd.DataFrame(lists).assign(**others, run=place))
+    long = _together(frames)
+    if long.empty:
+        return long
+    shared = pd.DataFrame([run for run, _ in records], dtype=object).iloc[long.pop("run")].reset_index(drop=True)
+    return pd.concat([shared.drop(columns=[column for column in long if column in shared]), long], axis=1)
 
 
 def _with_work(curves: pd.DataFrame, costs: list[tuple[dict[str, Any], dict[str, Any]]]) -> pd.DataFrame:

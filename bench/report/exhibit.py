@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
+from shlex import quote
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+
+from bench.report import style
+from bench.report.words import clean, plain, sentences, sortable
+
+if TYPE_CHECKING:
+    from bench.report.data import Data
+    from bench.report.plot import Panel
+
+TOLD = ("task.", "model.", "training.budget.", "training.batch_size", "training.optimiser.lr")
+"""Fields whose values say what was run."""
 
 
 @dataclass(frozen=True)
@@ -16,15 +30,21 @@ class Exhibit:
     """Of its files: lower-case words with dashes, no two alike in a report."""
     title: str
     caption: str
-    """What to see; whole sentences, plain text."""
+    """What is plotted; two sentences at most, plain text."""
     run: str
     """What was run: grids, tasks, sizes, budgets, seeds; plain text."""
     figure: Figure | None = None
+    """One that is no panels."""
     table: pd.DataFrame | None = None
     """Tidy and at full precision; written as CSV whole, and shown rounded."""
     tasks: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     """What the page's filter finds it by."""
+    panels: Sequence[Panel] = ()
+    across: int = 3
+    """Panels beside one another, at most."""
+    grids: tuple[str, ...] = ()
+    """Whose runs made the data."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +64,68 @@ class Section:
     name: str
     title: str
     exhibits: tuple[Exhibit | Missing, ...] = field(default=())
+
+
+def exhibit(data: Data, name: str, title: str, caption: str, rows: pd.DataFrame, **parts: Any) -> Exhibit:
+    """An exhibit on these rows, whose columns grid, task and method say what it is about."""
+    tasks, methods = tuple(dict.fromkeys(rows["task"])), tuple(sorted(set(rows["method"]), key=style.order))
+    cut = len(parts.get("panels", ()))
+    many = f"The figure shows the first {MOST} of {cut} panels." if cut > MOST else ""
+    run = parts.pop("run", None) or ran(data, zip(rows["grid"], rows["task"]))
+    grids = tuple(dict.fromkeys(rows["grid"]))
+    return Exhibit(name, title, sentences(caption, many), run, tasks=tasks, methods=methods, grids=grids, **parts)
+
+
+MOST = 12
+
+
+def ran(data: Data, parts: Iterable[tuple[str, str]]) -> str:
+    """What was run for these (grid, task): how many cells are done, and their sizes and budgets, grid by grid."""
+    keys = set(parts)
+    runs = data.results.drop_duplicates(["grid", "id"])
+    runs = runs[pd.Series([one in keys for one in zip(runs["grid"], runs["task"])], index=runs.index, dtype=bool)]
+    told = []
+    for grid, own in runs.groupby("grid", sort=True):
+        done = int((own["state"] == "done").sum())
+        rest = f", the other {len(own) - done} left out" if done < len(own) else ""
+        told.append(f"{grid}, {done} of {len(own)} cells done{rest}: {sizes(own) or 'config not known'}.")
+    return clean(" ".join(told))
+
+
+def sizes(runs: pd.DataFrame) -> str:
+    """The sizes and budgets of some cells: each field with all its values."""
+    told = []
+    for name in map(str, runs):
+        values = sorted({plain(one) for one in runs[name].dropna()}, key=sortable) if _is_told(name) else []
+        if values:
+            short = name.removeprefix("task.").removeprefix("model.").removeprefix("training.")
+            told.append(f"{short} {', '.join(f'{one:,}' if isinstance(one, int) else str(one) for one in values)}")
+    return clean("; ".join(told))
+
+
+def _is_told(name: str) -> bool:
+    return name == "seed" or name.startswith(TOLD)
+
+
+def command(grid: str) -> str:
+    """The command that runs a grid: by its name where it is shipped, else by the file of that name."""
+    name = grid.rpartition("/")[2]
+    shipped = (files("bench") / "grids" / f"{name}.yaml").is_file()
+    return f"python run_bench.py run {quote(name if shipped else f'{name}.yaml')}"
+
+
+def uncounted(rows: pd.DataFrame, among: pd.DataFrame | None = None) -> str:
+    """A sentence on the operators that no rule counts, by whose work FLOPs are too low; nothing where there are none.
+
+    `among`: only of the grids, tasks and methods that this table has.
+    """
+    told: dict[str, dict[str, None]] = {}
+    if "uncounted" in rows:
+        if among is not None:
+            keys = [pd.MultiIndex.from_frame(one[["grid", "task", "method"]]) for one in (rows, among)]
+            rows = rows[keys[0].isin(keys[1])]
+        for who, names in rows.dropna(subset="uncounted").groupby(["method", "backbone"], sort=False)["uncounted"]:
+            operators = [name for text in names.unique() for name in text.split(", ") if name]
+            told |= {" on ".join(map(str, who)): dict.fromkeys(operators)} if operators else {}
+    words = "; ".join(f"{who} ({', '.join(operators)})" for who, operators in told.items())
+    return clean(f"FLOPs are too low where no rule counts an operator: {words}.") if words else ""

@@ -14,7 +14,7 @@ import pandas as pd
 from pandas.api import types
 
 from bench.report.exhibit import Exhibit
-from bench.report.tables import _clean, escape
+from bench.report.words import clean, escape
 
 DIGITS = 4
 """Significant digits of the largest number of a column; its smaller ones have as many decimals."""
@@ -38,7 +38,7 @@ def shown(table: pd.DataFrame) -> list[Shown]:
 
 
 def _shown(name: str, column: pd.Series) -> Shown:
-    head = _clean(name).replace("_", " ")
+    head = clean(name).replace("_", " ")
     values = [None if _is_gap(value) else value for value in column.tolist()]
     if _is_numeric(column, values):
         numbers = [None if value is None else float(value) for value in values]
@@ -58,7 +58,7 @@ def _is_numeric(column: pd.Series, values: Sequence[Any]) -> bool:
 
 
 def _text(value: Any) -> str:
-    return GAP if value is None else ("no", "yes")[value] if isinstance(value, bool) else _clean(value)
+    return GAP if value is None else ("no", "yes")[value] if isinstance(value, bool) else clean(value)
 
 
 def rounded(numbers: Sequence[float | None]) -> list[str]:
@@ -120,5 +120,5 @@ def latex(exhibit: Exhibit) -> str:
     text = styler.to_latex(
         hrules=True, column_format="".join("r" if one.keys else "l" for one in columns), environment=kind
     )
-    comments = [f"% {_clean(words)}" for words in (exhibit.title, exhibit.caption, exhibit.run) if words]
+    comments = [f"% {clean(words)}" for words in (exhibit.title, exhibit.caption, exhibit.run) if words]
     return "\n".join([*comments, "% needs \\usepackage{booktabs" + (",longtable}" if kind else "}"), text])

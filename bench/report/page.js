@@ -29,6 +29,28 @@
   addEventListener("beforeprint", () => document.querySelectorAll("main details").forEach((one) => { one.open = true; }));
 }
 
+// What a link leads to is opened; a figure opens large when it is asked for.
+{
+  const open = () => {
+    let one = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const target = one;
+    for (; one; one = one.parentElement) if (one.tagName === "DETAILS") one.open = true;
+    if (target) target.scrollIntoView();
+  };
+  addEventListener("hashchange", open);
+  open();
+  const large = document.getElementById("large");
+  large.querySelector("button").addEventListener("click", () => large.close());
+  document.querySelectorAll(".picture").forEach((picture) => {
+    const show = () => {
+      large.querySelector("div").replaceChildren(Object.assign(new Image(), { src: picture.querySelector("img").src, alt: "" }));
+      large.showModal();
+    };
+    picture.addEventListener("click", show);
+    picture.addEventListener("keydown", (event) => { if (event.key === "Enter") show(); });
+  });
+}
+
 // Sorting: by number where the cell holds one, else by text; gaps come last either way.
 {
   const value = (row, column) => {

@@ -23,11 +23,10 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bench.report import formats, style
+from bench.report import formats, overview, style
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, Missing, Section
-from bench.report.figures import _file_name
-from bench.report.tables import _clean, _count
+from bench.report.exhibit import Exhibit, Missing, Section, command
+from bench.report.words import clean, count, counted, file_name
 
 if TYPE_CHECKING:
     from bench.report.claims import Claim, Verdict
@@ -39,8 +38,10 @@ ROWS_OPEN = 12
 BYTES_EMBEDDED = 300_000
 """CSV files above this size are not embedded; the page names them."""
 
-IDS = ("main", "filter", "theme", "shown", "reset", "overview")
+IDS = ("main", "filter", "theme", "shown", "reset", "overview", "answer", "large")
 """Anchors of the page's own, which no exhibit may have."""
+FOLDED = ("summary", "provenance")
+"""Sections that stand closed."""
 
 VERDICTS = {
     "supported": "✓",
@@ -112,25 +113,42 @@ def render(
         images={name: _image(png, dpi) for name, png in images.items()},
         tables={one.name: _table(one.table) for one in exhibits if isinstance(one, Exhibit) and one.table is not None},
         is_missing=lambda one: isinstance(one, Missing),
+        main=_attempted(data),
+        made_by=made_by,
         judged=None if isinstance(judged, Missing) else _judged(judged),
         unjudged=judged.reason if isinstance(judged, Missing) else None,
         verdicts=VERDICTS,
+        folded=FOLDED,
         tasks=sorted({name for one in exhibits for name in _concerned(one, "tasks")}),
         methods=sorted({name for one in exhibits for name in _concerned(one, "methods")}, key=style.order),
-        looks=style.styles(data.methods),
+        looks=data.looks,
         rows_open=ROWS_OPEN,
-        clean=_clean,
+        clean=clean,
         words=_words,
-        listed=lambda names: json.dumps([_clean(name) for name in names]),
+        listed=lambda names: json.dumps([clean(name) for name in names]),
         script=script,
         script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         sheet=sheet,
     )
 
 
+def _attempted(data: Data) -> overview.Main | None:
+    """The main table; None where it cannot be made."""
+    try:
+        found = overview.main(overview.compared(data))
+    except Exception:  # no part of the report may end the others
+        return None
+    return found if found.rows else None
+
+
+def made_by(one: Exhibit) -> list[str]:
+    """The commands that make the data of an exhibit."""
+    return [f"python run_bench.py {MEASURED[grid]}" if grid in MEASURED else command(grid) for grid in one.grids]
+
+
 def _words(text: str) -> Markup:
     """Plain text, escaped; what stands in backquotes is code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(_clean(text)))))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(clean(text)))))
 
 
 def _part(name: str) -> str:
@@ -146,11 +164,7 @@ def _concerned(exhibit: Exhibit | Missing, what: str) -> tuple[str, ...]:
 
 def _title(data: Data) -> str:
     grids = list(dict.fromkeys([*data.results["grid"], *data.steps.get("grid", ())]))
-    return _clean(", ".join(map(str, grids[:4])) + (f" and {len(grids) - 4} more" if len(grids) > 4 else ""))
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    return clean(", ".join(map(str, grids[:4])) + (f" and {len(grids) - 4} more" if len(grids) > 4 else ""))
 
 
 def _runs(data: Data) -> pd.DataFrame:
@@ -165,9 +179,7 @@ def _about(data: Data) -> str:
     states = Counter(runs["state"])
     done = states.pop("done", 0)
     others = "".join(f", {count:,} {state}" for state, count in sorted(states.items()))
-    return _clean(
-        f"{_counted(len(runs), 'cell')} of {_counted(runs['grid'].nunique(), 'grid')}: {done:,} done{others}."
-    )
+    return clean(f"{counted(len(runs), 'cell')} of {counted(runs['grid'].nunique(), 'grid')}: {done:,} done{others}.")
 
 
 def _facts(data: Data) -> list[tuple[str, str]]:
@@ -183,7 +195,7 @@ def _facts(data: Data) -> list[tuple[str, str]]:
         (str(done["method"].nunique()), "methods"),
         (str(done["seed"].nunique()), "seeds"),
         (_duration(seconds), "of training"),
-        (_count(tokens), "tokens drawn"),
+        (count(tokens), "tokens drawn"),
     ]
 
 
@@ -219,9 +231,9 @@ def _judged(pairs: Sequence[tuple[Claim, Verdict]]) -> list[Judged]:
     for claim, verdict in pairs:
         commands = [f"python run_bench.py {MEASURED.get(grid, f'run {grid}')}" for grid in claim.grids]
         numbers = None if verdict.numbers.empty else _table(verdict.numbers)
-        anchor = _file_name(f"claim-{claim.key}", taken)
+        anchor = file_name(f"claim-{claim.key}", taken)
         judged = (verdict.verdict, verdict.because, verdict.why)
-        found.append(Judged(_clean(claim.key), anchor, claim.text, *judged, claim.figure, commands, numbers))
+        found.append(Judged(clean(claim.key), anchor, claim.text, *judged, claim.figure, commands, numbers))
     return found
 
 

@@ -14,7 +14,7 @@ from bench import report
 from bench.report import data
 from bench.results import load_curves
 from tests.helpers import tiny_run
-from tests.report.test_report import fake, score
+from tests.report.fabricated import fake, score
 
 RUNS, POINTS = 1000, 21
 

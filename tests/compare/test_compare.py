@@ -14,11 +14,11 @@ import pytest
 from bench import cli
 from bench.compare import Cell, Comparison, Side, Tolerances, compare, read, show, sides, write
 from bench.compare.judge import judge
-from bench.compare.simulate import rates
 from bench.errors import BadInput
 from bench.grid import load_grid
 from bench.launch.cell import run_cell
 from bench.results import read_json, write_json
+from tests.compare.simulate import rates
 from tests.helpers import folder_of, tiny_run
 
 ROOT = Path(__file__).parents[2]

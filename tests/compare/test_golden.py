@@ -1,4 +1,4 @@
-"""The first losses of every method are what they were; made anew by `python -m bench.compare.golden FILE`."""
+"""The first losses of every method are what they were; made anew by `python -m tests.compare.golden FILE`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bench import registry
-from bench.compare import golden
 from bench.results import read_json
+from tests.compare import golden
 
 GOLDEN = Path(__file__).parents[2] / "results" / "baselines" / "golden.json"
 RUNS = golden.runs()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench import training
-from bench.compare import Comparison, Tolerances, compare, golden, read
+from bench.compare import Comparison, Tolerances, compare, read
 from bench.config import Run
 from bench.launch.cell import run_cell
 from bench.methods import smt
@@ -21,6 +21,7 @@ from bench.models.updater import Updater
 from bench.results import read_json
 from bench.tasks.base import IGNORED, Batch
 from bench.tasks.retrieval import Retrieval
+from tests.compare import golden
 from tests.helpers import folder_of, tiny_run
 
 Plant = Callable[[pytest.MonkeyPatch], None]

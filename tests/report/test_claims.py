@@ -19,14 +19,16 @@ from bench.errors import BadInput
 from bench.grid import SHIPPED
 from bench.registry import load_plugin
 from bench.report import data as reading
+from bench.report import query
 from bench.report.claims import VERDICTS, Verdict, base, judged, register_claim, section
-from bench.report.claims.cells import final, ladders, pairs, usual
 from bench.report.claims.findings import Finding, Outcome, Part, decide
 from bench.report.claims.growth import _times_more
 from bench.report.claims.inside import shared_ends, silhouette
+from bench.report.claims.learning import final
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing
-from bench.report.statistics import Interval
+from bench.report.query import ladders, pairs
+from bench.statistics import Interval
 from tests.helpers import TINY
 
 EMPTY = pd.DataFrame()
@@ -396,7 +398,7 @@ def test_only_finished_runs_count(key: str) -> None:
 
 
 def compared(lab: Lab) -> list[str]:
-    runs = usual(final(lab.data()))
+    runs = query.base(final(lab.data()))
     runs = runs[~runs["reference"]]
     return [pair.where for pair in pairs(runs[runs["method"] == "smt+dmt"], runs[runs["method"] == "bptt"])]
 
@@ -437,10 +439,10 @@ def test_a_ladder_varies_in_one_field_and_in_what_follows_from_it() -> None:
     lab = Lab()
     for size, context in ((1, 64), (2, 64), (4, 64), (4, 8)):
         lab.add("smt+dmt", HIGH, model__memory_tokens=size, method__context=context, training__batch_size=8 * size)
-    (found,) = ladders(final(lab.data()), "model.memory_tokens", 3)
+    (found,) = ladders(lab.data(), final(lab.data()), "model.memory_tokens", 3)
     assert found.rungs == (1, 2, 4) and found.where == "retrieval, context 64, smt+dmt"
     assert found.at(2)["accuracy"].tolist() == HIGH
-    assert ladders(final(lab.data()), "method.context", 3) == []
+    assert ladders(lab.data(), final(lab.data()), "method.context", 3) == []
 
 
 # Verdicts.
@@ -666,7 +668,7 @@ def test_dmt_may_start_from_another_runs_smt() -> None:
     moved = {name: f"source of {name}" for name in data.results["id"]}
     smt = curves["phase"] == "smt"
     curves.loc[smt, "id"] = curves.loc[smt, "id"].map(moved)
-    sources = data.results.assign(id=data.results["id"].map(moved), method="smt")
+    sources = data.results.assign(id=data.results["id"].map(moved), method="smt", group="of the sources")
     results = pd.concat([data.results.assign(**{"init_from.run": data.results["id"].map(moved)}), sources])
     frames = {name: getattr(data, name) for name in ("steps", "credit", "inference", "gradients", "drift")}
     found = verdict("6", Data(results=results, curves=curves, **frames, geometry=[], samples=[]))

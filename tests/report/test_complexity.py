@@ -10,15 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import rc_context
-from matplotlib.lines import Line2D
 
 from bench.measure.cost import keep_table
 from bench.report import style
-from bench.report.complexity import exponents, paper, section
 from bench.report.data import Data, load
 from bench.report.exhibit import Exhibit, Missing
+from bench.report.plot import Panel, draw
+from bench.report.sections.complexity import exponents, paper, section
 from bench.results import write_json
 from tests.helpers import tiny_run
+from tests.report.fabricated import lines, only, words
 
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
 LARGER = [64, 128, 256, 512]
@@ -96,15 +97,9 @@ def table(data: Data, name: str) -> pd.DataFrame:
     return frame
 
 
-def points(line: Line2D) -> dict[float, float]:
-    return dict(zip(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()))
-
-
-def only(frame: pd.DataFrame, **wanted: Any) -> dict[str, Any]:
-    for name, value in wanted.items():
-        frame = frame[frame[name] == value]
-    (row,) = frame.to_dict("records")
-    return {str(name): value for name, value in row.items()}
+def points(panel: Panel, word: str) -> dict[float, float]:
+    (line,) = lines(panel, word=word)
+    return dict(zip(line.x.tolist(), line.mean.tolist()))
 
 
 @pytest.fixture(scope="module")
@@ -179,12 +174,6 @@ def test_inference_is_told_for_every_phase_of_its_method_and_for_methods_that_we
     assert streamed["state_bytes"] == pytest.approx(1.0) and math.isnan(streamed["sequential_operations"])
 
 
-def test_the_caption_tells_the_exponents(traced: Data) -> None:
-    caption = made(traced, "complexity").caption
-    assert "from T = 64 to 512" in caption
-    assert "Sequential operations: smt+dmt, phase smt 0.00; smt+dmt, phase dmt 1.00; bptt 0.99." in caption
-
-
 # Every fit.
 
 
@@ -200,7 +189,6 @@ def test_each_fit_has_its_ends_its_range_and_the_slope_of_a_line(traced: Data) -
 def test_a_credit_path_that_grows_from_a_constant_part_is_told_by_its_slope(traced: Data) -> None:
     row = only(table(traced, "complexity-fits"), method="bptt", quantity="longest credit path")
     assert row["slope"] == pytest.approx(45) and row["slope_r2"] == pytest.approx(1) and row["exponent"] < 0.9
-    assert "on the longest path: smt+dmt, phase smt 0.0; bptt 45.0" in made(traced, "credit-path").caption
 
 
 # Credit and inference.
@@ -212,71 +200,50 @@ def test_credit_tables_are_the_record_and_tell_what_flows_outside(traced: Data) 
     assert (row["shortest"], row["longest"], row["paper"]) == (80, 466, "O(T)")
     beyond = only(frame, phase="dmt", distance=8)
     assert math.isnan(beyond["shortest"]) and beyond["outside"] == TEACHER
-    assert f"Credit flows outside autograd: smt+dmt, phase dmt ({TEACHER})." in made(traced, "credit-path").caption
+    assert f"smt+dmt, phase dmt: outside autograd: {TEACHER}" in made(traced, "credit-path").caption
 
 
 def test_inference_tables_are_the_record(traced: Data) -> None:
     row = only(table(traced, "inference"), method="transformer", position=128)
     assert (row["flops"], row["elementwise"], row["state_bytes"], row["seconds"]) == (17384, 100, 32768, 2e-4)
     assert row["state_bytes_paper"] == "O(T)"
-    caption = made(traced, "inference").caption
-    assert "carried state bptt 0.00; transformer 1.00" in caption and "bptt 0; transformer 128" in caption
 
 
 # Figures.
 
 
-def test_panels_hold_the_recorded_values_in_the_methods_colours(traced: Data) -> None:
-    figure = made(traced, "complexity").figure
-    assert figure is not None and len(figure.axes) == 4
-    panel = figure.axes[0]
-    assert (
-        panel.get_title("left") == "Sequential operations" and (panel.get_xscale(), panel.get_yscale()) == ("log",) * 2
-    )
-    drawn = {line.get_color(): points(line) for line in panel.get_lines()}
-    assert drawn[style.HOUSE["smt+dmt"].color][256] == 30 * 256
-    assert drawn[style.HOUSE["bptt"].color][512] == 90 + 68 * 512
-    assert points(figure.axes[3].get_lines()[0])[512] == 51200
+def test_panels_hold_the_recorded_values(traced: Data) -> None:
+    panels = made(traced, "complexity").panels
+    assert len(panels) == 4 and panels[0].y == "Sequential operations" and panels[0].ylog
+    assert points(panels[0], "smt+dmt, phase dmt, backbone gru")[256] == 30 * 256
+    assert points(panels[0], "bptt, backbone gru")[512] == 90 + 68 * 512
+    assert points(panels[3], "bptt, backbone gru")[512] == 51200
 
 
-def test_a_method_without_a_credit_path_is_named_though_it_has_no_line(traced: Data) -> None:
-    figure = made(traced, "credit-path").figure
-    assert figure is not None and [len(panel.get_lines()) for panel in figure.axes] == [2, 2]
-    (legend,) = figure.legends
-    assert any("smt+dmt, phase dmt (outside autograd)" in text.get_text() for text in legend.get_texts())
+def test_a_phase_without_a_credit_path_has_no_line(traced: Data) -> None:
+    assert [len(panel.lines) for panel in made(traced, "credit-path").panels] == [2, 2]
 
 
 def test_inference_draws_work_state_and_time(traced: Data) -> None:
-    figure = made(traced, "inference").figure
-    assert figure is not None
-    assert [one.get_title("left") for one in figure.axes] == [
-        "FLOPs per token",
-        "Carried state (bytes)",
-        "Seconds per token",
-    ]
-    work = {line.get_color(): points(line) for line in figure.axes[0].get_lines()}
-    assert work[style.HOUSE["transformer"].color] == {p: 1100 + 128 * p for p in LENGTHS}
+    panels = made(traced, "inference").panels
+    assert [one.y for one in panels] == ["FLOPs per token", "Carried state (bytes)", "Seconds per token"]
+    assert points(panels[0], "transformer, backbone gru") == {p: 1100 + 128 * p for p in LENGTHS}
 
 
-def test_phases_share_their_methods_colour_and_differ_by_dashes_and_markers(traced: Data) -> None:
-    figure = made(traced, "complexity").figure
-    assert figure is not None
-    lines = [line for line in figure.axes[0].get_lines() if line.get_color() == style.HOUSE["smt+dmt"].color]
-    found = {points(line)[512]: (line.get_linestyle(), line.get_markerfacecolor()) for line in lines}
-    assert found == {157: ("--", "white"), 30 * 512: ("-", style.HOUSE["smt+dmt"].color)}
+def test_phases_share_their_methods_colour_and_differ_by_dashes(traced: Data) -> None:
+    found = {line.mean[-1]: line.variant for line in lines(made(traced, "complexity").panels[0], method="smt+dmt")}
+    assert found == {157: 1, 30 * 512: 0}
 
 
 def test_of_several_backbones_the_transformer_is_drawn_and_the_table_has_all(tmp_path: Path) -> None:
     found = record()
     found["steps"] += [{**step("bptt", "train", T, 7 * T), "backbone": "transformer"} for T in LENGTHS]
     exhibit = made(read(tmp_path, found), "complexity")
-    assert exhibit.figure is not None and exhibit.table is not None
-    (line,) = [one for one in exhibit.figure.axes[0].get_lines() if one.get_color() == style.HOUSE["bptt"].color]
-    assert points(line)[512] == 7 * 512
-    assert "The figure shows backbone transformer, the table also gru." in exhibit.caption
+    assert exhibit.table is not None
+    assert points(exhibit.panels[0], "bptt")[512] == 7 * 512
     assert set(exhibit.table.loc[exhibit.table["method"] == "bptt", "backbone"]) == {"gru", "transformer"}
-    words = [text.get_text().strip() for text in exhibit.figure.legends[0].get_texts()]
-    assert "bptt" in words and "smt+dmt, phase smt, backbone gru" in words, "drawn with the only one that it has"
+    told = words(exhibit.panels)
+    assert "bptt" in told and "smt+dmt, phase smt, backbone gru" in told, "drawn with the only one that it has"
 
 
 def test_the_memory_of_a_gpu_has_a_column_where_it_was_measured(tmp_path: Path, traced: Data) -> None:
@@ -291,7 +258,7 @@ def test_of_several_tasks_the_one_with_most_methods_is_drawn_and_all_are_in_the_
     found["steps"] += [{**step("bptt", "train", T, 9 * T), "task": "stack"} for T in LENGTHS]
     data = read(tmp_path, found)
     assert set(table(data, "complexity")["task"]) == {"retrieval", "stack"}
-    assert "The figure shows retrieval of complexity, one of 2 tasks." in made(data, "complexity").caption
+    assert {panel.title for panel in made(data, "complexity").panels} == {"retrieval"}
     assert made(data, "complexity").tasks == ("retrieval", "stack")
 
 
@@ -334,12 +301,12 @@ def test_names_of_plugins_do_no_harm(tmp_path: Path) -> None:
     }
     found["inference"] = [{**token("<script>$x_1$", p, 5, 0), "backbone": "_b", "task": "$t"} for p in LENGTHS]
     with rc_context(style.RC):
-        for one in section(read(tmp_path, found)).exhibits:
+        data = read(tmp_path, found)
+        for one in section(data).exhibits:
             assert isinstance(one, Exhibit)
-            if one.figure is not None:
-                one.figure.savefig(tmp_path / "figure.png")
-                words = [text.get_text() for text in one.figure.legends[0].get_texts()]
-                assert any("<script>$x_1$" in word for word in words)
+            if one.panels:
+                draw(one.panels, data.looks).savefig(tmp_path / "figure.png")
+                assert any("<script>$x_1$" in word for word in words(one.panels))
 
 
 def test_a_single_length_has_values_and_no_exponent(tmp_path: Path) -> None:

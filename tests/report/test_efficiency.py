@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import bench
 from bench.config import Run
 from bench.report import style
 from bench.report.data import Data, load
-from bench.report.dynamics import cells
-from bench.report.efficiency import base, loss_at, section, spend_to, together
 from bench.report.exhibit import Exhibit, Missing
+from bench.report.plot import draw
+from bench.report.query import cells
+from bench.report.sections.efficiency import alike, loss_at, section, spend_to, together
 from bench.results import write_json
 from tests.helpers import TINY, folder_of, tiny_run
+from tests.report.fabricated import levels, lines, only, words
 
 TOKENS = (0, 100, 200, 400)
 FACTS = {"chance": 0.1, "unigram_loss": 2.0, "loss_floor": 0.0, "accuracy_ceiling": 1.0, "unit": "nats"}
@@ -95,13 +98,6 @@ def table(data: Data) -> pd.DataFrame:
     return frame
 
 
-def only(frame: pd.DataFrame, **wanted: Any) -> dict[str, Any]:
-    for name, value in wanted.items():
-        frame = frame[frame[name] == value]
-    (row,) = frame.to_dict("records")
-    return {str(name): value for name, value in row.items()}
-
-
 # Reading curves.
 
 
@@ -171,7 +167,7 @@ def test_where_none_learned_there_is_no_target(tmp_path: Path) -> None:
     for method in ("bptt", "transformer"):
         seeds(tmp_path, method, [[2.1, 2.0, 2.0, 1.99]] * 3)
     data = load([tmp_path])
-    assert "target" not in table(data) and "at 1 of 1 settings none learned" in exhibits(data)[0].caption
+    assert "target" not in table(data)
 
 
 def test_what_learning_is_follows_the_best_where_no_floor_is_known(tmp_path: Path) -> None:
@@ -194,8 +190,7 @@ def test_natural_losses_are_in_bits(tmp_path: Path) -> None:
     data = load([tmp_path])
     row = only(table(data))
     assert (row["unit"], row["loss"]) == ("bits", pytest.approx(1 / math.log(2)))
-    figure = exhibits(data)[0].figure
-    assert figure is not None and figure.axes[0].get_ylabel() == "loss (bits)"
+    assert exhibits(data)[0].panels[0].y == "loss (bits)"
 
 
 def test_the_teachers_loss_is_not_the_methods(tmp_path: Path) -> None:
@@ -208,10 +203,9 @@ def test_the_last_loss_is_that_at_each_seeds_own_end(tmp_path: Path) -> None:
     data = load([tmp_path])
     row = only(table(data))
     assert (row["tokens"], row["loss"], row["seeds"]) == (300, pytest.approx(1.3), 2)
-    figure = exhibits(data)[0].figure
-    assert figure is not None
-    mean = figure.axes[0].get_lines()[0].get_xydata()
-    assert mean == pytest.approx(np.array([[100, 1.7], [200, 1.4], [400, 1.3]])), "a seed that has ended keeps its loss"
+    (line,) = exhibits(data)[0].panels[0].lines
+    assert line.x.tolist() == [100, 200, 400]
+    assert line.mean == pytest.approx([1.7, 1.4, 1.3]), "a seed that has ended keeps its loss"
 
 
 def test_seeds_that_were_evaluated_at_other_spends_meet_on_a_common_grid() -> None:
@@ -228,82 +222,45 @@ def test_seeds_that_were_evaluated_at_other_spends_meet_on_a_common_grid() -> No
 
 
 def test_four_panels_hold_the_mean_curves(tmp_path: Path) -> None:
-    figure = exhibits(pair(tmp_path))[0].figure
-    assert figure is not None
-    labels = [panel.get_xlabel() for panel in figure.axes]
-    assert labels == ["sequential FLOPs", "total FLOPs", "training tokens", "seconds of training"]
-    assert all(panel.get_xscale() == "log" for panel in figure.axes)
-    drawn = {line.get_color(): line for line in figure.axes[2].get_lines()}
-    bptt = drawn[style.HOUSE["bptt"].color]
-    assert bptt.get_xydata() == pytest.approx(np.array([[100, 2.0], [200, 1.2], [400, 0.6]]))
-    smt = {line.get_color(): line for line in figure.axes[0].get_lines()}[style.HOUSE["smt+dmt"].color]
-    assert smt.get_xdata() == pytest.approx([500, 1000, 1200])
-    assert len(figure.axes[2].collections) == 2, "a band for each method"
+    panels = exhibits(pair(tmp_path))[0].panels
+    assert [panel.x for panel in panels] == [
+        *("sequential FLOPs", "total FLOPs", "training tokens", "seconds of training")
+    ]
+    assert all(panel.ticks == "log" for panel in panels)
+    (bptt,) = lines(panels[2], method="bptt")
+    assert (bptt.x.tolist(), bptt.mean.tolist()) == ([100, 200, 400], pytest.approx([2.0, 1.2, 0.6]))
+    assert bptt.low.tolist() == pytest.approx([2.0, 1.0, 0.5]) and bptt.high.tolist() == pytest.approx([2.0, 1.4, 0.7])
+    assert lines(panels[0], method="smt+dmt")[0].x.tolist() == pytest.approx([500, 1000, 1200])
 
 
 def test_the_floor_is_drawn_where_it_is_known(tmp_path: Path) -> None:
     seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3, loss_floor=0.25)
-    figure = exhibits(load([tmp_path]))[0].figure
-    assert figure is not None
-    assert any(np.allclose(line.get_ydata(), 0.25) for line in figure.axes[0].get_lines())
-    assert any("floor" in text.get_text() for text in figure.legends[0].get_texts())
+    assert levels(exhibits(load([tmp_path]))[0].panels[0]) == {"floor (Bayes-optimal)": [0.25]}
 
 
 def test_without_traced_costs_tokens_and_seconds_stay_and_the_caption_names_the_measure(tmp_path: Path) -> None:
     seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3)
     seeds(tmp_path, "smt+dmt", [[2.0, 1.5, 1.2, 1.1]] * 3)
     (exhibit,) = exhibits(load([tmp_path]))
-    assert exhibit.figure is not None and exhibit.table is not None
-    assert [panel.get_xlabel() for panel in exhibit.figure.axes] == ["training tokens", "seconds of training"]
+    assert exhibit.table is not None
+    assert [panel.x for panel in exhibit.panels] == ["training tokens", "seconds of training"]
     assert "measure: [cost]" in exhibit.caption and "flops" not in exhibit.table
 
 
 def test_a_task_that_was_not_traced_says_so_beside_one_that_was(tmp_path: Path) -> None:
     seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3)
     seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3, {"task": "stack"}, rates={"train": 1.0})
-    figure = exhibits(load([tmp_path]))[0].figure
-    assert figure is not None
-    told = [[text.get_text() for text in panel.texts] for panel in figure.axes]
-    assert told == [["not traced"], ["not traced"], *([[]] * 6)]
-
-
-def test_the_caption_tells_who_is_ahead_at_equal_spend(tmp_path: Path) -> None:
-    caption = exhibits(pair(tmp_path))[0].caption
-    assert "retrieval, length 12: bptt in every currency." in caption and "FLOPs are not known" not in caption
-
-
-def test_who_is_ahead_may_depend_on_the_currency(tmp_path: Path) -> None:
-    seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3, rates={"train": 1.0})
-    seeds(tmp_path, "smt+dmt", [[2.0, 1.8, 1.3, 0.5]] * 3, rates={"train": 4.0})
-    caption = exhibits(load([tmp_path]))[0].caption
-    # Over 100, 200, 400 tokens the second costs 400, 800, 1600: at 400 it has 1.8 where the first has 1.0.
-    told = "bptt per sequential FLOPs and total FLOPs, smt+dmt per training tokens and seconds of training."
-    assert told in caption
-
-
-def test_the_caption_counts_over_all_settings_where_not_all_are_drawn(tmp_path: Path) -> None:
-    for length, best in ((8, "bptt"), (16, "bptt"), (32, "transformer")):
-        for method in ("bptt", "transformer"):
-            losses = [2.0, 1.5, 1.2, 0.9 if method == best else 1.0]
-            seeds(tmp_path, method, [losses], {"task": {"name": "retrieval", "length": length}})
-    caption = exhibits(load([tmp_path]))[0].caption
-    assert "Over all 3 settings of the table: per training tokens bptt 2, transformer 1;" in caption
-
-
-def test_differences_that_do_not_matter_leave_both_ahead(tmp_path: Path) -> None:
-    seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3)
-    seeds(tmp_path, "smt+dmt", [[2.0, 1.5, 1.2, 1.01]] * 3)
-    assert "smt+dmt and bptt in every currency" in exhibits(load([tmp_path]))[0].caption
+    panels = exhibits(load([tmp_path]))[0].panels
+    assert [panel.note for panel in panels if not panel.lines] == ["not traced", "not traced"] and len(panels) == 8
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_seeds_have_points_and_no_band(tmp_path: Path, count: int) -> None:
     seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0], [2.0, 1.6, 1.3, 1.2]][:count])
     (exhibit,) = exhibits(load([tmp_path]))
-    assert exhibit.figure is not None and "loss_low" not in table(load([tmp_path]))
-    pale = [line for line in exhibit.figure.axes[0].get_lines() if line.get_linestyle() == "None"]
-    assert len(pale) == (0 if count == 1 else 2)
-    assert "3 seeds" in exhibit.caption
+    (line,) = exhibit.panels[0].lines
+    assert "loss_low" not in table(load([tmp_path])) and np.isnan(line.low).all()
+    assert len(line.seeds) == (0 if count == 1 else 2) and "3 seeds" in exhibit.caption
 
 
 def test_many_tasks_are_spread_over_figures_and_none_is_drawn_twice(tmp_path: Path) -> None:
@@ -313,7 +270,7 @@ def test_many_tasks_are_spread_over_figures_and_none_is_drawn_twice(tmp_path: Pa
             seeds(tmp_path, method, [[2.0, 1.5, 1.2, 1.0]], {"task": task})
     found = exhibits(load([tmp_path]))
     assert [one.name for one in found] == ["efficiency", "efficiency-2"]
-    titles = [panel.get_title("left") for one in found if one.figure for panel in one.figure.axes]
+    titles = [panel.title for one in found for panel in one.panels]
     assert sorted(title.split(",")[0] for title in titles if title) == sorted(tasks)
     assert found[0].table is not None and found[1].table is None
     assert set(found[1].tasks) < set(tasks)
@@ -327,25 +284,22 @@ def test_the_hardest_setting_that_some_method_learned_is_drawn_and_all_are_in_th
         for method in ("bptt", "transformer"):
             seeds(tmp_path, method, [[2.0, 2.0, 2.0, last]], {"task": {"name": "retrieval", "length": length}})
     (exhibit,) = exhibits(load([tmp_path]))
-    assert exhibit.figure is not None and exhibit.table is not None
-    assert exhibit.figure.axes[0].get_title("left") == "retrieval, length 16" and len(exhibit.table) == 6
-    assert "The figure shows the hardest setting of each task at which some method learned." in exhibit.caption
+    assert exhibit.table is not None
+    assert exhibit.panels[0].title == "retrieval, length 16" and len(exhibit.table) == 6
 
 
 def test_where_none_learned_the_hardest_setting_is_drawn(tmp_path: Path) -> None:
     for length in (8, 32):
         for method in ("bptt", "transformer"):
             seeds(tmp_path, method, [[2.0, 2.0, 2.0, 1.99]], {"task": {"name": "retrieval", "length": length}})
-    figure = exhibits(load([tmp_path]))[0].figure
-    assert figure is not None and figure.axes[0].get_title("left") == "retrieval, length 32"
+    assert exhibits(load([tmp_path]))[0].panels[0].title == "retrieval, length 32"
 
 
 def test_a_setting_that_compares_methods_is_drawn_before_one_that_does_not(tmp_path: Path) -> None:
     for method in ("bptt", "transformer"):
         seeds(tmp_path / "a", method, [[2.0, 1.5, 1.2, 1.0]])
     seeds(tmp_path / "b", "bptt", [[2.0, 1.5, 1.2, 0.5]], {"task": {"name": "retrieval", "length": 64}})
-    figure = exhibits(load([tmp_path]))[0].figure
-    assert figure is not None and figure.axes[0].get_title("left") == "a: retrieval, length 12"
+    assert exhibits(load([tmp_path]))[0].panels[0].title == "a: retrieval, length 12"
 
 
 def test_ablations_and_ladders_leave_the_setting_that_most_runs_share(tmp_path: Path) -> None:
@@ -355,7 +309,7 @@ def test_ablations_and_ladders_leave_the_setting_that_most_runs_share(tmp_path: 
         method = {"name": "smt", "lambda_dyn": weight}
         for seed in range(2 if weight == 1.0 else 1):
             cell(tmp_path, tiny_run(method, seed=seed, model={**TINY, "d": 16}), [2.0, 1.5, 1.2, 1.0])
-    kept = base(cells(load([tmp_path])))
+    kept = alike(cells(load([tmp_path])))
     assert dict(zip(kept["method"], kept["model.d"])) == {"transformer": 16, "smt": 16}
     assert set(kept.loc[kept["method"] == "smt", "method.lambda_dyn"]) == {1.0}
 
@@ -393,12 +347,11 @@ def test_names_of_plugins_do_no_harm(tmp_path: Path) -> None:
     data = pair(tmp_path)
     names = {"task": "<script>$t", "method": "_$x_1$"}
     renamed = {frame: getattr(data, frame).assign(**names) for frame in ("results", "curves")}
-    odd = Data(**{**{name: getattr(data, name) for name in data.__dataclass_fields__}, **renamed})
+    odd = replace(data, **renamed)
     with rc_context(style.RC):
         (exhibit,) = exhibits(odd)
-        assert exhibit.figure is not None
-        exhibit.figure.savefig(tmp_path / "figure.png")
-        assert any("_$x_1$" in text.get_text() for text in exhibit.figure.legends[0].get_texts())
+        draw(exhibit.panels, odd.looks, exhibit.across).savefig(tmp_path / "figure.png")
+        assert any("_$x_1$" in word for word in words(exhibit.panels))
 
 
 # Real runs.

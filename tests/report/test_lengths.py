@@ -13,13 +13,13 @@ import pytest
 from matplotlib import rc_context
 
 import bench
-from bench.report import lengths
 from bench.report.data import Data, load
 from bench.report.exhibit import Exhibit, Missing
-from bench.report.style import HOUSE, RC
+from bench.report.plot import draw
+from bench.report.sections import lengths
+from bench.report.style import RC
 from tests.helpers import TINY, folder_of, tiny_run
-from tests.report.test_report import fake, only, score
-from tests.report.test_report_synthetic import drawn
+from tests.report.fabricated import fake, levels, means, only, score, words
 
 LENGTHS = (6, 12, 24, 48)
 
@@ -87,32 +87,19 @@ def test_what_to_judge_by_is_the_mean_over_longer_lengths(tmp_path: Path) -> Non
     assert row["chance_longer"] == pytest.approx(1.5 / 48) and row["ceiling_longer"] == pytest.approx(0.36)
 
 
-def test_the_caption_ranks_by_the_score(tmp_path: Path) -> None:
-    caption = exhibit(three(tmp_path)).caption
-    assert (
-        "retrieval (trained at 12, then 24, 48, ceiling there 0.800): bptt 0.500 to 0.500 [0.500, 0.500]; " in caption
-    )
-    assert "; smt+dmt 0.700 to 0.367 [0.200, 0.500]; smt+dmt teacher 0.350 to 0.183 [0.100, 0.250]." in caption
-
-
 def test_a_method_that_was_not_scored_at_the_trained_length_is_still_ranked(tmp_path: Path) -> None:
     scores = [score(0.25, 1.0, length=length) for length in (24, 48)]
     fake(tmp_path, tiny_run("bptt", {"name": "retrieval", "length": 12}), scores)
     found = exhibit(load([tmp_path]))
-    assert math.isnan(found.table["accuracy"].iloc[0]) and "bptt - to 0.250." in found.caption
+    assert math.isnan(found.table["accuracy"].iloc[0]) and found.table["longer"].iloc[0] == 0.25
 
 
 def test_the_figure_has_the_means_and_marks_the_trained_length(tmp_path: Path) -> None:
-    figure = exhibit(three(tmp_path)).figure
-    (panel,) = figure.axes
-    color = HOUSE["smt+dmt"].color.lower()
-    assert drawn(panel, color=color, ls="-") == [pytest.approx([0.9, 0.7, 0.5, 0.7 / 3])]
-    assert drawn(panel, color=color, ls="--") == [pytest.approx([0.45, 0.35, 0.25, 0.35 / 3])]
-    assert drawn(panel, color="#707070", ls=":") == [pytest.approx([0.125, 0.125])]
-    upright = [list(one.get_xdata()) for one in panel.get_lines() if list(one.get_ydata()) == [0, 1]]
-    assert upright == [[12, 12]]
-    words = [text.get_text().strip() for text in figure.legends[0].get_texts()]
-    assert words == ["smt+dmt", "bptt", "smt+dmt teacher (reference)", "ceiling", "chance", "trained length"]
+    (panel,) = exhibit(three(tmp_path)).panels
+    assert means(panel, method="smt+dmt", reference=False) == [pytest.approx([0.9, 0.7, 0.5, 0.7 / 3])]
+    assert means(panel, method="smt+dmt", reference=True) == [pytest.approx([0.45, 0.35, 0.25, 0.35 / 3])]
+    assert levels(panel) == {"ceiling": [0.8], "chance": [0.125]} and [mark.x for mark in panel.marks] == [12]
+    assert words([panel])[:3] == ["smt+dmt", "bptt", "smt+dmt teacher (reference)"]
 
 
 def test_each_trained_length_has_a_panel_and_rows_of_its_own(tmp_path: Path) -> None:
@@ -121,10 +108,7 @@ def test_each_trained_length_has_a_panel_and_rows_of_its_own(tmp_path: Path) -> 
     found = exhibit(load([tmp_path]))
     assert found.table["trained_length"].tolist() == [12, 24]
     assert found.table["longer"].tolist() == pytest.approx([0.25, 0.2])
-    assert [one.get_title(loc="left") for one in found.figure.axes] == [
-        "retrieval, trained at 12",
-        "retrieval, trained at 24",
-    ]
+    assert [one.title for one in found.panels] == ["retrieval, trained at 12", "retrieval, trained at 24"]
 
 
 def test_one_seed_has_no_interval_and_the_caption_says_so(tmp_path: Path) -> None:
@@ -132,7 +116,7 @@ def test_one_seed_has_no_interval_and_the_caption_says_so(tmp_path: Path) -> Non
     found = exhibit(load([tmp_path]))
     row = only(found.table)
     assert row["longer"] == pytest.approx(0.4) and math.isnan(row["longer_low"])
-    assert "No mean has an interval" in found.caption
+    assert "1 of 1 means" in found.caption
 
 
 def test_shorter_lengths_alone_leave_the_score_open(tmp_path: Path) -> None:
@@ -140,7 +124,6 @@ def test_shorter_lengths_alone_leave_the_score_open(tmp_path: Path) -> None:
     found = exhibit(load([tmp_path]))
     row = only(found.table)
     assert math.isnan(row["longer"]) and row["shorter"] == 0.6
-    assert found.caption.startswith("No cell was tested at longer lengths")
 
 
 def test_cells_with_one_test_length_or_without_scores_are_not_here(tmp_path: Path) -> None:
@@ -163,9 +146,9 @@ def test_any_name_of_a_plugin_is_drawn_as_it_is(tmp_path: Path) -> None:
     results = data.results.replace({"bptt": "<script>$x_1$", "retrieval": "_$\\frac{"})
     results.loc[0, ["accuracy", "chance"]] = float("nan")
     found = exhibit(replace(data, results=results))
-    assert isinstance(found, Exhibit) and found.figure is not None
+    assert isinstance(found, Exhibit) and found.panels
     with rc_context(RC):
-        found.figure.savefig(BytesIO(), format="png")
+        draw(found.panels, replace(data, results=results).looks).savefig(BytesIO(), format="png")
     assert found.methods == ("smt+dmt", "<script>$x_1$")
 
 

@@ -21,73 +21,27 @@ from rich.console import Console
 from bench import report
 from bench.build import build_method, build_task
 from bench.compare import judge, show, sides
-from bench.config import Run
 from bench.errors import BadInput
 from bench.grid import Tolerances
 from bench.report import style
 from bench.report.data import load as read
-from bench.report.figures import draw
-from bench.report.tables import escape, load, markdown
+from bench.report.data import read_results as load
+from bench.report.sections.curves import exhibits
+from bench.report.summary import summarise
+from bench.report.text import markdown
+from bench.report.words import escape
 from bench.results import UNTOLD, Folder, load_curves, load_results, write_json
 from bench.training import Trainer
 from tests.helpers import folder_of, tiny_run
+from tests.report.fabricated import fake, levels, lines, means, only, rename, score, seeds, undo, words
 
 ROOT = Path(__file__).parents[2]
-FACTS = {
-    "chance": 0.125,
-    "loss_floor": 0.1,
-    "accuracy_ceiling": 0.8,
-    "shortcut": 0.2,
-    "shortcut_rule": "the commonest label",
-    "unigram_loss": 2.0,
-    "unit": "nats",
-}
-PROVENANCE = {"commit": "abc123", "dirty": True, "packages": {"torch": "2.9"}, "processor": "A CPU", "host": "secret"}
 
 
-def score(accuracy: float, loss: float, predictor: str = "rnn", length: int = 12, **facts: Any) -> dict[str, Any]:
-    named = {"length": length, "predictor": predictor, "reference": predictor != "rnn"}
-    return {**named, "accuracy": accuracy, "loss": loss, **FACTS, **facts}
-
-
-def fake(
-    root: Path, run: Run, scores: list[dict[str, Any]], tokens: int = 1000, points: int = 3, **result: Any
-) -> Folder:
-    """A finished cell with these scores, and a curve that rises to them; of two phases for SMT+DMT."""
-    folder = folder_of(run, root)
-    costs = {"steps": tokens / 10, "tokens": tokens, "training_seconds": 2.5, "predictor_parameters": 6543}
-    write_json(folder / "result.json", {"scores": scores, "costs": costs, "provenance": PROVENANCE, **result})
-    folder.set_status("done")
-    names = ("predictor", "reference", "accuracy", "loss")
-    curve = [
-        {
-            "phase": run.method if part < 1 else run.method.split("+")[-1],
-            "steps": int(part * 100),
-            "tokens": int(part * tokens),
-            "scores": [{**{name: one[name] for name in names}, "accuracy": one["accuracy"] * part} for one in scores],
-        }
-        for part in np.linspace(0, 1, points).tolist()
-    ]
-    write_json(folder / "curve.json", curve)
-    return folder
-
-
-def seeds(root: Path, accuracies: list[float], method: str = "bptt", **fields: Any) -> list[Folder]:
-    runs = [tiny_run(method, seed=seed, **fields) for seed in range(len(accuracies))]
-    return [fake(root, run, [score(accuracy, 1.1)]) for run, accuracy in zip(runs, accuracies)]
-
-
-def undo(folder: Folder, state: str, **facts: Any) -> None:
-    """Let a finished cell be one that ended otherwise, or has not."""
-    (folder / "result.json").unlink()
-    folder.set_status(state, **facts)
-
-
-def only(frame: pd.DataFrame, **wanted: Any) -> dict[str, Any]:
-    for name, value in wanted.items():
-        frame = frame[frame[name] == value]
-    (row,) = frame.to_dict("records")
-    return row
+def curves(root: Path) -> dict[str, Any]:
+    """Task -> the panels of its learning curves."""
+    data = read([root])
+    return {key[1]: one.panels for key, _, one in exhibits(data, summarise(data.results))}
 
 
 def printed(frame: pd.DataFrame, width: int = 110) -> str:
@@ -265,9 +219,8 @@ def test_cells_that_start_from_another_seeds_source_are_one_group_and_pay_for_it
         fake(tmp_path, run, [score(0.5, 1.0)], 400, inherited={"tokens": 1000, "training_seconds": 7.0})
     row = only(report.summary(tmp_path), method="smt+dmt")
     assert (row["seeds"], row["setting"], row["tokens"], row["training_seconds"]) == (2, "", 1400, 9.5)
-    ((_, _, figure),) = draw(load(tmp_path), load_curves(tmp_path))
-    ends = [line.get_xdata()[-1] for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 3]
-    assert max(ends) == 1400, "its curve begins where the source's ended"
+    (panel,) = curves(tmp_path)["retrieval"]
+    assert max(line.x[-1] for line in panel.lines) == 1400, "its curve begins where the source's ended"
 
 
 # States.
@@ -314,7 +267,7 @@ def test_damaged_files_are_told_not_raised(tmp_path: Path, name: str, junk: str)
     assert printed(frame)
     results = load(tmp_path / "g")
     assert markdown(frame, results, {})
-    assert len(list(draw(results, load_curves(tmp_path / "g")))) == 1
+    assert len(curves(tmp_path / "g")["retrieval"]) == 1
     assert len(load_curves(tmp_path / "g")) >= 3
 
 
@@ -420,12 +373,6 @@ def test_a_mean_over_two_codes_is_told_beside_its_row(tmp_path: Path) -> None:
 # Text.
 
 
-def rename(folder: Folder, task: str, method: str) -> None:
-    record = json.loads((folder / "run.json").read_text())
-    record["full"]["task"]["name"], record["full"]["method"]["name"] = task, method
-    write_json(folder / "run.json", record)
-
-
 def test_names_do_no_harm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task, method = "../<script>alert(1)</script>|$x_{$", "_a|[red]b*\x1b[2J"
     (folder,) = seeds(tmp_path / "g", [0.5])
@@ -488,14 +435,6 @@ def test_the_markdown_says_what_ran_and_where(tmp_path: Path) -> None:
 # Figures.
 
 
-def colours(figure: Any) -> dict[str, tuple[str, str]]:
-    (legend,) = figure.legends
-    return {
-        text.get_text().strip(): (handle.get_color(), handle.get_marker())
-        for text, handle in zip(legend.get_texts(), legend.legend_handles)
-    }
-
-
 def test_figures_are_written_and_leave_the_users_settings_alone(tmp_path: Path) -> None:
     seeds(tmp_path / "g", [0.5, 0.6])
     seeds(tmp_path / "g", [0.5], task="stack")
@@ -537,51 +476,39 @@ def test_lines_are_means_over_finished_seeds(tmp_path: Path) -> None:
     *_, third = seeds(tmp_path, [0.4, 0.6, 0.9])
     undo(third, "diverged", reason="not finite")
     fake(tmp_path, tiny_run("smt+dmt"), [score(0.6, 1.0), score(0.8, 0.5, "teacher")])
-    ((key, name, figure),) = draw(load(tmp_path), load_curves(tmp_path))
-    assert key == (tmp_path.name, "retrieval") and name == "retrieval"
-    (panel,) = figure.axes
-    bptt = [line for line in panel.get_lines() if line.get_color() == style.HOUSE["bptt"].color]
-    mean = next(line for line in bptt if line.get_marker() == style.HOUSE["bptt"].marker)
-    np.testing.assert_allclose(mean.get_xydata(), [[0, 0], [500, 0.25], [1000, 0.5]])
-    assert sorted(line.get_ydata()[-1] for line in bptt if line.get_marker() == "None") == [0.4, 0.6, 0.9]
-    assert [line.get_ydata()[-1] for line in bptt if line.get_marker() == "x"] == [0.9]
-    words = [text.get_text() for text in panel.texts]
-    assert words == ["phase dmt →", "chance 0.125", "shortcut 0.2", "ceiling 0.8"]
-    dashed = [line for line in panel.get_lines() if line.get_linestyle() == "--" and line.get_ydata()[-1] == 0.8]
-    assert any(line.get_color() == style.HOUSE["smt+dmt"].color for line in dashed)
-    assert set(colours(figure)) == {"smt+dmt", "bptt", "smt+dmt teacher (reference)", "single seeds", "not finished"}
+    (panel,) = curves(tmp_path)["retrieval"]
+    mean, *_ = lines(panel, word="bptt")
+    np.testing.assert_allclose(np.stack([mean.x, mean.mean], 1), [[0, 0], [500, 0.25], [1000, 0.5]])
+    (end,) = lines(panel, kind="end")
+    assert end.mean.tolist() == [0.9] and end.method == "bptt", "one that is not finished is in no mean"
+    assert levels(panel) == {"ceiling": [0.8], "shortcut": [0.2], "chance": [0.125]}
+    assert means(panel, reference=True)[0][-1] == 0.8
+    told = ["smt+dmt", "bptt", "not finished", "smt+dmt teacher (reference)", "ceiling", "shortcut", "chance"]
+    assert words([panel]) == [*told, "smt+dmt: phase dmt"]
 
 
-def test_a_method_looks_the_same_in_every_figure(tmp_path: Path) -> None:
-    for task in ("retrieval", "stack"):
-        for method in ("bptt", "smt", "transformer"):
-            (folder,) = seeds(tmp_path / task, [0.5], method, task=task)
-            if method == "smt":
-                rename(folder, task, "plugged-in")
-        seeds(tmp_path / task, [0.5], "smt+dmt", task=task) if task == "stack" else None
-    looks = [colours(figure) for _, _, figure in draw(load(tmp_path), load_curves(tmp_path))]
-    assert len(looks) == 2
-    shared = set(looks[0]) & set(looks[1])
-    assert shared == {"bptt", "plugged-in", "transformer"}
-    assert all(looks[0][name] == looks[1][name] for name in shared)
-    assert len(set(looks[1].values())) == 4
+def test_every_method_has_a_style_of_its_own_whichever_others_there_are() -> None:
+    numbers = {name: place for place, name in enumerate([*style.BUILT_IN, *(f"plugin-{i}" for i in range(12))])}
+    many = style.styles(numbers, numbers)
+    assert len(set(many.values())) == len(numbers) >= 16
+    assert {name: style.styles([name], numbers)[name] for name in numbers} == many
+    unknown = style.styles([f"older-{i}" for i in range(12)])
+    assert len({look.color for look in unknown.values()}) == 12
+    assert style.styles(["older-3"])["older-3"] == unknown["older-3"], "also where no grid.json numbers it"
 
 
-def test_styles_of_unknown_methods_are_stable_and_apart() -> None:
-    many = style.styles([f"plugin-{i}" for i in range(12)] + ["bptt"])
-    assert len(set(many.values())) == 13
-    assert many["bptt"] == style.HOUSE["bptt"]
-    assert not {look.color for name, look in many.items() if name != "bptt"} & {s.color for s in style.HOUSE.values()}
-    alone = style.styles(["plugin-0"])
-    assert alone["plugin-0"] == many["plugin-0"] == style.styles(["smt", "plugin-0"])["plugin-0"]
+def test_a_plugins_number_comes_from_the_grids_record(tmp_path: Path) -> None:
+    (folder,) = seeds(tmp_path / "g", [0.5], "smt")
+    rename(folder, "retrieval", "plugged-in")
+    write_json(tmp_path / "g" / "grid.json", {"cells": {}, "stated": [], "methods": {"plugged-in": 11}})
+    assert read([tmp_path]).looks["plugged-in"] == style.FURTHER[11 - len(style.BUILT_IN)]
 
 
 def test_a_sweep_has_a_panel_for_each_setting(tmp_path: Path) -> None:
     for length in (8, 16):
         seeds(tmp_path, [0.5], task={"name": "retrieval", "length": length})
     seeds(tmp_path, [0.7], "transformer", task={"name": "retrieval", "length": 8})
-    ((_, _, figure),) = draw(load(tmp_path), load_curves(tmp_path))
-    assert [panel.get_title(loc="left") for panel in figure.axes] == ["length 8", "length 16"]
+    assert [panel.title for panel in curves(tmp_path)["retrieval"]] == ["length 8", "length 16"]
 
 
 # The real thing.

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import rc_context
 
-from bench.report import diagnosis, style
 from bench.report.data import load
 from bench.report.exhibit import Exhibit, Missing
+from bench.report.plot import draw
+from bench.report.sections import diagnosis
 from bench.report.style import RC
 from bench.results import write_json
 from tests.helpers import tiny_run
-from tests.report.test_report import fake, only, score, seeds
+from tests.report.fabricated import fake, levels, only, score, seeds
 
 
 def record(limit: str = "drift", rollout: float = 0.4, ceiling: float | None = 1.0) -> dict[str, Any]:
@@ -62,7 +62,6 @@ def test_a_line_has_means_over_seeds_and_the_verdict_of_the_worst(tmp_path: Path
     assert row["rollout"] == pytest.approx(0.7) and row["teacher"] == pytest.approx(0.95) and row["seeds"] == 3
     assert row["limit"] == "drift (2), solved (1)" and row["verdict"] == "drift at 0.4"
     assert only(table, method="smt-dense")["limit"] == "teacher"
-    assert found.caption.startswith("Of 4 runs: 1 solved, 1 limited by the teacher, 2 limited by drift.")
     assert (
         set(found.methods) == {"smt", "smt-dense"}
         and found.tasks == ("retrieval",)
@@ -73,35 +72,30 @@ def test_a_line_has_means_over_seeds_and_the_verdict_of_the_worst(tmp_path: Path
 def test_four_panels_show_the_worst_seed(tmp_path: Path) -> None:
     cell(tmp_path, record("solved", 1.0), seed=0)
     cell(tmp_path, record("drift", 0.4), seed=1)
-    figure = made(tmp_path)[0].figure
-    assert figure is not None
-    by_column, ahead, variance, after = figure.axes
-    assert [text.get_text() for text in by_column.texts] == ["retrieval, length 12, smt: limited by drift"]
-    teacher, rollout, _ = by_column.lines
-    assert np.asarray(teacher.get_xydata()).tolist() == [[2, 0.9], [3, 1.0]]
-    assert np.asarray(rollout.get_xydata()).tolist() == [[2, 0.4], [3, 0.4]]
-    assert rollout.get_color() == style.HOUSE["smt"].color and teacher.get_linestyle() == "--"
-    assert np.asarray(ahead.lines[0].get_xydata()).tolist() == [[0, 0.95], [1, 0.8], [3, 0.5]]
-    spread, between, error = (np.asarray(line.get_ydata(), dtype=float) for line in variance.lines)
-    assert np.isnan(between[[0, 2]]).all() and error[2] == 0.1 and spread[0] == 0.5, "what is 0 or not known is a gap"
-    assert variance.get_yscale() == "log"
-    assert np.asarray(after.lines[0].get_xydata()).tolist() == [[1, 0.9], [2, 0.7], [4, 0.4]]
-    assert np.asarray(after.lines[1].get_ydata()).tolist() == [0.95, 0.95]
+    by_column, ahead, variance, after = made(tmp_path)[0].panels
+    assert by_column.title == "retrieval, length 12, smt: limited by drift" and ahead.title == ""
+    rollout, teacher = by_column.lines
+    assert (teacher.x.tolist(), teacher.mean.tolist(), teacher.reference) == ([2, 3], [0.9, 1.0], True)
+    assert (rollout.x.tolist(), rollout.mean.tolist(), rollout.method) == ([2, 3], [0.4, 0.4], "smt")
+    assert (ahead.lines[0].x.tolist(), ahead.lines[0].mean.tolist()) == ([0, 1, 3], [0.95, 0.8, 0.5])
+    error, between, spread = variance.lines
+    assert between.x.tolist() == [1, 3] and error.x.tolist() == [1, 2, 3], "what is 0 or not known is a gap"
+    assert spread.mean[0] == 0.5 and variance.ylog
+    assert after.lines[0].mean.tolist() == [0.9, 0.7, 0.4] and levels(after)["teacher"] == [0.95]
 
 
 def test_of_many_settings_the_worst_are_drawn(tmp_path: Path) -> None:
     for number in range(7):
         cell(tmp_path, record("drift", 0.3 + 0.1 * number, None if number == 3 else 1.0), length=8 + number)
     found, table = made(tmp_path)
-    assert found.figure is not None and len(found.figure.axes) == 4 * diagnosis.MOST_ROWS and len(table) == 7
-    titles = [panel.texts[0].get_text().split(", smt")[0] for panel in found.figure.axes[::4]]
-    assert titles == [f"retrieval, length {8 + number}" for number in range(5)]
-    assert "The figure shows 5 of 7 settings, the worst." in found.caption
+    assert len(found.panels) == 4 * diagnosis.MOST_ROWS and len(table) == 7
+    titles = [panel.title.split(", smt")[0] for panel in found.panels[::4]]
+    assert titles == [f"retrieval, length {8 + number}" for number in range(diagnosis.MOST_ROWS)]
 
 
 def test_memories_that_are_all_one_can_be_drawn(tmp_path: Path) -> None:
     cell(tmp_path, {**record(), **dict.fromkeys(("error", "between", "spread"), [0.0] * 4)})
-    assert made(tmp_path)[0].figure is not None
+    draw(made(tmp_path)[0].panels, load([tmp_path]).looks, 4)
 
 
 def test_without_records_it_says_what_brings_them(tmp_path: Path) -> None:

@@ -8,15 +8,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from matplotlib import rc_context
 
 from bench import report
-from bench.report import online
 from bench.report.data import load
-from bench.report.style import RC
+from bench.report.sections import online
 from bench.results import read_json, write_json
 from tests.helpers import tiny_run
-from tests.report.test_report import fake, only, score
+from tests.report.fabricated import fake, levels, lines, only, score
 
 LOSSES = {"tbptt": [(0.5, 0.3), (0.6, 0.4), (0.7, 0.2)], "rtrl": [(0.4, 0.2)]}
 """Online losses at 500 and 1,000 tokens, of each seed; regrets are ten times as much."""
@@ -41,7 +39,7 @@ def three(root: Path) -> Path:
 
 
 def test_the_table_has_the_last_online_loss_and_the_regret_of_each_method(tmp_path: Path) -> None:
-    (exhibit,) = online.exhibits(load([three(tmp_path)]))
+    (exhibit,) = online.section(load([three(tmp_path)])).exhibits
     assert exhibit.tasks == ("retrieval",) and set(exhibit.methods) == {"tbptt", "rtrl"}
     assert isinstance(exhibit.table, pd.DataFrame)
     row = only(exhibit.table, method="tbptt")
@@ -54,35 +52,31 @@ def test_the_table_has_the_last_online_loss_and_the_regret_of_each_method(tmp_pa
 
 
 def test_the_figure_has_both_curves_with_the_floor_as_a_line(tmp_path: Path) -> None:
-    with rc_context(RC):
-        (exhibit,) = online.exhibits(load([three(tmp_path)]))
-    losses, regrets = exhibit.figure.axes
-    curves = [[list(line.get_xdata()), list(line.get_ydata())] for line in losses.get_lines()]
-    assert [[0, 1], [0.1, 0.1]] in curves, "the floor, across the panel"
+    (exhibit,) = online.section(load([three(tmp_path)])).exhibits
+    losses, regrets = exhibit.panels
+    assert levels(losses) == {"floor": [pytest.approx(0.1)]}
     for panel, scale in ((losses, 1), (regrets, 10)):
-        drawn = [list(line.get_ydata()) for line in panel.get_lines() if list(line.get_xdata()) == [500, 1000]]
-        for mean in ([0.6, 0.3], *map(list, LOSSES["tbptt"]), *map(list, LOSSES["rtrl"])):
-            assert any(one == pytest.approx([scale * value for value in mean]) for one in drawn), (panel, mean)
+        (line,) = lines(panel, method="tbptt")
+        assert line.mean.tolist() == pytest.approx([0.6 * scale, 0.3 * scale]) and line.x.tolist() == [500, 1000]
+        assert [y.tolist() for _, y in line.seeds] == [
+            pytest.approx([scale * one for one in own]) for own in LOSSES["tbptt"]
+        ]
 
 
 def test_what_is_told_in_bits_is_in_bits_and_without_a_floor_there_is_no_regret(tmp_path: Path) -> None:
     cell(tmp_path, "tbptt", 0, (2 * math.log(2), math.log(2)), unit="bits", loss_floor=None)
-    (exhibit,) = online.exhibits(load([tmp_path]))
+    (exhibit,) = online.section(load([tmp_path])).exhibits
     row = only(exhibit.table)
     assert row["online_loss"] == pytest.approx(1.0) and row["unit"] == "bits"
-    assert math.isnan(row["regret"]) and len(exhibit.figure.axes) == 1
+    assert math.isnan(row["regret"]) and len(exhibit.panels) == 1
 
 
 def test_every_setting_of_a_task_has_a_row_and_its_own_floor(tmp_path: Path) -> None:
     for length, floor in ((12, 0.1), (24, 0.25)):
         cell(tmp_path, "tbptt", 0, (0.5, 0.4), length, loss_floor=floor)
-    (exhibit,) = online.exhibits(load([tmp_path]))
+    (exhibit,) = online.section(load([tmp_path])).exhibits
     assert exhibit.table[["length", "loss_floor"]].to_numpy().tolist() == [[12, 0.1], [24, 0.25]]
-    floors = [
-        {line.get_ydata()[0] for line in panel.get_lines() if len(line.get_ydata()) == 2}
-        for panel in exhibit.figure.axes
-    ]
-    assert 0.1 in floors[0] and 0.25 in floors[2]
+    assert [levels(panel)["floor"] for panel in exhibit.panels[::2]] == [[pytest.approx(0.1)], [pytest.approx(0.25)]]
 
 
 def test_the_report_has_the_exhibit_only_where_something_learned_from_a_stream(tmp_path: Path) -> None:
@@ -93,4 +87,4 @@ def test_the_report_has_the_exhibit_only_where_something_learned_from_a_stream(t
     assert sorted(table["regret"]) == pytest.approx([2.0, 3.0])
     assert 'id="online-retrieval"' in (tmp_path / "out" / "index.html").read_text()
     fake(tmp_path / "plain", tiny_run("bptt"), [score(0.5, 1.1)])
-    assert online.exhibits(load([tmp_path / "plain"])) == []
+    assert online.section(load([tmp_path / "plain"])).exhibits == ()

@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench.report import provenance
 from bench.report.data import Data, load
-from bench.report.exhibit import Exhibit, Missing
-from bench.report.tables import load as load_table
+from bench.report.data import read_results as load_table
+from bench.report.exhibit import Exhibit, Missing, command
+from bench.report.sections import provenance
 from bench.results import run_folders, write_json
 from tests.helpers import folder_of, tiny_run
-from tests.report.test_report import PROVENANCE, fake, score, seeds
+from tests.report.fabricated import PROVENANCE, fake, score, seeds
 
 
 def table(root: Path, name: str) -> pd.DataFrame:
@@ -50,12 +50,12 @@ def test_cells_are_counted_by_grid_and_state(tmp_path: Path) -> None:
         },
         {"grid": "quick", "cells": 2, "done": 2, "pending": 0, "failed": 0, "command": "python run_bench.py run quick"},
     ]
-    assert caption(tmp_path, "cells").startswith("3 of 5 cells of 2 grids are done; the others follow")
+    assert caption(tmp_path, "cells").startswith("3 of 5 cells of 2 grids are done.")
 
 
 def test_a_command_holds_whatever_a_grid_is_called() -> None:
-    assert provenance.command("theirs/quick") == "python run_bench.py run quick"
-    assert provenance.command("a b; rm") == "python run_bench.py run 'a b; rm.yaml'"
+    assert command("theirs/quick") == "python run_bench.py run quick"
+    assert command("a b; rm") == "python run_bench.py run 'a b; rm.yaml'"
 
 
 def test_every_cell_without_scores_is_told_with_its_reason(tmp_path: Path) -> None:

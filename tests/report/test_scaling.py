@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 
 import bench
-from bench.report import scaling
 from bench.report.data import Data, load
 from bench.report.exhibit import Exhibit, Missing
+from bench.report.plot import draw
+from bench.report.sections import scaling
 from bench.results import read_json, write_json
 from tests.helpers import TINY, folder_of, tiny_run
-from tests.report.test_report import fake, only, score
+from tests.report.fabricated import fake, lines, only, score, words
 
 BITS = math.log(2)
 NATURAL: dict[str, Any] = {"loss_floor": None, "accuracy_ceiling": None, "unit": "bits"}
@@ -78,8 +79,8 @@ def exhibits(root: Path) -> dict[str, Exhibit | Missing]:
 
 def exhibit(root: Path, name: str) -> Exhibit:
     found = exhibits(root)[name]
-    assert isinstance(found, Exhibit) and found.figure is not None and found.table is not None
-    found.figure.canvas.draw()
+    assert isinstance(found, Exhibit) and found.panels and found.table is not None
+    draw(found.panels, load([root]).looks)
     return found
 
 
@@ -127,17 +128,7 @@ def test_losses_are_means_in_bits_with_the_gap_to_the_same_cells_teacher(tmp_pat
     assert row["loss"] == pytest.approx(at) and row["seeds"] == 3 and row["unit"] == "bits"
     assert (row["loss_low"], row["loss_high"]) == pytest.approx((0.9 * at, 1.1 * at))
     assert (row["gap"], row["gap_low"], row["gap_high"]) == pytest.approx((at - 1, 0.9 * at - 1, 1.1 * at - 1))
-    assert row["paper"] == "not known" and "setting" not in row
-
-
-def test_the_caption_tells_exponents_the_best_and_how_the_gap_changes(tmp_path: Path) -> None:
-    three_ladders(tmp_path / "g")
-    caption = exhibit(tmp_path, "scaling").caption
-    assert "digits, exponent of the loss in memory: smt+dmt -0.500 ± 0.000 (lowest smt+dmt at 128 with 1.000 bits)" in (
-        caption
-    )
-    assert "the gap of smt+dmt to its teacher goes from +1.828 to +0.414 bits" in caption
-    assert "over 3 seeds" in caption
+    assert "setting" not in row
 
 
 def test_losses_in_nats_stay_in_nats(tmp_path: Path) -> None:
@@ -147,8 +138,6 @@ def test_losses_in_nats_stay_in_nats(tmp_path: Path) -> None:
     rows = table(tmp_path, "scaling")
     assert rows["loss"].tolist() == [1.5, 1.25] and set(rows["unit"]) == {"nats"}
     assert rows["exponent"].isna().all()  # any two points lie on a power law
-    assert "bptt 1.500 to 1.250 nats on 2 values" in exhibit(tmp_path, "scaling").caption
-    assert "interval" in exhibit(tmp_path, "scaling").caption
 
 
 def test_cells_that_differ_in_two_fields_make_no_ladder(tmp_path: Path) -> None:
@@ -173,16 +162,19 @@ def test_grids_are_kept_apart(tmp_path: Path) -> None:
 
 def test_a_law_is_drawn_through_three_rungs(tmp_path: Path) -> None:
     three_ladders(tmp_path / "g")
-    figure = exhibit(tmp_path, "scaling").figure
-    assert figure is not None and len(figure.axes) == 3
-    assert [axes.get_xlabel() for axes in figure.axes] == [axis.label for axis in scaling.AXES]
-    assert all(axes.get_ylabel() == "test loss (bits per token)" for axes in figure.axes)
-    dotted = [line for axes in figure.axes for line in axes.lines if line.get_linestyle() == ":"]
-    assert len(dotted) == 6  # RNN and teacher in each
-    x, y = (np.log(np.asarray(one, dtype=float)) for one in dotted[0].get_data())
-    assert np.diff(y) / np.diff(x) == pytest.approx([-1.0] * 49)  # context
-    words = [text.get_text().strip() for text in figure.legends[0].get_texts()]
-    assert words == ["smt+dmt", "smt+dmt teacher (reference)", "fitted power law"]
+    panels = exhibit(tmp_path, "scaling").panels
+    assert [panel.x for panel in panels] == [axis.label for axis in scaling.AXES]
+    assert all(panel.y == "test loss (bits per token)" for panel in panels)
+    laws = [line for panel in panels for line in lines(panel, kind="fit")]
+    assert len(laws) == 6  # RNN and teacher in each
+    assert np.diff(np.log(laws[0].mean)) / np.diff(np.log(laws[0].x)) == pytest.approx([-1.0] * 49)  # context
+    assert words(panels) == ["smt+dmt", "smt+dmt teacher (reference)"]
+
+
+def test_what_follows_from_a_size_does_not_hide_its_ladder(tmp_path: Path) -> None:
+    for d, heads in ((8, 1), (16, 2), (32, 4)):
+        cell(tmp_path / "g", model={"d": d, "heads": heads}, parameters=100 * d)
+    assert sorted(table(tmp_path, "scaling")["value"]) == [800, 1600, 3200]
 
 
 # Compression.
@@ -209,15 +201,6 @@ def test_the_smallest_memory_by_each_compute_is_right(tmp_path: Path) -> None:
     assert all(map(math.isnan, lowest[:5])) and lowest[5] == 64
 
 
-def test_the_caption_tells_where_training_saved_most_memory(tmp_path: Path) -> None:
-    curves_of_three_memories(tmp_path / "g")
-    caption = exhibit(tmp_path, "compression").caption
-    assert "digits, bptt: more training lets a smaller memory do at 1 of 4 losses, most at 2.000 bits: 64 numbers" in (
-        caption
-    )
-    assert "after 200 tokens, 16 after 800." in caption
-
-
 def test_compute_is_flops_where_every_cell_was_traced(tmp_path: Path) -> None:
     curves_of_three_memories(tmp_path / "g")
     traced(tmp_path / "g", lambda tokens: 1000.0 * tokens)
@@ -232,22 +215,10 @@ def test_compute_is_flops_where_every_cell_was_traced(tmp_path: Path) -> None:
 
 def test_the_steps_go_down_where_a_smaller_memory_arrives(tmp_path: Path) -> None:
     curves_of_three_memories(tmp_path / "g")
-    figure = exhibit(tmp_path, "compression").figure
-    assert figure is not None
-    (panel,) = figure.axes
-    steps = max(
-        (line for line in panel.lines if line.get_drawstyle() == "steps-post"), key=lambda one: np.size(one.get_xdata())
-    )
-    x, y = (np.asarray(one, dtype=float) for one in steps.get_data())
-    assert x.tolist() == [200, 400, 800, 800]
-    assert y == pytest.approx([64, 32, 16, 16], rel=0.1)  # lifted a little, so that lines do not hide one another
-    assert panel.get_xscale() == "log" and panel.get_xlabel() == "training tokens"
-
-
-def test_no_saving_is_told_as_such(tmp_path: Path) -> None:
-    for tokens in (1, 2, 4):
-        cell(tmp_path / "g", model={"memory_tokens": tokens}, curve=[(0, 3.0), (100, 2.5), (200, 2.0)])
-    assert "no smaller memory reach any of the 1 losses" in exhibit(tmp_path, "compression").caption
+    (panel,) = exhibit(tmp_path, "compression").panels
+    steps = next(line for line in panel.lines if line.tip == "2.000 bits")
+    assert (steps.x.tolist(), steps.mean.tolist()) == ([200, 400, 800, 800], [64, 32, 16, 16])
+    assert panel.ticks == "log" and panel.x == "training tokens"
 
 
 def test_no_curves_no_compression(tmp_path: Path) -> None:
@@ -279,7 +250,6 @@ def test_unfinished_and_diverged_cells_are_left_out(tmp_path: Path) -> None:
     next((tmp_path / "g").rglob("curve.json")).write_text("{")
     rows = table(tmp_path, "scaling")
     assert set(rows[rows["axis"] == "memory"]["value"]) == {16, 32, 64}
-    assert "No mean has an interval" in exhibit(tmp_path, "scaling").caption
     assert "4 of 5 cells done, the other 1 left out" in exhibit(tmp_path, "scaling").run
 
 

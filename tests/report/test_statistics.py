@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.report.statistics import interquartile_mean, mean_interval, paired_difference, power_law
+from bench.statistics import interquartile_mean, mean_interval, paired_difference, power_law
 
 NAN = math.nan
 

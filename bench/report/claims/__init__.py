@@ -28,7 +28,7 @@ from bench.report.exhibit import Exhibit, Missing, Section
 
 __all__ = ["VERDICTS", "Claim", "Verdict", "judged", "register_claim", "section"]
 
-HOUSE = (accuracy, cost, inside, growth, ablations)
+PAPERS = (accuracy, cost, inside, growth, ablations)
 """The modules that register the paper's claims."""
 
 

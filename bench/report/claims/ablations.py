@@ -9,19 +9,6 @@ import pandas as pd
 
 from bench.report.claims.accuracy import BACKBONE
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.cells import (
-    Ladder,
-    by_seed,
-    final,
-    having,
-    ladders,
-    mean_of,
-    number,
-    pairs,
-    settings,
-    still_learning,
-    usual,
-)
 from bench.report.claims.findings import (
     EQUAL,
     LEARNED,
@@ -30,13 +17,15 @@ from bench.report.claims.findings import (
     Part,
     beyond,
     decide,
-    doubt,
+    exponential,
+    finding,
     inside,
     opposite,
-    powers,
 )
+from bench.report.claims.learning import final, still_learning
 from bench.report.data import Data
-from bench.report.statistics import paired_difference
+from bench.report.query import Ladder, base, having, keys, ladders, mean_of, number, numbers_by_seed, pairs
+from bench.statistics import paired_difference
 
 SOLVES = 0.9
 """Of the ceiling."""
@@ -45,14 +34,6 @@ DEPENDENT = ("retrieval", "string-copy")
 COLLAPSED = 0.5
 """A memory space whose effective rank is less than half as large has collapsed."""
 PAPERS = {"method.lambda_dyn": 0.1, "method.lambda_unif": 0.001}
-
-
-def usual_but(runs: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """`usual` at each value of these columns, which are then no ablations."""
-    own = [name for name in columns if name in runs]
-    if runs.empty or not own:
-        return usual(runs)
-    return pd.concat([usual(part) for _, part in runs.groupby(own, dropna=False, sort=False)])
 
 
 @register_claim(
@@ -73,7 +54,7 @@ def future(data: Data) -> Verdict:
     runs = having(final(data), "method.future", "method.detach")
     runs = runs[~runs["reference"] & (runs["method"] == "smt+dmt") & runs["task"].isin(DEPENDENT)]
     runs = runs.assign(**{"method.future": number(runs["method.future"])}).dropna(subset="method.future")
-    runs = usual_but(runs, "method.future", "method.detach")
+    runs = base(runs, "method.future", "method.detach")
     detached = runs["method.detach"].eq(True)
     short = runs["method.future"] < runs["task.length"] / 2
     whole = runs["method.future"] >= runs["task.length"]
@@ -88,7 +69,7 @@ def future(data: Data) -> Verdict:
         found = [
             _solved(f"{where}, T_f {future_:g}, {says.split()[0]}", cells, solves, able)
             for future_, part in runs[chosen].groupby("method.future")
-            for where, cells in settings(part)
+            for where, cells, _ in pairs(part, part)
         ]
         rule = f"interval {'above' if solves else 'below'} {SOLVES}"
         missing = f"no finished smt+dmt on {' or '.join(DEPENDENT)} for “{says}”."
@@ -116,14 +97,16 @@ def _solvable(joint: pd.DataFrame) -> dict[tuple[str, str, float], bool]:
 
 def _solved(where: str, cells: pd.DataFrame, solves: bool, able: dict[tuple[str, str, float], bool]) -> Finding:
     share = mean_of(cells, "share")
-    outcome = inside(share, SOLVES, math.inf)
-    note = doubt(share) if outcome == "unclear" else ""
-    if outcome == "against" and not able.get(_task_of(cells), True):
-        outcome, note = "unclear", "joint training with the longest future does not solve it either"
-    elif outcome == "against" and still_learning(cells):
-        outcome, note = "unclear", "still learning"
-    beside = (("accuracy", mean_of(cells, "accuracy")),)
-    return Finding(where, outcome if solves else opposite(outcome), share, beside, note)
+    said = inside(share, SOLVES, math.inf)
+    failed, hopeless = said == "against", not able.get(_task_of(cells), True)
+    return finding(
+        where,
+        share,
+        said if solves else opposite(said),
+        (("accuracy", mean_of(cells, "accuracy")),),
+        (failed and hopeless, "joint training with the longest future does not solve it either"),
+        (failed and still_learning(cells), "still learning"),
+    )
 
 
 @register_claim(
@@ -146,16 +129,15 @@ def weights(data: Data) -> Verdict:
     runs = final(data)
     runs = runs[~runs["reference"] & (runs["method"] == "smt+dmt")]
     ranks = {(run.get("grid"), run.get("id")): record.get("effective_rank") for run, record in data.geometry}
-    keys = list(zip(runs["grid"], runs["id"]))
-    rank = number(pd.Series([ranks.get(key) for key in keys], index=runs.index, dtype=object))
+    rank = number(pd.Series([ranks.get(run) for run in keys(runs)], index=runs.index, dtype=object))
     bits = runs["unit"].eq("bits")
     runs = runs.assign(rank=rank, merit=runs["accuracy"].where(~bits, -runs["loss"] / math.log(2)))
-    uniform = [one for one in ladders(runs, "method.lambda_unif", 2) if one.rungs[0] == 0]
+    uniform = [one for one in ladders(data, runs, "method.lambda_unif", 2) if one.rungs[0] == 0]
     collapses = [one for one in uniform if one.rows["rank"].notna().any()]
     best = [
         found
         for column, paper in PAPERS.items()
-        for ladder in ladders(runs, column, 2)
+        for ladder in ladders(data, runs, column, 2)
         for found in _best(ladder, paper)
     ]
     missing = "no finished smt+dmt with lambda_unif 0 beside another value, all else equal"
@@ -198,28 +180,24 @@ def _zero_and_usual(ladder: Ladder) -> tuple[str, pd.DataFrame, pd.DataFrame]:
 def _collapses(ladder: Ladder) -> Finding:
     where, zero, with_it = _zero_and_usual(ladder)
     zero, with_it = (one.assign(rank=np.log(one["rank"].where(one["rank"] > 0))) for one in (zero, with_it))
-    logs = paired_difference(by_seed(zero, "rank"), by_seed(with_it, "rank"))
-    told = zip(
-        ("effective rank at lambda_unif 0 (geometric mean)", "effective rank with it (geometric mean)"), (zero, with_it)
+    ratio = exponential(paired_difference(*(numbers_by_seed(runs, "rank") for runs in (zero, with_it))))
+    told = (("at lambda_unif 0", zero), ("with it", with_it))
+    beside = tuple(
+        (f"effective rank {words} (geometric mean)", exponential(mean_of(runs, "rank"))) for words, runs in told
     )
-    beside = tuple((words, powers(mean_of(runs, "rank"))) for words, runs in told)
-    ratio = powers(logs)
-    outcome = inside(ratio, 0.0, COLLAPSED)
-    note = doubt(ratio) if outcome == "unclear" else ""
-    if with_it["skill"].mean() < LEARNED:
-        outcome, note = "unclear", "not learned with it either"
-    return Finding(where, outcome, ratio, beside, note)
+    return finding(where, ratio, inside(ratio, 0.0, COLLAPSED), beside, _unlearned(with_it))
 
 
 def _survives(ladder: Ladder) -> Finding:
     where, zero, with_it = _zero_and_usual(ladder)
-    effect = paired_difference(by_seed(zero, "accuracy"), by_seed(with_it, "accuracy"))
+    effect = paired_difference(*(numbers_by_seed(runs, "accuracy") for runs in (zero, with_it)))
     told = (("accuracy at lambda_unif 0", zero), ("accuracy with it", with_it))
-    outcome = inside(effect, -EQUAL, math.inf)
-    note = doubt(effect) if outcome == "unclear" else ""
-    if with_it["skill"].mean() < LEARNED:
-        outcome, note = "unclear", "not learned with it either"
-    return Finding(where, outcome, effect, tuple((words, mean_of(runs, "accuracy")) for words, runs in told), note)
+    beside = tuple((words, mean_of(runs, "accuracy")) for words, runs in told)
+    return finding(where, effect, inside(effect, -EQUAL, math.inf), beside, _unlearned(with_it))
+
+
+def _unlearned(runs: pd.DataFrame) -> tuple[bool, str]:
+    return runs["skill"].mean() < LEARNED, "not learned with it either"
 
 
 def _best(ladder: Ladder, paper: float) -> list[Finding]:
@@ -229,16 +207,19 @@ def _best(ladder: Ladder, paper: float) -> list[Finding]:
     name = ladder.column.rpartition(".")[2]
     rival = max((one for one in ladder.rungs if one != paper), key=lambda one: ladder.at(one)["merit"].mean())
     ours, other = ladder.at(paper), ladder.at(rival)
-    effect = paired_difference(by_seed(ours, "merit"), by_seed(other, "merit"))
+    effect = paired_difference(*(numbers_by_seed(runs, "merit") for runs in (ours, other)))
     beside = tuple((f"accuracy at {name} {value:g}", mean_of(ladder.at(value), "accuracy")) for value in ladder.rungs)
-    outcome, note = beyond(effect, MARGIN), ""
-    if outcome == "level":
-        outcome, note = "unclear", "others are as good"
-    elif outcome == "unclear":
-        note = doubt(effect)
-    elif outcome == "against" and still_learning(ours, -effect.mean):
-        outcome, note = "unclear", "still learning"
-    return [Finding(f"{ladder.where}, {name} {paper:g} against {rival:g}", outcome, effect, beside, note)]
+    said = beyond(effect, MARGIN)
+    return [
+        finding(
+            f"{ladder.where}, {name} {paper:g} against {rival:g}",
+            effect,
+            said,
+            beside,
+            (said == "level", "others are as good"),
+            (said == "against" and still_learning(ours, -effect.mean), "still learning"),
+        )
+    ]
 
 
 @register_claim(
@@ -254,7 +235,7 @@ def gru(data: Data) -> Verdict:
     that the GRU is to blame, and BPTT's GRU, if it was trained, is above 0.2, so that SMT is. Not collapsed: above 0.2.
     A GRU that was still learning, fast enough to get there in as much training again, has not collapsed.
     """
-    runs = usual_but(final(data), "model.backbone")
+    runs = base(final(data), "model.backbone")
     runs = runs[~runs["reference"]]
     found, backbones = [], {}
     for method in ("smt", "smt+dmt", "bptt"):
@@ -268,18 +249,25 @@ def gru(data: Data) -> Verdict:
         skill, transformer = mean_of(pair.a, "skill"), mean_of(pair.b, "skill")
         beside = [("skill with a transformer updater", transformer)]
         beside += [("skill of bptt with a GRU", mean_of(bptt.a, "skill"))] if bptt else []
-        outcome = inside(skill, float("-inf"), LEARNED)
-        note = doubt(skill) if outcome == "unclear" else ""
-        if outcome == "for" and not transformer.low > LEARNED:
-            outcome, note = "unclear", "the transformer updater did not learn it either"
-        elif outcome == "for" and bptt is not None and not beside[-1][1].low > LEARNED:
-            outcome, note = "unclear", "the GRU did not learn it under bptt either"
-        elif outcome == "for" and still_learning(pair.a, LEARNED - skill.mean):
-            outcome, note = "unclear", "the GRU was still learning"
-        found.append(Finding(f"{where}, {method}", outcome, skill, tuple(beside), note))
+        said = inside(skill, float("-inf"), LEARNED)
+        collapsed = said == "for"
+        found.append(
+            finding(
+                f"{where}, {method}",
+                skill,
+                said,
+                tuple(beside),
+                (collapsed and not transformer.low > LEARNED, "the transformer updater did not learn it either"),
+                (
+                    collapsed and bptt is not None and not beside[-1][1].low > LEARNED,
+                    "the GRU did not learn it under bptt either",
+                ),
+                (collapsed and still_learning(pair.a, LEARNED - skill.mean), "the GRU was still learning"),
+            )
+        )
     missing = "no task has finished runs of smt or smt+dmt with the gru and the transformer updater at equal settings."
     return decide(
         [Part("the GRU collapses under SMT", "its skill", f"interval below {LEARNED}", found, missing)],
-        "How wide the GRU is, and that its memory is normalised after each update, is the house's choice; in a small "
-        "memory and over short sequences one matrix may be enough to follow the teacher.",
+        "How wide the GRU is, and that its memory is normalised after each update, is this project's choice; in a "
+        "small memory and over short sequences one matrix may be enough to follow the teacher.",
     )

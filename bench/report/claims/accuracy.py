@@ -5,35 +5,25 @@ from __future__ import annotations
 import pandas as pd
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.cells import (
-    Ladder,
-    Pair,
-    by_seed,
-    final,
-    ladders,
-    mean_of,
-    pairs,
-    scores,
-    settings,
-    still_learning,
-    usual,
-)
 from bench.report.claims.findings import (
     EQUAL,
     LEARNED,
     MARGIN,
     SOLVED,
+    Beside,
     Finding,
     Part,
+    Said,
     beyond,
     decide,
-    decided,
-    doubt,
+    finding,
     inside,
     untested,
 )
+from bench.report.claims.learning import final, still_learning
 from bench.report.data import Data
-from bench.report.statistics import Interval, mean_interval, paired_difference
+from bench.report.query import Ladder, Pair, base, ladders, mean_of, numbers_by_seed, pairs, scores
+from bench.statistics import mean_interval, paired_difference
 
 SYNTHETIC = ("retrieval", "string-copy", "stack", "keys-values", "modular-arithmetic")
 """The paper's five."""
@@ -56,7 +46,7 @@ def beats_bptt(data: Data) -> Verdict:
     that of every other task, by 0.02 or more with an interval above zero. The claim is of all five tasks, so that fewer
     can contradict it, but not support it.
     """
-    runs = usual(final(data))
+    runs = base(final(data))
     runs = runs[~runs["reference"] & runs["task"].isin(SYNTHETIC)]
     smt, bptt = (runs[runs["method"] == name] for name in ("smt+dmt", "bptt"))
     compared = pairs(smt, bptt)
@@ -88,18 +78,11 @@ def _hardest(runs: pd.DataFrame, task: str) -> list[Finding]:
         return []
     own = shares.pop(task)
     rival = min(shares, key=lambda name: float(shares[name].mean()))
-    effect = paired_difference(_plain(shares[rival]), _plain(own))
-    outcome = decided(beyond(effect, MARGIN))
-    beside = (
-        (f"share on {task}", mean_interval(own.to_numpy())),
-        (f"share on {rival}", mean_interval(shares[rival].to_numpy())),
+    effect = paired_difference(*(dict(one) for one in (shares[rival], own)))
+    beside = tuple(
+        (f"share on {name}", mean_interval(one.to_numpy())) for name, one in ((task, own), (rival, shares[rival]))
     )
-    where = f"{task} and {rival}"
-    return [Finding(where, outcome, effect, beside, doubt(effect) if outcome == "unclear" else "")]
-
-
-def _plain(values: pd.Series) -> dict[int, float]:
-    return {int(seed): float(value) for seed, value in values.items()}  # type: ignore[call-overload]
+    return [finding(f"{task} and {rival}", effect, beyond(effect, MARGIN), beside)]
 
 
 def lead(pair: Pair, a: str, b: str) -> Finding:
@@ -108,23 +91,22 @@ def lead(pair: Pair, a: str, b: str) -> Finding:
     Nothing is told where both solve the task (0.98 of the ceiling), where neither is above chance by the margin, or
     where the one behind was still learning (see `still_learning`).
     """
-    effect = paired_difference(by_seed(pair.a, "accuracy"), by_seed(pair.b, "accuracy"))
-    beside = tuple((f"accuracy of {name}", mean_of(runs, "accuracy")) for name, runs in ((a, pair.a), (b, pair.b)))
-    outcome, note = beyond(effect, MARGIN), ""
-    if outcome == "unclear":
-        note = doubt(effect)
-    elif pair.a["share"].mean() >= SOLVED and pair.b["share"].mean() >= SOLVED:
-        outcome, note = "unclear", "both solve it"
-    elif all((runs["accuracy"] - runs["chance"].fillna(0)).mean() < MARGIN for runs in (pair.a, pair.b)):
-        outcome, note = "unclear", "neither is above chance"
-    elif outcome == "for" and still_learning(pair.b, effect.mean):
-        outcome, note = "unclear", f"{b} was still learning"
-    elif outcome == "against" and still_learning(pair.a, -effect.mean):
-        outcome, note = "unclear", f"{a} was still learning"
-    elif outcome == "level":
-        learning = [name for name, runs in ((a, pair.a), (b, pair.b)) if still_learning(runs)]
-        outcome, note = ("unclear", f"{' and '.join(learning)} still learning") if learning else ("against", "level")
-    return Finding(pair.where, outcome, effect, beside, note)
+    effect = paired_difference(*(numbers_by_seed(runs, "accuracy") for runs in (pair.a, pair.b)))
+    sides = ((a, pair.a), (b, pair.b))
+    said = beyond(effect, MARGIN)
+    behind = {"for": sides[1:], "against": sides[:1], "level": sides, "unclear": ()}[said]
+    gap = 0.0 if said == "level" else abs(effect.mean)
+    learning = [name for name, runs in behind if still_learning(runs, gap)]
+    above = [(runs["accuracy"] - runs["chance"].fillna(0)).mean() >= MARGIN for _, runs in sides]
+    return finding(
+        pair.where,
+        effect,
+        said,
+        tuple((f"accuracy of {name}", mean_of(runs, "accuracy")) for name, runs in sides),
+        (said != "unclear" and all(runs["share"].mean() >= SOLVED for _, runs in sides), "both solve it"),
+        (said != "unclear" and not any(above), "neither is above chance"),
+        (bool(learning), f"{' and '.join(learning)} was still learning"),
+    )
 
 
 @register_claim(
@@ -140,7 +122,7 @@ def length(data: Data) -> Verdict:
     shortest is not learned (accuracy less than 0.2 of the way from chance to the ceiling), and a fall does not count
     where the method was still learning at the longest, fast enough to make up for it in as much training again.
     """
-    runs = usual(final(data))
+    runs = base(final(data))
     runs = runs[~runs["reference"] & (runs["task"] == "retrieval")]
     missing = "no grid has finished retrieval runs of {} at several lengths."
     parts = []
@@ -148,7 +130,7 @@ def length(data: Data) -> Verdict:
         ("bptt", "BPTT falls with length", f"by {MARGIN} of accuracy or more, interval above zero"),
         ("smt+dmt", "SMT->DMT keeps its accuracy", f"interval of its fall below {EQUAL} of accuracy"),
     ):
-        found = [_falls(one, method) for one in ladders(runs[runs["method"] == method], "task.length", least=2)]
+        found = [_falls(one, method) for one in ladders(data, runs[runs["method"] == method], "task.length", least=2)]
         effect = f"fall in accuracy of {method} from the shortest to the longest"
         parts.append(Part(says, effect, rule, found, missing.format(method)))
     return decide(
@@ -160,23 +142,26 @@ def length(data: Data) -> Verdict:
 
 def _falls(ladder: Ladder, method: str) -> Finding:
     short, long = ladder.at(ladder.rungs[0]), ladder.at(ladder.rungs[-1])
-    fall = paired_difference(by_seed(short, "accuracy"), by_seed(long, "accuracy"))
+    fall = paired_difference(*(numbers_by_seed(runs, "accuracy") for runs in (short, long)))
     beside = tuple(
         (f"accuracy of {method}, length {value:g}", mean_of(ladder.at(value), "accuracy")) for value in ladder.rungs
     )
     where = f"{ladder.where}, lengths {ladder.rungs[0]:g} to {ladder.rungs[-1]:g}"
+    said: Said
     if method == "bptt":
-        outcome = decided(beyond(fall, MARGIN))
-        fell = outcome == "for"
+        said = beyond(fall, MARGIN)
+        fell = said == "for"
     else:
-        outcome = "for" if fall.high < EQUAL else "against" if fall.low > MARGIN else "unclear"
-        fell = outcome == "against"
-    note = doubt(fall) if outcome == "unclear" else ""
-    if short["skill"].mean() < LEARNED:
-        outcome, note = "unclear", "the shortest is not learned"
-    elif fell and still_learning(long, fall.mean):
-        outcome, note = "unclear", f"{method} was still learning at the longest"
-    return Finding(where, outcome, fall, beside, note)
+        said = "for" if fall.high < EQUAL else "against" if fall.low > MARGIN else "unclear"
+        fell = said == "against"
+    return finding(
+        where,
+        fall,
+        said,
+        beside,
+        (short["skill"].mean() < LEARNED, "the shortest is not learned"),
+        (fell and still_learning(long, fall.mean), f"{method} was still learning at the longest"),
+    )
 
 
 @register_claim(
@@ -193,19 +178,16 @@ def unseen_lengths(data: Data) -> Verdict:
     less than the Transformer: by 0.02 or more, interval of the paired differences above zero. Nothing is told where one
     of the two has less than 0.2 of skill at the trained length. Equal losses count against the claim.
     """
-    runs = usual(_lost(scores(data)))
+    runs = base(_lost(scores(data)))
     rnn = runs[(runs["method"] == "smt+dmt") & ~runs["reference"]]
     teacher = runs[(runs["method"] == "smt+dmt") & runs["reference"] & (runs["predictor"] == "teacher")]
     transformer = runs[(runs["method"] == "transformer") & ~runs["reference"]]
     lengths = "no finished run of {} was tested at lengths beyond the trained one (evaluation.lengths)."
     found = []
-    for where, cells in settings(rnn):
+    for where, cells, _ in pairs(rnn, rnn):
         fall = mean_of(cells, "lost")
-        outcome = inside(fall, float("-inf"), HOLDS)
-        note = doubt(fall) if outcome == "unclear" else ""
-        if cells["skill"].mean() < LEARNED:
-            outcome, note = "unclear", "the trained length is not learned"
-        found.append(Finding(where, outcome, fall, _kept("smt+dmt", cells), note))
+        unlearned = cells["skill"].mean() < LEARNED, "the trained length is not learned"
+        found.append(finding(where, fall, inside(fall, float("-inf"), HOLDS), _kept("smt+dmt", cells), unlearned))
     effect = "skill lost, {} minus smt+dmt"
     rule = f"by {MARGIN} or more, interval above zero"
     return decide(
@@ -246,17 +228,14 @@ def _lost(rows: pd.DataFrame) -> pd.DataFrame:
     return trained.assign(lost=trained["skill"] - trained["longer"])
 
 
-def _kept(name: str, runs: pd.DataFrame) -> tuple[tuple[str, Interval], ...]:
+def _kept(name: str, runs: pd.DataFrame) -> Beside:
     told = (("skill", "skill of {} at the trained length"), ("longer", "skill of {} at longer lengths"))
     return tuple((words.format(name), mean_of(runs, column)) for column, words in told)
 
 
 def _loses_less(where: str, rnn: pd.DataFrame, other: pd.DataFrame, name: str) -> Finding:
-    effect = paired_difference(by_seed(other, "lost"), by_seed(rnn, "lost"))
+    effect = paired_difference(*(numbers_by_seed(runs, "lost") for runs in (other, rnn)))
+    unlearned = min(rnn["skill"].mean(), other["skill"].mean()) < LEARNED
     beside = (*_kept("smt+dmt", rnn), *_kept(name, other))
-    if min(rnn["skill"].mean(), other["skill"].mean()) < LEARNED:
-        return Finding(where, "unclear", effect, beside, "one of them has not learned the trained length")
-    outcome = beyond(effect, MARGIN)
-    if outcome == "level":
-        return Finding(where, "against", effect, beside, "level")
-    return Finding(where, outcome, effect, beside, doubt(effect) if outcome == "unclear" else "")
+    why = "one of them has not learned the trained length"
+    return finding(where, effect, beyond(effect, MARGIN), beside, (unlearned, why))

@@ -7,10 +7,10 @@ import pandas as pd
 from scipy.stats import linregress
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.cells import having, number, place
 from bench.report.claims.findings import Finding, Part, decide
 from bench.report.data import Data
-from bench.report.statistics import Interval, power_law
+from bench.report.query import having, number, place
+from bench.statistics import Interval, power_law
 
 FLAT = (float("-inf"), 0.05)
 LINEAR = (0.95, 1.05)

@@ -1,6 +1,6 @@
 """From comparisons to verdicts: what an interval says, what each setting says, and what they say together.
 
-found = [Finding("retrieval, length 16", decided(beyond(effect, MARGIN)), effect), ...]      one per setting
+found = [finding("retrieval, length 16", effect, beyond(effect, MARGIN)), ...]      one per setting
 decide([Part("SMT->DMT is ahead of BPTT", ..., found), ...], why="...")                      the verdict
 """
 
@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from bench.report.claims.base import NUMBERS, Verdict, Word, no_numbers
-from bench.report.statistics import SEEDS_FOR_AN_INTERVAL, Interval
+from bench.report.words import interval as shown_interval
+from bench.statistics import SEEDS_FOR_AN_INTERVAL, Interval
 
 MARGIN = 0.02
 """Of accuracy: a smaller difference does not matter in practice; also about the sampling error of 512 answers."""
@@ -24,12 +25,18 @@ EQUAL = 0.05
 """Of accuracy: two that differ by less are equal. Wider than `MARGIN`, as a whole interval has to fit in."""
 SOLVED = 0.98
 """Of the ceiling: who reaches it cannot be told from others who do."""
+BITS = 0.02
+"""A smaller difference in loss, in bits per token, does not matter in practice."""
 LEARNED = 0.2
 """Of skill (0 at chance, 1 at the ceiling): below it a task is not learned, and there is nothing to look at."""
 FEW_SEEDS = f"fewer than {SEEDS_FOR_AN_INTERVAL} seeds"
 STRADDLES = "the interval over seeds is too wide to tell"
 
 Outcome = Literal["for", "against", "unclear"]
+Said = Outcome | Literal["level"]
+"""What an interval says; level is within the margin throughout, which counts against claims of a difference."""
+Beside = tuple[tuple[str, Interval], ...]
+"""Further numbers: what they are, and they."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,20 @@ class Finding:
     where: str
     outcome: Outcome
     effect: Interval
-    beside: tuple[tuple[str, Interval], ...] = ()
-    """Further numbers: what they are, and they."""
+    beside: Beside = ()
     note: str = ""
     """Where it is unclear: why."""
+
+
+def finding(where: str, effect: Interval, said: Said, beside: Beside = (), *unless: tuple[bool, str]) -> Finding:
+    """The rule of all claims: what the interval says, but nothing where one of `unless` (whether, why) holds."""
+    for holds, why in unless:
+        if holds:
+            return Finding(where, "unclear", effect, beside, why)
+    if said == "level":
+        return Finding(where, "against", effect, beside, "level")
+    doubt = FEW_SEEDS if effect.n < SEEDS_FOR_AN_INTERVAL else STRADDLES
+    return Finding(where, said, effect, beside, doubt if said == "unclear" else "")
 
 
 @dataclass(frozen=True)
@@ -130,40 +147,26 @@ def _phrase(part: Part) -> str:
     if len(found) == 1:
         (one,) = found
         note = f", {one.note}" if one.note else ""
-        return (
-            f"{part.says} ({part.effect}: {shown(one.effect, part.digits)}; asked for: {part.rule}; {one.where}{note})"
-        )
+        effect = shown_interval(one.effect, part.digits)
+        return f"{part.says} ({part.effect}: {effect}; asked for: {part.rule}; {one.where}{note})"
     held, against, unclear = ([one for one in found if one.outcome == word] for word in ("for", "against", "unclear"))
     means = [one.effect.mean for one in found if math.isfinite(one.effect.mean)]
-    span = " to ".join(_fixed(one, part.digits) for one in (min(means), max(means))) if means else "unknown"
+    ends = (min(means), max(means)) if means else (math.nan,)
+    span = " to ".join(shown_interval((end, math.nan, math.nan), part.digits) for end in ends)
     words = [f"{part.effect}: {span}; asked for: {part.rule}"]
     if against:
         most = max(against, key=lambda one: abs(one.effect.mean))
-        words.append(f"not at {len(against)}, as {most.where} with {shown(most.effect, part.digits)}")
+        words.append(f"not at {len(against)}, as {most.where} with {shown_interval(most.effect, part.digits)}")
     if unclear:
         notes = Counter(one.note for one in unclear if one.note)
         words.append(f"undecided at {len(unclear)}: {', '.join(note for note, _ in notes.most_common(2))}")
     return f"{part.says} at {len(held)} of {len(found)} settings ({'; '.join(words)})"
 
 
-def shown(interval: Interval, digits: int = 3) -> str:
-    """`0.412 [0.380, 0.450]`, without brackets where there is no interval."""
-    text = _fixed(interval.mean, digits)
-    return (
-        text
-        if math.isnan(interval.low)
-        else f"{text} [{_fixed(interval.low, digits)}, {_fixed(interval.high, digits)}]"
-    )
-
-
-def _fixed(value: float, digits: int) -> str:
-    return "unknown" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus zero
-
-
 # What an interval says.
 
 
-def beyond(effect: Interval, margin: float) -> Outcome | Literal["level"]:
+def beyond(effect: Interval, margin: float) -> Said:
     """For: above zero and by the margin on average; against: below it likewise; level: within the margin throughout."""
     if effect.low > 0 and effect.mean >= margin:
         return "for"
@@ -184,23 +187,13 @@ def minus(effect: Interval) -> Interval:
     return Interval(-effect.mean, -effect.high, -effect.low, effect.n)
 
 
-def powers(logs: Interval) -> Interval:
+def exponential(logs: Interval) -> Interval:
     """From natural logarithms to what they are of: a geometric mean."""
     mean, low, high = (float(np.exp(value)) for value in logs[:3])
     return Interval(mean, low, high, logs.n)
-
-
-def decided(outcome: Outcome | Literal["level"]) -> Outcome:
-    """For claims of a difference, where level counts against."""
-    return "against" if outcome == "level" else outcome
 
 
 def opposite(outcome: Outcome) -> Outcome:
     """For becomes against, and the other way round."""
     swapped: dict[Outcome, Outcome] = {"for": "against", "against": "for", "unclear": "unclear"}
     return swapped[outcome]
-
-
-def doubt(effect: Interval) -> str:
-    """Why an interval tells nothing."""
-    return FEW_SEEDS if effect.n < SEEDS_FOR_AN_INTERVAL else STRADDLES

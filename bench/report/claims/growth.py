@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.cells import TENTH, Ladder, Pair, by_seed, curve_points, final, ladders, mean_of, pairs, usual
-from bench.report.claims.findings import Finding, Outcome, Part, beyond, decide, decided, doubt, inside, powers
+from bench.report.claims.findings import BITS, Finding, Part, Said, beyond, decide, exponential, finding, inside
+from bench.report.claims.learning import TENTH, final
 from bench.report.data import Data
-from bench.report.statistics import Interval, mean_interval, paired_difference, power_law
+from bench.report.query import Ladder, Pair, base, curve_points, ladders, mean_of, numbers_by_seed, pairs
+from bench.statistics import Interval, mean_interval, paired_difference, power_law
 
-BITS = 0.02
-"""A smaller difference in loss, in bits per token, does not matter in practice."""
 EQUAL_BITS = 0.05
 """Losses that differ by less are equal; wider than `BITS`, as a whole interval has to fit in."""
 FAR = 2.0
@@ -50,7 +49,7 @@ def efficiency(data: Data) -> Verdict:
     and SMT->DMT is to be no more than 0.02 bits behind per token. A method that is behind per token and was still
     learning fast enough to draw level in as much training again decides nothing.
     """
-    runs = usual(final(data))
+    runs = base(final(data))
     runs = runs[~runs["reference"]]
     asked = {task: how for task, how in PAPERS.items() if (runs["task"] == task).any()} or STAND_IN
     runs = runs[runs["task"].isin(asked)]
@@ -123,8 +122,7 @@ def _per_flop(pair: Pair, curves: Curves) -> list[Finding]:
     if not matched:
         return []
     effect, mine, other = _difference(matched)
-    logs = mean_interval([_times_more(b, a) for a, b in matched.values()])
-    factor = powers(logs)
+    factor = exponential(mean_interval([_times_more(b, a) for a, b in matched.values()]))
     beside = (
         ("bits of smt+dmt at equal sequential FLOPs", mine),
         ("bits of bptt at equal sequential FLOPs", other),
@@ -133,11 +131,8 @@ def _per_flop(pair: Pair, curves: Curves) -> list[Finding]:
             factor,
         ),
     )
-    outcome = decided(beyond(effect, BITS))
-    note = doubt(effect) if outcome == "unclear" else ""
-    if outcome == "for" and not factor.mean >= FAR:
-        outcome, note = "unclear", "ahead, but not far"
-    return [Finding(pair.where, outcome, effect, beside, note)]
+    said = beyond(effect, BITS)
+    return [finding(pair.where, effect, said, beside, (said == "for" and not factor.mean >= FAR, "ahead, but not far"))]
 
 
 def _times_more(other: tuple[np.ndarray, np.ndarray], mine: tuple[np.ndarray, np.ndarray]) -> float:
@@ -156,19 +151,18 @@ def _per_token(pair: Pair, curves: Curves, asked: str) -> list[Finding]:
     if not matched:
         return []
     effect, mine, other = _difference(matched)
+    said: Said
     if asked == "equal":
-        outcome = inside(effect, -EQUAL_BITS, EQUAL_BITS)
+        said = inside(effect, -EQUAL_BITS, EQUAL_BITS)
     elif asked == "ahead":
-        outcome = decided(beyond(effect, BITS))
+        said = beyond(effect, BITS)
     else:
-        outcome = inside(effect, -BITS, math.inf)
-    note = doubt(effect) if outcome == "unclear" else ""
+        said = inside(effect, -BITS, math.inf)
     behind, name = (pair.a, "smt+dmt") if effect.mean < 0 else (pair.b, "bptt")
-    lagging = outcome == "against" or (outcome == "for" and asked == "ahead")
-    if lagging and _still_falling(behind, abs(effect.mean)):
-        outcome, note = "unclear", f"{name} was still learning"
+    lagging = said in ("against", "level") or (said == "for" and asked == "ahead")
+    unfinished = lagging and _still_falling(behind, abs(effect.mean)), f"{name} was still learning"
     beside = (("bits of smt+dmt at equal tokens", mine), ("bits of bptt at equal tokens", other))
-    return [Finding(pair.where, outcome, effect, beside, note)]
+    return [finding(pair.where, effect, said, beside, unfinished)]
 
 
 def _still_falling(runs: pd.DataFrame, gap: float) -> bool:
@@ -198,7 +192,7 @@ def scaling(data: Data) -> Verdict:
     missing = "no natural task has finished runs of smt+dmt at three or more values of {}."
     parts = []
     for words, columns in (("context", ("method.context",)), ("memory", ("model.memory_tokens",)), ("size", SIZES)):
-        found = [_falls(one, words) for column in columns for one in ladders(rnn, column, RUNGS)]
+        found = [_falls(one, words) for column in columns for one in ladders(data, rnn, column, RUNGS)]
         parts.append(
             Part(
                 f"loss falls with {words}",
@@ -216,7 +210,7 @@ def scaling(data: Data) -> Verdict:
             "the gap to the teacher shrinks with size",
             "bits by which the gap shrinks",
             f"by {BITS} or more, interval above zero",
-            [_nears(one) for column in SIZES for one in ladders(gaps, column, RUNGS)],
+            [_nears(one) for column in SIZES for one in ladders(data, gaps, column, RUNGS)],
             missing.format("size, with its teacher's loss"),
         )
     )
@@ -237,7 +231,7 @@ def _falls(ladder: Ladder, words: str) -> Finding:
     rungs = {_grown(ladder, value, words): ladder.at(value) for value in ladder.rungs}
     unit = "parameters" if words == "size" else words
     first, *_, last = rungs.values()
-    drop = paired_difference(by_seed(first, "bits"), by_seed(last, "bits"))
+    drop = paired_difference(*(numbers_by_seed(rung, "bits") for rung in (first, last)))
     table = pd.DataFrame({x: rung["bits"] for x, rung in rungs.items()})  # (seeds, rungs)
     each = mean_interval([power_law(row.index.to_numpy(), row.to_numpy()).exponent for _, row in table.iterrows()])
     means = table.mean()
@@ -246,22 +240,23 @@ def _falls(ladder: Ladder, words: str) -> Finding:
         (f"exponent of bits in {unit}", each),
         *((f"bits at {unit} {x:g}", mean_interval(table[x].to_numpy())) for x in rungs),
     )
-    outcome = decided(beyond(drop, BITS))
-    note = doubt(drop) if outcome == "unclear" else ""
-    if outcome == "for" and not each.high < 0:
-        outcome, note = "unclear", "the exponent's interval reaches zero"
-    elif outcome == "for" and worst >= BITS:
-        outcome, note = "unclear", f"it falls, but rises by {worst:.3f} bits between two rungs"
-    return Finding(ladder.where, outcome, drop, beside, note)
+    said = beyond(drop, BITS)
+    return finding(
+        ladder.where,
+        drop,
+        said,
+        beside,
+        (said == "for" and not each.high < 0, "the exponent's interval reaches zero"),
+        (said == "for" and worst >= BITS, f"it falls, but rises by {worst:.3f} bits between two rungs"),
+    )
 
 
 def _nears(ladder: Ladder) -> Finding:
     small, large = ladder.at(ladder.rungs[0]), ladder.at(ladder.rungs[-1])
-    effect = paired_difference(by_seed(small, "gap"), by_seed(large, "gap"))
-    outcome = decided(beyond(effect, BITS))
+    effect = paired_difference(*(numbers_by_seed(rung, "gap") for rung in (small, large)))
     name = ladder.column.rpartition(".")[2]
     beside = tuple((f"gap in bits, {name} {value:g}", mean_of(ladder.at(value), "gap")) for value in ladder.rungs)
-    return Finding(ladder.where, outcome, effect, beside, doubt(effect) if outcome == "unclear" else "")
+    return finding(ladder.where, effect, beyond(effect, BITS), beside)
 
 
 @register_claim(
@@ -282,20 +277,15 @@ def compression(data: Data) -> Verdict:
     runs = runs[(runs["method"] == "smt+dmt") & runs["unit"].eq("bits") & ~runs["reference"]]
     curves = _spending(data, "spent.tokens")
     found = []
-    for ladder in ladders(runs, "model.memory_tokens", RUNGS):
+    for ladder in ladders(data, runs, "model.memory_tokens", RUNGS):
         halvings = [_halvings(rows, curves) for _, rows in ladder.rows.groupby("seed")]
         effect = mean_interval([one for one in halvings if one is not None])
         told = mean_interval([float(one is None) for one in halvings])
-        outcome: Outcome = "unclear"
-        note = doubt(effect)
-        if effect.low > 0 and effect.mean >= 1:
-            outcome, note = "for", ""
-        elif effect.low == effect.high == 0:
-            outcome, note = "against", ""
-        elif told.mean > 0:
-            note = "the smallest memory had the target at half time"
+        said: Said = "for" if effect.low > 0 and effect.mean >= 1 else "unclear"
+        said = "against" if effect.low == effect.high == 0 else said
+        idle = said == "unclear" and told.mean > 0, "the smallest memory had the target at half time"
         beside = (("share of seeds whose smallest memory had the target at half time", told),)
-        found.append(Finding(ladder.where, outcome, effect, beside, note))
+        found.append(finding(ladder.where, effect, said, beside, idle))
     missing = "no natural task has finished runs of smt+dmt with three or more memory sizes."
     return decide(
         [

@@ -12,37 +12,26 @@ import pandas as pd
 from scipy.spatial.distance import pdist
 from scipy.stats import linregress, spearmanr
 
-from bench.report import tables
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.cells import (
-    curve_points,
-    final,
-    finished,
-    having,
-    keys,
-    mean_of,
-    number,
-    place,
-    still_learning,
-)
 from bench.report.claims.findings import (
     LEARNED,
     MARGIN,
     SOLVED,
     Finding,
-    Outcome,
     Part,
+    Said,
     beyond,
     decide,
-    decided,
-    doubt,
+    exponential,
+    finding,
     inside,
     minus,
     opposite,
-    powers,
 )
+from bench.report.claims.learning import final, still_learning
 from bench.report.data import Data
-from bench.report.statistics import mean_interval
+from bench.report.query import curve_points, finished, having, keys, mean_of, number, place, remembered, settings
+from bench.statistics import mean_interval
 
 FAR_BACK = ("retrieval", "string-copy")
 """Tasks whose last answer needs an input from the first half of the sequence."""
@@ -97,13 +86,10 @@ def gradients(data: Data) -> Verdict:
         found = []
         own = frame[frame["through"] == through]
         for setting, part in own.groupby("where", sort=False):
-            effect = powers(mean_interval(part["log_factor"].to_numpy()))
+            effect = exponential(mean_of(part, "log_factor"))
             within = inside(effect, 1 / FACTOR, FACTOR)
-            outcome: Outcome = within if flat else opposite(within)
-            per_step = mean_interval(part["slope"].to_numpy())
-            beside = (("change of ln |dL/dm_t| per step", per_step),)
-            note = doubt(effect) if outcome == "unclear" else ""
-            found.append(Finding(str(setting), outcome, effect, beside, note))
+            beside = (("change of ln |dL/dm_t| per step", mean_of(part, "slope")),)
+            found.append(finding(str(setting), effect, within if flat else opposite(within), beside))
         rule = f"interval {'within' if flat else 'outside'} 1/{FACTOR:g} to {FACTOR:g}"
         missing = f"no gradient norms through {through} on {' or '.join(FAR_BACK)} (measure: [dynamics])."
         parts.append(
@@ -116,11 +102,12 @@ def gradients(data: Data) -> Verdict:
     )
 
 
+@remembered
 def _settings(data: Data) -> dict[Any, str]:
     """(grid, id) of every finished run -> its setting and method in words."""
     runs = having(data.results, "grid", "id", "task", "method", "state")
     runs = runs[runs["state"] == "done"].drop_duplicates(["grid", "id"])
-    found = tables.settings(runs) if len(runs) else {}
+    found = settings(runs) if len(runs) else {}
     several = len(set(runs["grid"])) > 1
     return {
         run: f"{place(str(run[0]) if several else None, str(task), found[run])}, {method}"
@@ -198,9 +185,8 @@ def _both_phases(runs: pd.DataFrame, ends: dict[Any, float]) -> Iterator[tuple[s
 def _lowered(where: str, runs: pd.DataFrame) -> Finding:
     positive = (runs["before"] > 0) & (runs["after"] > 0)
     logs = mean_interval(np.log((runs["after"] / runs["before"])[positive].to_numpy()))
-    outcome = decided(beyond(minus(logs), LESS_DRIFT))
     beside = (("drift after SMT", mean_of(runs, "before")), ("drift after DMT", mean_of(runs, "after")))
-    return Finding(where, outcome, powers(logs), beside, doubt(logs) if outcome == "unclear" else "")
+    return finding(where, exponential(logs), beyond(minus(logs), LESS_DRIFT), beside)
 
 
 def _raised(where: str, runs: pd.DataFrame) -> Finding:
@@ -208,15 +194,17 @@ def _raised(where: str, runs: pd.DataFrame) -> Finding:
     chance, ceiling = runs["chance"].fillna(0), runs["accuracy_ceiling"].fillna(1)
     effect = mean_interval((after - before).to_numpy())
     beside = (("accuracy after SMT", mean_of(runs, "before")), ("accuracy after DMT", mean_of(runs, "after")))
-    outcome = decided(beyond(effect, MARGIN))
-    note = doubt(effect) if outcome == "unclear" else ""
-    if outcome != "for" and (before / ceiling).mean() >= SOLVED:
-        outcome, note = "unclear", "SMT alone solves it"
-    elif outcome != "for" and max((before - chance).mean(), (after - chance).mean()) < MARGIN:
-        outcome, note = "unclear", "neither is above chance"
-    elif outcome == "against" and still_learning(runs, -effect.mean):
-        outcome, note = "unclear", "DMT was still learning"
-    return Finding(where, outcome, effect, beside, note)
+    said = beyond(effect, MARGIN)
+    fell = said in ("against", "level")
+    return finding(
+        where,
+        effect,
+        said,
+        beside,
+        (said != "for" and (before / ceiling).mean() >= SOLVED, "SMT alone solves it"),
+        (said != "for" and max((before - chance).mean(), (after - chance).mean()) < MARGIN, "neither is above chance"),
+        (fell and still_learning(runs, -effect.mean), "DMT was still learning"),
+    )
 
 
 @register_claim(
@@ -259,9 +247,9 @@ def geometry(data: Data) -> Verdict:
     for where, values in trees.items():
         start, end = (mean_interval(column) for column in np.array(values, dtype=float).T)
         effect, other, words = (start, end, "ends") if start.mean <= end.mean else (end, start, "beginnings")
-        outcome: Outcome = "for" if effect.high < TREE else "against" if effect.low > NO_TREE else "unclear"
-        note = "" if outcome != "unclear" else "weak" if effect.high < NO_TREE else doubt(effect)
-        tree.append(Finding(where, outcome, effect, ((f"rank correlation with common {words}", other),), note))
+        said: Said = "for" if effect.high < TREE else "against" if effect.low > NO_TREE else "unclear"
+        weak = said == "unclear" and effect.high < NO_TREE, "weak"
+        tree.append(finding(where, effect, said, ((f"rank correlation with common {words}", other),), weak))
     tree, grouped, branched = (_learned(found, skill) for found in (tree, _grouped(clusters), _grouped(branches)))
     rule = f"above {APART}, below {TOGETHER} none"
     missing = "no run with a teacher on {} has a geometry (measure: [dynamics])."
@@ -297,9 +285,8 @@ def _grouped(values: dict[str, list[float]]) -> list[Finding]:
     found = []
     for where, silhouettes in values.items():
         effect = mean_interval(silhouettes)
-        outcome: Outcome = "for" if effect.low > APART else "against" if effect.high < TOGETHER else "unclear"
-        note = "" if outcome != "unclear" else "weak" if effect.low >= TOGETHER else doubt(effect)
-        found.append(Finding(where, outcome, effect, (), note))
+        said: Said = "for" if effect.low > APART else "against" if effect.high < TOGETHER else "unclear"
+        found.append(finding(where, effect, said, (), (said == "unclear" and effect.low >= TOGETHER, "weak")))
     return found
 
 

@@ -1,15 +1,16 @@
-"""Statistics of the report: seeds are the unit, intervals are bootstrapped, nothing is a maximum over training."""
+"""Statistics of results: seeds are the unit, intervals are bootstrapped, nothing is a maximum over training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap, linregress, trim_mean
+from scipy.stats import linregress, trim_mean
 
 SEEDS_FOR_AN_INTERVAL = 3
-"""Of fewer, resamples are too few to say anything; the points themselves are shown."""
+"""Minimum number of seeds for a bootstrap interval; of fewer the points themselves are shown."""
 RESAMPLES = 2000
 
 
@@ -32,17 +33,34 @@ class PowerLaw(NamedTuple):
     n: int
 
 
+@cache
+def _draws(n: int) -> np.ndarray:
+    """Which of n seeds each resample (RESAMPLES, n) takes; the same every time."""
+    return np.random.RandomState(0).randint(0, n, (RESAMPLES, n))
+
+
+def _ends(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 2.5 and 97.5 % points of resampled means (RESAMPLES, ...)."""
+    low, high = np.percentile(resampled, (2.5, 97.5), axis=0)
+    return low, high
+
+
+def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and the ends of its 95 % bootstrap interval (each (n,)) of values (seeds, n); NaN of too few seeds."""
+    seeds, n = values.shape
+    if seeds < SEEDS_FOR_AN_INTERVAL:
+        return values.mean(0), np.full(n, np.nan), np.full(n, np.nan)
+    return values.mean(0), *_ends(values[_draws(seeds)].mean(1))
+
+
 def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
     """Mean of one number per seed. NaN throughout when there is none."""
     kept = np.asarray(values, dtype=float)
     kept = kept[~np.isnan(kept)]
     if len(kept) == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
-    low = high = float("nan")
-    if len(kept) >= SEEDS_FOR_AN_INTERVAL:
-        interval = bootstrap((kept,), np.mean, n_resamples=RESAMPLES, method="percentile", random_state=0)
-        low, high = map(float, interval.confidence_interval)
-    return Interval(float(kept.mean()), low, high, len(kept))
+    mean, low, high = (float(one[0]) for one in band(kept[:, None]))
+    return Interval(mean, low, high, len(kept))
 
 
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:
@@ -59,14 +77,11 @@ def difference_of_means(a: Sequence[float], b: Sequence[float]) -> Interval:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     fewer, mean, low, high = min(len(a), len(b)), float(np.mean(a) - np.mean(b)), float("nan"), float("nan")
     if fewer >= SEEDS_FOR_AN_INTERVAL:
-        sides = (np.asarray(a, dtype=float), np.asarray(b, dtype=float))
-        interval = bootstrap(sides, _apart, n_resamples=RESAMPLES, method="percentile", random_state=0)
-        low, high = map(float, interval.confidence_interval)
+        draws = np.random.RandomState(0)
+        sides = (np.asarray(one, dtype=float) for one in (a, b))
+        means = [one[draws.randint(0, len(one), (RESAMPLES, len(one)))].mean(1) for one in sides]
+        low, high = map(float, _ends(means[0] - means[1]))
     return Interval(mean, low, high, fewer)
-
-
-def _apart(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-    return np.asarray(a.mean(axis) - b.mean(axis))
 
 
 def interquartile_mean(values: Sequence[float] | np.ndarray) -> float:

@@ -1,6 +1,6 @@
 """How often tolerances cry wolf, and how often they find what is there: simulated from a baseline's own spread.
 
-    python -m bench.compare.simulate results/baselines/regression.json
+    python -m tests.compare.simulate results/baselines/regression.json
 
 Seeds are drawn from a normal distribution with the mean and standard deviation that each configuration's seeds have in
 the baseline. A pair is two such draws with other seeds: as they are, nothing should be a regression; with one number of
@@ -88,5 +88,5 @@ def _main(path: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m bench.compare.simulate BASELINE")
+        sys.exit("usage: python -m tests.compare.simulate BASELINE")
     _main(sys.argv[1])

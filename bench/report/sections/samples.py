@@ -15,14 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from bench.report import lines, style
-from bench.report.claims.cells import keys
+from bench.report import style
 from bench.report.data import Data
-from bench.report.dynamics import COMMAND, cells
-from bench.report.exhibit import Exhibit, Missing, Section
-from bench.report.statistics import mean_interval
+from bench.report.exhibit import Exhibit, Missing, Section, exhibit
+from bench.report.query import base, cells, keys
+from bench.report.sections.dynamics import COMMAND
 from bench.report.style import GREY, PURPLE
-from bench.report.tables import _clean, _plain
+from bench.report.words import clean, plain, sentences
+from bench.statistics import mean_interval
 
 WRITTEN, COMPLETED = 6, 4
 """Pictures of a method that are shown."""
@@ -53,11 +53,11 @@ def section(data: Data) -> Section:
     taken: set[str] = set()
     for kind, (_, make) in KINDS.items():
         for task, part in runs[runs["kind"] == kind].groupby("task", sort=True):
-            name = _name(str(task), taken)
             bad = int(((runs["task"] == task) & runs["samples"].isna()).sum())
-            run = lines.ran(data, zip(part["grid"], part["task"]))
-            run += f" {bad} samples.json cannot be read." if bad else ""
-            exhibits.append(make(part, name, f"Samples: {_clean(task)}", run))
+            caption, figure, table = make(part)
+            told = sentences(caption, f"{bad} samples.json cannot be read." if bad else "")
+            named = _name(str(task), taken), f"Samples: {clean(task)}"
+            exhibits.append(exhibit(data, *named, told, part, figure=figure, table=table))
     if not exhibits:
         reason = f"{len(runs)} samples.json cannot be read" if len(runs) else "no finished run has written samples"
         exhibits.append(Missing("samples", "Samples", f"{reason}; {COMMAND} makes some"))
@@ -87,7 +87,7 @@ def _readable(data: Data) -> pd.DataFrame:
         temperature=pd.Series([record.get("temperature") for record in records.values()], own.index, dtype=object),
         samples=pd.Series([_read(*pair) for pair in zip(kinds, records.values())], own.index, dtype=object),
     )
-    own = own[own["usual"].astype(bool)].sort_values(["order", "rank", "setting", "seed"], kind="stable")
+    own = base(own).sort_values(["order", "rank", "setting", "seed"], kind="stable")
     return own.assign(kind=own["kind"].where(own["samples"].notna(), None))
 
 
@@ -111,23 +111,8 @@ def _who(run: Any, part: pd.DataFrame) -> dict[str, Any]:
     return told | ({"setting": run["setting"]} if part["setting"].any() else {})
 
 
-def _per_method(part: pd.DataFrame, value: Callable[[Samples], float]) -> str:
-    """`bptt 0.31, transformer 0.52`: means of a number of each run, the methods in their order."""
-    values = part.assign(value=[value(samples) for samples in part["samples"]]).dropna(subset="value")
-    means = values.sort_values("rank", kind="stable").groupby("method", sort=False)["value"].mean()
-    return ", ".join(f"{method} {mean:.3g}" for method, mean in means.items())
-
-
-def _drawn(part: pd.DataFrame) -> str:
-    found = sorted({float(one) for one in part["temperature"] if isinstance(one, int | float)})
-    return f" Symbols are drawn at temperature {' or '.join(f'{one:g}' for one in found)}." if found else ""
-
-
-def _exhibit(
-    part: pd.DataFrame, name: str, title: str, run: str, caption: str, figure: Figure | None, table: pd.DataFrame
-) -> Exhibit:
-    tasks, methods = (tuple(dict.fromkeys(part[column])) for column in ("task", "method"))
-    return Exhibit(name, title, _clean(caption), run, figure, table, tasks, methods)
+Made = tuple[str, Figure | None, pd.DataFrame]
+"""A caption, a figure, a table."""
 
 
 # Pictures.
@@ -168,7 +153,7 @@ def _ink(pictures: Sequence[np.ndarray]) -> float:
     return float(np.mean([one.mean() for one in pictures])) if pictures else float("nan")
 
 
-def _pictures(part: pd.DataFrame, name: str, title: str, run: str) -> Exhibit:
+def _pictures(part: pd.DataFrame) -> Made:
     rows = []
     for _, group in part.groupby(METHOD, sort=False):
         every = group["samples"].tolist()
@@ -189,21 +174,16 @@ def _pictures(part: pd.DataFrame, name: str, title: str, run: str) -> Exhibit:
             }
         )
     shown = _first_seeds(part)
-    caption = ""
-    errors_told = _per_method(part, _error)
-    if errors_told:
-        blank = np.mean([_blank(one) for one in part["samples"] if one.completed])
-        caption = (
-            f"Completions are off by this many grey levels of {FULL} per pixel that was not given, on average: "
-            f"{errors_told}; leaving it blank {blank:.3g}. What stands above the line was given; each completion is "
-            "one of many that a model may draw, so that a likely one need not be the true one."
-        )
-    ink = _per_method(part, lambda one: _ink(one.written))
-    caption += f" Mean grey level of pictures written freely: {ink}." if ink else ""
-    caption += _drawn(part)
-    caption += f" The figure shows {MOST_ROWS} of {len(shown)} settings." if len(shown) > MOST_ROWS else ""
-    figure = _sheet([(run, run["samples"]) for _, run in shown.iloc[:MOST_ROWS].iterrows()], part)
-    return _exhibit(part, name, title, run, caption.strip(), figure, pd.DataFrame(rows))
+    many = f" The figure shows {MOST_ROWS} of {len(shown)} settings." if len(shown) > MOST_ROWS else ""
+    caption = (
+        "Pictures written freely, and completions of what stands above the line; a completion is one of many that a "
+        f"model may draw. Errors are in grey levels of {FULL} per pixel that was not given.{many}"
+    )
+    return (
+        caption,
+        _sheet([(run, run["samples"]) for _, run in shown.iloc[:MOST_ROWS].iterrows()], part),
+        pd.DataFrame(rows),
+    )
 
 
 def _sheet(shown: Sequence[tuple[Any, Samples]], part: pd.DataFrame) -> Figure:
@@ -216,7 +196,7 @@ def _sheet(shown: Sequence[tuple[Any, Samples]], part: pd.DataFrame) -> Figure:
         if truths and not (len(truths) == len(before) and all(map(np.array_equal, truths, before))):
             strips.append(("test pictures", [], [(given, truth) for given, truth, _ in completed]))
         before = truths or before
-        words = "\n".join(_clean(one) for one in _who(run, part).values() if one)
+        words = "\n".join(clean(one) for one in _who(run, part).values() if one)
         strips.append((words, samples.written[:WRITTEN], [(given, written) for given, _, written in completed]))
     free = max(len(written) for _, written, _ in strips)
     after = free * (1 + GAP) + (2 * GAP if free else 0)
@@ -268,36 +248,14 @@ def _read_texts(record: dict[str, Any]) -> Samples:
     return Samples(written, completed)
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W\d_]+", text.lower())
-
-
-def _texts(part: pd.DataFrame, name: str, title: str, run: str) -> Exhibit:
+def _texts(part: pd.DataFrame) -> Made:
     rows = []
     for _, one in _first_seeds(part).iterrows():
         told = [("written", text) for text in one["samples"].written[:TEXTS]]
         for given, truth, written in one["samples"].completed[:TEXTS]:
             told += [("given", given), ("continuation", written), ("truth", truth)]
         rows += [{**_who(one, part), "kind": kind, "text": text} for kind, text in told]
-    real = {
-        word
-        for samples in part["samples"]
-        for given, truth, _ in samples.completed
-        for text in (given, truth)
-        for word in _words(text)
-    }
-
-    def known(samples: Samples) -> float:
-        words = [word for _, _, written in samples.completed for word in _words(written)]
-        return sum(word in real for word in words) / len(words) if words else float("nan")
-
-    shares = _per_method(part, known)
-    caption = (
-        f"Share of the words in continuations that also stand in the test texts shown to any model: {shares}."
-        if shares
-        else "No continuation holds a word."
-    )
-    return _exhibit(part, name, title, run, caption + _drawn(part), None, pd.DataFrame(rows))
+    return "Texts written freely, and continuations of what was given beside how it goes on.", None, pd.DataFrame(rows)
 
 
 # Symbols.
@@ -323,22 +281,15 @@ def _told(symbols: Sequence[int]) -> str:
     return " ".join("." if symbol == UNSCORED else str(symbol) for symbol in symbols)
 
 
-def _symbols(part: pd.DataFrame, name: str, title: str, run: str) -> Exhibit:
+def _symbols(part: pd.DataFrame) -> Made:
     rows = []
     for _, one in _first_seeds(part).iterrows():
         for sequence in one["samples"].completed[:SEQUENCES]:
             right, scored = _right(*sequence[1:])
             texts = dict(zip(FIELDS, map(_told, sequence)))
-            rows.append({**_who(one, part), "seed": _plain(one["seed"]), **texts, "right": right, "scored": scored})
-
-    def share(samples: Samples) -> float:
-        right, scored = np.sum([_right(truth, written) for _, truth, written in samples.completed], axis=0)
-        return float(right / scored) if scored else float("nan")
-
-    shares = _per_method(part, share)
-    caption = f"Share of the scored symbols of these records that are right: {shares}." if shares else "None is scored."
-    caption += " A dot stands where nothing is scored; truth and answer under a symbol are what follows upon it."
-    return _exhibit(part, name, title, run, caption, None, pd.DataFrame(rows))
+            rows.append({**_who(one, part), "seed": plain(one["seed"]), **texts, "right": right, "scored": scored})
+    caption = "A dot stands where nothing is scored; truth and answer under a symbol are what follows upon it."
+    return caption, None, pd.DataFrame(rows)
 
 
 KINDS = {

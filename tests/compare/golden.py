@@ -1,6 +1,6 @@
 """Golden losses: the first training losses of every built-in method and backbone, in float64, to the last digit.
 
-    python -m bench.compare.golden results/baselines/golden.json      # write them anew
+    python -m tests.compare.golden results/baselines/golden.json      # write them anew
 
 Whatever changes a number (a sign, an alignment, a gradient, a learning rate, a random stream) changes these within 20
 steps, where rounding has not grown yet. They go through the trainer itself; both phases of a method with two are there.
@@ -129,5 +129,5 @@ def make(tell: Callable[[str], None] = lambda name: None) -> dict[str, Any]:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m bench.compare.golden FILE")
+        sys.exit("usage: python -m tests.compare.golden FILE")
     write_json(Path(sys.argv[1]), make(print))

@@ -1,0 +1,329 @@
+"""Figures from data: a `Panel` says what is drawn, `draw` draws any number of them with one legend.
+
+    line = over_seeds(rows, "task.length", "accuracy", "bptt")      a mean and its interval at each x
+    figure = draw([Panel("retrieval", "length", "accuracy", [line])], looks)
+
+Tests look at panels. Places are computed in inches from what the panels hold, so that titles and legends never overlap.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from bench.report import query
+from bench.report.style import GREY, Style, order, plain
+from bench.report.words import clean
+from bench.statistics import SEEDS_FOR_AN_INTERVAL, band
+
+MOST_PANELS = 12
+REFERENCES = {"accuracy_ceiling": ("ceiling", "-"), "shortcut": ("shortcut", (0, (4, 2))), "chance": ("chance", ":")}
+"""Columns that are drawn as levels: what they are called there, and how they are dashed."""
+VARIANTS: Sequence[Any] = ("-", (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+"""Dashes that tell several settings of one method apart; plain dashes are a reference's."""
+GEOMETRIC = 4.0
+"""Values that span this ratio or more stand on a logarithmic axis: sweeps double."""
+LEAST_DECADES = 0.8
+"""Of a logarithmic y axis: so many are shown, so that what is flat looks flat."""
+MARKS = 10
+"""Markers on a line, or so."""
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 2.6, 1.9, 0.72, 0.16, 0.5
+"""Of a panel, and around it, in inches."""
+LETTER, LETTERS_HIGH = 0.076, 0.165
+"""A letter's width and a line's height, in inches, at the size of titles and legends."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A mean over seeds against x, with its interval."""
+
+    word: str
+    """In the legend; empty: not there."""
+    x: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray = field(default_factory=lambda: np.empty(0))
+    high: np.ndarray = field(default_factory=lambda: np.empty(0))
+    """Ends of the interval, NaN where there is none; or empty."""
+    seeds: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    """x and y of single seeds, where they are shown."""
+    method: str = ""
+    """Whose colour it has; none: grey."""
+    variant: int = 0
+    """Which of its method's settings it is."""
+    reference: bool = False
+    """Such as SMT's teacher: dashed, or hollow."""
+    kind: Literal["line", "curve", "points", "steps", "fit", "end"] = "line"
+    """A curve shows its seeds as thin lines, the others as points; an end is a cross."""
+    tip: str = ""
+    """A word at its end."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """A grey line that is no method's: y along x, or one y throughout."""
+
+    word: str
+    y: np.ndarray
+    x: np.ndarray = field(default_factory=lambda: np.empty(0))
+    dashes: Any = "-"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A vertical line; with `until`, the panel is shaded from there on."""
+
+    word: str
+    x: float
+    until: float | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one pair of axes shows."""
+
+    title: str
+    x: str
+    y: str
+    lines: Sequence[Line]
+    levels: Sequence[Level] = ()
+    marks: Sequence[Mark] = ()
+    ticks: Literal["values", "log", "linear"] = "values"
+    """x has ticks at the lines' own values, or over a logarithmic or linear range."""
+    names: Sequence[str] = ()
+    """What stands at x = 0, 1, .. instead of numbers."""
+    zero: float | None = None
+    """The x that stands for 0 on a logarithmic axis."""
+    ylim: tuple[float, float] | None = None
+    ylog: bool = False
+    note: str = ""
+    """Where nothing is drawn: why."""
+
+
+# From frames to lines.
+
+
+def over_seeds(rows: pd.DataFrame, x: str, y: str, method: str, word: str | None = None, **how: Any) -> Line:
+    """The mean over seeds of column `y` at each `x`; single seeds where they are too few for an interval."""
+    points = query.aggregate(rows, [x], y).sort_values(x)
+    few = set(points.loc[(points["seeds"] > 1) & (points["seeds"] < SEEDS_FOR_AN_INTERVAL), x])
+    single = query.per_seed(rows, [x], y)
+    shown = [part for _, part in single[single[x].isin(few)].groupby("seed")]
+    seeds = tuple((part[x].to_numpy(dtype=float), part[y].to_numpy(dtype=float)) for part in shown)
+    values = (points[name].to_numpy(dtype=float) for name in (x, "mean", "low", "high"))
+    return Line(method if word is None else word, *values, seeds=seeds, method=method, **how)
+
+
+def over_time(rows: pd.DataFrame, x: str, y: str, method: str, word: str, logs: bool = False, **how: Any) -> Line:
+    """As `over_seeds`, of many x at which all seeds have a value; with `logs` the mean is geometric."""
+    wide = rows.pivot_table(index="seed", columns=x, values=y)
+    values, at = wide.to_numpy(dtype=float), wide.columns.to_numpy(dtype=float)
+    mean, low, high = band(np.log(values) if logs else values)
+    seeds = tuple((at, one) for one in values) if 1 < len(values) < SEEDS_FOR_AN_INTERVAL else ()
+    mean, low, high = (np.exp(one) if logs else one for one in (mean, low, high))
+    return Line(word, at, mean, low, high, seeds, method, **how)
+
+
+def over_curves(seeds: Sequence[pd.DataFrame], x: str, y: str, method: str, word: str, **how: Any) -> Line:
+    """The mean curve as far as all seeds reach, on straight lines between their evaluations, and every seed's own."""
+    curves = [(one[x].to_numpy(dtype=float), one[y].to_numpy(dtype=float)) for one in seeds]
+    at = np.unique(np.concatenate([own for own, _ in curves]))
+    at = at[at <= min(own.max() for own, _ in curves)]
+    mean = np.mean([np.interp(at, *own) for own in curves], axis=0)
+    return Line(word, at, mean, seeds=tuple(curves) if len(curves) > 1 else (), method=method, kind="curve", **how)
+
+
+def who(method: Any, setting: Any = "", predictor: Any = "", reference: Any = False) -> str:
+    """A line's name in a legend."""
+    return (f"{method} {predictor} (reference)" if reference else str(method)) + (f", {setting}" if setting else "")
+
+
+def sweep_lines(rows: pd.DataFrame, x: str, y: str) -> list[Line]:
+    """A line for each of the groups `query.LINE`, in the order of legends."""
+    found: list[Line] = []
+    groups = [(key, part) for key, part in rows.groupby(query.LINE, sort=False)]
+    for (method, setting, predictor, reference), part in sorted(groups, key=_in_legends):
+        settings = sorted(set(rows.loc[rows["method"] == method, "setting"]))
+        word = who(method, setting, predictor, reference)
+        how = {"variant": settings.index(setting), "reference": bool(reference)}
+        found.append(over_seeds(part, x, y, str(method), word, **how))
+    return found
+
+
+def _in_legends(group: tuple[Any, pd.DataFrame]) -> tuple[Any, ...]:
+    method, setting, _, reference = group[0]
+    return bool(reference), order(str(method)), str(setting)
+
+
+def levels(rows: pd.DataFrame, x: str, names: Iterable[str] = ("accuracy_ceiling", "chance")) -> list[Level]:
+    """What the columns `names` of `REFERENCES` say along `x`; one value where they say the same throughout."""
+    found = []
+    for name in names:
+        known = rows.groupby(x)[name].mean().dropna()
+        if len(known):
+            same = len(set(known)) == 1
+            y, at = (known.to_numpy()[:1], np.empty(0)) if same else (known.to_numpy(), known.index.to_numpy(float))
+            found.append(Level(REFERENCES[name][0], y, at, REFERENCES[name][1]))
+    return found
+
+
+# Drawing.
+
+
+def draw(panels: Sequence[Panel], looks: Mapping[str, Style], across: int = 3) -> Figure:
+    """A figure of the panels, at most `across` beside one another, and one legend below them."""
+    shown = list(panels[:MOST_PANELS])
+    across = max(1, min(len(shown), across))
+    down = -(-len(shown) // across)
+    width, height = (5.2, 3.1) if len(shown) == 1 else (WIDTH, HEIGHT)
+    titles = [
+        _wrapped(panel, shown[place + 1 : (place // across + 1) * across], width) for place, panel in enumerate(shown)
+    ]
+    tops = [max(len(one) for one in titles[row * across : (row + 1) * across]) for row in range(down)]
+    words = dict.fromkeys(word for panel in shown for word in _words(panel))
+    tips = max((LETTER * len(line.tip) for panel in shown for line in panel.lines if line.tip), default=0.0)
+    whole = across * (LEFT + width + RIGHT + tips)
+    longest = max((len(word) for word in words), default=0)
+    columns = max(1, min(len(words), int(whole / (LETTER * longest + 0.6)))) if words else 1
+    foot = 0.12 + LETTERS_HIGH * 1.15 * -(-len(words) // columns)
+    rows = [0.1 + LETTERS_HIGH * lines + height + BOTTOM for lines in tops]
+    size = (whole, sum(rows) + foot)
+    figure = Figure(figsize=size)
+    handles: dict[str, Line2D] = {}
+    for place, panel in enumerate(shown):
+        row, column = divmod(place, across)
+        left = column * (LEFT + width + RIGHT + tips) + LEFT
+        top = sum(rows[:row]) + 0.1 + LETTERS_HIGH * tops[row]
+        axes = figure.add_axes((left / size[0], 1 - (top + height) / size[1], width / size[0], height / size[1]))
+        _draw(axes, panel, looks, handles)
+        axes.set_title("\n".join(titles[place]), loc="left", pad=4)
+        axes.set_xlabel(clean(panel.x))
+        axes.set_ylabel(clean(panel.y))
+    if words:
+        texts = [f" {clean(word)}" for word in words]  # a word that begins with _ would be left out
+        figure.legend([handles[word] for word in words], texts, loc="lower center", ncols=columns, borderpad=0.2)
+    return figure
+
+
+def _wrapped(panel: Panel, after: Sequence[Panel], width: float) -> list[str]:
+    """The lines of a title: as wide as its panel, and as those right of it that have none."""
+    spans = 1 + next((place for place, one in enumerate(after) if one.title), len(after))
+    letters = int((spans * (width + LEFT + RIGHT) - LEFT) / LETTER)
+    return textwrap.wrap(clean(panel.title), letters, max_lines=2, placeholder=" …") if panel.title else []
+
+
+def _words(panel: Panel) -> Iterable[str]:
+    """What the legend says of a panel: methods first."""
+    for one in (*panel.lines, *panel.levels, *panel.marks):
+        if one.word:
+            yield one.word
+
+
+def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Style], handles: dict[str, Line2D]) -> None:
+    for level in panel.levels:
+        grey: dict[str, Any] = {"color": GREY, "lw": 1.0, "ls": level.dashes, "zorder": 1}
+        handles[level.word] = Line2D([], [], **grey)
+        axes.plot(level.x, level.y, **grey) if len(level.x) else axes.axhline(float(level.y[0]), **grey)
+    for mark in panel.marks:
+        dashed: dict[str, Any] = {"color": GREY, "lw": 1.1, "ls": (0, (6, 3)), "zorder": 1}
+        handles[mark.word] = Line2D([], [], **dashed)
+        axes.axvline(mark.x, **dashed)
+        if mark.until is not None:
+            axes.axvspan(mark.x, mark.until, color=GREY, alpha=0.1, lw=0)
+    for line in reversed(panel.lines):  # so that the first lie on top
+        handles[line.word] = _draw_line(axes, line, looks[line.method].color if line.method else GREY, looks)
+    if not panel.lines:
+        axes.annotate(panel.note or "nothing to show", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return
+    if panel.names:
+        axes.set_xticks(range(len(panel.names)), [clean(name) for name in panel.names])
+        axes.set_xlim(-0.6, len(panel.names) - 0.4)
+    else:
+        own = [line.x for line in panel.lines] + [np.array([mark.x]) for mark in panel.marks if panel.ticks == "values"]
+        _ticks(axes.xaxis, np.concatenate(own), panel.ticks, panel.zero)
+    if panel.ylim:
+        axes.set_ylim(panel.ylim)
+    if panel.ylog:
+        _ticks(axes.yaxis, np.concatenate([line.mean for line in panel.lines]), "log")
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(FuncFormatter(plain))
+
+
+def _dashes(variant: int) -> Any:
+    return VARIANTS[variant % len(VARIANTS)]
+
+
+def _draw_line(axes: Axes, line: Line, color: str, looks: Mapping[str, Style]) -> Line2D:
+    bare = line.kind in ("fit", "steps") or not line.method or (line.reference and line.kind != "points")
+    dashes = {"fit": ":", "points": "", "end": ""}.get(line.kind, "--" if line.reference else _dashes(line.variant))
+    how: dict[str, Any] = {"color": color, "ls": dashes, "lw": 1.1 if line.reference or line.kind == "fit" else 1.6}
+    if line.kind == "end":
+        how |= {"marker": "x", "ms": 7, "mew": 1.6}
+    elif not bare:
+        face = "white" if line.variant or line.reference else color
+        how |= {"marker": looks[line.method].marker, "ms": 4, "mfc": face}
+    every = max(1, len(line.x) // MARKS)
+    steps = {"drawstyle": "steps-post"} if line.kind == "steps" else {}
+    axes.plot(line.x, line.mean, markevery=every, zorder=3, **how, **steps)
+    if len(line.low) and np.isfinite(line.low).any():
+        if line.kind == "points":
+            axes.vlines(line.x, line.low, line.high, color=color, lw=1.5, zorder=2)
+        else:
+            axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.15, lw=0, zorder=2)
+    for x, y in line.seeds:
+        thin: dict[str, Any] = {"lw": 0.6, "ls": dashes} if line.kind == "curve" else {"ls": "", "marker": ".", "ms": 3}
+        axes.plot(x, y, color=color, alpha=0.6, zorder=2, **thin)
+    if line.tip:
+        axes.annotate(line.tip, (line.x[-1], line.mean[-1]), (4, 0), textcoords="offset points", va="center", size=7.5)
+    return Line2D([], [], **how)
+
+
+def _ticks(axis: Axis, values: np.ndarray, kind: str, zero: float | None = None) -> None:
+    """Ticks as plain numbers that do not touch: at the values themselves, or at round ones of their range."""
+    values = np.unique(values[np.isfinite(values)])
+    if not len(values):
+        return
+    low, high = values[0], values[-1]
+    log = low > 0 and (kind == "log" or (kind == "values" and high >= GEOMETRIC * low))
+    if log:
+        axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
+        if kind == "log":
+            more = max(0.0, LEAST_DECADES - math.log10(high / low)) / 2 + 0.04
+            low, high = low / 10**more, high * 10**more
+            axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})  # type: ignore[attr-defined]
+    if kind == "values":
+        candidates = values
+    elif log:
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        candidates = np.array([factor * 10.0**power for factor in (1, 5, 2) for power in powers])
+        candidates = candidates[(candidates >= low) & (candidates <= high)]
+    else:
+        axis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.set_major_formatter(FuncFormatter(plain))
+        return
+    at = np.log(candidates) if log else candidates
+    span = (math.log(high) - math.log(low) if log else high - low) or 1.0
+    first = [0, len(at) - 1] if kind == "values" else []
+    gap = (0.1 if kind == "values" else 0.17) * span
+    kept: list[int] = []
+    for place in [*first, *range(len(at))]:
+        if all(abs(at[place] - at[other]) >= gap for other in kept):
+            kept.append(place)
+    axis.set_major_locator(FixedLocator(sorted(float(candidates[place]) for place in kept)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, at: "0" if zero is not None and math.isclose(value, zero) else plain(value, at))
+    )

@@ -1,0 +1,478 @@
+"""Which cells belong together: settings, pairs by seed, sweeps. All sections and claims ask here.
+
+What a grid says of its cells is in its grid.json (`bench.results.places`): its fields, and where a cell departs from
+the default setting. Folders from before there was such a file are read by one fallback, `_guessed_off` and `FOLLOWING`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from bench.report import style
+from bench.report.data import Data
+from bench.report.words import clean, number_word, plain, sortable
+from bench.statistics import Interval, mean_interval
+
+CONFIG = ("task.", "method.", "model.", "training.", "evaluation.score_from", "device", "precision")
+ABLATED = ("method.", "model.", "training.")
+SHARED = ("task.", "model.", "training.budget.", "evaluation.score_from", "device", "precision")
+"""Fields in which two methods must agree to be compared; in the others each has values of its own."""
+FOLLOWING = ("training.", "model.heads", "model.head_width")
+"""Fields that in older folders may follow from the field of a sweep, such as a learning rate from a size."""
+LINE = ["method", "setting", "predictor", "reference"]
+"""What tells lines apart; `setting` is in words, empty where a method has but one."""
+PLACE = ["order", "grid", "task", "length", "place"]
+GROUP = [*PLACE, "method", "setting", "base"]
+RUN = ["grid", "id"]
+
+Setting = tuple[tuple[str, Any], ...]
+"""Config columns with their values."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def remembered(find: Callable[Concatenate[Data, P], T]) -> Callable[Concatenate[Data, P], T]:
+    """Decorator of what is asked of the same data again and again: found once, and a copy each time."""
+
+    @wraps(find)
+    def found(data: Data, /, *args: P.args, **how: P.kwargs) -> T:
+        key = (find.__qualname__, args, *sorted(how.items()))
+        if key not in data.memory:
+            data.memory[key] = find(data, *args, **how)
+        return copy(data.memory[key])
+
+    return found
+
+
+# Frames.
+
+
+def having(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The frame with these columns, empty where they were missing."""
+    return frame.reindex(columns=[*frame, *(name for name in columns if name not in frame)])
+
+
+def number(values: pd.Series) -> pd.Series:
+    """As floats, NaN for what is no finite number."""
+    return pd.to_numeric(values, errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
+
+
+def names_of(frame: pd.DataFrame, starts: str | tuple[str, ...]) -> list[str]:
+    """The columns whose names begin so."""
+    return [str(name) for name in frame if str(name).startswith(starts)]
+
+
+def keys(rows: pd.DataFrame) -> list[tuple[Any, Any]]:
+    """(grid, id) of every row."""
+    return list(zip(rows["grid"], rows["id"]))
+
+
+def one_per_run(data: Data) -> pd.DataFrame:
+    """A row per run, in any state."""
+    return data.results.drop_duplicates(RUN).reset_index(drop=True) if len(data.results) else data.results
+
+
+def finished(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that belong to runs that are done."""
+    runs = having(data.results, *RUN, "state")
+    done = set(keys(runs[runs["state"] == "done"]))
+    return rows[pd.Series([run in done for run in keys(rows)], index=rows.index, dtype=bool)]
+
+
+@remembered
+def curve_points(data: Data, *columns: str) -> pd.DataFrame:
+    """The curves' points of finished runs' trained predictors, with these columns as numbers, in order."""
+    points = having(data.curves, *RUN, "phase", "reference", *columns)
+    points = finished(data, points[~points["reference"].eq(True)]).copy()
+    for name in columns:
+        points[name] = number(points[name])
+    return points
+
+
+# Settings.
+
+
+def varying(rows: pd.DataFrame, starts: tuple[str, ...] = CONFIG) -> list[str]:
+    """The config columns in which the rows differ; gaps are a value."""
+    names = names_of(rows, starts)
+    values = rows[names].to_numpy(dtype=object)
+    gaps = pd.isna(values)
+    differ = (values != values[:1]) & ~(gaps & gaps[:1])
+    return [name for name, one in zip(names, differ.any(axis=0)) if one]
+
+
+def free(rows: pd.DataFrame, by: str | Sequence[str], columns: Iterable[str]) -> list[str]:
+    """Those of the columns that take several values at one value of `by`, so that they do not follow from it."""
+    at = rows.groupby(by, dropna=False)
+    return [name for name in columns if name != by and at[name].nunique(dropna=False).gt(1).any()]
+
+
+def short_names(columns: Iterable[str]) -> dict[str, str]:
+    """Dotted columns -> their last parts, or the whole where two end alike."""
+    names = dict.fromkeys(columns)
+    ends = Counter(name.rpartition(".")[2] for name in names)
+    return {name: end if ends[end := name.rpartition(".")[2]] == 1 else name for name in names}
+
+
+def label(setting: Iterable[tuple[str, Any]], names: Mapping[str, str]) -> str:
+    """A setting in words: `length 64, backbone gru`."""
+    return clean(", ".join(f"{names[name]} {number_word(value)}" for name, value in setting))
+
+
+def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """What every row says in these config columns, in words. Gaps are left out."""
+    names = short_names(columns)
+    values = rows[list(columns)].astype(object).where(rows[list(columns)].notna(), None)
+    told = [
+        label(((name, plain(value)) for name, value in zip(columns, row) if value is not None), names)
+        for row in values.itertuples(index=False, name=None)
+    ]
+    return pd.Series(told, index=rows.index, dtype=object)
+
+
+def place(grid: str | None, task: str, setting: Iterable[tuple[str, Any]]) -> str:
+    """A setting in words: `retrieval, length 16`, with its grid where there are several."""
+    told = [(name, value) for name, value in setting if value is not None]
+    words = ", ".join(filter(None, (clean(task), label(told, short_names(name for name, _ in told)))))
+    return f"{clean(grid)}: {words}" if grid is not None else words
+
+
+def titled(rows: pd.DataFrame, grid: str, task: str, *words: str) -> str:
+    """A task with further words, and with its grid where the rows are of several."""
+    return ", ".join(filter(None, (place(grid if len(set(rows["grid"])) > 1 else None, task, ()), *words)))
+
+
+def settings(results: pd.DataFrame) -> dict[tuple[str, str], Setting]:
+    """(grid, id) -> the config columns in which a cell differs from others of its task and method, with their values.
+
+    A budget that follows from the others is not among them.
+    """
+    runs = results.drop_duplicates(RUN).reset_index(drop=True)
+    columns = names_of(runs, ("task.", "method.", "model.", "training.", "evaluation.", "init_from."))
+    columns += [name for name in ("device", "precision", "threads") if name in runs]
+    config = runs[columns].astype(object)
+    config = config.where(config.notna(), None)
+    if "init_from.run" in config:  # the ids of one group stand for one another
+        group = dict(zip(keys(runs), having(runs, "group")["group"]))
+        first: dict[Any, str] = {}
+        sources = list(zip(runs["grid"], config["init_from.run"]))
+        config["init_from.run"] = [first.setdefault(group.get(source) or source, source[1]) for source in sources]
+    records, run = config.to_dict("records"), keys(runs)
+    found: dict[tuple[str, str], Setting] = {}
+    for rows in runs.groupby(["grid", "task", "method"], sort=False).indices.values():
+        part = config.iloc[rows]
+        differing = [name for name in columns if len(set(part[name])) > 1]
+        telling = [name for name in differing if not name.startswith("training.budget.")]
+        if _distinct(part[telling]) == _distinct(part[differing]):
+            differing = telling  # the table has a budget as tokens, steps and seconds
+        for row in rows:
+            found[run[row]] = tuple((name, plain(records[row][name])) for name in differing)
+    return found
+
+
+def _distinct(part: pd.DataFrame) -> int:
+    return len(set(part.itertuples(index=False, name=None)))
+
+
+# Where cells stand.
+
+
+def off(runs: pd.DataFrame) -> pd.Series:
+    """Of each run the fields in which it departs from its grid's default setting, as a frozenset.
+
+    Where grid.json does not say it: by `_guessed_off`.
+    """
+    if runs.empty:
+        return pd.Series([], index=runs.index, dtype=object)
+    told = having(runs, "off").reset_index(drop=True)
+    known = told["off"].map(lambda text: isinstance(text, str)).astype(bool)
+    found = told["off"].where(known, "").map(lambda text: frozenset(filter(None, text.split(", "))))
+    return found.where(known, _guessed_off(told[~known]).reindex(told.index)).set_axis(runs.index)
+
+
+def _guessed_off(runs: pd.DataFrame) -> pd.Series:
+    """The fallback: of each grid, task with its knobs, and method, a cell departs where its value is not the commonest.
+
+    Where several values are equally common, as along an axis, none departs.
+    """
+    found: dict[Any, frozenset[str]] = dict.fromkeys(runs.index, frozenset())
+    for _, part in runs.groupby(["grid", "task", "method"], sort=False):
+        for _, own in by_setting(part, varying(part, ("task.",))):
+            for name in varying(own, ABLATED):
+                codes, _ = pd.factorize(own[name], use_na_sentinel=False)
+                count = np.bincount(codes)[codes]
+                found |= {row: found[row] | {name} for row in own.index[count < count.max()]}
+    return pd.Series(found, dtype=object)
+
+
+def base(runs: pd.DataFrame, *but: str) -> pd.DataFrame:
+    """Without ablations: the runs that depart from their grid's default setting in no field, or only in these."""
+    return runs[runs["off"].map(lambda fields: fields <= set(but)).astype(bool)] if len(runs) else runs
+
+
+@remembered
+def cells(data: Data) -> pd.DataFrame:
+    """A row per finished run: grid, id, task, method, seed, and where it stands among the others.
+
+    `length` is the trained one; `place` the task with the knobs in which its runs differ, in words, and `order` its
+    number; `setting` in which other fields the run differs from others of its method, in words; `off` as `off`, and
+    `base` whether there is none. With the run's config.
+    """
+    runs = having(data.results, "grid", "id", "task", "method", "seed", "state", "task.length")
+    runs = runs[runs["state"] == "done"].drop_duplicates(RUN).reset_index(drop=True)
+    runs["length"] = number(runs["task.length"])
+    if runs.empty:
+        return runs.assign(place=None, order=0, setting=None, off=None, base=False)
+    found = settings(runs)
+    names = short_names(name for setting in found.values() for name, _ in setting)
+    values = runs.astype(object).where(runs.notna(), None)  # gaps are equal to one another
+    several = len(set(runs["grid"])) > 1
+    at: dict[Any, tuple[Any, ...]] = {}
+    places: dict[tuple[Any, ...], str] = {}
+    for (grid, task), part in values.groupby(["grid", "task"], sort=True):
+        knobs = ["task.length", *(name for name in varying(part, ("task.",)) if name != "task.length")]
+        for row, own in zip(part.index, part[knobs].itertuples(index=False, name=None)):
+            told = [(name, plain(value)) for name, value in zip(knobs, own)]
+            at[row] = (str(grid), str(task), *(sortable(value) for _, value in told))
+            places[at[row]] = place(str(grid) if several else None, str(task), told)
+    rank = {one: count for count, one in enumerate(sorted(places))}
+    departs = off(runs)
+    others = [[one for one in found[run] if not one[0].startswith("task.")] for run in keys(runs)]
+    return runs.assign(
+        place=[places[at[row]] for row in runs.index],
+        order=[rank[at[row]] for row in runs.index],
+        setting=[label(one, names) for one in others],
+        off=departs,
+        base=departs.map(len).eq(0),
+    )
+
+
+def placed(rows: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """These columns of the rows of finished runs, beside where each run stands; `runs` are `cells`."""
+    wanted = having(rows, *RUN, *columns)[[*RUN, *columns]]
+    return wanted.astype({"grid": object, "id": object}).merge(runs[["id", "seed", *GROUP]], on=RUN)
+
+
+def grouped(rows: pd.DataFrame, columns: Sequence[str] = tuple(GROUP)) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Groups of rows in the order of tables: by place, then method."""
+    if len(rows):
+        rank = rows["method"].map(style.order)
+        rows = rows.assign(rank=rank).sort_values(["order", "rank", "setting"], kind="stable")
+        for values, part in rows.groupby(list(columns), sort=False, dropna=False):
+            yield dict(zip(columns, values)), part
+
+
+def without_idle(table: pd.DataFrame, *hidden: str, keep_grid: bool = False) -> pd.DataFrame:
+    """The table without these columns, and without words that are empty, or a grid that is the same, throughout."""
+    table = table.drop(columns=list(hidden))
+    idle = [name for name in ("setting", "where") if name in table and not table[name].astype(bool).any()]
+    idle += ["grid"] if not keep_grid and len(set(table["grid"])) == 1 else []
+    return table.drop(columns=idle).reset_index(drop=True)
+
+
+# Scores.
+
+
+@remembered
+def scores(data: Data, from_start: bool = False) -> pd.DataFrame:
+    """The rows of results that have an accuracy, of finished runs, with `share` (of the ceiling) and `skill`.
+
+    Skill is 0 at chance and 1 at the ceiling. What learns from streams is scored on streams; with `from_start`, at the
+    trained length too as at all others, on sequences from the start state. `off` as in `cells`.
+    """
+    columns = ["grid", "id", "task", "method", "backbone", "seed", "state", "predictor", "reference", "length", "unit"]
+    values = ("accuracy", "loss", "chance", "accuracy_ceiling", "task.length", "predictor_parameters")
+    rows = having(data.results, *columns, *values, "init_from.run", "start_accuracy", "start_loss", "group", "off")
+    rows = rows[rows["state"] == "done"]
+    if from_start:
+        rows = rows.assign(**{name: rows[f"start_{name}"].fillna(rows[name]) for name in ("accuracy", "loss")})
+    names = names_of(rows, CONFIG)
+    fields = rows[names].astype(object).where(rows[names].notna(), None)  # gaps are equal to one another
+    apart = set(varying(fields))
+    kept = [name for name in names if name in apart or name.startswith("method.") or name == "task.length"]
+    others = [name for name in (*columns, *values, "init_from.run", "group") if name not in names]
+    departs = dict(zip(keys(runs := rows.drop_duplicates(RUN)), off(runs)))
+    rows = pd.concat([rows[others], fields[kept]], axis=1)  # without fields that tell nothing apart
+    rows["off"] = [departs[run] for run in keys(rows)]
+    for name in (*values, "length", "seed"):
+        rows[name] = pd.to_numeric(rows[name], errors="coerce").astype(float)
+    rows["reference"] = rows["reference"].eq(True)
+    ceiling, chance = rows["accuracy_ceiling"].fillna(1.0), rows["chance"].fillna(0.0)
+    rows["share"] = rows["accuracy"] / ceiling
+    rows["skill"] = (rows["accuracy"] - chance) / (ceiling - chance)
+    rows["trained"] = rows["task.length"].isna() | rows["length"].isna() | (rows["length"] == rows["task.length"])
+    return rows[rows["accuracy"].notna() & rows["seed"].notna()].copy()
+
+
+def per_seed(rows: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
+    """One row per group and seed: the columns `by`, seed, and `value` averaged over the group's rows of that seed.
+
+    Rows in which the value is no number are left out; gaps in `by` are a value like others.
+    """
+    kept = rows.assign(**{value: number(rows[value])}).dropna(subset=[value, "seed"])
+    return kept.groupby([*by, "seed"], dropna=False, sort=False)[value].mean().reset_index()
+
+
+def aggregate(rows: pd.DataFrame, by: Sequence[str], value: str, named: str | None = None) -> pd.DataFrame:
+    """One row per group: the columns `by`, then mean, low, high (`mean_interval` over seeds) and seeds, how many.
+
+    With `named`, the first three are called `named`, `named_low` and `named_high`.
+    """
+    seeds = per_seed(rows, by, value)
+    groups = seeds.groupby(list(by), dropna=False, sort=False)[value]
+    found = [(*key, *mean_interval(part.to_numpy())) for key, part in groups] if len(seeds) else []
+    three = ["mean", "low", "high"] if named is None else [named, f"{named}_low", f"{named}_high"]
+    return pd.DataFrame(found, columns=[*by, *three, "seeds"])
+
+
+# Pairs and sweeps.
+
+
+class Pair(NamedTuple):
+    """Runs of two methods at one setting, a row per seed."""
+
+    where: str
+    a: pd.DataFrame
+    b: pd.DataFrame
+
+
+def pairs(a: pd.DataFrame, b: pd.DataFrame, apart: Sequence[str] = ()) -> list[Pair]:
+    """Runs that differ in nothing but method and seed, as far as both methods have the field.
+
+    They may differ in the columns `apart` too. A method that comes in several variants is paired in each. Settings that
+    two grids have in common, with the very same runs, count once.
+    """
+    found: list[Pair] = []
+    known: dict[Any, str] = {}
+    several = len({*a["grid"], *b["grid"]}) > 1
+    for grid, task in dict.fromkeys(zip(a["grid"], a["task"])):
+        left, right = (one[(one["grid"] == grid) & (one["task"] == task)] for one in (a, b))
+        apart_in = varying(pd.concat([left, right]))
+        shared = [name for name in apart_in if name.startswith(SHARED) or set(left[name]) == set(right[name])]
+        shared = [name for name in shared if name not in apart]
+        own = [name for name in apart_in if name not in shared]
+        told = {name for name in own if max(left[name].nunique(), right[name].nunique()) > 1}
+        there = dict(by_setting(right, shared))
+        for setting, part in by_setting(left, shared):
+            for mine, one in by_setting(part, own):
+                for other, two in by_setting(there.get(setting, right[:0]), own):
+                    extra = [item for item in (*mine, *other) if item[0] in told]
+                    where = place(grid if several else None, task, (*setting, *extra))
+                    pair = Pair(where, of_seeds(one), of_seeds(two))
+                    same = tuple(tuple(zip(run.index, run["accuracy"], run["loss"])) for run in pair[1:])
+                    if known.setdefault((task, *same), grid) == grid:
+                        found.append(pair)
+    return found
+
+
+def by_setting(rows: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Setting, pd.DataFrame]]:
+    """(setting, its rows), by the values of the columns; gaps are a value."""
+    if not columns:
+        yield from [((), rows)] if len(rows) else []
+        return
+    values = rows[list(columns)].to_numpy(dtype=object, copy=True)
+    values[pd.isna(values)] = None
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for row, own in enumerate(values):
+        places.setdefault(tuple(map(_hashable, own)), []).append(row)
+    for own, at in places.items():
+        yield tuple(zip(columns, own)), rows.iloc[at]
+
+
+def _hashable(value: Any) -> Any:
+    return plain(value) if isinstance(value, int | float | str | bool) or value is None else str(value)
+
+
+def of_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per seed, indexed by it."""
+    return rows.drop_duplicates("seed").set_index("seed").sort_index()
+
+
+def sweeps(
+    data: Data, rows: pd.DataFrame, fields: Sequence[str], following: tuple[str, ...] = FOLLOWING, least: int = 2
+) -> Iterator[tuple[Setting, pd.DataFrame]]:
+    """(what is held still, rows of one grid, task and method) of cells that differ only in these fields and in seed.
+
+    Only sets in which the first field has `least` values. What else the grid states may vary is held still; the other
+    fields follow. Of an older folder: those that begin as `following` follow where they can.
+    """
+    first = fields[0]
+    rows = rows.dropna(subset=first) if first in rows else rows[:0]
+    for (grid, *_), part in rows.groupby(["grid", "task", "method"], sort=True):
+        others = [name for name in varying(part) if name not in fields]
+        record = data.grids.get(grid)
+        if record is None:
+            told = part.assign(**{name: part[name].map(_hashable) for name in others})
+            loose = set(free(told, [name for name in fields if name in part], others))
+            held = [name for name in others if name in loose or not name.startswith(following)]
+        else:
+            stated = [name for one in record["stated"] if not set(one) & set(fields) for name in one]
+            held = [name for name in others if any(name == one or name.startswith(f"{one}.") for one in stated)]
+        for setting, own in by_setting(part, held):
+            if own[first].nunique() >= least:
+                yield setting, own
+
+
+def with_settings(found: Iterable[tuple[Setting, pd.DataFrame]]) -> Iterator[pd.DataFrame]:
+    """The rows of sweeps with `setting`, what is held still in words; empty for the only sweep of a method."""
+    listed = [(tuple(own[["grid", "task", "method"]].iloc[0]), setting, own) for setting, own in found]
+    counts = Counter(who for who, *_ in listed)
+    for who, setting, own in listed:
+        told = [(name, value) for name, value in setting if value is not None]
+        names = short_names(name for name, _ in setting)
+        yield own.assign(setting=label(told, names) if counts[who] > 1 else "")
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Runs of one method that differ in one field and their seed; a row per value and seed."""
+
+    where: str
+    column: str
+    rows: pd.DataFrame
+    rungs: tuple[float, ...]
+    """The values of the field, in order."""
+
+    def at(self, value: float) -> pd.DataFrame:
+        """The runs at one value, by seed."""
+        return of_seeds(self.rows[self.rows[self.column] == value])
+
+
+def ladders(data: Data, runs: pd.DataFrame, column: str, least: int) -> list[Ladder]:
+    """Every sweep along a column of numbers; those that two grids have in common, with the very same runs, once."""
+    if column not in runs:
+        return []
+    found: list[Ladder] = []
+    known: dict[Any, Any] = {}
+    several = len(set(runs["grid"])) > 1
+    for setting, own in sweeps(data, runs.assign(**{column: number(runs[column])}), [column], ("",), least):
+        grid, task, method = own[["grid", "task", "method"]].iloc[0]
+        own = own.sort_values([column, "seed"])
+        where = f"{place(str(grid) if several else None, str(task), setting)}, {clean(method)}"
+        numbers = own[[column, "seed", "accuracy", "loss"]].itertuples(index=False, name=None)
+        if known.setdefault((task, method, *numbers), grid) == grid:
+            found.append(Ladder(where, column, own, tuple(sorted(set(own[column])))))
+    return found
+
+
+# What a run reached.
+
+
+def mean_of(runs: pd.DataFrame, name: str) -> Interval:
+    """Mean of a column over seeds."""
+    return mean_interval(runs[name].to_numpy(dtype=float))
+
+
+def numbers_by_seed(runs: pd.DataFrame, name: str) -> dict[int, float]:
+    """Of a frame indexed by seed: what `paired_difference` takes."""
+    return {int(seed): float(value) for seed, value in runs[name].items() if pd.notna(value)}  # type: ignore[call-overload]

@@ -1,0 +1,107 @@
+"""Learning curves: accuracy against training tokens, a panel for each setting of a task, a line for each method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from bench.report import plot, style
+from bench.report.data import Data
+from bench.report.exhibit import Exhibit, exhibit
+from bench.report.query import RUN, Setting, label, number, settings, short_names
+from bench.report.summary import about, by_task, heading, order_of, table_of
+from bench.report.words import file_name, sentences
+
+Key = tuple[str, str]
+"""A (grid, task), or a (grid, id)."""
+
+
+def exhibits(data: Data, frame: pd.DataFrame) -> list[tuple[Key, str, Exhibit]]:
+    """For each (grid, task) of the summary `frame`: itself, a name for the files of its figure, the exhibit."""
+    points, found = _points(data), settings(data.results)
+    names = short_names(name for setting in found.values() for name, _ in setting)
+    taken: set[str] = set()
+    made = []
+    for key, part in by_task(frame):
+        grid, task = key
+        runs = data.results[(data.results["grid"] == grid) & (data.results["task"] == task)]
+        own = points[(points["grid"] == grid) & (points["task"] == task)]
+        name = file_name(heading(key, frame).replace(": ", "-"), taken)
+        panels = _panels(runs, own, found, names) if len(own) else []
+        caption = sentences("Accuracy on the test set while training; thin lines are single seeds.", about(part))
+        table = table_of(part).drop(columns=["grid", "task"])
+        named = f"curves-{name}", heading(key, frame)
+        made.append((key, name, exhibit(data, *named, caption, part, panels=panels, table=table)))
+    return made
+
+
+def _points(data: Data) -> pd.DataFrame:
+    """The points that can be drawn, with `x`, the tokens since the beginning, those before `init_from` included."""
+    wanted = ("grid", "id", "task", "method", "phase", "predictor", "reference", "spent.tokens", "accuracy", "seed")
+    points = data.curves.reindex(columns=list(wanted))
+    points = points.assign(x=number(points["spent.tokens"]), accuracy=number(points["accuracy"]))
+    points["reference"] = points["reference"].eq(True)
+    done = set(data.results.loc[data.results["state"] == "done", RUN].itertuples(index=False, name=None))
+    points["done"] = [run in done for run in zip(points["grid"], points["id"])]
+    return points.dropna(subset=["x", "accuracy", "predictor"])
+
+
+def _panels(
+    runs: pd.DataFrame, points: pd.DataFrame, found: Mapping[Key, Setting], names: Mapping[str, str]
+) -> list[plot.Panel]:
+    """One for each setting that has a curve; methods that have but one setting stand in every panel."""
+    cells = runs.drop_duplicates("id")
+    own = {run: (method, found[run]) for run, method in zip(zip(cells["grid"], cells["id"]), cells["method"])}
+    ranks = {setting: order_of("", "", method, setting) for method, setting in own.values() if setting}
+    panels = {setting: set[str]() for setting in sorted(ranks, key=ranks.__getitem__)} or {(): set[str]()}
+    for (_, name), (_, setting) in own.items():
+        for ids in [panels[setting]] if setting else panels.values():
+            ids.add(name)
+    highest = np.nanmax([points["accuracy"].max(), runs["shortcut"].max(), 0.01])
+    top = 1.0 if runs["accuracy_ceiling"].notna().any() else min(1.0, 1.15 * highest)
+    return [
+        plot.Panel(
+            *(label(setting, names), "training tokens", "accuracy on the test set"),
+            _lines(points[points["id"].isin(ids)]),
+            _levels(runs[runs["id"].isin(ids)]),
+            _phases(points[points["id"].isin(ids)]),
+            ticks="linear",
+            ylim=(-0.02 * top, 1.03 * top),
+        )
+        for setting, ids in panels.items()
+        if points["id"].isin(ids).any()
+    ]
+
+
+def _lines(points: pd.DataFrame) -> list[plot.Line]:
+    """Every method's mean over its finished seeds, with a thin line for each seed; all seeds where none is finished."""
+    lines = []
+    rows = points.assign(rank=points["method"].map(style.order)).sort_values(["reference", "rank"], kind="stable")
+    for (method, predictor, reference), part in rows.groupby(["method", "predictor", "reference"], sort=False):
+        seeds = [one.sort_values("x") for _, one in part.groupby("id", sort=True)]
+        whole = [one for one in seeds if one["done"].all()] or seeds
+        word = plot.who(method, "", predictor, reference)
+        lines.append(plot.over_curves(whole, "x", "accuracy", str(method), word, reference=bool(reference)))
+        ends = [one.iloc[-1] for one in seeds if not one["done"].all()]
+        if ends and not reference:
+            x, y = (np.array([end[name] for end in ends], dtype=float) for name in ("x", "accuracy"))
+            lines.append(plot.Line("not finished", x, y, method=str(method), kind="end"))
+    return lines
+
+
+def _phases(points: pd.DataFrame) -> list[plot.Mark]:
+    """Where a phase after a run's first begins, mean over runs: at the last point of the one before."""
+    own = points[~points["reference"]].sort_values(["id", "x"], kind="stable")
+    first = own["id"].ne(own["id"].shift())
+    begins = own.assign(begin=own["x"].shift())[own["phase"].ne(own["phase"].shift()) & ~first]
+    means = begins.groupby(["method", "phase"], sort=False)["begin"].mean()
+    return [plot.Mark(f"{method}: phase {phase}", float(begin)) for (method, phase), begin in means.items()]
+
+
+def _levels(cells: pd.DataFrame) -> list[plot.Level]:
+    """Chance, best shortcut and ceiling at the trained length."""
+    trained = cells[cells["length"] == number(cells["task.length"])]
+    names = [name for name in plot.REFERENCES if trained[name].notna().any()]
+    return plot.levels(trained.assign(all=0), "all", names)

@@ -1,0 +1,164 @@
+"""Why networks that learn from a teacher's memories fail: four panels for each of the worst settings, a line for all.
+
+The numbers are told in `bench.measure.diagnosis`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bench.drawing import drawing
+from bench.report import plot
+from bench.report.data import Data
+from bench.report.exhibit import Exhibit, Missing, Section, exhibit
+from bench.report.query import GROUP, cells, grouped, keys, without_idle
+from bench.report.style import RC, styles
+from bench.report.words import clean
+from bench.results import write_atomically
+
+COMMAND = "`python run_bench.py run GRID --measure diagnosis`"
+MOST_ROWS = 3
+SCORES = ("teacher", "one_step", "rollout", "ceiling", "chance")
+BY_TIME = ("t", "teacher", "rollout", "error", "between", "spread")
+LIMITS = {
+    "solved": "solved",
+    "teacher": "limited by the teacher",
+    "follows": "as good as the teacher, with no ceiling known",
+    "transition": "limited by single transitions",
+    "drift": "limited by drift",
+}
+
+
+class Found(NamedTuple):
+    """A record's numbers, checked; gaps are NaN."""
+
+    limit: str
+    verdict: str
+    scores: dict[str, float]
+    by_time: dict[str, np.ndarray]  # each (n,)
+    ahead: tuple[np.ndarray, np.ndarray]  # places, accuracy
+    after: tuple[np.ndarray, np.ndarray]  # steps, accuracy
+
+
+def section(data: Data) -> Section:
+    """The diagnoses of finished runs, the settings whose rollout is worst first."""
+    return Section("diagnosis", "Diagnosis", (_exhibit(data),))
+
+
+def _read(record: Any) -> Found | None:
+    """None where the record is damaged."""
+    try:
+        by_time = {name: np.array(record[name], dtype=float) for name in BY_TIME}
+        ahead, after = (
+            (np.array(record[name][x], dtype=float), np.array(record[name]["accuracy"], dtype=float))
+            for name, x in (("ahead", "j"), ("after_steps", "k"))
+        )
+        values = {name: record["scores"][name] for name in SCORES}
+        scores = {name: float("nan" if value is None else value) for name, value in values.items()}
+        limit, verdict = (clean(record[name]) for name in ("limit", "verdict"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    if len({one.shape for one in by_time.values()}) > 1 or by_time["t"].ndim != 1:
+        return None
+    if any(x.ndim != 1 or x.shape != y.shape for x, y in (ahead, after)):
+        return None
+    return Found(limit, verdict, scores, by_time, ahead, after)
+
+
+def _exhibit(data: Data) -> Exhibit | Missing:
+    name, title = "diagnosis", "What limits networks that learn from a teacher's memories"
+    runs = cells(data)
+    place_of = dict(zip(keys(runs), runs.index))
+    found = {
+        place_of[own_key]: one
+        for run, record in data.diagnoses
+        if (own_key := (run.get("grid"), run.get("id"))) in place_of and (one := _read(record))
+    }
+    if not found:
+        return Missing(name, title, f"no finished run of a method with a teacher has a diagnosis; {COMMAND} makes them")
+    own = runs.loc[sorted(found)]
+    own = own.assign(**{score: [found[row].scores[score] for row in own.index] for score in SCORES})
+    own = own.assign(left=_left(own), limit=[found[row].limit for row in own.index])
+    table, worst = [], []
+    for key, part in grouped(own, GROUP):
+        row = part.sort_values(["left", "seed"], ascending=[False, True], kind="stable").index[0]
+        limits = Counter(part["limit"]).most_common()
+        told = ", ".join(limit if len(limits) == 1 else f"{limit} ({count})" for limit, count in limits)
+        means = {score: part[score].mean() for score in SCORES}
+        table.append({**key, **means, "limit": told, "verdict": found[row].verdict, "seeds": part["seed"].nunique()})
+        worst.append(row)
+    order = own.loc[worst].sort_values("left", ascending=False, kind="stable").index[:MOST_ROWS]
+    shown = own.loc[[row for row in worst if row in order]]
+    panels = [
+        panel
+        for row, run in zip(shown.index, shown.to_dict("records"))
+        for panel in four(f"{run['place']}, {_told(run, found[row])}", found[row], run["method"])
+    ]
+    caption = (
+        "From the left: accuracy of teacher and rollout; of the decoder at labels ahead; the error of one step beside "
+        "the variance of the teacher's memories; accuracy after so many steps from the teacher's memory. Panels are of "
+        f"the worst seed of the {len(shown)} worst settings."
+    )
+    tidy = without_idle(pd.DataFrame(table), "order", "place", "base")
+    return exhibit(data, name, title, caption, own, panels=panels, across=4, table=tidy)
+
+
+def _told(run: dict[Any, Any], found: Found) -> str:
+    return f"{plot.who(run['method'], run['setting'])}: {LIMITS.get(found.limit, found.limit)}"
+
+
+def _left(own: pd.DataFrame) -> pd.Series:
+    """What the rollout lacks of the ceiling, or of the teacher where that is not known, on the scale from chance."""
+    reach = own["ceiling"].fillna(own["teacher"])
+    return 1 - (own["rollout"] - own["chance"]) / (reach - own["chance"]).where(reach > own["chance"])
+
+
+def four(title: str, found: Found, method: str) -> list[plot.Panel]:
+    """The panels of one record; the first has the title, which is as wide as all."""
+    t, teacher, rollout, error, between, spread = (found.by_time[name] for name in BY_TIME)
+    chance = [plot.Level("chance", np.array([found.scores["chance"]]), dashes=":")]
+    reached = plot.Level("teacher", np.array([found.scores["teacher"]]), dashes="--")
+    scored = [_line(method, t, rollout, method), _line("teacher", t, teacher, reference=True)]
+    variances = [
+        _line(method, t, np.where(error > 0, error, np.nan), method),
+        _line("variance between classes", t, np.where(between > 0, between, np.nan)),
+        _line("variance of memories", t, np.where(spread > 0, spread, np.nan), kind="fit"),
+    ]
+    known = [line for line in variances if len(line.x)]
+    bounds = (-0.03, 1.05)
+    return [
+        plot.Panel(title, "t (column)", "accuracy", scored, chance, ticks="linear", ylim=bounds),
+        plot.Panel(
+            *("", "steps ahead of t", "accuracy", [_line("teacher", *found.ahead, reference=True)], chance),
+            ticks="linear",
+            ylim=bounds,
+        ),
+        plot.Panel("", "t (column)", "MSE, variance", known, ticks="linear", ylog=True),
+        plot.Panel(
+            "",
+            "steps from the teacher",
+            "accuracy",
+            [_line(method, *found.after, method)],
+            [*chance, reached],
+            ylim=bounds,
+        ),
+    ]
+
+
+def _line(word: str, x: np.ndarray, y: np.ndarray, method: str = "", **how: Any) -> plot.Line:
+    known = np.isfinite(y)
+    return plot.Line(word, x[known], y[known], method=method, **how)
+
+
+def save_png(record: dict[str, Any], method: str, path: Path) -> None:
+    """The four panels of one record as a PNG file, written whole or not at all."""
+    found = _read(record)
+    assert found is not None
+    with drawing(RC):
+        figure = plot.draw(four(f"{method}: {found.verdict}", found, method), styles([method]), across=4)
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))

@@ -1,0 +1,105 @@
+"""Fabricated results folders, from which all tests of the report are made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.config import Run
+from bench.report.plot import Line, Panel
+from bench.results import Folder, write_json
+from tests.helpers import folder_of, tiny_run
+
+FACTS = {
+    "chance": 0.125,
+    "loss_floor": 0.1,
+    "accuracy_ceiling": 0.8,
+    "shortcut": 0.2,
+    "shortcut_rule": "the commonest label",
+    "unigram_loss": 2.0,
+    "unit": "nats",
+}
+PROVENANCE = {"commit": "abc123", "dirty": True, "packages": {"torch": "2.9"}, "processor": "A CPU", "host": "secret"}
+
+
+def score(accuracy: float, loss: float, predictor: str = "rnn", length: int = 12, **facts: Any) -> dict[str, Any]:
+    named = {"length": length, "predictor": predictor, "reference": predictor != "rnn"}
+    return {**named, "accuracy": accuracy, "loss": loss, **FACTS, **facts}
+
+
+def fake(
+    root: Path, run: Run, scores: list[dict[str, Any]], tokens: int = 1000, points: int = 3, **result: Any
+) -> Folder:
+    """A finished cell with these scores, and a curve that rises to them; of two phases for SMT+DMT."""
+    folder = folder_of(run, root)
+    costs = {"steps": tokens / 10, "tokens": tokens, "training_seconds": 2.5, "predictor_parameters": 6543}
+    write_json(folder / "result.json", {"scores": scores, "costs": costs, "provenance": PROVENANCE, **result})
+    folder.set_status("done")
+    names = ("predictor", "reference", "accuracy", "loss")
+    curve = [
+        {
+            "phase": run.method if part < 1 else run.method.split("+")[-1],
+            "steps": int(part * 100),
+            "tokens": int(part * tokens),
+            "scores": [{**{name: one[name] for name in names}, "accuracy": one["accuracy"] * part} for one in scores],
+        }
+        for part in np.linspace(0, 1, points).tolist()
+    ]
+    write_json(folder / "curve.json", curve)
+    return folder
+
+
+def seeds(root: Path, accuracies: list[float], method: str = "bptt", **fields: Any) -> list[Folder]:
+    runs = [tiny_run(method, seed=seed, **fields) for seed in range(len(accuracies))]
+    return [fake(root, run, [score(accuracy, 1.1)]) for run, accuracy in zip(runs, accuracies)]
+
+
+def undo(folder: Folder, state: str, **facts: Any) -> None:
+    """Let a finished cell be one that ended otherwise, or has not."""
+    (folder / "result.json").unlink()
+    folder.set_status(state, **facts)
+
+
+def only(frame: pd.DataFrame, **wanted: Any) -> dict[str, Any]:
+    for name, value in wanted.items():
+        frame = frame[frame[name] == value]
+    (row,) = frame.to_dict("records")
+    return row
+
+
+def rename(folder: Folder, task: str, method: str) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    record["full"]["task"]["name"], record["full"]["method"]["name"] = task, method
+    write_json(folder / "run.json", record)
+
+
+def lines(panel: Panel, **wanted: Any) -> list[Line]:
+    """The lines of a panel whose attributes are these."""
+    return [line for line in panel.lines if all(getattr(line, name) == value for name, value in wanted.items())]
+
+
+def means(panel: Panel, **wanted: Any) -> list[list[float]]:
+    """What such lines are at."""
+    return [line.mean.tolist() for line in lines(panel, **wanted)]
+
+
+def levels(panel: Panel) -> dict[str, list[float]]:
+    """Word -> what the level is at."""
+    return {level.word: level.y.tolist() for level in panel.levels}
+
+
+def words(panels: Any) -> list[str]:
+    """What the legend of the panels says."""
+    return list(
+        dict.fromkeys(
+            one.word
+            for panel in panels
+            for part in (panel.lines, panel.levels, panel.marks)
+            for one in part
+            if one.word
+        )
+    )

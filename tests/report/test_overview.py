@@ -1,0 +1,59 @@
+"""The main table: what is compared with what, which mean is best, and who is clearly ahead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.report.data import load
+from bench.report.overview import compared, main
+from tests.helpers import tiny_run
+from tests.report.fabricated import fake, only, score, seeds
+
+
+def sweep(root: Path, method: Any, accuracies: dict[int, list[float]], **facts: Any) -> None:
+    """Length -> an accuracy for each seed."""
+    for length, values in accuracies.items():
+        for seed, accuracy in enumerate(values):
+            run = tiny_run(method, {"name": "retrieval", "length": length}, seed=seed)
+            fake(root, run, [score(accuracy, 1.0, length=length, **facts), score(0.99, 1.0, "teacher", length)])
+
+
+def test_a_row_has_every_method_with_its_interval_and_the_best_is_bold(tmp_path: Path) -> None:
+    sweep(tmp_path / "g", "smt+dmt", {8: [0.7, 0.8, 0.9], 16: [0.3, 0.4, 0.5]})
+    sweep(tmp_path / "g", "bptt", {8: [0.1, 0.2, 0.3], 16: [0.4, 0.5, 0.9]})
+    table = compared(load([tmp_path]))
+    row = only(table, method="bptt", place="retrieval, length 16")
+    assert (row["accuracy"], row["accuracy_low"], row["accuracy_high"]) == pytest.approx((0.6, 0.4, 0.9))
+    assert (row["chance"], row["ceiling"], row["seeds"]) == pytest.approx((0.125, 0.8, 3))
+    found = main(table)
+    assert found.methods == ["smt+dmt", "bptt"]
+    assert [row.place for row in found.rows] == ["retrieval, length 8", "retrieval, length 16"]
+    assert [[cell.best for cell in row.cells if cell] for row in found.rows] == [[True, False], [False, True]]
+    assert found.rows[0].cells[0] is not None and found.rows[0].cells[0][:2] == ("0.800", "[0.70, 0.90]")
+    assert "smt+dmt at 1, bptt at 0; at 1 no method is" in found.answer
+
+
+def test_ablations_and_settings_of_one_method_alone_are_no_rows(tmp_path: Path) -> None:
+    sweep(tmp_path / "g", "smt+dmt", {8: [0.7, 0.8], 16: [0.3, 0.4]})
+    sweep(tmp_path / "g", {"name": "smt+dmt", "lambda_dyn": 9.0}, {8: [0.99]})
+    sweep(tmp_path / "g", "bptt", {8: [0.1, 0.2]})
+    table = compared(load([tmp_path]))
+    assert set(table["place"]) == {"retrieval, length 8"}
+    assert only(table, method="smt+dmt")["accuracy"] == pytest.approx(0.75)
+
+
+def test_of_several_grids_the_one_with_most_settings_of_a_task_is_shown(tmp_path: Path) -> None:
+    for method in ("smt+dmt", "bptt"):
+        sweep(tmp_path / "many", method, {8: [0.5], 16: [0.5]})
+        sweep(tmp_path / "few", method, {8: [0.1]})
+    assert set(compared(load([tmp_path]))["grid"]) == {"many"}
+    assert main(compared(load([tmp_path]))).rows[0].place == "retrieval, length 8"
+
+
+def test_one_method_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
+    seeds(tmp_path, [0.5, 0.6])
+    found = main(compared(load([tmp_path])))
+    assert found.rows == [] and found.methods == []

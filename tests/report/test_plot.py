@@ -1,0 +1,122 @@
+"""Panels and what is drawn of them: lines from frames by hand, titles that never overlap, legends that fit."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from bench.report.plot import (
+    MOST_PANELS,
+    Level,
+    Line,
+    Mark,
+    Panel,
+    draw,
+    over_curves,
+    over_seeds,
+    over_time,
+    sweep_lines,
+)
+from bench.report.style import BUILT_IN, RC, styles
+
+SETTING = "backbone transformer, lambda_dyn 1, lambda_unif 0.001, future 64, detach False, readout transformer"
+ROWS = pd.DataFrame(
+    {"x": [1, 1, 1, 2, 2], "seed": [0, 1, 2, 0, 1], "y": [0.1, 0.2, 0.6, 0.4, 0.8], "method": "bptt", "setting": ""}
+).assign(predictor="rnn", reference=False)
+
+
+def line(method: str = "bptt", word: str | None = None) -> Line:
+    x = np.array([1.0, 2.0, 4.0])
+    return Line(word or method, x, x / 10, x / 20, x / 5, method=method)
+
+
+def drawn(panels: list[Panel], methods: tuple[str, ...] = ("bptt",), across: int = 3) -> Figure:
+    with rc_context(RC):
+        figure = draw(panels, styles(methods), across)
+        FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def boxes(figure: Figure) -> list[tuple[float, float, float, float]]:
+    """Left, bottom, right and top of all titles, in pixels."""
+    found = [axes._left_title.get_window_extent() for axes in figure.axes if axes._left_title.get_text()]  # type: ignore[attr-defined]
+    return [(box.x0, box.y0, box.x1, box.y1) for box in found]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 12])
+def test_titles_never_overlap_and_stay_inside(count: int) -> None:
+    figure = drawn([Panel(f"{place} {SETTING}", "x", "accuracy on the test set", [line()]) for place in range(count)])
+    found = boxes(figure)
+    assert len(found) == count
+    for a, b in itertools.combinations(found, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], "two titles overlap"
+    width, height = figure.canvas.get_width_height()
+    assert all(box[0] >= 0 and box[2] <= width and box[3] <= height for box in found)
+    panels = [axes.get_window_extent() for axes in figure.axes]
+    assert not any(
+        box[0] < one.x1 and one.x0 < box[2] and box[1] < one.y1 and one.y0 < box[3] for box in found for one in panels
+    )
+
+
+def test_a_title_is_as_wide_as_the_untitled_panels_beside_it() -> None:
+    figure = drawn([Panel(SETTING, "x", "y", [line()]), *(Panel("", "x", "y", [line()]) for _ in range(3))], across=4)
+    assert figure.axes[0].get_title(loc="left") == SETTING
+
+
+def test_the_legend_of_many_methods_is_whole_and_below_the_panels() -> None:
+    names = (*BUILT_IN, "a plugin's method, with a long setting", "another plugin", "a third one")
+    figure = drawn([Panel("retrieval", "length", "accuracy", [line(name) for name in names])], names)
+    (legend,) = figure.legends
+    assert [text.get_text().strip() for text in legend.get_texts()] == list(names)
+    box = legend.get_window_extent()
+    width, _ = figure.canvas.get_width_height()
+    assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0
+    below = figure.axes[0].xaxis.label.get_window_extent()
+    assert box.y1 <= below.y0 + 1
+
+
+def test_a_mean_has_an_interval_from_three_seeds_on_and_else_its_seeds() -> None:
+    (found,) = sweep_lines(ROWS, "x", "y")
+    assert found == found and found.word == "bptt" and found.x.tolist() == [1, 2]
+    assert found.mean.tolist() == pytest.approx([0.3, 0.6])
+    assert (found.low[0], found.high[0]) == pytest.approx((0.1, 0.6)) and np.isnan(found.low[1])
+    assert [(x.tolist(), y.tolist()) for x, y in found.seeds] == [([2], [0.4]), ([2], [0.8])]
+    assert over_seeds(ROWS, "x", "y", "bptt", "a word").word == "a word"
+
+
+def test_a_mean_of_logarithms_is_geometric() -> None:
+    rows = pd.DataFrame({"t": [0, 1] * 3, "seed": [0, 0, 1, 1, 2, 2], "norm": [1, 10, 2, 20, 4, 40]})
+    found = over_time(rows, "t", "norm", "bptt", "bptt", logs=True)
+    assert found.mean.tolist() == pytest.approx([2, 20]) and found.low.tolist() == pytest.approx([1, 10])
+
+
+def test_a_mean_curve_goes_as_far_as_all_seeds_reach() -> None:
+    one, two = (pd.DataFrame({"x": x, "y": y}) for x, y in (([0, 4], [0.0, 1.0]), ([0, 2, 8], [0.0, 1.0, 1.0])))
+    found = over_curves([one, two], "x", "y", "bptt", "bptt")
+    assert (
+        found.x.tolist() == [0, 2, 4] and found.mean.tolist() == pytest.approx([0, 0.75, 1.0]) and len(found.seeds) == 2
+    )
+
+
+def test_values_that_span_much_stand_on_a_logarithmic_axis_at_their_own_places() -> None:
+    figure = drawn([Panel("", "x", "y", [line()]), Panel("", "x", "y", [line()], ticks="linear")])
+    assert [axes.get_xscale() for axes in figure.axes] == ["log", "linear"]
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["1", "2", "4"]
+
+
+def test_panels_without_lines_say_why_and_further_ones_are_left_out() -> None:
+    empty = Panel("", "x", "y", [], note="not traced")
+    assert [text.get_text() for text in drawn([empty]).axes[0].texts] == ["not traced"]
+    assert len(drawn([Panel("", "x", "y", [line()])] * (MOST_PANELS + 3)).axes) == MOST_PANELS
+
+
+def test_levels_and_marks_are_in_the_legend() -> None:
+    panel = Panel("", "x", "y", [line()], [Level("chance", np.array([0.1]))], [Mark("trained length", 2.0, 4.0)])
+    (legend,) = drawn([panel]).legends
+    assert [text.get_text().strip() for text in legend.get_texts()] == ["bptt", "chance", "trained length"]
