@@ -99,6 +99,8 @@ class Engine:
         """Gradients since the last step."""
         self.held: list[Tensor | None] = []
         """Their sums, where several make one step."""
+        self.clipped: Tensor | None = None
+        """The share of groups that the last step clipped, where a mean over noise is promised, which clipping moves."""
 
     def stretches(self, batch: Batch) -> Iterator[Ready]:
         """Go through a batch, and yield whenever gradients are ready, or it is clear that there are none."""
@@ -179,9 +181,10 @@ class Engine:
         self.pending, self.held = 0, []
         for settings in self.optimiser.param_groups:
             settings["lr"] = rate * settings["multiple"]
-        for group in self.phase.groups:
-            if self.phase.optimiser.clip is not None:
-                torch.nn.utils.clip_grad_norm_(group, self.phase.optimiser.clip)
+        if (clip := self.phase.optimiser.clip) is not None:
+            norms = [torch.nn.utils.clip_grad_norm_(group, clip) for group in self.phase.groups]
+            if self.method.gradient_is.get(self.phase.name) == "unbiased":
+                self.clipped = (torch.stack(norms) > clip).double().mean()
         self.optimiser.step()
         self.optimiser.zero_grad()
         if self.average:

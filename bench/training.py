@@ -411,8 +411,7 @@ class Trainer:
         if phase.until is not None:
             recent = scalars["loss"] if counters.recent is None else counters.recent
             counters.recent = recent.lerp(scalars["loss"], RECENT)
-        for name, value in scalars.items():
-            counters.sums[name] = counters.sums[name] + value if name in counters.sums else value.clone()
+        self._add(scalars)
         counters.summed += 1
         now = rate(phase.optimiser, self._progress(phase))
         if curriculum := self._followed(phase):
@@ -421,6 +420,14 @@ class Trainer:
         if self.engine.take(now):
             counters.steps += 1
             counters.phase_steps += 1
+            if self.engine.clipped is not None:
+                self._add({"clipped": self.engine.clipped * self.run.training.accumulate})
+
+    def _add(self, scalars: dict[str, Tensor]) -> None:
+        """To the sums since the last evaluation."""
+        sums = self.counters.sums
+        for name, value in scalars.items():
+            sums[name] = sums[name] + value if name in sums else value.clone()
 
     def _answer(self, phase: Phase) -> str:
         """The name of the scalar that is the cross-entropy of the method's answers."""
