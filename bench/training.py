@@ -230,6 +230,8 @@ class Trainer:
         facts = {}
         for length in scored_lengths(self.run):
             facts[length] = task_facts(self.task, length, self.run.evaluation.score_from)
+            if self.method.data == "streams" and length == self.run.task_config.length:  # type: ignore[attr-defined]
+                facts[length] |= self.task.stream_facts()
             for split in HELD:
                 y = self._set(split, length).y
                 if len(self.method.predictors()) > 1:
@@ -541,6 +543,9 @@ class Trainer:
             means = {f"train_{name}": (value / counters.summed).item() for name, value in counters.sums.items()}
             if self.curriculum:
                 means["train_length"] = self.curriculum.longest
+            if self.lanes and self.lanes.state is not None:
+                told = self.task.standing(self.lanes.state)
+                means |= {f"train_{name}": value.item() for name, value in told.items()}
             counters.sums, counters.summed = {}, 0
             online = self._online()
             scores = self._scores("test", length)
