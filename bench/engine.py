@@ -93,6 +93,7 @@ class Engine:
         self.compiled = compiling.Compiled(method.losses) if compiled else None
         self.optimiser = optimiser.build(phase.optimiser, phase.groups, phase.rates)
         self.parameters = [one for group in phase.groups for one in group]
+        self.named = dict(method.named_parameters())
         ema = phase.optimiser.ema
         self.average = None if ema is None else optimiser.Average(self.parameters, ema)
         self.pending = 0
@@ -153,8 +154,9 @@ class Engine:
             total = tuple(credit) if total is None else map_tree(torch.add, total, tuple(credit))
         gradient, weight, scalars = total
         labels = weight.clamp(min=1)
-        mean = method.direction({name: one / labels for name, one in gradient.items()}, carry.shared)
-        for name, parameter in method.named_parameters():
+        means = torch._foreach_div([*gradient.values()], labels)
+        mean = method.direction(dict(zip(gradient, means, strict=True)), carry.shared)
+        for name, parameter in self.named.items():
             parameter.grad = mean.get(name)
         self.carry = carry
         return {name: one / labels for name, one in scalars.items()}
@@ -182,11 +184,12 @@ class Engine:
         for settings in self.optimiser.param_groups:
             settings["lr"] = rate * settings["multiple"]
         if (clip := self.phase.optimiser.clip) is not None:
-            norms = [torch.nn.utils.clip_grad_norm_(group, clip) for group in self.phase.groups]
+            norms = [optimiser.clip(group, clip) for group in self.phase.groups]
             if self.method.gradient_is.get(self.phase.name) == "unbiased":
                 self.clipped = (torch.stack(norms) > clip).double().mean()
         self.optimiser.step()
-        self.optimiser.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
         if self.average:
             self.average.update()
         return True

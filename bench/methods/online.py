@@ -19,15 +19,17 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from bench import build
 from bench.config import Positive, Run, TrainingConfig
-from bench.methods.base import Carry, Credit, MethodConfig, Phase, RecurrentMethod
+from bench.methods.base import Carry, Credit, Method, MethodConfig, Phase, RecurrentMethod
 from bench.models.backbone import leaves
 from bench.models.jacobian import Transition, flat, unflat
 from bench.models.local import Local, Site
+from bench.tasks.base import IGNORED
 
 Pairs = Sequence[tuple[Tensor, Tensor]]
 """b (B, r, q) and a (B, r, m) of parts of theta, of which b a^T is the gradient."""
@@ -118,13 +120,33 @@ class Online(RecurrentMethod):
 
     def immediate(self, state: Tensor, x_t: Tensor, y_t: Tensor) -> tuple[Credit, Tensor]:
         """The credit that reaches parameters without passing through the last state, and dl_t / ds_t by lane (B, N)."""
+        if self._seen_as_it_is and not torch.is_autocast_enabled(state.device.type):
+            return self._through_linear(state, y_t)
         names, parameters = self._immediate
         leaf = state.detach().requires_grad_()
         with torch.enable_grad():
-            features = self.rnn.updater.features(self.transition.tree(leaf), self.rnn.embedding(x_t))
+            features = self.rnn.updater.features(self.tree(leaf), self.rnn.embedding(x_t))
             loss, weight = self.objective(self.rnn.read(features), y_t)
             by_state, *found = torch.autograd.grad(loss, [leaf, *parameters], materialize_grads=True)
         return Credit(dict(zip(names, found, strict=True)), weight, {"loss": loss.detach()}), by_state
+
+    @cached_property
+    def _seen_as_it_is(self) -> bool:
+        """Whether a loss is the cross-entropy of a linear map of the state."""
+        zeros, plain = self.zeros, type(self).objective is Method.objective and self.rnn.tokens is None
+        u = self.rnn.embedding(torch.zeros(1, dtype=torch.long, device=zeros.device))
+        return plain and self.rnn.updater.features(self.tree(zeros), u) is zeros
+
+    def _through_linear(self, state: Tensor, y_t: Tensor) -> tuple[Credit, Tensor]:
+        """`immediate` written out, in a third of the time of the same by autograd."""
+        readout: Any = self.rnn.readout
+        scored = y_t != IGNORED
+        log_p = readout(state).log_softmax(1)
+        loss = F.nll_loss(log_p, y_t, ignore_index=IGNORED, reduction="sum")
+        by_logits = log_p.exp().scatter_add_(1, y_t.clamp(min=0)[:, None], -torch.ones_like(log_p[:, :1]))
+        by_logits.mul_(scored[:, None])
+        gradient = {"rnn.readout.weight": by_logits.t() @ state, "rnn.readout.bias": by_logits.sum(0)}
+        return Credit(gradient, scored.sum(), {"loss": loss}), by_logits @ readout.weight
 
     @cached_property
     def _immediate(self) -> tuple[list[str], list[Tensor]]:
@@ -141,7 +163,7 @@ class Online(RecurrentMethod):
 
     # The step of a cell that says it itself, and of any other.
 
-    @property
+    @cached_property
     def closed(self) -> bool:
         """Whether the cell says its own step; of others torch.func finds it out."""
         return self.rnn.updater.says("local")
@@ -151,14 +173,14 @@ class Online(RecurrentMethod):
         if not self.closed:
             return Differentiated(self.transition.step(state, x_t), self.transition, state, x_t)
         updater, embedding = self.rnn.updater, self.rnn.embedding
-        found = updater.local(self.transition.tree(state), embedding(x_t))
-        sites = [site._replace(names=tuple(f"updater.{name}" for name in site.names)) for site in found.sites]
-        if self.rnn.config.embedding == "learned":
-            symbols, d = embedding.weight.shape
-            weights = [(site, updater.get_parameter(site.names[0])) for site in found.sites if site.token]
-            first, *rest = (site.by_token(weight, d) for site, weight in weights)
-            sites.append(Site((EMBEDDING,), one_hot(x_t, symbols, state.dtype), sum(rest, first)))
-        return found._replace(sites=tuple(sites))
+        found = updater.local(self.tree(state), embedding(x_t))
+        if self.rnn.config.embedding == "fixed":
+            return found
+        symbols, d = embedding.weight.shape
+        weights = [(site, updater.get_parameter(site.names[0])) for site in found.sites if site.token]
+        first, *rest = (site.by_token(weight, d) for site, weight in weights)
+        more = Site((EMBEDDING,), one_hot(x_t, symbols, state.dtype), sum(rest, first))
+        return found._replace(sites=(*found.sites, more))
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -169,12 +191,26 @@ class Online(RecurrentMethod):
         with torch.no_grad():
             state = flat(self.rnn.initial_state(1))
             sites = self.local(state, torch.zeros(1, dtype=torch.long, device=device)).sites  # type: ignore[union-attr]
-        return [Part(site.names, *site.sizes) for site in sites]
+        places = ["" if site.names == (EMBEDDING,) else "updater." for site in sites]
+        return [
+            Part(tuple(f"{place}{name}" for name in site.names), *site.sizes)
+            for site, place in zip(sites, places, strict=True)
+        ]
 
     @cached_property
     def zeros(self) -> Tensor:
         """The state of one lane before any input, as a vector (1, N)."""
         return flat(self.rnn.initial_state(1)).detach()
+
+    @cached_property
+    def _vectors(self) -> bool:
+        """Whether the cell's state is one vector of real numbers."""
+        form = self.rnn.initial_state(1)
+        return isinstance(form, Tensor) and form.ndim == 2 and not form.is_complex()
+
+    def tree(self, vectors: Tensor) -> Any:
+        """Vectors (B, N) as the cell's own state."""
+        return vectors if self._vectors else self.transition.tree(vectors)
 
     @property
     def size(self) -> int:
@@ -241,7 +277,8 @@ class Differentiated(NamedTuple):
 
 def summed(pairs: Pairs) -> Tensor:
     """The sum over lanes and copies of outer products, one after another, (P,)."""
-    return torch.cat([(b.flatten(0, 1).t() @ a.flatten(0, 1)).flatten() for b, a in pairs])
+    parts = [(b.flatten(0, 1).t() @ a.flatten(0, 1)).flatten() for b, a in pairs]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def signs(shape: tuple[int, ...], noise: torch.Generator, like: Tensor) -> Tensor:

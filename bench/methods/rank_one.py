@@ -51,7 +51,9 @@ class RankOne(RandomOnline):
     ) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
         s, w = held  # (B, r, N) and (B, r, P)
         q = moved.push(s.transpose(1, 2)).transpose(1, 2)
-        along = (q @ by_state[:, :, None]) / self.config.copies
+        along = q @ by_state[:, :, None]
+        if self.config.copies > 1:
+            along = along / self.config.copies
         gradient = summed(moved.pull(by_state[:, None])) + summed([(along, w)])
         rho0 = ((length(w) + E) / (length(q) + E)).sqrt()
         rho, pairs = self.balanced(moved, drawn_t)
@@ -62,6 +64,8 @@ class RankOne(RandomOnline):
 
     def _views(self, w: Tensor) -> list[Tensor]:
         """The parts of vectors (B, r, P), each (B, r, q, m)."""
+        if len(self.parts) == 1:
+            return [w.view(*w.shape[:2], self.parts[0].q, self.parts[0].m)]
         pieces = w.split([part.q * part.m for part in self.parts], 2)
         return [piece.unflatten(2, (part.q, part.m)) for piece, part in zip(pieces, self.parts, strict=True)]
 

@@ -12,6 +12,7 @@ units see themselves alone needs no more than the parameters: a trace of each.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -42,14 +43,14 @@ class RTRL(Online):
     gradient_is: ClassVar[Mapping[str, Any]] = {"train": "exact"}
     outside_autograd: ClassVar[Mapping[str, str]] = {"train": "exact forward sensitivities"}
 
-    @property
+    @cached_property
     def traced(self) -> bool:
         """Whether the cell carries its influence as traces."""
         return self.config.form == "closed" and self.rnn.updater.says("trace")
 
-    @property
+    @cached_property
     def closed(self) -> bool:
-        return self.config.form == "closed" and super().closed
+        return self.config.form == "closed" and self.rnn.updater.says("local")
 
     def sensitivities(self, state: Tensor) -> Any:
         lanes, numbers = state.shape
@@ -90,7 +91,7 @@ class RTRL(Online):
         """The state and all traces, of which that of a trained embedding is for every unit, input and symbol."""
         updater, embedding = self.rnn.updater, self.rnn.embedding
         own = {name: one for name, one in traces.items() if name != EMBEDDING}
-        found: Traced = updater.trace(self.transition.tree(state), embedding(x_t), own)
+        found: Traced = updater.trace(self.tree(state), embedding(x_t), own)
         moved = dict(found.traces)
         if EMBEDDING in traces:
             symbol = one_hot(x_t, embedding.weight.shape[0], found.token.dtype)[:, None, None]
@@ -99,7 +100,7 @@ class RTRL(Online):
         return Moved(flat(found.state), moved)
 
     def _of_traces(self, traces: dict[str, Tensor], by_state: Tensor) -> dict[str, Tensor]:
-        by = self.transition.tree(by_state)
+        by = self.tree(by_state)
         own = {name: one for name, one in traces.items() if name != EMBEDDING}
         found = {f"updater.{name}": one for name, one in self.rnn.updater.trace_credit(own, by).items()}
         if EMBEDDING in traces:

@@ -23,8 +23,9 @@ from bench.registry import register_method
 def one_scale(moved: Any, nu: Tensor) -> tuple[Tensor, Pairs]:
     """UORO's rho, (B, r, 1), for noise (B, r, N), and (nu / rho)^T I."""
     pairs = moved.pull(nu)
-    each = torch.cat([length(b) * length(a) for b, a in pairs], 2)
-    rho = ((length(each) + E) / (length(nu) + E)).sqrt()
+    each = [length(b) * length(a) for b, a in pairs]
+    z = each[0] if len(each) == 1 else length(torch.cat(each, 2))
+    rho = ((z + E) / (length(nu) + E)).sqrt()
     return rho, [(b / rho, a) for b, a in pairs]
 
 

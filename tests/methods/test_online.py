@@ -98,6 +98,18 @@ def test_rtrl_is_exact_parameter_by_parameter(name, embedding):
         assert off(summed_credit(method, batch), exact(method, batch)) < 1e-10
 
 
+def test_another_objective_is_differentiated_through_a_linear_readout_too(monkeypatch):
+    def squared(self, logits, y):
+        return (logits.sum(-1) - y).square().sum(), (y != IGNORED).sum()
+
+    kind, batch = registry.methods.get("rtrl"), stream(3)
+    plain = built(cell("tanh", "rtrl"))
+    assert plain._seen_as_it_is and not built(cell("elstm", "rtrl"))._seen_as_it_is
+    monkeypatch.setattr(kind, "objective", squared)
+    method = built(cell("tanh", "rtrl"))
+    assert off(summed_credit(method, batch), exact(method, batch)) < 1e-10
+
+
 def test_two_sequences_end_to_end_have_each_ones_gradient_bit_for_bit_if_lanes_begin_anew():
     for name, form in (("tanh", "rtrl"), ("elstm", "rtrl"), ("tanh", "uoro"), ("tanh", "kf-rtrl")):
         method = built(cell(name, form))
