@@ -8,7 +8,7 @@ from torch import nn
 
 from bench.config import Optimiser
 from bench.errors import BadInput
-from bench.optimiser import Average, build, rate
+from bench.optimiser import Average, build, clip, rate
 
 
 @pytest.mark.parametrize(
