@@ -146,7 +146,11 @@ class Engine:
         assert carry is not None and piece.start is not None
         fresh = method.begin(len(piece.x)).lanes if any(starts) else ()
         total: Any = None
-        for t, (x_t, y_t) in enumerate(zip(piece.x.unbind(1), piece.y.unbind(1), strict=True)):
+        cuts = blocks(starts, method.block)
+        parts = (piece.x.unbind(1), piece.y.unbind(1))
+        if method.block > 1:
+            parts = tuple([one[:, first:end] for first, end in cuts] for one in (piece.x, piece.y))  # type: ignore
+        for (t, _), x_t, y_t in zip(cuts, *parts, strict=True):
             if starts[t]:
                 carry = carry._replace(lanes=reset(carry.lanes, fresh, piece.start[:, t]))
             with torch.no_grad(), self.autocast():
@@ -234,6 +238,16 @@ class Engine:
                 held[i] = parameter.grad.clone() if before is None else before.add_(parameter.grad)
                 parameter.grad = None
         self.held = held
+
+
+def blocks(starts: list[bool], size: int) -> list[tuple[int, int]]:
+    """Columns in blocks, each from a first to before an end: of that size, but cut where some lane begins anew."""
+    found, first = [], 0
+    for t in range(1, len(starts) + 1):
+        if t == len(starts) or starts[t] or t - first == size:
+            found.append((first, t))
+            first = t
+    return found
 
 
 def look(batch: Batch) -> tuple[list[int], list[bool]]:

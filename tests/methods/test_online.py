@@ -14,7 +14,7 @@ from torch import Tensor
 from bench import registry
 from bench.build import build_method, build_task
 from bench.config import Run
-from bench.engine import Engine
+from bench.engine import Engine, blocks
 from bench.measure.cost import step_costs
 from bench.methods import kf_rtrl, online, rank_one
 from bench.methods.base import Carry, impossible
@@ -338,6 +338,49 @@ def test_lengths_between_cuts_have_the_mean_that_is_asked_for():
         method = built(cell("tanh", {"name": "artbp", "tail": tail, "mean_length": 8.0}))
         cuts = (method.draw((64, 4096), "train") == 0).double().mean()
         assert cuts.item() == pytest.approx(1 / 8, rel=0.05)
+
+
+def blocked(block: int, **config: Any) -> Any:
+    return built(cell("tanh", {"name": "uoro", "block": block, **config}))
+
+
+def test_uoro_in_one_block_is_bptt():
+    method, batch = blocked(T), stream(3, masked=True)
+    assert off(summed_credit(method, batch), exact(method, batch)) < 1e-10
+    method, batch = blocked(3, update_every=3 * T), stream(3, starts=True, masked=True)
+    batch = batch._replace(start=batch.start | (torch.arange(T) % 2 == 0))  # blocks are cut where lanes begin anew
+    assert off(summed_credit(method, batch), exact(method, batch)) > 1e-3
+    everywhere = batch._replace(start=torch.ones_like(batch.start))
+    assert off(summed_credit(method, everywhere), exact(method, everywhere)) < 1e-10
+
+
+def test_blocks_of_uoro_are_unbiased_and_have_the_less_variance_the_longer_they_are():
+    one, lanes, variances = stream(1), 128, []
+    many = Batch(*(part.repeat(lanes, 1) for part in one))
+    for block, copies in ((1, 1), (2, 1), (2, 2), (5, 1)):
+        method = blocked(block, copies=copies, update_every=T)
+        wanted = exact(method, one)
+        scale = sum(x.square().sum() for x in wanted.values())
+        found = [summed_credit(method, many) for _ in range(24)]
+        along = torch.stack([sum((each[key] * x).sum() for key, x in wanted.items()) / lanes for each in found]) / scale
+        assert ((along.mean() - 1) / (along.std() / 24**0.5)).abs() < 3.5
+        errors = [sum((each[key] / lanes - x).square().sum() for key, x in wanted.items()) for each in found]
+        variances.append(torch.stack(errors).mean() / scale)
+    one_column, two, two_copies, five = variances
+    assert five < two / 1.5 and two < one_column / 1.5 and two_copies < two / 1.5
+
+
+@pytest.mark.parametrize(
+    ("starts", "size", "expected"),
+    [
+        ([1, 0, 0, 0, 0], 2, [(0, 2), (2, 4), (4, 5)]),
+        ([1, 0, 0, 1, 0, 0, 0], 3, [(0, 3), (3, 6), (6, 7)]),
+        ([0, 1, 1, 0, 0], 2, [(0, 1), (1, 2), (2, 4), (4, 5)]),
+        ([0, 0], 1, [(0, 1), (1, 2)]),
+    ],
+)
+def test_blocks_are_cut_where_a_lane_begins_anew(starts, size, expected):
+    assert blocks(list(map(bool, starts)), size) == expected
 
 
 # Cost.
