@@ -53,7 +53,7 @@ class AddLags(Task):
     ) -> tuple[Batch, StreamState]:
         device = generator.device
         begins = state is None
-        past = torch.zeros(lanes, self.config.far, dtype=torch.long, device=device) if begins else state[0]
+        (past,) = state or (torch.zeros(lanes, self.config.far, dtype=torch.long, device=device),)
 
         def drawn() -> Tensor:
             return torch.randint(2**24, (lanes,), generator=generator, device=device)  # a bit, and 23 for the coin

@@ -51,7 +51,7 @@ class AnBn(Task):
             return torch.randint(1, self.config.most + 1, (lanes,), generator=generator, device=generator.device)
 
         begins = state is None
-        n, place = (drawn(), torch.zeros(lanes, dtype=torch.long, device=generator.device)) if begins else state
+        n, place = state or (drawn(), torch.zeros(lanes, dtype=torch.long, device=generator.device))
         counts = torch.cat([n[:, None], by_column(length, drawn)], 1)  # of a pair of lines, if it began there
         steps = 2 * counts + 2
         steps[:, 0] -= place

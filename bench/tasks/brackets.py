@@ -67,7 +67,7 @@ class Brackets(Task):
             return torch.randint(letters, (lanes,), generator=generator, device=device)
 
         begins = state is None
-        if begins:
+        if state is None:
             nothing = torch.zeros(lanes, self.apart, dtype=torch.long, device=device)
             state = (torch.cat([nothing, drawn()[:, None]], 1), torch.zeros(lanes, dtype=torch.long, device=device))
         past, place = state  # letters up to that of the first column; each column has one, shown or not

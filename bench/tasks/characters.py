@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def read(path: Path) -> str:
         raise BadInput(f"{path.name} is not plain ASCII text") from None
 
 
-def save(into: Path, parts: dict[str, str], alphabet: str) -> dict[str, Any]:
+def save(into: Path, parts: Mapping[Any, str], alphabet: str) -> dict[str, Any]:
     """Write each split's text as symbols; what is counted of them.
 
     Raises `BadInput` for a split without text, and for characters that are not of the alphabet.
