@@ -93,12 +93,15 @@ class Engine:
         self.compiled = compiling.Compiled(method.losses) if compiled else None
         self.optimiser = optimiser.build(phase.optimiser, phase.groups, phase.rates)
         self.parameters = [one for group in phase.groups for one in group]
+        self.named = dict(method.named_parameters())
         ema = phase.optimiser.ema
         self.average = None if ema is None else optimiser.Average(self.parameters, ema)
         self.pending = 0
         """Gradients since the last step."""
         self.held: list[Tensor | None] = []
         """Their sums, where several make one step."""
+        self.clipped: Tensor | None = None
+        """The share of groups that the last step clipped, where a mean over noise is promised, which clipping moves."""
 
     def stretches(self, batch: Batch) -> Iterator[Ready]:
         """Go through a batch, and yield whenever gradients are ready, or it is clear that there are none."""
@@ -143,7 +146,11 @@ class Engine:
         assert carry is not None and piece.start is not None
         fresh = method.begin(len(piece.x)).lanes if any(starts) else ()
         total: Any = None
-        for t, (x_t, y_t) in enumerate(zip(piece.x.unbind(1), piece.y.unbind(1), strict=True)):
+        cuts = blocks(starts, method.block)
+        parts = (piece.x.unbind(1), piece.y.unbind(1))
+        if method.block > 1:
+            parts = tuple([one[:, first:end] for first, end in cuts] for one in (piece.x, piece.y))  # type: ignore
+        for (t, _), x_t, y_t in zip(cuts, *parts, strict=True):
             if starts[t]:
                 carry = carry._replace(lanes=reset(carry.lanes, fresh, piece.start[:, t]))
             with torch.no_grad(), self.autocast():
@@ -151,8 +158,9 @@ class Engine:
             total = tuple(credit) if total is None else map_tree(torch.add, total, tuple(credit))
         gradient, weight, scalars = total
         labels = weight.clamp(min=1)
-        mean = method.direction({name: one / labels for name, one in gradient.items()}, carry.shared)
-        for name, parameter in method.named_parameters():
+        means = torch._foreach_div([*gradient.values()], labels)
+        mean = method.direction(dict(zip(gradient, means, strict=True)), carry.shared)
+        for name, parameter in self.named.items():
             parameter.grad = mean.get(name)
         self.carry = carry
         return {name: one / labels for name, one in scalars.items()}
@@ -179,11 +187,13 @@ class Engine:
         self.pending, self.held = 0, []
         for settings in self.optimiser.param_groups:
             settings["lr"] = rate * settings["multiple"]
-        for group in self.phase.groups:
-            if self.phase.optimiser.clip is not None:
-                torch.nn.utils.clip_grad_norm_(group, self.phase.optimiser.clip)
+        if (clip := self.phase.optimiser.clip) is not None:
+            norms = [optimiser.clip(group, clip) for group in self.phase.groups]
+            if self.method.gradient_is.get(self.phase.name) == "unbiased":
+                self.clipped = (torch.stack(norms) > clip).double().mean()
         self.optimiser.step()
-        self.optimiser.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
         if self.average:
             self.average.update()
         return True
@@ -228,6 +238,16 @@ class Engine:
                 held[i] = parameter.grad.clone() if before is None else before.add_(parameter.grad)
                 parameter.grad = None
         self.held = held
+
+
+def blocks(starts: list[bool], size: int) -> list[tuple[int, int]]:
+    """Columns in blocks, each from a first to before an end: of that size, but cut where some lane begins anew."""
+    found, first = [], 0
+    for t in range(1, len(starts) + 1):
+        if t == len(starts) or starts[t] or t - first == size:
+            found.append((first, t))
+            first = t
+    return found
 
 
 def look(batch: Batch) -> tuple[list[int], list[bool]]:

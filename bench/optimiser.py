@@ -71,6 +71,20 @@ def _uncompiled(kind: type[torch.optim.Optimizer]) -> Any:
 _SGD, _AdamW = _uncompiled(torch.optim.SGD), _uncompiled(torch.optim.AdamW)
 
 
+def clip(group: Sequence[nn.Parameter], most: float) -> Tensor:
+    """Scale the gradients of a group so that their norm is at most this; what it was.
+
+    As `torch.nn.utils.clip_grad_norm_`, without what that looks at first: the half of its time where tensors are small.
+    """
+    found = [one.grad for one in group if one.grad is not None]
+    if len({(one.device, one.dtype) for one in found}) != 1:
+        return torch.nn.utils.clip_grad_norm_(group, most)
+    with torch.no_grad():
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found)))
+        torch._foreach_mul_(found, (most / (norm + 1e-6)).clamp(max=1))
+    return norm
+
+
 class Average:
     """An exponential moving average of parameters: after each step, average = decay average + (1 - decay) parameter."""
 

@@ -230,6 +230,8 @@ class Trainer:
         facts = {}
         for length in scored_lengths(self.run):
             facts[length] = task_facts(self.task, length, self.run.evaluation.score_from)
+            if self.method.data == "streams" and length == self.run.task_config.length:  # type: ignore[attr-defined]
+                facts[length] |= self.task.stream_facts()
             for split in HELD:
                 y = self._set(split, length).y
                 if len(self.method.predictors()) > 1:
@@ -411,8 +413,7 @@ class Trainer:
         if phase.until is not None:
             recent = scalars["loss"] if counters.recent is None else counters.recent
             counters.recent = recent.lerp(scalars["loss"], RECENT)
-        for name, value in scalars.items():
-            counters.sums[name] = counters.sums[name] + value if name in counters.sums else value.clone()
+        self._add(scalars)
         counters.summed += 1
         now = rate(phase.optimiser, self._progress(phase))
         if curriculum := self._followed(phase):
@@ -421,6 +422,14 @@ class Trainer:
         if self.engine.take(now):
             counters.steps += 1
             counters.phase_steps += 1
+            if self.engine.clipped is not None:
+                self._add({"clipped": self.engine.clipped * self.run.training.accumulate})
+
+    def _add(self, scalars: dict[str, Tensor]) -> None:
+        """To the sums since the last evaluation."""
+        sums = self.counters.sums
+        for name, value in scalars.items():
+            sums[name] = sums[name] + value if name in sums else value.clone()
 
     def _answer(self, phase: Phase) -> str:
         """The name of the scalar that is the cross-entropy of the method's answers."""
@@ -534,6 +543,9 @@ class Trainer:
             means = {f"train_{name}": (value / counters.summed).item() for name, value in counters.sums.items()}
             if self.curriculum:
                 means["train_length"] = self.curriculum.longest
+            if self.lanes and self.lanes.state is not None:
+                told = self.task.standing(self.lanes.state)
+                means |= {f"train_{name}": value.item() for name, value in told.items()}
             counters.sums, counters.summed = {}, 0
             online = self._online()
             scores = self._scores("test", length)

@@ -8,7 +8,7 @@ from torch import nn
 
 from bench.config import Optimiser
 from bench.errors import BadInput
-from bench.optimiser import Average, build, rate
+from bench.optimiser import Average, build, clip, rate
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,17 @@ def test_the_average_of_the_weights_is_shown_and_taken_away_again():
     torch.testing.assert_close(matrix.detach(), torch.tensor([[2.0, 4.0]]))
     average.settle()
     torch.testing.assert_close(matrix.detach(), torch.tensor([[1.1, 2.2]]))
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float32), (torch.float32, torch.complex64)])
+@pytest.mark.parametrize("most", [0.1, 100.0])
+def test_clipping_is_torchs_bit_for_bit(most, dtypes):
+    generator, groups = torch.Generator().manual_seed(0), []
+    gradients = [torch.randn(5, 3, generator=generator, dtype=one) for one in dtypes]
+    for _ in range(2):
+        group = [nn.Parameter(torch.zeros(5, 3, dtype=one)) for one in (*dtypes, torch.float32)]
+        for parameter, gradient in zip(group, gradients, strict=False):  # the last has none
+            parameter.grad = gradient.clone()
+        groups.append(group)
+    assert torch.equal(clip(groups[0], most), torch.nn.utils.clip_grad_norm_(groups[1], most))
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(*groups, strict=True) if b.grad is not None)

@@ -27,9 +27,14 @@ def plugin(folder: Path, text: str) -> Path:
 
 def test_every_task_and_method_of_the_harness_is_found():
     synthetic = {"retrieval", "string-copy", "stack", "keys-values", "modular-arithmetic", "parity", "recency"}
-    assert synthetic | {"tinystories", "mnist", "sketchy", "digits"} <= set(registry.tasks.names())
-    assert {"bptt", "tbptt", "rtrl", "smt", "smt+dmt", "transformer"} <= set(registry.methods.names())
-    assert {"transformer", "mlp", "gru", "tanh", "lstm", "lru"} <= set(registry.backbones.names())
+    synthetic |= {"anbn", "brackets", "add-lags", "copy-curriculum"}
+    assert synthetic | {"shakespeare", "ptb", "tinystories", "mnist", "sketchy", "digits"} <= set(
+        registry.tasks.names()
+    )
+    online = {"rtrl", "uoro", "nobacktrack", "kf-rtrl", "artbp"}
+    assert online | {"bptt", "tbptt", "smt", "smt+dmt", "transformer"} <= set(registry.methods.names())
+    cells = {"tanh", "lstm", "rhn", "gru-cell", "elstm", "lru"}
+    assert cells | {"transformer", "mlp", "gru"} <= set(registry.backbones.names())
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

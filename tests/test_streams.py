@@ -11,7 +11,8 @@ from bench import training
 from bench.build import build_method, build_task
 from bench.registry import register_task
 from bench.results import read_json
-from bench.tasks.base import IGNORED, Batch, Task
+from bench.tasks.anbn import AnBn
+from bench.tasks.base import IGNORED, Batch
 from bench.training import Options, Stopped, Trainer, score_stream, stream_set
 from tests.helpers import folder_of, tiny_run
 
@@ -22,40 +23,11 @@ known."""
 LANES, COLUMNS = 32, 2000
 
 
-class AnBn(Task):
-    """n times a, a newline, n times b, a newline, and so on: the next character is to be predicted."""
-
-    continues = True
-    vocab_size = 3
-
-    def stream(self, split, lanes, length, generator, state=None):
-        start = ((torch.arange(length) == 0) & (state is None)).expand(lanes, -1)
-        n, place = state or (torch.randint(1, MOST + 1, (lanes,), generator=generator), torch.zeros(lanes).long())
-        text = [_character(n, place)]
-        for _ in range(length):
-            following = torch.randint(1, MOST + 1, (lanes,), generator=generator)
-            ends = place == 2 * n + 1
-            n, place = torch.where(ends, following, n), torch.where(ends, 0, place + 1)
-            text.append(_character(n, place))
-        columns = torch.stack(text, 1)
-        return Batch(columns[:, :-1], columns[:, 1:], start), (n, place)
-
-    def sample(self, split, batch_size, length, generator):
-        x, y, _ = self.stream(split, batch_size, length, generator)[0]
-        return Batch(x, y)
-
-
-def _character(n, place):
-    """a, b or a newline, at a place in the two lines of n letters each."""
-    return torch.where((place == n) | (place == 2 * n + 1), 2, (place > n).long())
-
-
 def trained(method, root):
     """A run of tanh units on the text, and the loss that it ends with on held-out streams."""
-    register_task("anbn")(AnBn)
     run = tiny_run(
         method,
-        {"name": "anbn", "length": 32},
+        {"name": "anbn", "length": 32, "most": MOST},
         model={
             **{"backbone": "tanh", "updater_width": 12, "d": 4, "heads": 1, "memory_tokens": 2},
             **{"updater_layers": 1, "decoder_layers": 1, "readout": "linear"},
@@ -75,7 +47,7 @@ def trained(method, root):
 
 
 @pytest.mark.slow
-def test_on_a_stream_credit_that_reaches_further_learns_more(tmp_path, clean):
+def test_on_a_stream_credit_that_reaches_further_learns_more(tmp_path):
     scores, losses = {}, {}
     for method in ({"name": "rtrl", "update_every": 4}, {"name": "tbptt", "k1": 4, "k2": 4}, {"name": "bptt"}):
         scores[method["name"]], losses[method["name"]] = trained(method, tmp_path / method["name"])

@@ -193,6 +193,11 @@ class Method(nn.Module, ABC):
         """Columns of a stream that make one step of the optimiser; None: all of a batch."""
         return None
 
+    @property
+    def block(self) -> int:
+        """Columns that `step` takes at once, if it is more than 1 as x_t, y_t (B, block), or fewer before a start."""
+        return 1
+
     def begin(self, lanes: int) -> Carry:
         """What is carried before any input."""
         return Carry()
@@ -213,9 +218,9 @@ class Method(nn.Module, ABC):
         raise NotImplementedError
 
     def step(self, carry: Carry, x_t: Tensor, y_t: Tensor, drawn_t: Any) -> tuple[Carry, Credit]:
-        """One column x_t, y_t (B,) of a stream, and the credit for it. Pure; writes no `.grad`.
+        """One column x_t, y_t (B,) of a stream, or a `block`, and the credit for it. Pure; writes no `.grad`.
 
-        The harness has begun the lanes of the carry anew where they do.
+        The choices are those of the first column. The harness has begun the lanes of the carry anew where they do.
         """
         raise NotImplementedError
 

@@ -5,93 +5,133 @@ Computation 1(2), 1989. With the influence M_t of the parameters theta on the st
 
     M_t = J_t M_{t-1} + I_t,    J = ds_t / ds_{t-1} (N, N),    I = ds_t / dtheta,    gradient of l_t: (dl_t / ds_t) M_t
 
-Work and memory do not grow with the length of the stream, but with N times the parameters, for each lane.
+Work and memory do not grow with the length of the stream, but with N times the parameters, for each lane. A cell whose
+units see themselves alone needs no more than the parameters: a trace of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench import registry
-from bench.config import Positive, Run
-from bench.methods.base import Carry, Credit, MethodConfig, RecurrentMethod
-from bench.models.jacobian import Transition, flat
-from bench.models.rnn import RNN
-from bench.models.updater import count_parameters
+from bench.methods.online import EMBEDDING, Online, OnlineConfig, one_hot, summed
+from bench.models.jacobian import flat
+from bench.models.local import Local, Traced
 from bench.registry import register_method
 
 
-class RTRLConfig(MethodConfig):
-    """When to step, and how much memory the influence may take."""
+class RTRLConfig(OnlineConfig):
+    """The same, and how J and I are found."""
 
-    update_every: Positive | None = Field(None, description="columns between two steps; null: once a batch")
-    max_bytes: Positive = Field(2 * 2**30, description="of all lanes' influence; a run that needs more is refused")
+    form: Literal["closed", "generic"] = Field(
+        "closed", description="as the cell says them, where it does; generic: by torch.func, the reference"
+    )
 
 
 @register_method("rtrl")
-class RTRL(RecurrentMethod):
+class RTRL(Online):
     """Exact while the parameters stand still; steps in between leave the influence of the earlier ones as it was."""
 
     Config = RTRLConfig
     config: RTRLConfig
-    data = "streams"
+    carries = "its influence"
     gradient_is: ClassVar[Mapping[str, Any]] = {"train": "exact"}
     outside_autograd: ClassVar[Mapping[str, str]] = {"train": "exact forward sensitivities"}
 
-    @classmethod
-    def refuses(cls, run: Run) -> str | None:
-        task = registry.tasks.get(run.task)(run.task_config)
-        with torch.device("meta"):
-            rnn = RNN(run.model, task.vocab_size, task.output_size)
-            numbers = flat(rnn.initial_state(1)).shape[1] * count_parameters(Transition(rnn))
-        held = run.training.batch_size * numbers * (8 if run.precision == "float64" else 4)
-        config: Any = run.method_config
-        if held > config.max_bytes:
-            return f"its influence would take {held:,} bytes, above method.max_bytes, {config.max_bytes:,}"
-        return None
-
-    @property
-    def piece(self) -> int | None:
-        return self.config.update_every
-
-    def begin(self, lanes: int) -> Carry:
-        state = flat(self.rnn.initial_state(lanes))
-        theta = self.transition.theta()
-        return Carry((state, {name: one.new_zeros(*state.shape, *one.shape) for name, one in theta.items()}))
+    @cached_property
+    def traced(self) -> bool:
+        """Whether the cell carries its influence as traces."""
+        return self.config.form == "closed" and self.rnn.updater.says("trace")
 
     @cached_property
-    def transition(self) -> Transition:
-        """The recurrent part of the RNN; none of this module's own, which has its parameters already."""
-        return Transition(self.rnn)
+    def closed(self) -> bool:
+        return self.config.form == "closed" and self.rnn.updater.says("local")
 
-    def step(self, carry: Carry, x_t: Tensor, y_t: Tensor, drawn_t: Any) -> tuple[Carry, Credit]:
-        state, influence = carry.lanes  # (B, N), and (B, N, *shape) of each parameter
+    def sensitivities(self, state: Tensor) -> Any:
+        lanes, numbers = state.shape
+        if self.traced:
+            traces = self.rnn.updater.begin_traces(lanes)
+            if self.rnn.config.embedding == "learned":
+                symbols, d = self.rnn.embedding.weight.shape
+                form = self.rnn.initial_state(lanes)
+                traces[EMBEDDING] = form.new_zeros(()).expand(*form.shape, d, symbols)
+            return traces
+        if self.closed:
+            return state.new_zeros(()).expand(lanes, numbers, self.size)
+        return {name: one.new_zeros(*state.shape, *one.shape) for name, one in self.transition.theta().items()}
 
-        def rows(one: Tensor) -> Tensor:
-            return one.reshape(*state.shape, -1)
+    def moved(self, state: Tensor, held: Any, x_t: Tensor) -> Any:
+        if self.traced:
+            return self._traced_step(state, held, x_t)
+        return self.local(state, x_t) if self.closed else Jacobians(*self.transition.jacobians(state, x_t))
 
-        state, jacobian, direct = self.transition.jacobians(state, x_t)
-        influence = {
-            name: torch.baddbmm(rows(direct[name]), jacobian.to(before.dtype), rows(before)).view_as(before)
-            for name, before in influence.items()
-        }
-        credit, by_state = self.immediate(state, x_t, y_t)
-        for name, one in influence.items():
-            credit.gradient[f"rnn.{name}"] += torch.einsum("bn,bn...->...", by_state.to(one.dtype), one)
-        return Carry((state, influence)), credit
+    def carried(self, moved: Any, held: Any, by_state: Tensor, drawn_t: Any) -> tuple[Any, dict[str, Tensor]]:
+        if self.traced:
+            return moved.traces, self._of_traces(moved.traces, by_state)
+        return self._closed_step(moved, held, by_state) if self.closed else _generic_step(moved, held, by_state)
 
-    def immediate(self, state: Tensor, x_t: Tensor, y_t: Tensor) -> tuple[Credit, Tensor]:
-        """The credit that reaches parameters without passing through the last state, and dl_t / ds_t by lane (B, N)."""
-        names, parameters = zip(*self.named_parameters(), strict=True)
-        leaf = state.detach().requires_grad_()
-        with torch.enable_grad():
-            features = self.rnn.updater.features(self.transition.tree(leaf), self.rnn.embedding(x_t))
-            loss, weight = self.objective(self.rnn.read(features), y_t)
-            by_state, *found = torch.autograd.grad(loss, [leaf, *parameters], materialize_grads=True)
-        return Credit(dict(zip(names, found, strict=True)), weight, {"loss": loss.detach()}), by_state
+    def _closed_step(self, moved: Local, held: Tensor, by_state: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """One product of matrices a lane gives both J M and the gradient of what was before, d^T J M."""
+        numbers = held.shape[1]
+        jacobian = moved.push(torch.eye(numbers, dtype=held.dtype, device=held.device).expand(len(held), -1, -1))
+        rows = torch.cat([jacobian, by_state[:, None] @ jacobian], 1) @ held  # (B, N + 1, P)
+        gradient = rows[:, -1].sum(0) + summed(moved.pull(by_state[:, None]))
+        influence = rows[:, :-1]
+        pieces = influence.split([part.q * part.m for part in self.parts], 2)
+        for site, piece in zip(moved.sites, pieces, strict=True):
+            site.add_influence(piece.unflatten(2, site.sizes))
+        return influence, self.named(gradient)
+
+    def _traced_step(self, state: Tensor, traces: dict[str, Tensor], x_t: Tensor) -> Moved:
+        """The state and all traces, of which that of a trained embedding is for every unit, input and symbol."""
+        updater, embedding = self.rnn.updater, self.rnn.embedding
+        own = {name: one for name, one in traces.items() if name != EMBEDDING}
+        found: Traced = updater.trace(self.tree(state), embedding(x_t), own)
+        moved = dict(found.traces)
+        if EMBEDDING in traces:
+            symbol = one_hot(x_t, embedding.weight.shape[0], found.token.dtype)[:, None, None]
+            before = found.decay[..., None, None] * traces[EMBEDDING]
+            moved[EMBEDDING] = torch.addcmul(before, found.token[..., None], symbol)
+        return Moved(flat(found.state), moved)
+
+    def _of_traces(self, traces: dict[str, Tensor], by_state: Tensor) -> dict[str, Tensor]:
+        by = self.tree(by_state)
+        own = {name: one for name, one in traces.items() if name != EMBEDDING}
+        found = {f"updater.{name}": one for name, one in self.rnn.updater.trace_credit(own, by).items()}
+        if EMBEDDING in traces:
+            found[EMBEDDING] = torch.einsum("bn,bndv->vd", by.conj(), traces[EMBEDDING]).real.contiguous()
+        return found
+
+
+class Moved(NamedTuple):
+    """A step that has carried the traces on itself."""
+
+    state: Tensor
+    traces: dict[str, Tensor]
+
+
+class Jacobians(NamedTuple):
+    """A step as `Transition.jacobians` gives it."""
+
+    state: Tensor
+    jacobian: Tensor
+    direct: dict[str, Tensor]
+
+
+def _generic_step(
+    moved: Jacobians, held: dict[str, Tensor], by_state: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def rows(one: Tensor) -> Tensor:
+        return one.reshape(*by_state.shape, -1)
+
+    influence = {
+        name: torch.baddbmm(rows(moved.direct[name]), moved.jacobian.to(before.dtype), rows(before)).view_as(before)
+        for name, before in held.items()
+    }
+    gradient = {name: torch.einsum("bn,bn...->...", by_state.to(one.dtype), one) for name, one in influence.items()}
+    return influence, gradient

@@ -41,7 +41,7 @@ class GRUCell(Backbone):
             nn.init.zeros_(one.bias)  # type: ignore[arg-type]
         if (keep := keep_gate_bias(config, self.width)) is not None:
             with torch.no_grad():
-                self.maps["gates"].bias[: self.width] = keep  # type: ignore[index, operator]
+                self.maps["gates"].bias[: self.width] = keep  # type: ignore[operator]
 
     def initial(self, lanes: int) -> Tensor:
         return self.maps["gates"].weight.new_zeros(lanes, self.width)  # type: ignore[operator]
@@ -108,7 +108,7 @@ class GRUCell(Backbone):
 
     def _recurrent(self, name: str) -> Tensor:
         """The columns of a map's weight that meet the state."""
-        return self.maps[name].weight[:, : self.width]  # type: ignore[index, return-value]
+        return self.maps[name].weight[:, : self.width]  # type: ignore[index]
 
 
 def _site(name: str, a: Tensor, gain: Tensor) -> Site:

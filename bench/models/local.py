@@ -38,6 +38,8 @@ class Site(NamedTuple):
         """D^T v for v (B, r, N): (B, r, q)."""
         if self.gain.ndim == 3:
             return torch.bmm(vectors, self.gain)
+        if self.gain.shape[1:3] == (1, 1):
+            return vectors * self.gain[:, 0]
         parts = vectors.unflatten(2, (self.gain.shape[1], 1, -1))  # (B, r, S, 1, n)
         return (parts * self.gain[:, None]).sum(2).flatten(2)
 

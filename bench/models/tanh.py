@@ -39,7 +39,8 @@ class Tanh(Backbone):
         return state
 
     def local(self, state: Tensor, u: Tensor) -> Local:
-        after = self.step(state, u)
-        slope, weight = 1 - after * after, self.map.weight[:, : self.width]
-        site = Site(("map.weight", "map.bias"), with_one(state, u), slope[:, None, None])
-        return Local(after, (site,), lambda x: slope[..., None] * (weight @ x))
+        seen, weight = with_one(state, u), self.map.weight
+        after = torch.nn.functional.linear(seen[:, :-1], weight, self.map.bias).tanh()
+        slope, recurrent = 1 - after * after, weight[:, : self.width]
+        site = Site(("map.weight", "map.bias"), seen, slope[:, None, None])
+        return Local(after, (site,), lambda x: slope[..., None] * (recurrent @ x))

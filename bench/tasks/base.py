@@ -115,6 +115,10 @@ class Task(ABC):
         """
         return state
 
+    def standing(self, state: StreamState) -> dict[str, Tensor]:
+        """What curves tell of where the stream stands that is learned from, tensors () by name, such as a level."""
+        return {}
+
     def scored_columns(self, length: int) -> range:
         """The columns of a batch in which some label may be scored; the rest is -1 in every row."""
         return range(length)
@@ -130,6 +134,10 @@ class Task(ABC):
     def accuracy_ceiling(self, length: int, score_from: int = 0) -> float | None:
         """Bayes-optimal accuracy; None when it is not known."""
         return None
+
+    def stream_facts(self) -> dict[str, float]:
+        """`loss_floor` and `accuracy_ceiling` of endless streams, where they are not those of sequences."""
+        return {}
 
     def oracle(self, x: Tensor) -> Tensor | None:
         """Bayes-optimal probabilities of every label given the past: x (B, T) -> (B, T, O), float64.

@@ -284,7 +284,7 @@ def _products(subject: Subject) -> str:
 
 @suite.row("says its own step", "let `local` or `trace` be what autograd finds of `step`; or define neither")
 def _says(subject: Subject) -> str:
-    spoken = [what for what in ("local", "trace") if subject.cls.says(what)]  # type: ignore[arg-type]
+    spoken = [what for what in ("local", "trace") if subject.cls.says(what)]
     if not spoken:
         raise NotApplicable("neither `local` nor `trace` speaks of its step")
     backbone, worst = subject.build(), 0.0

@@ -101,10 +101,14 @@ class Subject:
         raise Broken(f"can be trained on none of the tasks of this check: {'; '.join(dict.fromkeys(reasons))}")
 
     def _backbones(self) -> list[str]:
-        """One of each kind of recurrence that the method trains."""
-        kinds = {registry.backbones.get(name).recurrence: name for name in sorted(registry.backbones.names())}
-        kinds["dense"] = "transformer"
-        return [kinds[kind] for kind in self.cls.recurrences if kind in kinds] or ["transformer"]
+        """Those of the kinds of recurrence that the method trains: one of each kind first."""
+        kinds = {name: registry.backbones.get(name).recurrence for name in sorted(registry.backbones.names())}
+        first = {kind: name for name, kind in kinds.items()} | {"dense": "transformer"}
+        fits = [first[kind] for kind in self.cls.recurrences if kind in first]
+        return [
+            *fits,
+            *(name for name, kind in kinds.items() if kind in self.cls.recurrences and name not in fits),
+        ] or ["transformer"]
 
     def build(self, run: Run) -> tuple[Method, Task]:
         """The run's method at its start, and its task."""

@@ -55,6 +55,30 @@ def steps(root: Path) -> dict[str, Workload]:
     return found
 
 
+ONLINE = ("rtrl", "uoro", "nobacktrack", "kf-rtrl")
+UPDATES = 8
+
+
+def online(root: Path) -> dict[str, Workload]:
+    """Updates at every column, clipped: 32 units, 64 lanes."""
+    found: dict[str, Workload] = {}
+    for name in ONLINE:
+        clip = {} if name == "rtrl" else {"clip": 1.0}
+        model = {"backbone": "tanh", "updater_width": 32, "d": 32, "heads": 1, "memory_tokens": 1, "updater_layers": 1}
+        run = Run.parse(
+            {
+                "task": {"name": "stack", "symbols": 3},
+                "method": {"name": name, "update_every": 1, **clip},
+                "model": {**model, "decoder_layers": 1, "readout": "linear", "embedding": "fixed"},
+                "training": {"batch_size": 64, "columns": UPDATES, "budget": {"steps": 10**9}},
+            }
+        )
+        trainer = Trainer(run, Folder(root / f"{name}-online"))
+        trainer._enter_phase(0)
+        found[f"step: {name}, {UPDATES} updates"] = partial(step, trainer)
+    return found
+
+
 def step(trainer: Trainer) -> None:
     """Draw a batch, find its gradients, step on them."""
     trainer.counters.tokens = 0  # the schedule stands still
@@ -95,4 +119,4 @@ def sampling() -> dict[str, Workload]:
 
 def everything(root: Path) -> dict[str, Workload]:
     """All of the above."""
-    return {**steps(root), **predictions(root), **tracing(), **sampling()}
+    return {**steps(root), **online(root), **predictions(root), **tracing(), **sampling()}

@@ -32,11 +32,19 @@ TASKS: tuple[dict[str, Any], ...] = (
     {"name": "retrieval", "length": 8, "symbols": 4},
     {"name": "stack", "length": 8, "symbols": 2, "depth": 2},
 )
-METHODS = ("bptt", "smt", "smt+dmt", "smt+dmt+bptt", "smt-dense", "smt-dense+dmt", "transformer", "tbptt", "rtrl")
+METHODS = (
+    *("bptt", "smt", "smt+dmt", "smt+dmt+bptt", "smt-dense", "smt-dense+dmt", "transformer", "tbptt", "rtrl"),
+    *("uoro", "nobacktrack", "kf-rtrl", "artbp"),
+)
 BACKBONES = ("transformer", "mlp", "gru", "tanh", "lstm", "rhn", "gru-cell", "elstm", "lru")
-FEWER = {"rtrl": ("tanh",), "smt+dmt+bptt": ("transformer",), "smt-dense": ("transformer",), "smt-dense+dmt": ("gru",)}
+FEWER = {
+    **dict.fromkeys(("rtrl", "uoro", "nobacktrack", "kf-rtrl", "artbp"), ("tanh",)),
+    "smt+dmt+bptt": ("transformer",),
+    "smt-dense": ("transformer",),
+    "smt-dense+dmt": ("gru",),
+}
 """Their losses are those of methods that have every backbone: to rounding bptt's, ten times as long; one phase after
-the other.
+the other; or their noise is tested elsewhere.
 """
 FIELDS: dict[str, Any] = {
     "model": {"d": 8, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1},

@@ -22,8 +22,10 @@ from bench.testing import check, conformance
 from bench.testing.method import Broken, Subject, suite
 from tests.helpers import LRU
 
+FAST = dict.fromkeys(("uoro", "nobacktrack", "kf-rtrl", "artbp"), ("model.backbone=tanh", "model.readout=linear"))
+"""Other settings than those of `check`, for methods of which many draws are looked at."""
 for name in registry.methods.names():
-    globals()[f"test_{name.replace('+', '_')}"] = conformance("method", name)
+    globals()[f"test_{name.replace('+', '_')}"] = conformance("method", name, FAST.get(name, ()))
 
 
 class GivesANumber(BPTT):
@@ -300,7 +302,7 @@ def test_a_promise_of_another_gradient_is_broken(clean):
 
 
 @pytest.mark.parametrize(
-    ("kinds", "backbone"), [(("linear",), "lru"), (("elementwise", "linear"), "lru"), (("linear", "dense"), "lru")]
+    ("kinds", "backbone"), [(("linear",), "lru"), (("elementwise", "linear"), "elstm"), (("linear", "dense"), "lru")]
 )
 def test_a_method_is_examined_with_a_backbone_of_a_kind_that_it_trains(clean, monkeypatch, kinds, backbone):
     monkeypatch.setattr(registry.methods.get("bptt"), "recurrences", kinds)
@@ -309,6 +311,7 @@ def test_a_method_is_examined_with_a_backbone_of_a_kind_that_it_trains(clean, mo
 
 def test_a_method_of_which_no_backbone_is_here_is_told_so(clean, monkeypatch):
     monkeypatch.setattr(registry.methods.get("bptt"), "recurrences", ("elementwise",))
+    del registry.backbones._classes["elstm"]
     with pytest.raises(Broken, match="bptt trains elementwise recurrences only; that of transformer is dense"):
         Subject("bptt", ()).run()
 

@@ -1,0 +1,76 @@
+"""ARTBP: anticipated reweighted truncated backpropagation (Tallec & Ollivier, arXiv 1705.08209).
+
+Between two columns the way back is cut with probability c_t, and where it is not, the gradient that goes through is
+divided by the probability of that, so that the mean over cuts is the gradient of BPTT:
+
+    delta_t = dl_t / ds_t + (0 if cut, else 1 / (1 - c_t)) J_{t+1}^T delta_{t+1}
+
+With a `tail`, c_t = (a - 1) / ((a - 2) L + n), n columns after the last cut: lengths fall as a power law of mean L.
+Without, c_t = 1 / L. Whole sequences alone: the border of a piece of a stream would be a cut that nothing makes up for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bench.config import TrainingConfig
+from bench.methods.base import Carry, MethodConfig, Phase, RecurrentMethod
+from bench.methods.online import unclipped
+from bench.models.backbone import map_tree
+from bench.registry import register_method
+from bench.tasks.base import Batch
+
+
+class ARTBPConfig(MethodConfig):
+    """Where the way back is cut."""
+
+    mean_length: Annotated[float, Field(gt=1)] = Field(8.0, description="L, columns between two cuts on average")
+    tail: Annotated[float, Field(gt=2)] | None = Field(4.0, description="a, of the power law; null: a constant chance")
+    clip: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="gradient norm, in the place of training.optimiser.clip; null: none"
+    )
+
+
+@register_method("artbp")
+class ARTBP(RecurrentMethod):
+    """Truncated BPTT without its bias, at the price of noise."""
+
+    Config = ARTBPConfig
+    config: ARTBPConfig
+    gradient_is: ClassVar[Mapping[str, Any]] = {"train": "unbiased"}
+
+    def phases(self, training: TrainingConfig) -> list[Phase]:
+        return [unclipped(phase, self.config.clip) for phase in super().phases(training)]
+
+    def draw(self, shape: tuple[int, int], phase: str) -> Tensor:
+        """What the gradient is multiplied by on its way from each column to the one before: (B, T), 0 at a cut."""
+        lanes, columns = shape
+        length, tail, device = self.config.mean_length, self.config.tail, self.noise.device
+        uniform = torch.rand(columns, lanes, generator=self.noise, device=device, dtype=torch.float64)
+        since, factors = torch.ones(lanes, dtype=torch.float64, device=device), []
+        for drawn in uniform:
+            chance = (tail - 1) / ((tail - 2) * length + since) if tail else torch.full_like(since, 1 / length)
+            cut = drawn < chance
+            factors.append(torch.where(cut, 0.0, 1 / (1 - chance)))
+            since = torch.where(cut, 1.0, since + 1)
+        return torch.stack(factors, 1).to(next(self.parameters()).real.dtype)
+
+    def losses(self, batch: Batch, drawn: Tensor, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
+        state, features = self.rnn.initial_state(len(batch.x)), []
+        u = self.rnn.embedding(batch.x)
+        step, inputs = self.rnn.updater.prepare(u)
+        for u_t, input_t, factor in zip(u.unbind(1), inputs.unbind(1), drawn.unbind(1), strict=True):
+            state = step(map_tree(lambda one, factor=factor: scaled(one, factor), state), input_t)
+            features.append(self.rnn.updater.features(state, u_t))
+        return {"loss": self.mean_loss(self.rnn.read(torch.stack(features, 1)), batch.y)}, carry
+
+
+def scaled(state: Tensor, factor: Tensor) -> Tensor:
+    """The state (B, ..) itself, whose gradient is multiplied by a factor (B)."""
+    fixed = state.detach()
+    return fixed + factor.view(-1, *[1] * (state.ndim - 1)) * (state - fixed)

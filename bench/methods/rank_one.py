@@ -1,0 +1,75 @@
+"""What UORO and NoBackTrack share: the influence M of the parameters on the state as one outer product, s w^T.
+
+    q = J s;    gradient = (d . q) w + d^T I;    nu fresh signs, one a number of the state
+    s' = rho0 q + rho nu,    w' = w / rho0 + (nu / rho)^T I,    rho0 = sqrt((|w| + e) / (|q| + e))
+
+The mean of s w^T is M for all rho > 0 that do not depend on the signs. The gradient takes s and w as they were before
+the noise of this step, so that the present is exact and only the past is noisy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.config import Positive
+from bench.methods.online import Pairs, RandomConfig, RandomOnline, signs, summed
+
+E = 1e-5
+"""Added to the lengths that are balanced, of which each may be 0."""
+
+
+class RankOneConfig(RandomConfig):
+    """The same of outer products."""
+
+    copies: Positive = 1
+
+
+class RankOne(RandomOnline):
+    """A subclass says in `balanced` how the two sides of the noise are balanced."""
+
+    Config = RankOneConfig
+    config: RankOneConfig
+    carries = "its outer products"
+
+    def balanced(self, moved: Any, nu: Tensor) -> tuple[Tensor, Pairs]:
+        """rho of noise nu (B, r, N), of each number or of all, (B, r, N) or (B, r, 1), and (nu / rho)^T I."""
+        raise NotImplementedError
+
+    def sensitivities(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        lanes, copies = len(state), self.config.copies
+        return torch.zeros_like(state)[:, None].repeat(1, copies, 1), state.new_zeros(lanes, copies, self.size)
+
+    def draw(self, shape: tuple[int, int], phase: str) -> Tensor:
+        lanes, columns = shape
+        return signs((columns, lanes, self.config.copies, self.zeros.shape[1]), self.noise, self.zeros)
+
+    def carried(
+        self, moved: Any, held: tuple[Tensor, Tensor], by_state: Tensor, drawn_t: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+        s, w = held  # (B, r, N) and (B, r, P)
+        q = moved.push(s.transpose(1, 2)).transpose(1, 2)
+        along = q @ by_state[:, :, None]
+        if self.config.copies > 1:
+            along = along / self.config.copies
+        gradient = summed(moved.pull(by_state[:, None])) + summed([(along, w)])
+        rho0 = ((length(w) + E) / (length(q) + E)).sqrt()
+        rho, pairs = self.balanced(moved, drawn_t)
+        w = w / rho0
+        for part, (b, a) in zip(self._views(w), pairs, strict=True):
+            part.addcmul_(b[..., None], a[..., None, :])
+        return (torch.addcmul(rho * drawn_t, rho0, q), w), self.named(gradient)
+
+    def _views(self, w: Tensor) -> list[Tensor]:
+        """The parts of vectors (B, r, P), each (B, r, q, m)."""
+        if len(self.parts) == 1:
+            return [w.view(*w.shape[:2], self.parts[0].q, self.parts[0].m)]
+        pieces = w.split([part.q * part.m for part in self.parts], 2)
+        return [piece.unflatten(2, (part.q, part.m)) for piece, part in zip(pieces, self.parts, strict=True)]
+
+
+def length(vectors: Tensor) -> Tensor:
+    """Of the last axis, which is kept."""
+    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)

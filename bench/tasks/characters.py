@@ -1,0 +1,72 @@
+"""What tasks of text in few symbols share: characters as places in an alphabet that comes with the data."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from bench.config import Positive
+from bench.errors import BadInput
+from bench.tasks.base import TaskConfig
+from bench.tasks.windows import WindowTask
+
+
+class CharactersConfig(TaskConfig):
+    """Knobs of a text."""
+
+    length: Positive = 256
+
+
+class CharacterTask(WindowTask):
+    """Characters of a text, each to be predicted from those before it."""
+
+    Config = CharactersConfig
+
+    @property
+    def alphabet(self) -> str:
+        """The characters, in the order of their symbols."""
+        return self.about["settings"]["alphabet"]
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.alphabet)
+
+    def text(self, x: Tensor) -> list[str]:
+        return ["".join(self.alphabet[symbol] for symbol in row) for row in x.tolist()]
+
+
+def read(path: Path) -> str:
+    """The text of a file, gzipped or not. Raises `BadInput` in one line for what is none."""
+    try:
+        raw = path.read_bytes()
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.decompress(raw)
+        return raw.decode("ascii")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise BadInput(f"{path.name} is truncated or damaged: {error}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path.name} is not plain ASCII text") from None
+
+
+def save(into: Path, parts: Mapping[Any, str], alphabet: str) -> dict[str, Any]:
+    """Write each split's text as symbols; what is counted of them.
+
+    Raises `BadInput` for a split without text, and for characters that are not of the alphabet.
+    """
+    counts = {}
+    for split, text in parts.items():
+        if len(text) < 2:
+            raise BadInput(f"the {split} split has {len(text)} characters; should have two or more")
+        if foreign := sorted(set(text) - set(alphabet)):
+            raise BadInput(f"the {split} split has {foreign[0]!r}, which is none of the {len(alphabet)} symbols")
+        place = np.zeros(128, np.uint8)
+        place[np.frombuffer(alphabet.encode(), np.uint8)] = np.arange(len(alphabet))
+        np.save(into / f"{split}.npy", place[np.frombuffer(text.encode(), np.uint8)])
+        counts[split] = {"tokens": len(text)}
+    return counts

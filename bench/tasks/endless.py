@@ -1,0 +1,46 @@
+"""What tasks share whose lanes go on without end: strings one after another, of lengths that are drawn as they begin.
+
+Each column of a stream has random numbers of its own, used or not, so that any cut into pieces gives the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def by_column(length: int, draw: Callable[[], Tensor]) -> Tensor:
+    """What `draw` gives for one column, (B,), for so many: (B, T)."""
+    return torch.stack([draw() for _ in range(length)], 1)
+
+
+def chain(steps: Tensor) -> Tensor:
+    """The columns that are reached from the first, where column c leads to c + steps[:, c]: (B, T), bool.
+
+    By pointer jumping: after k rounds those that are less than 2^k steps away.
+    """
+    lanes, length = steps.shape
+    columns = torch.arange(length, device=steps.device)
+    beyond = columns.new_full((lanes, 1), length)
+    jump = torch.cat([(columns + steps).clamp(max=length), beyond], 1)
+    reached = torch.zeros_like(jump)
+    reached[:, 0] = 1
+    for _ in range(length.bit_length()):
+        reached = reached.scatter_add(1, jump, reached).clamp_(max=1)
+        jump = jump.gather(1, jump)
+    return reached[:, :length] > 0
+
+
+def since(begins: Tensor) -> tuple[Tensor, Tensor]:
+    """At each column the last one that begins a string, and how many columns ago that was; the first column does."""
+    columns = torch.arange(begins.shape[1], device=begins.device)
+    last = torch.where(begins, columns, 0).cummax(1).values
+    return last, columns - last
+
+
+def run_lengths(x: Tensor, symbol: int) -> Tensor:
+    """How many times in a row the symbol has come, at each column of x (B, T); 0 where it is another."""
+    columns = torch.arange(x.shape[1], device=x.device)
+    return columns - torch.where(x != symbol, columns, -1).cummax(1).values
