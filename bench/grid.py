@@ -403,7 +403,8 @@ def _at(fields: Fields, key: str) -> Any:
 def _stated(grid: GridFile, sets: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     """The fields that axes and ladders vary, but the seed; those of a case together."""
     keys: dict[tuple[str, ...], None] = {}
-    varied = [axes for part in (grid, *grid.parts) for axes in (part.axes, part.ladders)]
+    every: list[GridFile | Part] = [grid, *grid.parts]
+    varied = [axes for part in every for axes in (part.axes, part.ladders)]
     varied.append({key: value for key, value in sets.items() if isinstance(value, list)})
     for key, values in (item for axes in varied for item in axes.items()):
         if key in ("case", "task", "method"):  # a name, or several fields at once

@@ -82,8 +82,9 @@ def trace_cost(
 
 def _print_cost(folder: Path) -> None:
     """The fitted exponents, as the report shows them."""
-    from bench.report import complexity, data, formats
+    from bench.report import data, formats
     from bench.report.exhibit import Exhibit
+    from bench.report.sections import complexity
 
     overview = complexity.section(data.load([folder])).exhibits[0]
     if isinstance(overview, Exhibit) and overview.table is not None:
@@ -141,7 +142,7 @@ def diagnose(
     if found is None:
         raise BadInput(f"diagnose: {run} given; should be a run of a method with a teacher, not of {described.method}")
     if out is not None:
-        from bench.report import diagnosis as drawn
+        from bench.report.sections import diagnosis as drawn
 
         drawn.save_png(found, described.method, Path(out))
     if as_json:

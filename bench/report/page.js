@@ -47,7 +47,7 @@
       large.showModal();
     };
     picture.addEventListener("click", show);
-    picture.addEventListener("keydown", (event) => { if (event.key === "Enter") show(); });
+    picture.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); show(); } });
   });
 }
 

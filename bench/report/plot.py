@@ -120,8 +120,8 @@ def over_seeds(rows: pd.DataFrame, x: str, y: str, method: str, word: str | None
     single = query.per_seed(rows, [x], y)
     shown = [part for _, part in single[single[x].isin(few)].groupby("seed")]
     seeds = tuple((part[x].to_numpy(dtype=float), part[y].to_numpy(dtype=float)) for part in shown)
-    values = (points[name].to_numpy(dtype=float) for name in (x, "mean", "low", "high"))
-    return Line(method if word is None else word, *values, seeds=seeds, method=method, **how)
+    at, mean, low, high = (points[name].to_numpy(dtype=float) for name in (x, "mean", "low", "high"))
+    return Line(method if word is None else word, at, mean, low, high, seeds, method, **how)
 
 
 def over_time(rows: pd.DataFrame, x: str, y: str, method: str, word: str, logs: bool = False, **how: Any) -> Line:
@@ -224,9 +224,8 @@ def _wrapped(panel: Panel, after: Sequence[Panel], width: float) -> list[str]:
 
 def _words(panel: Panel) -> Iterable[str]:
     """What the legend says of a panel: methods first."""
-    for one in (*panel.lines, *panel.levels, *panel.marks):
-        if one.word:
-            yield one.word
+    words = (one.word for part in (panel.lines, panel.levels, panel.marks) for one in part)
+    yield from filter(None, words)
 
 
 def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Style], handles: dict[str, Line2D]) -> None:
@@ -276,7 +275,7 @@ def _draw_line(axes: Axes, line: Line, color: str, looks: Mapping[str, Style]) -
         face = "white" if line.variant or line.reference else color
         how |= {"marker": looks[line.method].marker, "ms": 4, "mfc": face}
     every = max(1, len(line.x) // MARKS)
-    steps = {"drawstyle": "steps-post"} if line.kind == "steps" else {}
+    steps: dict[str, Any] = {"drawstyle": "steps-post"} if line.kind == "steps" else {}
     axes.plot(line.x, line.mean, markevery=every, zorder=3, **how, **steps)
     if len(line.low) and np.isfinite(line.low).any():
         if line.kind == "points":

@@ -113,7 +113,7 @@ def varying(rows: pd.DataFrame, starts: tuple[str, ...] = CONFIG) -> list[str]:
 
 def free(rows: pd.DataFrame, by: str | Sequence[str], columns: Iterable[str]) -> list[str]:
     """Those of the columns that take several values at one value of `by`, so that they do not follow from it."""
-    at = rows.groupby(by, dropna=False)
+    at = rows.groupby([by] if isinstance(by, str) else list(by), dropna=False)
     return [name for name in columns if name != by and at[name].nunique(dropna=False).gt(1).any()]
 
 
@@ -147,7 +147,7 @@ def place(grid: str | None, task: str, setting: Iterable[tuple[str, Any]]) -> st
     return f"{clean(grid)}: {words}" if grid is not None else words
 
 
-def titled(rows: pd.DataFrame, grid: str, task: str, *words: str) -> str:
+def titled(rows: pd.DataFrame, grid: Any, task: Any, *words: Any) -> str:
     """A task with further words, and with its grid where the rows are of several."""
     return ", ".join(filter(None, (place(grid if len(set(rows["grid"])) > 1 else None, task, ()), *words)))
 
@@ -259,8 +259,9 @@ def cells(data: Data) -> pd.DataFrame:
 
 def placed(rows: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """These columns of the rows of finished runs, beside where each run stands; `runs` are `cells`."""
-    wanted = having(rows, *RUN, *columns)[[*RUN, *columns]]
-    return wanted.astype({"grid": object, "id": object}).merge(runs[["id", "seed", *GROUP]], on=RUN)
+    wanted, where = having(rows, *RUN, *columns)[[*RUN, *columns]], runs[["id", "seed", *GROUP]]
+    left, right = (one.astype(dict.fromkeys(RUN, object)) for one in (wanted, where))  # (either may be empty)
+    return left.merge(right, on=RUN)
 
 
 def grouped(rows: pd.DataFrame, columns: Sequence[str] = tuple(GROUP)) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
@@ -385,8 +386,8 @@ def by_setting(rows: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Set
     places: dict[tuple[Any, ...], list[int]] = {}
     for row, own in enumerate(values):
         places.setdefault(tuple(map(_hashable, own)), []).append(row)
-    for own, at in places.items():
-        yield tuple(zip(columns, own)), rows.iloc[at]
+    for setting, at in places.items():
+        yield tuple(zip(columns, setting)), rows.iloc[at]
 
 
 def _hashable(value: Any) -> Any:
@@ -410,7 +411,7 @@ def sweeps(
     rows = rows.dropna(subset=first) if first in rows else rows[:0]
     for (grid, *_), part in rows.groupby(["grid", "task", "method"], sort=True):
         others = [name for name in varying(part) if name not in fields]
-        record = data.grids.get(grid)
+        record = data.grids.get(str(grid))
         if record is None:
             told = part.assign(**{name: part[name].map(_hashable) for name in others})
             loose = set(free(told, [name for name in fields if name in part], others))

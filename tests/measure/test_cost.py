@@ -16,7 +16,8 @@ from bench.measure import cost
 from bench.methods.base import Method, cross_entropy
 from bench.methods.bptt import BPTT
 from bench.models.mlp import MLPUpdater
-from bench.report import complexity, data, efficiency
+from bench.report import data
+from bench.report.sections import complexity, efficiency
 from bench.results import read_json
 from bench.training import Trainer
 from tests.helpers import TINY, folder_of, tiny_run

@@ -238,6 +238,44 @@ def test_contents_and_claims_lead_to_their_places(opened: Opened) -> None:
         assert -2 <= top <= 40 or (end and top < WIDE["height"]), target
 
 
+def test_the_first_screen_holds_the_main_table(browser: Any, written: Path) -> None:
+    one = Opened(browser, written, viewport={"width": 1300, "height": 900})
+    box = one.page.locator("#answer table").bounding_box()
+    assert box["y"] + box["height"] <= 900
+    first, second = one.page.locator("#answer tbody th").all_inner_texts()
+    assert first == "retrieval, length 12" and second.startswith("stack, length 12")
+    assert one.page.locator("#answer strong").all_inner_texts() == ["0.710", "0.710"]
+    one.context.close()
+
+
+def test_a_wide_table_scrolls_beside_its_first_column(browser: Any, written: Path) -> None:
+    one = Opened(browser, written, viewport={"width": 400, "height": 700})
+    table = one.page.locator("#answer .scroll")
+    assert table.evaluate("t => t.scrollWidth > t.clientWidth") and fits(one.page)
+    first = one.page.locator("#answer tbody th").first
+    before = first.bounding_box()["x"]
+    table.evaluate("t => { t.scrollLeft = t.scrollWidth; }")
+    assert first.bounding_box()["x"] == before
+    one.context.close()
+
+
+@pytest.mark.parametrize("how", ["click", "Enter"])
+def test_a_figure_opens_large(opened: Opened, how: str) -> None:
+    picture = opened.page.locator("#costs .picture")
+    small = picture.locator("img").bounding_box()["width"]
+    picture.click() if how == "click" else picture.press("Enter")
+    assert opened.page.locator("#large img").bounding_box()["width"] > 1.3 * small
+    opened.page.keyboard.press("Escape")
+    assert opened.page.locator("#large").is_hidden()
+
+
+def test_a_link_opens_the_fold_that_its_target_is_in(opened: Opened) -> None:
+    curve = opened.page.locator("#curves-retrieval")
+    assert curve.is_hidden()
+    opened.page.evaluate("location.hash = 'curves-retrieval'")
+    curve.wait_for(state="visible")
+
+
 def test_the_first_tab_leads_past_the_head(opened: Opened) -> None:
     opened.page.keyboard.press("Tab")
     assert opened.page.evaluate("document.activeElement.textContent") == "Skip to the content"

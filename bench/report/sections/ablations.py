@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bench.report import plot, style
@@ -235,5 +235,4 @@ def _apart(line: plot.Line, place: int, count: int) -> plot.Line:
     """The line as points, beside those of other methods."""
     shift = 0.6 * ((place + 0.5) / count - 0.5)
     seeds = tuple((x + shift + 0.06, y) for x, y in line.seeds)
-    how = {"low": line.low, "high": line.high, "seeds": seeds, "method": line.method, "variant": line.variant}
-    return plot.Line(line.word, np.asarray(line.x) + shift, line.mean, kind="points", **how)
+    return replace(line, x=line.x + shift, seeds=seeds, kind="points")

@@ -97,7 +97,8 @@ def _phases(points: pd.DataFrame) -> list[plot.Mark]:
     first = own["id"].ne(own["id"].shift())
     begins = own.assign(begin=own["x"].shift())[own["phase"].ne(own["phase"].shift()) & ~first]
     means = begins.groupby(["method", "phase"], sort=False)["begin"].mean()
-    return [plot.Mark(f"{method}: phase {phase}", float(begin)) for (method, phase), begin in means.items()]
+    words = [f"{method}: phase {phase}" for method, phase in means.index]
+    return [plot.Mark(word, float(begin)) for word, begin in zip(words, means)]
 
 
 def _levels(cells: pd.DataFrame) -> list[plot.Level]:

@@ -62,7 +62,7 @@ def panels(rows: pd.DataFrame) -> list[plot.Panel]:
                 "accuracy on the test set",
                 plot.sweep_lines(part, "length", "accuracy"),
                 plot.levels(part, "length"),
-                [plot.Mark("trained length", float(trained))],
+                [plot.Mark("trained length", float(part["trained_length"].iloc[0]))],
                 ylim=(-0.03, 1.04),
             )
         )

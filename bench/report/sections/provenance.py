@@ -42,7 +42,7 @@ def _exhibit(data: Data, name: str, title: str, caption: str, runs: pd.DataFrame
 
 def _cells(data: Data, runs: pd.DataFrame) -> Exhibit:
     counts = pd.crosstab(runs["grid"], runs["state"])
-    counts = counts[sorted(counts, key=lambda state: (state != State.DONE, rank(state), state))]
+    counts = counts[sorted(counts, key=lambda state: (state != State.DONE, rank(str(state)), state))]
     counts.insert(0, "cells", counts.sum(axis=1))
     table = counts.reset_index().rename_axis(columns=None)
     table["command"] = table["grid"].map(command)

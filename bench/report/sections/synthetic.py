@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,9 +174,9 @@ def _over_all(data: Data, rows: pd.DataFrame) -> Exhibit | Missing:
         for at, row in part.iterrows():
             own = seeds.merge(part.loc[[at]], on=["grid", *LINE])["share"].to_numpy()
             few = () if np.isfinite(row["low"]) else ((np.full(len(own), at), own),)
-            ends = (np.array([row[name]], dtype=float) for name in ("share_of_ceiling", "low", "high"))
-            how = {"seeds": few, "method": row["method"], "reference": bool(row["reference"])}
-            lines.append(plot.Line(_who(row), np.array([at]), *ends, kind="points", **how))
+            mean, low, high = (np.array([row[name]], dtype=float) for name in ("share_of_ceiling", "low", "high"))
+            how: dict[str, Any] = {"seeds": few, "method": row["method"], "reference": bool(row["reference"])}
+            lines.append(plot.Line(_who(row), np.array([at]), mean, low, high, kind="points", **how))
         names = ["\n".join(_who(row).replace(" (reference)", "").split(", ")) for row in part.to_dict("records")]
         title = str(grid) if len(set(table["grid"])) > 1 else ""
         top = max(1.04, 1.02 * seeds["share"].max())
@@ -195,7 +195,7 @@ def _over_all(data: Data, rows: pd.DataFrame) -> Exhibit | Missing:
     )
 
 
-def _who(row: Mapping[Any, Any]) -> str:
+def _who(row: Any) -> str:
     return plot.who(row["method"], row.get("setting"), row["predictor"], row["reference"])
 
 
