@@ -57,6 +57,7 @@ def test_shakespeare_is_the_text_in_order(tmp_path, packed):
         (b"a", "should have two or more"),
         (gzip.compress(PLAY.encode())[:-20], "truncated or damaged"),
     ],
+    ids=["letters", "symbols", "short", "truncated"],
 )
 def test_what_is_no_such_text_is_refused_in_one_line(tmp_path, content, expected):
     (tmp_path / "input.txt").write_bytes(content)
