@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bench.report.data import Data
     from bench.report.plot import Panel
 
+MOST_PANELS = 12
+"""In one figure."""
 TOLD = ("task.", "model.", "training.budget.", "training.batch_size", "training.optimiser.lr")
 """Fields whose values say what was run."""
 
@@ -67,16 +69,16 @@ class Section:
 
 
 def exhibit(data: Data, name: str, title: str, caption: str, rows: pd.DataFrame, **parts: Any) -> Exhibit:
-    """An exhibit on these rows, whose columns grid, task and method say what it is about."""
+    """An exhibit on these rows, whose columns grid, task and method say what it is about.
+
+    Where only those of its panels are given that are drawn, `count` is how many there are.
+    """
     tasks, methods = tuple(dict.fromkeys(rows["task"])), tuple(sorted(set(rows["method"]), key=style.order))
-    cut = len(parts.get("panels", ()))
-    many = f"The figure shows the first {MOST} of {cut} panels." if cut > MOST else ""
+    count = max(parts.pop("count", 0), len(parts.get("panels", ())))
+    many = f"The figure shows the first {MOST_PANELS} of {count} panels." if count > MOST_PANELS else ""
     run = parts.pop("run", None) or ran(data, zip(rows["grid"], rows["task"]))
     grids = tuple(dict.fromkeys(rows["grid"]))
     return Exhibit(name, title, sentences(caption, many), run, tasks=tasks, methods=methods, grids=grids, **parts)
-
-
-MOST = 12
 
 
 def ran(data: Data, parts: Iterable[tuple[str, str]]) -> str:

@@ -23,11 +23,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from bench.report import query
+from bench.report.exhibit import MOST_PANELS
 from bench.report.style import GREY, Style, order, plain
 from bench.report.words import clean
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, band
 
-MOST_PANELS = 12
 REFERENCES = {"accuracy_ceiling": ("ceiling", "-"), "shortcut": ("shortcut", (0, (4, 2))), "chance": ("chance", ":")}
 """Columns that are drawn as levels: what they are called there, and how they are dashed."""
 VARIANTS: Sequence[Any] = ("-", (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
@@ -282,8 +282,9 @@ def _draw_line(axes: Axes, line: Line, color: str, looks: Mapping[str, Style]) -
             axes.vlines(line.x, line.low, line.high, color=color, lw=1.5, zorder=2)
         else:
             axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.15, lw=0, zorder=2)
-    for x, y in line.seeds:
+    if line.seeds:  # as one line with gaps: hundreds of them take long
         thin: dict[str, Any] = {"lw": 0.6, "ls": dashes} if line.kind == "curve" else {"ls": "", "marker": ".", "ms": 3}
+        x, y = (np.concatenate([part for one in values for part in (one, [np.nan])]) for values in zip(*line.seeds))
         axes.plot(x, y, color=color, alpha=0.6, zorder=2, **thin)
     if line.tip:
         axes.annotate(line.tip, (line.x[-1], line.mean[-1]), (4, 0), textcoords="offset points", va="center", size=7.5)

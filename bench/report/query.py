@@ -1,7 +1,8 @@
-"""Which cells belong together: settings, pairs by seed, sweeps. All sections and claims ask here.
+"""Which cells belong together: their settings, where they stand, what they scored. All sections and claims ask here.
 
 What a grid says of its cells is in its grid.json (`bench.results.places`): its fields, and where a cell departs from
-the default setting. Folders from before there was such a file are read by one fallback, `_guessed_off` and `FOLLOWING`.
+the default setting. Folders from before there was such a file are read by one fallback: `_guessed_off`, and in
+`bench.report.sweeps` the fields `FOLLOWING`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,6 @@ from bench.statistics import Interval, mean_interval
 
 CONFIG = ("task.", "method.", "model.", "training.", "evaluation.score_from", "device", "precision")
 ABLATED = ("method.", "model.", "training.")
-SHARED = ("task.", "model.", "training.budget.", "evaluation.score_from", "device", "precision")
-"""Fields in which two methods must agree to be compared; in the others each has values of its own."""
-FOLLOWING = ("training.", "model.heads", "model.head_width")
-"""Fields that in older folders may follow from the field of a sweep, such as a learning rate from a size."""
 LINE = ["method", "setting", "predictor", "reference"]
 """What tells lines apart; `setting` is in words, empty where a method has but one."""
 PLACE = ["order", "grid", "task", "length", "place"]
@@ -184,6 +180,25 @@ def _distinct(part: pd.DataFrame) -> int:
     return len(set(part.itertuples(index=False, name=None)))
 
 
+def by_setting(rows: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Setting, pd.DataFrame]]:
+    """(setting, its rows), by the values of the columns; gaps are a value."""
+    if not columns:
+        yield from [((), rows)] if len(rows) else []
+        return
+    values = rows[list(columns)].to_numpy(dtype=object, copy=True)
+    values[pd.isna(values)] = None
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for row, own in enumerate(values):
+        places.setdefault(tuple(map(hashable, own)), []).append(row)
+    for setting, at in places.items():
+        yield tuple(zip(columns, setting)), rows.iloc[at]
+
+
+def hashable(value: Any) -> Any:
+    """A value of a config as a part of a key."""
+    return plain(value) if isinstance(value, int | float | str | bool) or value is None else str(value)
+
+
 # Where cells stand.
 
 
@@ -334,136 +349,6 @@ def aggregate(rows: pd.DataFrame, by: Sequence[str], value: str, named: str | No
     found = [(*key, *mean_interval(part.to_numpy())) for key, part in groups] if len(seeds) else []
     three = ["mean", "low", "high"] if named is None else [named, f"{named}_low", f"{named}_high"]
     return pd.DataFrame(found, columns=[*by, *three, "seeds"])
-
-
-# Pairs and sweeps.
-
-
-class Pair(NamedTuple):
-    """Runs of two methods at one setting, a row per seed."""
-
-    where: str
-    a: pd.DataFrame
-    b: pd.DataFrame
-
-
-def pairs(a: pd.DataFrame, b: pd.DataFrame, apart: Sequence[str] = ()) -> list[Pair]:
-    """Runs that differ in nothing but method and seed, as far as both methods have the field.
-
-    They may differ in the columns `apart` too. A method that comes in several variants is paired in each. Settings that
-    two grids have in common, with the very same runs, count once.
-    """
-    found: list[Pair] = []
-    known: dict[Any, str] = {}
-    several = len({*a["grid"], *b["grid"]}) > 1
-    for grid, task in dict.fromkeys(zip(a["grid"], a["task"])):
-        left, right = (one[(one["grid"] == grid) & (one["task"] == task)] for one in (a, b))
-        apart_in = varying(pd.concat([left, right]))
-        shared = [name for name in apart_in if name.startswith(SHARED) or set(left[name]) == set(right[name])]
-        shared = [name for name in shared if name not in apart]
-        own = [name for name in apart_in if name not in shared]
-        told = {name for name in own if max(left[name].nunique(), right[name].nunique()) > 1}
-        there = dict(by_setting(right, shared))
-        for setting, part in by_setting(left, shared):
-            for mine, one in by_setting(part, own):
-                for other, two in by_setting(there.get(setting, right[:0]), own):
-                    extra = [item for item in (*mine, *other) if item[0] in told]
-                    where = place(grid if several else None, task, (*setting, *extra))
-                    pair = Pair(where, of_seeds(one), of_seeds(two))
-                    same = tuple(tuple(zip(run.index, run["accuracy"], run["loss"])) for run in pair[1:])
-                    if known.setdefault((task, *same), grid) == grid:
-                        found.append(pair)
-    return found
-
-
-def by_setting(rows: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """(setting, its rows), by the values of the columns; gaps are a value."""
-    if not columns:
-        yield from [((), rows)] if len(rows) else []
-        return
-    values = rows[list(columns)].to_numpy(dtype=object, copy=True)
-    values[pd.isna(values)] = None
-    places: dict[tuple[Any, ...], list[int]] = {}
-    for row, own in enumerate(values):
-        places.setdefault(tuple(map(_hashable, own)), []).append(row)
-    for setting, at in places.items():
-        yield tuple(zip(columns, setting)), rows.iloc[at]
-
-
-def _hashable(value: Any) -> Any:
-    return plain(value) if isinstance(value, int | float | str | bool) or value is None else str(value)
-
-
-def of_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per seed, indexed by it."""
-    return rows.drop_duplicates("seed").set_index("seed").sort_index()
-
-
-def sweeps(
-    data: Data, rows: pd.DataFrame, fields: Sequence[str], following: tuple[str, ...] = FOLLOWING, least: int = 2
-) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """(what is held still, rows of one grid, task and method) of cells that differ only in these fields and in seed.
-
-    Only sets in which the first field has `least` values. What else the grid states may vary is held still; the other
-    fields follow. Of an older folder: those that begin as `following` follow where they can.
-    """
-    first = fields[0]
-    rows = rows.dropna(subset=first) if first in rows else rows[:0]
-    for (grid, *_), part in rows.groupby(["grid", "task", "method"], sort=True):
-        others = [name for name in varying(part) if name not in fields]
-        record = data.grids.get(str(grid))
-        if record is None:
-            told = part.assign(**{name: part[name].map(_hashable) for name in others})
-            loose = set(free(told, [name for name in fields if name in part], others))
-            held = [name for name in others if name in loose or not name.startswith(following)]
-        else:
-            stated = [name for one in record["stated"] if not set(one) & set(fields) for name in one]
-            held = [name for name in others if any(name == one or name.startswith(f"{one}.") for one in stated)]
-        for setting, own in by_setting(part, held):
-            if own[first].nunique() >= least:
-                yield setting, own
-
-
-def with_settings(found: Iterable[tuple[Setting, pd.DataFrame]]) -> Iterator[pd.DataFrame]:
-    """The rows of sweeps with `setting`, what is held still in words; empty for the only sweep of a method."""
-    listed = [(tuple(own[["grid", "task", "method"]].iloc[0]), setting, own) for setting, own in found]
-    counts = Counter(who for who, *_ in listed)
-    for who, setting, own in listed:
-        told = [(name, value) for name, value in setting if value is not None]
-        names = short_names(name for name, _ in setting)
-        yield own.assign(setting=label(told, names) if counts[who] > 1 else "")
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """Runs of one method that differ in one field and their seed; a row per value and seed."""
-
-    where: str
-    column: str
-    rows: pd.DataFrame
-    rungs: tuple[float, ...]
-    """The values of the field, in order."""
-
-    def at(self, value: float) -> pd.DataFrame:
-        """The runs at one value, by seed."""
-        return of_seeds(self.rows[self.rows[self.column] == value])
-
-
-def ladders(data: Data, runs: pd.DataFrame, column: str, least: int) -> list[Ladder]:
-    """Every sweep along a column of numbers; those that two grids have in common, with the very same runs, once."""
-    if column not in runs:
-        return []
-    found: list[Ladder] = []
-    known: dict[Any, Any] = {}
-    several = len(set(runs["grid"])) > 1
-    for setting, own in sweeps(data, runs.assign(**{column: number(runs[column])}), [column], ("",), least):
-        grid, task, method = own[["grid", "task", "method"]].iloc[0]
-        own = own.sort_values([column, "seed"])
-        where = f"{place(str(grid) if several else None, str(task), setting)}, {clean(method)}"
-        numbers = own[[column, "seed", "accuracy", "loss"]].itertuples(index=False, name=None)
-        if known.setdefault((task, method, *numbers), grid) == grid:
-            found.append(Ladder(where, column, own, tuple(sorted(set(own[column])))))
-    return found
 
 
 # What a run reached.

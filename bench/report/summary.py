@@ -31,6 +31,13 @@ COLUMNS = (
 )
 """Of `summarise`, those that people read."""
 
+READ = {
+    *("id", "backbone", "predictor", "reference", "length", "accuracy", "start_accuracy", *FACTS, "shortcut_rule"),
+    *("unit", "loss", "start_loss", "loss_floor", "unigram_loss", *SPENT, *(f"inherited.{name}" for name in SPENT)),
+    *("compile_seconds", "predictor_parameters", "state", "reason", "seed", "progress", "uncounted", "digest"),
+}
+"""Columns of results that it is made of, besides those of settings."""
+
 Parts = list[tuple[tuple[str, str], pd.DataFrame]]
 
 
@@ -62,6 +69,7 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     ):
         groups.setdefault((grid, task, method, at[grid, name]), []).append(row)
     rows = []
+    results = results[[name for name in results if name in READ]]  # (taking rows of few columns is quick)
     for key in sorted(groups, key=lambda key: order_of(*key)):
         grid, task, method, setting = key
         cells = results.iloc[groups[key]]

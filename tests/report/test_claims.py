@@ -27,7 +27,7 @@ from bench.report.claims.inside import shared_ends, silhouette
 from bench.report.claims.learning import final
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing
-from bench.report.query import ladders, pairs
+from bench.report.sweeps import ladders, pairs
 from bench.statistics import Interval
 from tests.helpers import TINY
 

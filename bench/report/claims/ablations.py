@@ -24,7 +24,8 @@ from bench.report.claims.findings import (
 )
 from bench.report.claims.learning import final, still_learning
 from bench.report.data import Data
-from bench.report.query import Ladder, base, having, keys, ladders, mean_of, number, numbers_by_seed, pairs
+from bench.report.query import base, having, keys, mean_of, number, numbers_by_seed
+from bench.report.sweeps import Ladder, ladders, pairs
 from bench.statistics import paired_difference
 
 SOLVES = 0.9

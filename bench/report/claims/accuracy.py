@@ -22,7 +22,8 @@ from bench.report.claims.findings import (
 )
 from bench.report.claims.learning import final, still_learning
 from bench.report.data import Data
-from bench.report.query import Ladder, Pair, base, ladders, mean_of, numbers_by_seed, pairs, scores
+from bench.report.query import base, mean_of, numbers_by_seed, scores
+from bench.report.sweeps import Ladder, Pair, ladders, pairs
 from bench.statistics import mean_interval, paired_difference
 
 SYNTHETIC = ("retrieval", "string-copy", "stack", "keys-values", "modular-arithmetic")

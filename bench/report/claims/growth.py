@@ -12,7 +12,8 @@ from bench.report.claims.base import Verdict, register_claim
 from bench.report.claims.findings import BITS, Finding, Part, Said, beyond, decide, exponential, finding, inside
 from bench.report.claims.learning import TENTH, final
 from bench.report.data import Data
-from bench.report.query import Ladder, Pair, base, curve_points, ladders, mean_of, numbers_by_seed, pairs
+from bench.report.query import base, curve_points, mean_of, numbers_by_seed
+from bench.report.sweeps import Ladder, Pair, ladders, pairs
 from bench.statistics import Interval, mean_interval, paired_difference, power_law
 
 EQUAL_BITS = 0.05

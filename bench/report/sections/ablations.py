@@ -11,17 +11,8 @@ import pandas as pd
 from bench.report import plot, style
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, Section, command, exhibit
-from bench.report.query import (
-    aggregate,
-    having,
-    number,
-    per_seed,
-    scores,
-    sweeps,
-    titled,
-    with_settings,
-    without_idle,
-)
+from bench.report.query import aggregate, having, number, per_seed, scores, titled, without_idle
+from bench.report.sweeps import sweeps, with_settings
 from bench.report.words import few_seeds, plain, sentences, sortable
 from bench.statistics import paired_difference
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.report import plot, style
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, exhibit
+from bench.report.exhibit import MOST_PANELS, Exhibit, exhibit
 from bench.report.query import RUN, Setting, label, number, settings, short_names
 from bench.report.summary import about, by_task, heading, order_of, table_of
 from bench.report.words import file_name, sentences
@@ -29,11 +29,11 @@ def exhibits(data: Data, frame: pd.DataFrame) -> list[tuple[Key, str, Exhibit]]:
         runs = data.results[(data.results["grid"] == grid) & (data.results["task"] == task)]
         own = points[(points["grid"] == grid) & (points["task"] == task)]
         name = file_name(heading(key, frame).replace(": ", "-"), taken)
-        panels = _panels(runs, own, found, names) if len(own) else []
+        panels, count = _panels(runs, own, found, names) if len(own) else ([], 0)
         caption = sentences("Accuracy on the test set while training; thin lines are single seeds.", about(part))
         table = table_of(part).drop(columns=["grid", "task"])
         named = f"curves-{name}", heading(key, frame)
-        made.append((key, name, exhibit(data, *named, caption, part, panels=panels, table=table)))
+        made.append((key, name, exhibit(data, *named, caption, part, panels=panels, count=count, table=table)))
     return made
 
 
@@ -50,8 +50,11 @@ def _points(data: Data) -> pd.DataFrame:
 
 def _panels(
     runs: pd.DataFrame, points: pd.DataFrame, found: Mapping[Key, Setting], names: Mapping[str, str]
-) -> list[plot.Panel]:
-    """One for each setting that has a curve; methods that have but one setting stand in every panel."""
+) -> tuple[list[plot.Panel], int]:
+    """One for each setting that has a curve, as many as are drawn, and how many there are.
+
+    Methods that have but one setting stand in every panel.
+    """
     cells = runs.drop_duplicates("id")
     own = {run: (method, found[run]) for run, method in zip(zip(cells["grid"], cells["id"]), cells["method"])}
     ranks = {setting: order_of("", "", method, setting) for method, setting in own.values() if setting}
@@ -61,7 +64,8 @@ def _panels(
             ids.add(name)
     highest = np.nanmax([points["accuracy"].max(), runs["shortcut"].max(), 0.01])
     top = 1.0 if runs["accuracy_ceiling"].notna().any() else min(1.0, 1.15 * highest)
-    return [
+    drawn = {setting: ids for setting, ids in panels.items() if points["id"].isin(ids).any()}
+    shown = [
         plot.Panel(
             *(label(setting, names), "training tokens", "accuracy on the test set"),
             _lines(points[points["id"].isin(ids)]),
@@ -70,9 +74,9 @@ def _panels(
             ticks="linear",
             ylim=(-0.02 * top, 1.03 * top),
         )
-        for setting, ids in panels.items()
-        if points["id"].isin(ids).any()
+        for setting, ids in list(drawn.items())[:MOST_PANELS]
     ]
+    return shown, len(drawn)
 
 
 def _lines(points: pd.DataFrame) -> list[plot.Line]:

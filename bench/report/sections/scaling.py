@@ -11,18 +11,8 @@ import pandas as pd
 from bench.report import plot, style
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, Section, command, exhibit, uncounted
-from bench.report.query import (
-    LINE,
-    aggregate,
-    curve_points,
-    having,
-    number,
-    scores,
-    sweeps,
-    titled,
-    with_settings,
-    without_idle,
-)
+from bench.report.query import LINE, aggregate, curve_points, having, number, scores, titled, without_idle
+from bench.report.sweeps import sweeps, with_settings
 from bench.report.words import few_seeds, sentences
 from bench.results.frames import scale_of
 from bench.statistics import power_law

@@ -11,19 +11,8 @@ import pandas as pd
 from bench.report import plot, style
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, Section, command, exhibit
-from bench.report.query import (
-    CONFIG,
-    LINE,
-    aggregate,
-    free,
-    names_of,
-    pairs,
-    per_seed,
-    scores,
-    titled,
-    without_idle,
-    worded,
-)
+from bench.report.query import CONFIG, LINE, aggregate, free, names_of, per_seed, scores, titled, without_idle, worded
+from bench.report.sweeps import pairs
 from bench.report.words import few_seeds, sentences
 from bench.statistics import interquartile_mean
 
