@@ -19,6 +19,7 @@ from bench.measure.cost import step_costs
 from bench.methods import kf_rtrl, online, rank_one
 from bench.methods.base import Carry, impossible
 from bench.tasks.base import IGNORED, Batch
+from bench.testing.method import suite
 from bench.training import Trainer
 from tests.helpers import folder_of, tiny_run
 
@@ -164,6 +165,18 @@ def test_windows_of_one_column_agree_with_the_whole_in_the_mean(name):
             sums[name] += one.grad * 4
         single.zero_grad()
     assert off(found, sums) < 1e-12
+
+
+@pytest.mark.parametrize("row", ["carries on in a stream", "resumes exactly"])
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [("rtrl", "gru"), ("rtrl", "elstm"), ("uoro", "lstm"), ("nobacktrack", "rhn"), ("kf-rtrl", "gru-cell")],
+)
+def test_updates_at_every_column_are_the_same_wherever_a_stream_is_cut_or_stopped(name, backbone, row):
+    (examined,) = (one for one in suite.rows if one.name == row)
+    sets = ("method.update_every=1", f"model.backbone={backbone}", "model.readout=linear")
+    outcome = suite.outcome(examined, name, sets)
+    assert outcome.state == "passed", outcome.detail
 
 
 # On average.
