@@ -457,8 +457,8 @@ class Trainer:
         if phase.optimiser.schedule == "constant":
             return progress
         before = (self._before - start) / share
-        if before >= 1:  # the phase before has spent this one's share too, which leaves it one batch
-            before = 0.0
+        if before >= 1 and not (self.method.data == "streams" and self.counters.phase_steps):
+            before = 0.0  # the phase before has spent this one's share too, which leaves it one batch
         return min(progress, (before + 1) / 2)
 
     def _span(self) -> tuple[float, float]:

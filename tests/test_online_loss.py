@@ -17,12 +17,13 @@ from bench.streams import generator
 from bench.tasks.base import IGNORED
 from bench.tasks.facts import task_facts
 from bench.training import Options, Stopped, Trainer
-from tests.helpers import folder_of, tiny_run
+from tests.helpers import TINY, folder_of, tiny_run
 
 LANES, LENGTH, HIDDEN, RATE = 3, 12, 3, 0.05
 METHODS = {
     "tbptt": {"name": "tbptt", "k1": 5, "k2": 5},
     "rtrl": {"name": "rtrl", "update_every": 5},
+    "uoro": {"name": "uoro", "update_every": 5},
 }
 PENALISED = {"name": "penalised", "k1": 5, "k2": 5}
 
@@ -33,6 +34,7 @@ def cell(method, task="parity", accumulate=1):
         METHODS.get(method, PENALISED),
         {"name": task, "length": LENGTH},
         precision="float64",
+        model={**TINY, "backbone": "tanh" if method == "uoro" else "transformer"},
         training={
             "batch_size": LANES,
             "accumulate": accumulate,

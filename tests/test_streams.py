@@ -9,12 +9,13 @@ import torch
 
 from bench import training
 from bench.build import build_method, build_task
+from bench.engine import Engine
 from bench.registry import register_task
 from bench.results import read_json
 from bench.tasks.anbn import AnBn
 from bench.tasks.base import IGNORED, Batch
 from bench.training import Options, Stopped, Trainer, score_stream, stream_set
-from tests.helpers import folder_of, tiny_run
+from tests.helpers import TINY, folder_of, tiny_run
 
 MOST = 4
 FLOOR = math.log(MOST) / 7
@@ -153,3 +154,22 @@ def test_an_online_step_computes_at_the_runs_precision(tmp_path):
     trainer.method.step = lambda *given: (inside.append(torch.is_autocast_enabled("cpu")), step(*given))[1]
     trainer.train()
     assert inside and all(inside)
+
+
+@pytest.mark.parametrize("method", [{"name": "tbptt", "k1": 2, "k2": 2}, {"name": "rtrl", "update_every": 2}])
+def test_a_rate_that_falls_stays_down_for_updates_of_the_last_batch_that_are_past_the_budget(
+    tmp_path, monkeypatch, method
+):
+    rates = []
+    take = Engine.take
+    monkeypatch.setattr(Engine, "take", lambda self, rate: (rates.append(rate), take(self, rate))[1])
+    optimiser = {"lr": 1.0, "schedule": "cosine", "warmup": 0.0}
+    run = tiny_run(
+        method,
+        "parity",
+        model={**TINY, "backbone": "tanh", "updater_width": 3},
+        training={"batch_size": 2, "columns": 16, "budget": {"steps": 12}, "optimiser": optimiser},
+    )
+    Trainer(run, folder_of(run, tmp_path)).train()
+    assert len(rates) == 16 and rates == sorted(rates, reverse=True)
+    assert rates[0] > 0.9 and max(rates[12:]) < 0.01

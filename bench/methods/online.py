@@ -113,10 +113,7 @@ class Online(RecurrentMethod):
         credit, by_state = self.immediate(moved.state, x_t, y_t)
         with exactly(x_t):
             held, gradient = self.carried(moved, held, by_state, drawn_t)
-        for name, one in gradient.items():
-            now = credit.gradient.get(f"rnn.{name}")
-            credit.gradient[f"rnn.{name}"] = one if now is None else now + one
-        return Carry((moved.state, held)), credit
+        return Carry((moved.state, held)), joined(credit, gradient)
 
     def immediate(self, state: Tensor, x_t: Tensor, y_t: Tensor) -> tuple[Credit, Tensor]:
         """The credit that reaches parameters without passing through the last state, and dl_t / ds_t by lane (B, N)."""
@@ -285,6 +282,15 @@ def signs(shape: tuple[int, ...], noise: torch.Generator, like: Tensor) -> Tenso
     """-1 and 1, equally likely, in the precision of `like`."""
     drawn = torch.randint(2, shape, generator=noise, device=noise.device, dtype=like.dtype)
     return drawn.mul_(2).sub_(1)
+
+
+def joined(credit: Credit, gradient: dict[str, Tensor]) -> Credit:
+    """The credit, with gradients by the RNN's parameters added."""
+    found = dict(credit.gradient)
+    for name, one in gradient.items():
+        now = found.get(f"rnn.{name}")
+        found[f"rnn.{name}"] = one if now is None else now + one
+    return credit._replace(gradient=found)
 
 
 def one_hot(x_t: Tensor, symbols: int, dtype: torch.dtype) -> Tensor:

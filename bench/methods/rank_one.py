@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from bench.config import Positive
@@ -24,7 +25,7 @@ E = 1e-5
 class RankOneConfig(RandomConfig):
     """The same of outer products."""
 
-    copies: Positive = 1
+    copies: Positive = Field(1, description="outer products a lane, whose estimates are averaged")
 
 
 class RankOne(RandomOnline):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bench.config import Positive
 from bench.methods.base import Carry, Credit
-from bench.methods.online import Pairs, exactly, summed
+from bench.methods.online import Pairs, exactly, joined, summed
 from bench.methods.rank_one import E, RankOne, RankOneConfig, length
 from bench.models.backbone import map_tree
 from bench.registry import register_method
@@ -81,13 +81,9 @@ class UORO(RankOne):
             credit, by_state = self.immediate(state, x, y)
             total = tuple(credit) if total is None else map_tree(torch.add, total, tuple(credit))
             by_states.append(by_state)
-        credit = Credit(*total)  # type: ignore[misc]
         with exactly(x_t):
             held, gradient = self._through(moves, by_states, (s, w), q.transpose(1, 2), drawn_t)
-        for name, one in gradient.items():
-            now = credit.gradient.get(f"rnn.{name}")
-            credit.gradient[f"rnn.{name}"] = one if now is None else now + one
-        return Carry((state, held)), credit
+        return Carry((state, held)), joined(Credit(*total), gradient)  # type: ignore[misc]
 
     def _through(
         self, moves: list[Any], by_states: list[Tensor], held: tuple[Tensor, Tensor], q: Tensor, nu: Tensor
