@@ -12,6 +12,7 @@ from bench import registry, streams
 from bench.config import Run
 from bench.errors import BadInput
 from bench.methods.base import Method
+from bench.models.updater import SizesOnly
 from bench.tasks.base import Task
 
 M = TypeVar("M", bound=nn.Module)
@@ -28,8 +29,9 @@ def build_method(run: Run, task: Task, device: torch.device | str | None = None)
     Raises `BadInput` where its `predictors` are those of the contract before 0.2, or do not begin with the trained one.
     """
     device = run.device if device is None else device
-    noise = streams.generator(run.seed, "method", device="cpu" if str(device) == "meta" else device)
-    with streams.global_stream(run.seed, "init"), torch.device("meta" if str(device) == "meta" else "cpu"):
+    sizes = str(device) == "meta"
+    noise = streams.generator(run.seed, "method", device="cpu" if sizes else device)
+    with streams.global_stream(run.seed, "init"), SizesOnly() if sizes else torch.device("cpu"):
         method: Method = registry.methods.get(run.method)(run.method_config, task, run.model, noise)
     if isinstance(method.predictors(), dict):
         raise BadInput(

@@ -83,7 +83,8 @@ class Transition(nn.Module):
 def flat(state: State) -> Tensor:
     """A tree of (B, ...) as vectors (B, N) of real numbers."""
     real = [torch.view_as_real(one) if one.is_complex() else one for one in leaves(state)]
-    return torch.cat([one.flatten(1) for one in real], 1)
+    parts = [one.flatten(1) for one in real]
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def unflat(vectors: Tensor, like: State) -> State:

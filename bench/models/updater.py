@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from bench import registry
 from bench.config import ModelConfig
@@ -61,6 +62,22 @@ class Updater(Backbone):
         return state.flatten(1)
 
 
+class SizesOnly(TorchFunctionMode):
+    """Tensors made in this context have sizes and no values; initialisers leave them as they are.
+
+    They are on the device "meta". Drawing random numbers there would import torch's compiler, which takes seconds.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in DRAWN or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        with torch.device("meta"):
+            return func(*args, **(kwargs or {}))
+
+
+DRAWN = {Tensor.normal_, Tensor.uniform_}
+
+
 def count_parameters(module: nn.Module) -> int:
     """Number of trainable real numbers in a module: a complex one counts as two."""
     return sum(parameter.numel() * (2 if parameter.is_complex() else 1) for parameter in module.parameters())
@@ -82,7 +99,7 @@ def matched_width(config: ModelConfig, build: Callable[[int], nn.Module]) -> int
     """`model.updater_width`, or else the width at which `build(width)` has the transformer updater's parameters."""
     if config.updater_width is not None:
         return config.updater_width
-    with torch.device("meta"):
+    with SizesOnly():
         target = count_parameters(registry.backbones.get("transformer")(config))
         return nearest_size(lambda width: count_parameters(build(width)), target)
 

@@ -18,7 +18,7 @@ from bench.models.backbone import Backbone, State, leaves, map_tree
 from bench.models.jacobian import Transition, flat, unflat
 from bench.models.rnn import RNN
 from bench.models.transformer_updater import TransformerUpdater
-from bench.models.updater import count_parameters
+from bench.models.updater import SizesOnly, count_parameters
 from bench.testing import local, method
 from bench.testing.probes import central_difference, global_state, same_global_state, slope_along, unit_directions
 from bench.testing.suite import Broken, NotApplicable, Suite
@@ -362,7 +362,7 @@ def _parameters(subject: Subject) -> str:
         raise NotApplicable("its size is its own, as it says")
     told = []
     for name, config in (("tiny", subject.config()), ("the paper's", ModelConfig(backbone=subject.name))):
-        with torch.device("meta"):
+        with SizesOnly():
             count, target = count_parameters(subject.cls(config)), count_parameters(TransformerUpdater(config))
         ratio = count / target
         told.append(f"{name} size: {count:,} parameters, {ratio:.2f} times the transformer updater's")
