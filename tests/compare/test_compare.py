@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bench import cli
+from bench.cli.report import _tolerances
 from bench.compare import Cell, Comparison, Side, Tolerances, compare, read, show, sides, write
 from bench.compare.judge import judge
 from bench.errors import BadInput
@@ -374,3 +375,10 @@ def test_the_committed_baseline_is_of_the_grid_as_it_is() -> None:
         config = sides.dotted(json.loads(json.dumps(run.describe())))
         configs.append((json.dumps({k: v for k, v in config.items() if k != "seed"}, sort_keys=True), run.seed))
     assert kept == set(configs)
+
+
+def test_tolerances_are_those_of_the_baseline_or_else_of_the_folders_own_grid(tmp_path: Path) -> None:
+    write_json(tmp_path / "grid.json", {"cells": {}, "compare": {"accuracy": 0.2}})
+    assert _tolerances(str(tmp_path), None, None, ["loss=0.5"]) == Tolerances(accuracy=0.2, loss=0.5)
+    assert _tolerances(str(tmp_path), None, Tolerances(accuracy=0.1), None) == Tolerances(accuracy=0.1)
+    assert _tolerances(str(tmp_path), "ci", None, None) == load_grid("ci").compare
