@@ -16,6 +16,7 @@ from bench.report.words import clean, counted
 
 PLACE = ["order", "place", "grid", "task"]
 NO_SETTING = "no setting has finished runs of two methods"
+TOO_FEW = "No setting has seeds enough for an interval, so that nothing is said of who is ahead."
 
 
 class Cell(NamedTuple):
@@ -40,16 +41,18 @@ class Row(NamedTuple):
 class Main(NamedTuple):
     """The main table, and what it comes to in one sentence."""
 
-    methods: list[str]
+    columns: list[str]
+    """Methods; one that was run with several backbones has a column for each."""
     rows: list[Row]
     answer: str
 
 
 def compared(data: Data) -> pd.DataFrame:
-    """A row per setting and method, where two or more were run: accuracy with its interval, seeds, chance, ceiling.
+    """A row per setting and column, where two methods or more were run: accuracy with interval, seeds, chance, ceiling.
 
-    Of a method with several default settings, as along an axis of a model's field, the first is taken. Where several
-    grids have a task, only the settings of the one with most settings.
+    A column is a method, or a method and a backbone where it was run with several. Of several default settings in one
+    column, as along an axis of a model's field, the first is taken. Where several grids have a task, only the settings
+    of the one with most settings.
     """
     runs = base(cells(data))
     rows = scores(data)
@@ -59,42 +62,47 @@ def compared(data: Data) -> pd.DataFrame:
     rows = rows.merge(units, on=[*RUN, "predictor", "length"], how="left")
     if runs.empty or rows.empty:
         return pd.DataFrame(columns=[*PLACE, "method", "accuracy"])
-    rows = rows[[*RUN, *facts]].merge(runs[["id", *PLACE, "method", "setting", "seed"]], on=RUN)
-    first = rows.groupby([*PLACE, "method"])["setting"].transform("min")
+    several = runs.groupby("method")["backbone"].transform("nunique") > 1
+    runs = runs.assign(column=runs["method"].where(~several, runs["method"] + ", " + runs["backbone"]))
+    rows = rows[[*RUN, *facts]].merge(runs[["id", *PLACE, "method", "column", "setting", "seed"]], on=RUN)
+    first = rows.groupby([*PLACE, "column"])["setting"].transform("min")
     rows = rows[rows["setting"] == first]
     rows = rows[rows.groupby("order")["method"].transform("nunique") > 1]
     settings = rows.groupby(["task", "grid"])["order"].nunique().reset_index()
     most = settings.sort_values("order", ascending=False, kind="stable").drop_duplicates("task")
     rows = rows.merge(most[["task", "grid"]], on=["task", "grid"])
-    by = [*PLACE, "method"]
+    by = [*PLACE, "method", "column"]
     table = aggregate(rows, by, "accuracy", "accuracy")
     means = rows.groupby(by, sort=False)[["unit_loss", "chance", "accuracy_ceiling"]].mean().reset_index()
     table = table.merge(means, on=by, how="left").merge(rows[["order", "unit"]].drop_duplicates("order"), on="order")
-    table = table.assign(rank=table["method"].map(style.order)).sort_values(["order", "rank"], kind="stable")
+    table = table.assign(rank=table["method"].map(style.order)).sort_values(["order", "rank", "column"], kind="stable")
     return table.drop(columns="rank").rename(columns={"unit_loss": "loss", "accuracy_ceiling": "ceiling"})
 
 
 def main(table: pd.DataFrame) -> Main:
     """The table as a reader sees it; `table` as `compared` gives it."""
-    methods = sorted(set(table["method"]), key=style.order)
-    rows, clear = [], dict.fromkeys(methods, 0)
+    methods = dict(zip(table["column"], table["method"]))
+    columns = sorted(methods, key=lambda column: (style.order(methods[column]), column))
+    rows, clear = [], dict.fromkeys(columns, 0)
     for (_, place, grid, task), part in table.groupby(PLACE, sort=False):
-        of = {row["method"]: row for row in part.to_dict("records")}
+        of = {row["column"]: row for row in part.to_dict("records")}
         best = part["accuracy"].max()
         winners = part[part["accuracy"] == best]
         others = part[part["accuracy"] < best]
         if len(winners) == 1 and (others["accuracy_high"] < winners["accuracy_low"].iloc[0]).all() and len(others):
-            clear[winners["method"].iloc[0]] += 1
-        told = [_cell(of[name], best) if name in of else None for name in methods]
+            clear[winners["column"].iloc[0]] += 1
+        told = [_cell(of[name], best) if name in of else None for name in columns]
         chance, ceiling = (part[name].mean() for name in ("chance", "ceiling"))
         words = str(place).removeprefix(f"{clean(grid)}: ")
         rows.append(Row(words, str(task), told, _fixed(chance), _fixed(ceiling)))
-    ahead = [f"{name} at {clear[name]}" for name in methods]
+    ahead = [f"{name} at {clear[name]}" for name in columns]
+    if table["accuracy_low"].isna().all():
+        return Main(columns, rows, TOO_FEW if rows else NO_SETTING)
     answer = (
         f"Of {counted(len(rows), 'setting')}, ahead of all others with intervals that do not overlap: "
         f"{', '.join(ahead)}; at {len(rows) - sum(clear.values())} no method is."
     )
-    return Main(methods, rows, answer if rows else NO_SETTING)
+    return Main(columns, rows, answer)
 
 
 def _cell(row: dict[Any, Any], best: float) -> Cell:

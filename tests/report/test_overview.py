@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bench.report.data import load
-from bench.report.overview import compared, main
-from tests.helpers import tiny_run
+from bench.report.overview import TOO_FEW, compared, main
+from tests.helpers import TINY, tiny_run
 from tests.report.fabricated import fake, only, score, seeds
 
 
@@ -29,7 +29,7 @@ def test_a_row_has_every_method_with_its_interval_and_the_best_is_bold(tmp_path:
     assert (row["accuracy"], row["accuracy_low"], row["accuracy_high"]) == pytest.approx((0.6, 0.4, 0.9))
     assert (row["chance"], row["ceiling"], row["seeds"]) == pytest.approx((0.125, 0.8, 3))
     found = main(table)
-    assert found.methods == ["smt+dmt", "bptt"]
+    assert found.columns == ["smt+dmt", "bptt"]
     assert [row.place for row in found.rows] == ["retrieval, length 8", "retrieval, length 16"]
     assert [[cell.best for cell in row.cells if cell] for row in found.rows] == [[True, False], [False, True]]
     assert found.rows[0].cells[0] is not None and found.rows[0].cells[0][:2] == ("0.800", "[0.70, 0.90]")
@@ -56,4 +56,15 @@ def test_of_several_grids_the_one_with_most_settings_of_a_task_is_shown(tmp_path
 def test_one_method_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     seeds(tmp_path, [0.5, 0.6])
     found = main(compared(load([tmp_path])))
-    assert found.rows == [] and found.methods == []
+    assert found.rows == [] and found.columns == []
+
+
+def test_a_method_with_several_backbones_has_a_column_for_each_and_one_seed_claims_no_order(tmp_path: Path) -> None:
+    task = {"name": "retrieval", "length": 8}
+    for method, backbone, accuracy in (("smt+dmt", "mlp", 0.7), ("bptt", "mlp", 0.2), ("bptt", "gru", 0.9)):
+        run = tiny_run(method, task, model={**TINY, "backbone": backbone})
+        fake(tmp_path / "g", run, [score(accuracy, 1.0, length=8)])
+    found = main(compared(load([tmp_path])))
+    assert found.columns == ["smt+dmt", "bptt, gru", "bptt, mlp"]
+    assert [cell.text for cell in found.rows[0].cells if cell] == ["0.700", "0.900", "0.200"]
+    assert found.answer == TOO_FEW
