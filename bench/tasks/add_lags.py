@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bench.config import Positive
 from bench.registry import register_task
-from bench.tasks.base import Batch, Split, StreamState, Task, TaskConfig
-from bench.tasks.endless import by_column
+from bench.tasks.base import Batch, Split, StreamState, TaskConfig
+from bench.tasks.endless import EndlessTask, by_column, started
 
 
 class AddLagsConfig(TaskConfig):
@@ -36,17 +36,13 @@ class AddLagsConfig(TaskConfig):
 
 
 @register_task("add-lags")
-class AddLags(Task):
+class AddLags(EndlessTask):
     """Two bits of an endless stream, seen through a coin."""
 
     Config = AddLagsConfig
     config: AddLagsConfig
     axis = "far"
-    continues = True
     vocab_size = 2
-
-    def sample(self, split: Split, batch_size: int, length: int, generator: torch.Generator) -> Batch:
-        return self.stream(split, batch_size, length, generator)[0]._replace(start=None)
 
     def stream(
         self, split: Split, lanes: int, length: int, generator: torch.Generator, state: StreamState | None = None
@@ -61,9 +57,8 @@ class AddLags(Task):
         numbers = by_column(length, drawn)
         bits = torch.cat([past, numbers % 2], 1)
         y = ((numbers // 2).double() / 2**23 < self._chances(bits)).long()
-        start = (torch.arange(length, device=device) == 0) & begins
         x = bits[:, self.config.far :].contiguous()
-        return Batch(x, y, start.expand(lanes, -1)), (bits[:, length:].clone(),)
+        return Batch(x, y, started(x, begins)), (bits[:, length:].clone(),)
 
     def _chances(self, bits: Tensor) -> Tensor:
         """P(y = 1) at each but the first `far` columns of bits."""

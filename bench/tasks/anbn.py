@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bench.config import Positive
 from bench.registry import register_task
-from bench.tasks.base import Batch, Split, StreamState, Task, TaskConfig
-from bench.tasks.endless import by_column, chain, run_lengths, since
+from bench.tasks.base import Batch, Split, StreamState, TaskConfig
+from bench.tasks.endless import EndlessTask, by_column, chain, run_lengths, since, started
 
 A, B, NEWLINE = range(3)
 
@@ -31,18 +31,14 @@ class AnBnConfig(TaskConfig):
 
 
 @register_task("anbn")
-class AnBn(Task):
+class AnBn(EndlessTask):
     """Counting, on an endless text whose entropy is known."""
 
     Config = AnBnConfig
     config: AnBnConfig
     axis = "most"
     unit = "bits"
-    continues = True
     vocab_size = 3
-
-    def sample(self, split: Split, batch_size: int, length: int, generator: torch.Generator) -> Batch:
-        return self.stream(split, batch_size, length, generator)[0]._replace(start=None)
 
     def stream(
         self, split: Split, lanes: int, length: int, generator: torch.Generator, state: StreamState | None = None
@@ -59,9 +55,9 @@ class AnBn(Task):
         n, place = counts.gather(1, last), ago + torch.where(last == 0, place[:, None], 0)
         ends = (place == n) | (place == 2 * n + 1)
         text = torch.where(ends, NEWLINE, torch.where(place < n, A, B))  # (B, T + 1)
-        start = (torch.arange(length, device=text.device) == 0) & begins
+        x = text[:, :-1].contiguous()
         state = (n[:, -1].clone(), place[:, -1].clone())
-        return Batch(text[:, :-1].contiguous(), text[:, 1:].contiguous(), start.expand(lanes, -1)), state
+        return Batch(x, text[:, 1:].contiguous(), started(x, begins)), state
 
     def loss_floor(self, length: int, score_from: int = 0) -> float:
         return _least(length, self.config.most, score_from)[0]

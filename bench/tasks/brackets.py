@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bench.config import Positive
 from bench.registry import register_task
-from bench.tasks.base import Batch, Split, StreamState, Task, TaskConfig
-from bench.tasks.endless import by_column
+from bench.tasks.base import Batch, Split, StreamState, TaskConfig
+from bench.tasks.endless import EndlessTask, by_column, started
 
 
 class BracketsConfig(TaskConfig):
@@ -31,14 +31,13 @@ class BracketsConfig(TaskConfig):
 
 
 @register_task("brackets")
-class Brackets(Task):
+class Brackets(EndlessTask):
     """A word again, on an endless text whose entropy is known."""
 
     Config = BracketsConfig
     config: BracketsConfig
     axis = "between"
     unit = "bits"
-    continues = True
 
     @property
     def vocab_size(self) -> int:
@@ -54,9 +53,6 @@ class Brackets(Task):
     def apart(self) -> int:
         """Characters from a letter of the word to where it comes again."""
         return self.config.word + self.config.between + 2
-
-    def sample(self, split: Split, batch_size: int, length: int, generator: torch.Generator) -> Batch:
-        return self.stream(split, batch_size, length, generator)[0]._replace(start=None)
 
     def stream(
         self, split: Split, lanes: int, length: int, generator: torch.Generator, state: StreamState | None = None
@@ -76,9 +72,9 @@ class Brackets(Task):
         mark = self._marks.to(device)[places]
         letter = torch.where(self._again(places), drawn_ones[:, : length + 1], drawn_ones[:, self.apart :])
         text = torch.where(mark < 0, letter, mark)
-        start = (torch.arange(length, device=device) == 0) & begins
+        x = text[:, :-1].contiguous()
         state = (drawn_ones[:, length:].clone(), places[:, -1].clone())
-        return Batch(text[:, :-1].contiguous(), text[:, 1:].contiguous(), start.expand(lanes, -1)), state
+        return Batch(x, text[:, 1:].contiguous(), started(x, begins)), state
 
     @property
     def _marks(self) -> Tensor:

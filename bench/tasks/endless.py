@@ -10,6 +10,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bench.tasks.base import Batch, Split, Task
+
+
+class EndlessTask(Task):
+    """A task whose sequences are the beginnings of its streams; a subclass implements `stream`."""
+
+    continues = True
+
+    def sample(self, split: Split, batch_size: int, length: int, generator: torch.Generator) -> Batch:
+        return self.stream(split, batch_size, length, generator)[0]._replace(start=None)
+
+
+def started(x: Tensor, begins: bool) -> Tensor:
+    """`start` of a piece of lanes that never begin anew: true at the first column of x (B, T) where they begin."""
+    return ((torch.arange(x.shape[1], device=x.device) == 0) & begins).expand(len(x), -1)
+
 
 def by_column(length: int, draw: Callable[[], Tensor]) -> Tensor:
     """What `draw` gives for one column, (B,), for so many: (B, T)."""
