@@ -107,7 +107,12 @@ class Backbone(nn.Module):
     @classmethod
     def says(cls, what: Literal["local", "trace"]) -> bool:
         """Whether `local` or `trace` speaks of the step of this class: none below its own has another step."""
-        return what in vars(next(one for one in cls.__mro__ if vars(one).keys() & {"step", what}))
+        return what in vars(definer(cls, "step", what))
+
+
+def definer(cls: type, *names: str) -> type:
+    """The first class, from this one up, that defines one of these names."""
+    return next(one for one in cls.__mro__ if vars(one).keys() & set(names))
 
 
 def map_tree(function: Callable[..., Tensor], *trees: State) -> State:

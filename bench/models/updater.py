@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from bench import registry
 from bench.config import ModelConfig
-from bench.models.backbone import Backbone
+from bench.models.backbone import Backbone, definer
 from bench.models.layers import rms_normalise
 
 
@@ -52,8 +52,7 @@ class Updater(Backbone):
         raise NotImplementedError
 
     def prepare(self, u: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
-        defines = next(one for one in type(self).__mro__ if vars(one).keys() & {"step", "forward", "transition"})
-        if "transition" not in vars(defines):  # a subclass's own step
+        if "transition" not in vars(definer(type(self), "step", "forward", "transition")):  # a subclass's own step
             return self.step, u
         forward, inputs = self.transition(u)
         return (lambda state, input_t: rms_normalise(forward(state, input_t))), inputs
