@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BadInput
-from bench.grid import Tolerances
+from bench.grid import NAMED, Tolerances
 from bench.measure import calibration
 from bench.paths import as_text
 from bench.results import SCHEMA as RESULTS_SCHEMA
@@ -22,7 +22,6 @@ from bench.results import Folder, by_code, distinct, flat, read_json, run_folder
 SCHEMA = 1
 HARDWARE = ("processor", "cores", "device")
 """What must be equal for raw seconds to be compared."""
-NAMED = ("task.name", "method.name")
 MACHINE = ("torch", "python", "platform", *HARDWARE, "commit", "dirty", "results schema")
 """What is kept of the machine and the code that made a cell."""
 
