@@ -11,41 +11,32 @@ Without, c_t = 1 / L. Whole sequences alone: the border of a piece of a stream w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.config import TrainingConfig
-from bench.methods.base import Carry, MethodConfig, Phase, RecurrentMethod
-from bench.methods.online import unclipped
+from bench.methods.base import Carry
+from bench.methods.online import Unclipped, UnclippedConfig
 from bench.models.backbone import map_tree
 from bench.registry import register_method
 from bench.tasks.base import Batch
 
 
-class ARTBPConfig(MethodConfig):
+class ARTBPConfig(UnclippedConfig):
     """Where the way back is cut."""
 
     mean_length: Annotated[float, Field(gt=1)] = Field(8.0, description="L, columns between two cuts on average")
     tail: Annotated[float, Field(gt=2)] | None = Field(4.0, description="a, of the power law; null: a constant chance")
-    clip: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="gradient norm, in the place of training.optimiser.clip; null: none"
-    )
 
 
 @register_method("artbp")
-class ARTBP(RecurrentMethod):
+class ARTBP(Unclipped):
     """Truncated BPTT without its bias, at the price of noise."""
 
     Config = ARTBPConfig
     config: ARTBPConfig
-    gradient_is: ClassVar[Mapping[str, Any]] = {"train": "unbiased"}
-
-    def phases(self, training: TrainingConfig) -> list[Phase]:
-        return [unclipped(phase, self.config.clip) for phase in super().phases(training)]
 
     def draw(self, shape: tuple[int, int], phase: str) -> Tensor:
         """What the gradient is multiplied by on its way from each column to the one before: (B, T), 0 at a cut."""

@@ -51,12 +51,30 @@ class OnlineConfig(MethodConfig):
     max_bytes: Positive = Field(2 * 2**30, description="of all lanes' sensitivities; a run that needs more is refused")
 
 
-class RandomConfig(OnlineConfig):
-    """The same of an estimator with noise, whose mean clipping would move."""
+class UnclippedConfig(MethodConfig):
+    """Of an estimator with noise, whose mean clipping would move."""
 
     clip: Annotated[float, Field(gt=0)] | None = Field(
         None, description="gradient norm, in the place of training.optimiser.clip; null: none"
     )
+
+
+class Unclipped(RecurrentMethod):
+    """An estimator whose mean over its noise is the exact gradient, while the parameters stand still."""
+
+    Config = UnclippedConfig
+    config: UnclippedConfig
+    gradient_is: ClassVar[Mapping[str, Any]] = {"train": "unbiased"}
+
+    def phases(self, training: TrainingConfig) -> list[Phase]:
+        """Those of any method, with `clip` as the gradient norm at which they clip."""
+        clip = {"clip": self.config.clip}
+        phases = super().phases(training)
+        return [dataclasses.replace(one, optimiser=one.optimiser.model_copy(update=clip)) for one in phases]
+
+
+class RandomConfig(UnclippedConfig, OnlineConfig):
+    """The fields of both."""
 
 
 class Online(RecurrentMethod):
@@ -233,20 +251,11 @@ class Online(RecurrentMethod):
         return {name: one[None] for name, one in self.transition.theta().items()}
 
 
-class RandomOnline(Online):
-    """An estimator whose mean over its noise is the exact gradient, while the parameters stand still."""
+class RandomOnline(Unclipped, Online):
+    """An online method with noise."""
 
     Config = RandomConfig
     config: RandomConfig
-    gradient_is: ClassVar[Mapping[str, Any]] = {"train": "unbiased"}
-
-    def phases(self, training: TrainingConfig) -> list[Phase]:
-        return [unclipped(phase, self.config.clip) for phase in super().phases(training)]
-
-
-def unclipped(phase: Phase, clip: float | None) -> Phase:
-    """The phase with this gradient norm at which it clips, in the place of its own."""
-    return dataclasses.replace(phase, optimiser=phase.optimiser.model_copy(update={"clip": clip}))
 
 
 class Differentiated(NamedTuple):
