@@ -88,10 +88,13 @@ class Online(RecurrentMethod):
 
     @classmethod
     def refuses(cls, run: Run) -> str | None:
-        method: Any = build.build_method(run, build.build_task(run), device="meta")
+        method: Any = build.build_method(run, build.build_task(run), device="cpu")
         if reason := method.unfit():
             return reason
-        _, held = method.begin(run.training.batch_size).lanes
+        # Their sizes alone, as they may be too large. The network is built: a few operators on "meta" would import
+        # torch's compiler, which takes seconds.
+        state = method.zeros.new_empty(run.training.batch_size, method.zeros.shape[1], device="meta")
+        held = method.sensitivities(state)
         size, most = sum(one.numel() * one.element_size() for one in leaves(held)), method.config.max_bytes
         return f"{cls.carries} would take {size:,} bytes, above method.max_bytes, {most:,}" if size > most else None
 

@@ -63,7 +63,8 @@ class RTRL(Online):
             return traces
         if self.closed:
             return state.new_zeros(()).expand(lanes, numbers, self.size)
-        return {name: one.new_zeros(*state.shape, *one.shape) for name, one in self.transition.theta().items()}
+        theta = self.transition.theta().items()
+        return {name: state.new_zeros(*state.shape, *one.shape, dtype=one.dtype) for name, one in theta}
 
     def moved(self, state: Tensor, held: Any, x_t: Tensor) -> Any:
         if self.traced:
