@@ -11,6 +11,7 @@ TITLES = {
     "samples": "Samples",
     "ablations": "Ablations",
     "online": "Online loss and regret",
+    "estimators": "Gradients of online methods",
     "provenance": "Provenance",
 }
 """Modules of this package, in the order of the page; each with the title of its place there where it fails."""
