@@ -38,14 +38,14 @@ Gradient = Callable[[Tensor, Tensor], Tensor]
 """The gradient by theta, (1,), of a loss whose derivative by h_0 is (1,), after the step to h (1, N)."""
 
 
-def forward(name: str, seed: int = 0) -> Gradient:
-    """The gradient of a method that carries credit forward."""
-    estimator, by_state = ByHand(name, NUMBERS, [(1, 1)], 1, seed), torch.zeros(1, NUMBERS).double()
-    site = Site(("theta",), torch.ones(1, 1).double(), S[None, :, None])
+def forward(name: str, seed: int = 0, lanes: int = 1) -> Gradient:
+    """The gradient of a method that carries credit forward, averaged over lanes whose noise alone differs."""
+    estimator, by_state = ByHand(name, NUMBERS, [(1, 1)], lanes, seed), torch.zeros(lanes, NUMBERS).double()
+    site = Site(("theta",), torch.ones(lanes, 1).double(), S[None, :, None].expand(lanes, -1, -1))
 
     def gradient(h: Tensor, d: Tensor) -> Tensor:
         by_state[:, 0] = d
-        return estimator.credit(Local(h, (site,), lambda x: A @ x), by_state)[:, 0]
+        return estimator.credit(Local(h.expand(lanes, -1), (site,), lambda x: A @ x), by_state).mean(0)
 
     return gradient
 
