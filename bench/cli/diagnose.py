@@ -20,7 +20,7 @@ def diagnose(
         typer.Argument(
             metavar="RUN",
             help="The folder of a finished run of an SMT method; or an experiment on methods that learn online, which "
-            "takes minutes: influence-balancing, convergence or gradient-quality.",
+            "takes minutes: influence-balancing, convergence, gradient-quality or credit-costs.",
         ),
     ],
     sequences: Annotated[

@@ -1,4 +1,4 @@
-"""Experiments on methods that learn online: each shows what it should, and another answer where the method is broken."""
+"""Experiments on methods that learn online: what they should show, and another answer where a method is broken."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from bench.measure.online import balance, convergence, quality
 from bench.measure.online.quality import drawn, exact, problems
 from bench.methods import rank_one
 from bench.results import read_json
-
 
 # Influence balancing.
 
@@ -109,7 +108,9 @@ def test_what_is_told_of_draws_is_their_bias_variance_and_cosine():
 
 def test_rows_say_who_where_and_how_much_and_noise_of_another_kind_shows_as_bias(monkeypatch, tmp_path):
     sizes = {"units": (3,), "distances": (2,), "networks": 2, "draws": 4096, "cuts": 4}
-    record = online.measure("gradient-quality", estimators=[{"name": "uoro"}, {"name": "tbptt", "k1": 1, "k2": 1}], **sizes)
+    record = online.measure(
+        "gradient-quality", estimators=[{"name": "uoro"}, {"name": "tbptt", "k1": 1, "k2": 1}], **sizes
+    )
     kept = read_json(online.keep(record, tmp_path))
     assert kept["found"] == record["found"] and list(kept["methods"]).index("uoro") == kept["methods"]["uoro"]
     assert [(one["method"], one["setting"], one["axis"], one["value"], one["seed"]) for one in record["found"]][:4] == [

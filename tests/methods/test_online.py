@@ -299,8 +299,7 @@ def test_kf_rtrl_has_less_variance_than_uoro_by_about_as_much_as_the_state_has_n
     units, ratios = 6, []
     for seed in range(4):
         found = {
-            name: variance(*estimates(cell("tanh", name, units, seed, model={"embedding": "fixed"})))
-            for name in NOISY
+            name: variance(*estimates(cell("tanh", name, units, seed, model={"embedding": "fixed"}))) for name in NOISY
         }
         ratios.append(found["uoro"] / found["kf-rtrl"])
         assert found["nobacktrack"] < found["uoro"]
@@ -308,10 +307,7 @@ def test_kf_rtrl_has_less_variance_than_uoro_by_about_as_much_as_the_state_has_n
 
 
 def test_the_variance_of_copies_is_divided_by_their_number():
-    one, four = (
-        variance(*estimates(cell("tanh", {"name": "uoro", "copies": copies}), 4 * DRAWS))
-        for copies in (1, 4)
-    )
+    one, four = (variance(*estimates(cell("tanh", {"name": "uoro", "copies": copies}), 4 * DRAWS)) for copies in (1, 4))
     assert 0.85 < one / four / 4 < 1.15
 
 
@@ -442,4 +438,3 @@ def test_noisy_methods_clip_where_they_say_so_and_tell_how_often(tmp_path, clip,
     assert trainer.curve[-1].get("train_clipped") == share
     (phase,) = built(cell("tanh", "rtrl")).phases(run.training)
     assert phase.optimiser.clip == 1e-3
-

@@ -3,6 +3,7 @@
     influence-balancing   a gradient whose sign turns with how far back it goes
     convergence           does online learning reach a stationary point?
     gradient-quality      bias, variance and cosine against the exact gradient
+    credit-costs          work and memory of a column, as functions of n and of T
 
 A record is plain data: `schema`, `experiment`, `methods` (the place of each among the registered, by which the report
 chooses colours) and `found`, as the experiment's `measure` gives it. It is kept as NAME.json in a results folder, where
@@ -19,7 +20,12 @@ from bench import registry
 from bench.results import write_json
 
 SCHEMA = 1
-EXPERIMENTS = {"influence-balancing": "balance", "convergence": "convergence", "gradient-quality": "quality"}
+EXPERIMENTS = {
+    "influence-balancing": "balance",
+    "convergence": "convergence",
+    "gradient-quality": "quality",
+    "credit-costs": "costs",
+}
 """Names, and the modules of this package whose `measure` does them."""
 
 

@@ -28,6 +28,8 @@ S = torch.where(torch.arange(NUMBERS) < POSITIVE, 1.0, -1.0).double()
 METHODS = ("rtrl", "kf-rtrl", "nobacktrack", "uoro")
 WINDOWS = (1, 10, 100)
 """Columns that truncated BPTT goes back."""
+SEEDS = 3
+"""Of methods with noise."""
 STEPS, RATE = 100_000, 3e-4
 """The rate falls as the root of the steps."""
 POINTS = 60
@@ -74,10 +76,12 @@ def descended(gradient: Gradient, steps: int = STEPS, rate: float = RATE) -> dic
 def measure(
     steps: int = STEPS, methods: Sequence[str] = METHODS, windows: Sequence[int] = WINDOWS, rate: float = RATE
 ) -> list[dict[str, Any]]:
-    """A record {method, setting, seed, steps, theta} for each method; with noise or without, of one seed."""
-    ways = [("tbptt", f"k {back}", truncated(back)) for back in windows]
-    ways += [(name, "", forward(name)) for name in methods]
+    """A record {method, setting, seed, steps, theta} for each method, and seed where it has noise."""
+    ways = [("tbptt", f"k {back}", 0, truncated(back)) for back in windows]
+    ways += [
+        (name, "", seed, forward(name, seed)) for name in methods for seed in range(1 if name == "rtrl" else SEEDS)
+    ]
     return [
-        {"method": name, "setting": setting, "seed": 0, **descended(gradient, steps, rate)}
-        for name, setting, gradient in ways
+        {"method": name, "setting": setting, "seed": seed, **descended(gradient, steps, rate)}
+        for name, setting, seed, gradient in ways
     ]

@@ -13,6 +13,7 @@ The influence is kept for W, and turned into that of V by W's present derivative
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -99,8 +100,7 @@ def _learned(name: str, x: Tensor, targets: Tensor, periods: Sequence[int], lane
             if estimator is None:
                 gradient = (by_state * slope)[..., None] * a[:, None]
             else:
-                site = Site((), a, slope[:, None, None])
-                local = Local(h, (site,), lambda one, slope=slope, w=w: slope[..., None] * (w @ one))
+                local = Local(h, (Site((), a, slope[:, None, None]),), partial(_pushed, slope, w))
                 gradient = estimator.credit(local, by_state).unflatten(1, (UNITS, UNITS + 2))
             rate = RATE / (1 + t / HALVES)
             student = Student(
@@ -113,3 +113,8 @@ def _learned(name: str, x: Tensor, targets: Tensor, periods: Sequence[int], lane
             steps.append(t)
             losses.append((total / PERIOD).tolist())
     return {"steps": steps, "loss": losses}
+
+
+def _pushed(slope: Tensor, w: Tensor, tangents: Tensor) -> Tensor:
+    """J X of X (B, n, k): J = diag(1 - h'^2) W."""
+    return slope[..., None] * (w @ tangents)

@@ -1,18 +1,18 @@
 """How good the gradients of methods that learn online are, against the exact one on the same networks.
 
-A network of tanh units is not trained: it keeps its first weights (recurrent ones orthogonal, those of the inputs small,
-so that it remembers) and reads one sequence of three symbols, as unit vectors. With x the exact gradient of the recurrent weights, and g
-what a method gives for one draw of its noise:
+A network of tanh units is not trained: it keeps its first weights (recurrent ones orthogonal, those of the inputs
+small, so that it remembers) and reads one sequence of three symbols, as unit vectors. With x the exact gradient of the
+recurrent weights, and g what a method gives for one draw of its noise:
 
     bias       |E g - x| / |x|         cut-off credit; 0 where the mean is right
     variance   E |g - E g|^2 / |x|^2   noise; the number of draws whose mean has an error as large as x
     cosine     E (g . x) / (|g| |x|)   how far single gradients point the right way
 
-along two axes: the number of units n, every column of 32 scored; and the distance of a dependency, where the only scored
-column is the last, and of x only that part counts which belongs to a symbol that stands in the first column alone.
+along two axes: the number of units n, every column of 32 scored; and the distance of a dependency, where the only
+scored column is the last, and of x only that part counts which belongs to a symbol that the first column alone has.
 
-The square of the bias is estimated as the product of the errors of two halves of the draws, of which noise takes nothing
-away and to which it adds nothing, so that it may come out below 0; its root keeps the sign.
+The square of the bias is estimated as the product of the errors of two halves of the draws, to which noise adds nothing
+on average, so that it may come out below 0; its root keeps the sign.
 """
 
 from __future__ import annotations
@@ -168,7 +168,10 @@ def measure(
     draws: int = DRAWS,
     cuts: int = CUTS,
 ) -> list[dict[str, Any]]:
-    """A row {method, setting, axis, value, seed, draws, squared_bias, variance, cosine} for each method, point, network."""
+    """A row for each method, point and network.
+
+    {method, setting, axis, value, seed, draws, squared_bias, variance, cosine}
+    """
     found = []
     for axis, values in (("units", units), ("distance", distances)):
         for value in values:

@@ -11,6 +11,7 @@ TITLES = {
     "samples": "Samples",
     "ablations": "Ablations",
     "online": "Online loss and regret",
+    "frontier": "Online learning against CPU seconds",
     "estimators": "Gradients of online methods",
     "provenance": "Provenance",
 }

@@ -17,7 +17,7 @@ from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Section
 from bench.report.style import RC
 from bench.results import read_json, write_atomically
-from bench.statistics import Interval, mean_interval
+from bench.statistics import Interval, mean_interval, power_law
 
 TITLE = "Gradients of online methods"
 BEST, AIM = -1 / 6, 0.01
@@ -25,6 +25,7 @@ BEST, AIM = -1 / 6, 0.01
 UNSURE = 0.25
 """The standard error of a bias, relative to the exact gradient, above which it is not shown."""
 AXES = {"units": "n (units)", "distance": "columns back to the cue"}
+COSTS = {"flops": "FLOPs", "bytes": "bytes"}
 MEASURED = {"bias": "bias / |exact gradient|", "variance": "variance / |exact gradient|²", "cosine": "cosine"}
 
 
@@ -56,7 +57,13 @@ def save_png(record: dict[str, Any], path: Path) -> None:
 
 
 def _exhibit(
-    record: dict[str, Any], title: str, caption: str, run: str, panels: list[plot.Panel], table: pd.DataFrame, across: int
+    record: dict[str, Any],
+    title: str,
+    caption: str,
+    run: str,
+    panels: list[plot.Panel],
+    table: pd.DataFrame,
+    across: int,
 ) -> Exhibit:
     name = record["experiment"]
     looks = style.styles(set(table["method"]), record.get("methods"))
@@ -73,11 +80,17 @@ def _variants(rows: pd.DataFrame) -> Iterator[tuple[str, str, int, pd.DataFrame]
             yield method, str(setting), number, part
 
 
+def _with_ends(part: pd.DataFrame, x: str, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """x, and a column with the ends of its interval."""
+    at, mean, low, high = (part[one].to_numpy(dtype=float) for one in (x, name, f"{name}_low", f"{name}_high"))
+    return at, mean, low, high
+
+
 # Influence balancing.
 
 
 def balanced(record: dict[str, Any]) -> pd.DataFrame:
-    """A row per method: theta at the end, how far it is from the best one, and whether that is there."""
+    """A row per method and seed: theta at the end, how far it is from the best one, and whether that is there."""
     rows = [
         {"method": one["method"], "setting": one["setting"], "seed": one["seed"], "steps": one["steps"][-1]}
         | {"theta": one["theta"][-1], "off": abs(one["theta"][-1] - BEST)}
@@ -88,21 +101,18 @@ def balanced(record: dict[str, Any]) -> pd.DataFrame:
 
 def _balance(record: dict[str, Any]) -> Exhibit:
     table = balanced(record)
-    curves = pd.DataFrame(record["found"])
-    lines = [
-        plot.Line(plot.who(method, setting), *_clipped(part.iloc[0]), method=method, variant=number)
-        for method, setting, number, part in _variants(curves)
-    ]
+    lines = []
+    for method, setting, number, part in _variants(pd.DataFrame(record["found"])):
+        steps, *_ = (np.array(one[1:], dtype=float) for one in part["steps"])
+        theta = np.array([one[1:] for one in part["theta"]], dtype=float).clip(-10, 10)
+        seeds = tuple((steps, one) for one in theta) if len(theta) > 1 else ()
+        word = plot.who(method, setting)
+        lines.append(plot.Line(word, steps, theta.mean(0), seeds=seeds, method=method, variant=number, kind="curve"))
     levels = [plot.Level("optimum, -1/6", np.array([BEST]))]
     panel = plot.Panel("", "steps", "θ", lines, levels, ticks="log", ylim=(-1.0, 2.0))
     caption = "The parameter θ of a loss whose gradient turns its sign with the columns that it goes back through."
     run = f"{table['steps'].max():,} steps of SGD, one lane."
     return _exhibit(record, "Influence balancing", caption, run, [panel], table, 1)
-
-
-def _clipped(curve: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and theta, from the first step on."""
-    return np.array(curve["steps"][1:], dtype=float), np.clip(np.array(curve["theta"][1:], dtype=float), -10, 10)
 
 
 # Convergence.
@@ -124,7 +134,7 @@ def _convergence(record: dict[str, Any]) -> Exhibit:
     lines = [
         plot.Line(
             plot.who(method, setting),
-            *(part[name].to_numpy(dtype=float) for name in ("steps", "loss", "loss_low", "loss_high")),
+            *_with_ends(part, "steps", "loss"),
             method=method,
         )
         for method, setting, _, part in _variants(table)
@@ -150,11 +160,13 @@ def graded(record: dict[str, Any]) -> pd.DataFrame:
         square = mean_interval(part["squared_bias"].to_numpy(dtype=float))
         noise = part["variance"].to_numpy(dtype=float)
         found = {
-            "bias": Interval(*map(_root, square[:3]), square.n),
+            "bias": Interval(_root(square.mean), _root(square.low), _root(square.high), square.n),
             "variance": exponential(mean_interval(np.log(noise))) if (noise > 0).all() else mean_interval(noise),
             "cosine": mean_interval(part["cosine"].to_numpy(dtype=float)),
         }
-        spreads = {f"{name}{end}": value for name, one in found.items() for end, value in zip(("", "_low", "_high"), one)}
+        spreads = {
+            f"{name}{end}": value for name, one in found.items() for end, value in zip(("", "_low", "_high"), one)
+        }
         error = math.sqrt(float((noise / part["draws"]).mean()))
         more = {"error": error, "draws": int(part["draws"].max()), "networks": square.n}
         table.append({**dict(zip(by, key)), **spreads, **more})
@@ -191,14 +203,54 @@ def _panel(rows: pd.DataFrame, axis: str, name: str) -> plot.Panel:
         if name == "variance":
             kept = kept[kept["variance"] > 0]
         if len(kept):
-            values = (kept[one].to_numpy(dtype=float) for one in ("value", name, f"{name}_low", f"{name}_high"))
-            lines.append(plot.Line(plot.who(method, setting), *values, method=method, variant=number))
+            ends = _with_ends(kept, "value", name)
+            lines.append(plot.Line(plot.who(method, setting), *ends, method=method, variant=number))
     bounds = {"bias": (-0.35, 1.15), "cosine": (-0.05, 1.05)}.get(name)
     return plot.Panel("", AXES[axis], MEASURED[name], lines, ylim=bounds, ylog=name == "variance")
+
+
+# Costs.
+
+
+def grown(record: dict[str, Any]) -> pd.DataFrame:
+    """A row per method, setting and axis: the exponents of FLOPs and bytes over the larger half, and their last values.
+
+    An exponent has the standard error of its fit beside it.
+    """
+    table = []
+    for key, part in pd.DataFrame(record["found"]).groupby(["method", "setting", "axis"], sort=False):
+        part = part.sort_values("value")
+        half = part[len(part) // 2 :] if len(part) > 3 else part
+        row = dict(zip(("method", "setting", "axis"), key)) | {"at": int(part["value"].iloc[-1])}
+        for name in COSTS:
+            fit = power_law(half["value"].to_numpy(dtype=float), half[name].to_numpy(dtype=float))
+            row |= {name: part[name].iloc[-1], f"{name}_exponent": fit.exponent, f"{name}_error": fit.error}
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def _costs(record: dict[str, Any]) -> Exhibit:
+    rows, panels = pd.DataFrame(record["found"]), []
+    for axis, x in (("units", "n (units)"), ("columns", "T (columns of a batch)")):
+        for name, y in COSTS.items():
+            lines = [
+                plot.Line(plot.who(method, setting), *_of(part, name), method=method, variant=number)
+                for method, setting, number, part in _variants(rows[rows["axis"] == axis])
+            ]
+            panels.append(plot.Panel("", x, y, lines, ylog=True))
+    caption = "What a column of a stream costs for a lane, traced from a step that ran; an update at every column."
+    run = "tanh and elstm, linear readout, three symbols."
+    return _exhibit(record, "Costs of carrying credit", caption, run, panels, grown(record), 2)
+
+
+def _of(part: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
+    part = part.sort_values("value")
+    return part["value"].to_numpy(dtype=float), part[name].to_numpy(dtype=float)
 
 
 EXHIBITS: dict[str, Callable[[dict[str, Any]], Exhibit]] = {
     "gradient-quality": _quality,
     "influence-balancing": _balance,
     "convergence": _convergence,
+    "credit-costs": _costs,
 }
