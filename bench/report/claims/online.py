@@ -211,16 +211,14 @@ def elementwise(data: Data) -> Verdict:
     """Losses from the start state at the trained length, paired by seed: the whole interval within 0.02 bits, of RTRL
     that steps once a sequence as BPTT does.
     """
-    runs = having(cells(data), "method.update_every", "model.backbone", "training.budget.tokens")
+    runs = having(cells(data), "method.update_every", "model.backbone", "tokens")
     runs = runs[runs["model.backbone"].isin(["elstm", "lru"]) & runs["method.update_every"].isna()]
     rows = scores(data, from_start=True)
     rows = rows[rows["trained"] & ~rows["reference"]]
-    rows = rows[["grid", "id", "loss", "unit"]].merge(
-        runs[["grid", "id", "task", "length", "model.backbone", "training.budget.tokens", "method", "seed"]],
-        on=["grid", "id"],
-    )
+    about = ["grid", "id", "task", "length", "model.backbone", "tokens", "method", "seed"]
+    rows = rows[["grid", "id", "loss", "unit"]].merge(runs[about], on=["grid", "id"])
     found = []
-    by = ["grid", "task", "length", "model.backbone", "training.budget.tokens"]
+    by = ["grid", "task", "length", "model.backbone", "tokens"]
     for key, part in rows.groupby(by, sort=True):
         bits = number(part["loss"]) * part["unit"].map(lambda unit: scale_of("bits") if unit else NAN)
         sides = {name: dict(zip(one["seed"], bits[one.index])) for name, one in part.groupby("method")}

@@ -138,7 +138,7 @@ def _exhibit(data: Data, task: str, rows: pd.DataFrame) -> Exhibit:
         "Levels of the curriculum against updates and CPU seconds, mean over seeds; equal: at the fewest that a method "
         "spent."
         if rises
-        else "Loss above the floor, or above the best where no floor is known, against CPU seconds of training, and their "
+        else "Loss above the floor, or the best where no floor is known, against CPU seconds of training, and their "
         "front; seconds until it is first within a level. Means over seeds."
     )
     caption = sentences(what, few_seeds(table["seeds"]))
