@@ -26,8 +26,13 @@ PUBLISHED = (
     ({"task": "anbn", "task.most": 32, "method": "tbptt", "method.k1": 1}, 0.178),
     ({"task": "anbn", "task.most": 32, "method": "tbptt", "method.k1": 2}, 0.149),
     ({"task": "anbn", "task.most": 32, "method": "tbptt", "method.k1": 16}, 0.144),
+    ({"task": "ptb", "method": "kf-rtrl"}, 1.72),
+    ({"task": "ptb", "method": "tbptt", "method.k1": 5}, 1.58),
+    ({"task": "ptb", "method": "tbptt", "method.k1": 25}, 1.56),
 )
-"""Bits a character in Tallec & Ollivier, arXiv 1702.05043, from memory: GRU of 64, one lane, 10,000,000 characters."""
+"""Bits a character, from memory of the papers: on anbn those of Tallec & Ollivier, arXiv 1702.05043 (a GRU of 64, one
+lane, 10,000,000 characters), on Penn Treebank those of Mujika, Meier & Steger, arXiv 1805.10842 (an RHN of 256, test).
+"""
 
 
 class Curve(NamedTuple):
@@ -52,7 +57,8 @@ def told(data: Data) -> pd.DataFrame:
     """A row per point of the curves: where and who (`WHERE`, `WHO`), seed, cpu, tokens, steps, loss, above, level.
 
     loss is in the task's unit, `above` less the floor, or where that is not known less the best mean loss at an end;
-    `level` is that of a curriculum, else NaN. Of the tasks of a grid that some method learns from a stream.
+    `zero` is which of them; `level` is that of a curriculum, else NaN. Of the tasks of a grid that some method learns
+    from a stream.
     """
     runs = cells(data)
     facts = having(data.results, *RUN, "reference", "loss_floor", "unit", "traits.data", "length", "task.length")
@@ -71,7 +77,8 @@ def told(data: Data) -> pd.DataFrame:
     last = rows[rows["tokens"] == rows.groupby(RUN)["tokens"].transform("max")]
     ends = last.groupby([*WHERE, *WHO])["unit_loss"].mean().groupby(WHERE).min()
     best = rows[WHERE].merge(ends.rename("best").reset_index(), on=WHERE, how="left")["best"].to_numpy()
-    rows = rows.assign(above=rows["unit_loss"] - floor.fillna(pd.Series(best, rows.index)), floor=floor)
+    zero = floor.fillna(pd.Series(best, rows.index))
+    rows = rows.assign(above=rows["unit_loss"] - zero, zero=zero, floor=floor)
     return rows.rename(columns={"cpu_seconds": "cpu", "unit_loss": "loss", "train_level": "level"})
 
 
@@ -101,7 +108,7 @@ def curves(rows: pd.DataFrame, value: str) -> Iterator[Curve]:
             if len(shared):
                 cpu, steps, values = (wide[name][shared].to_numpy(dtype=float) for name in ("cpu", "steps", value))
                 first = part.iloc[0]
-                who = {name: first[name] for name in (*WHERE, *WHO, "method.k1", "task.most")}
+                who = {name: first[name] for name in (*WHERE, *WHO, "method.k1", "task.most", "zero")}
                 seeds = tuple(int(seed) for seed in wide[value].index)
                 yield Curve(who, cpu.mean(0), shared.to_numpy(dtype=float), steps.mean(0), values, seeds)
 
@@ -158,8 +165,8 @@ def _losses(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
             best = x[[place == other for other in which]]
             last = mean_interval(one.found[:, -1])
             row = {"model": one.who["model"], "method": one.who["method"], "setting": one.who["setting"]}
-            row |= {"above": last.mean, "above_low": last.low, "above_high": last.high, "seeds": last.n}
-            row |= {"floor": part["floor"].mean(), "published": published(one.who)}
+            row |= {**_spread("above", last), "seeds": last.n, "floor": part["floor"].mean()}
+            row |= {"loss": last.mean + one.who["zero"], "published": published(one.who)}
             row |= {"cpu": one.cpu[-1], "tokens": one.tokens[-1], "steps": one.steps[-1]}
             row |= {"best_from": best.min() if len(best) else np.nan, "best_to": best.max() if len(best) else np.nan}
             for level in LEVELS:
