@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from bench.measure import online
-from bench.measure.online import balance, convergence, quality
+from bench.measure.online import balance, convergence, costs, quality
 from bench.measure.online.quality import drawn, exact, problems
 from bench.methods import rank_one
 from bench.results import read_json
@@ -101,6 +103,8 @@ def test_what_is_told_of_draws_is_their_bias_variance_and_cosine():
     assert found.squared_bias == pytest.approx(0.25, rel=0.01)
     assert found.variance == pytest.approx(3 * spread**2 / 25, rel=0.01)
     assert quality.quality(draws - off, wanted).squared_bias == pytest.approx(0, abs=1e-4)
+    few = [quality.quality(part, wanted).squared_bias for part in (draws - off)[:160_000].split(8)]
+    assert sum(few) / len(few) == pytest.approx(0, abs=2e-4)  # the mean's own noise, 0.007, is not taken for bias
     alone = quality.quality((2 * wanted)[None], wanted)
     assert alone == (pytest.approx(1), 0, pytest.approx(1))
     assert quality.quality(torch.zeros(1, 3).double(), wanted) == (1, 0, 0)
@@ -134,3 +138,22 @@ def test_kf_rtrl_has_less_noise_than_uoro_and_copies_divide_it():
         for who in (("kf-rtrl", ""), ("uoro", ""), ("uoro", "copies 4"))
     )
     assert uoro > 3 * kf and 3 < uoro / copies < 5.5
+
+
+# Costs.
+
+
+def test_costs_grow_with_n_and_t_as_each_method_says():
+    rows = costs.measure((32, 64), (16, 32))
+    assert not [one for one in rows if one["method"] == "kf-rtrl" and one["setting"] == "elstm"]  # it is refused there
+
+    def power(name: str, axis: str, setting: str = "", what: str = "bytes") -> float:
+        who = (name, setting, axis)
+        low, high = (one[what] for one in rows if (one["method"], one["setting"], one["axis"]) == who)
+        return math.log2(high / low)
+
+    assert power("rtrl", "units") > 2.7 and power("rtrl", "units", what="flops") > 3.7
+    assert power("rtrl", "units", "elstm") < 2 and power("uoro", "units") < 2
+    assert 2.6 < power("kf-rtrl", "units", what="flops") < 3 and power("bptt", "columns") > 0.9
+    for name in ("rtrl", "kf-rtrl", "uoro", "nobacktrack"):
+        assert power(name, "columns") == 0 and abs(power(name, "columns", what="flops")) < 0.05

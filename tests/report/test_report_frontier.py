@@ -137,6 +137,15 @@ def test_levels_of_the_curriculum_decide_online_4(tmp_path, ends, word):
     assert row["level"] == row["level_at_equal_cpu"] == pytest.approx(ends["kf-rtrl"] + 0.1)
 
 
+def test_methods_are_held_against_the_best_window_of_tbptt(tmp_path):
+    curriculum(tmp_path, {"tbptt": 3.0, "kf-rtrl": 6.0})
+    assert verdict(load([tmp_path]), "online-4").verdict == "supported"
+    for seed in range(3):
+        run = run_of({"name": "tbptt", "k1": 32, "k2": 32}, seed, "copy-curriculum")
+        cell(tmp_path, run, [1.0, 1.0], [5.0, 10.0], [50, 100], train_level=[0.0, 9.0, 9.0])
+    assert verdict(load([tmp_path]), "online-4").verdict == "contradicted"
+
+
 @pytest.mark.parametrize(("more", "word"), [(0.002, "supported"), (0.2, "contradicted"), (None, "not tested")])
 def test_equal_losses_of_an_element_wise_cell_decide_online_6(tmp_path, more, word):
     for seed, off in enumerate((0.0, 0.001, 0.002)):
