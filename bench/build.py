@@ -12,7 +12,7 @@ from bench import registry, streams
 from bench.config import Run
 from bench.errors import BadInput
 from bench.methods.base import Method
-from bench.models.updater import SizesOnly
+from bench.models.sizes import SizesOnly
 from bench.tasks.base import Task
 
 M = TypeVar("M", bound=nn.Module)

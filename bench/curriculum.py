@@ -25,7 +25,7 @@ def lengths(run: Run, task: Task) -> tuple[int, ...]:
 
     Powers of two at which the task has nothing to score are left out; those that are given are not looked at here.
     """
-    own: int = run.task_config.length  # type: ignore[attr-defined]
+    own: int = run.task_config.length
     given = run.training.curriculum.lengths if run.training.curriculum else ()
     if given is None:
         powers = (2**n for n in range(SHORTEST.bit_length() - 1, own.bit_length()))

@@ -65,7 +65,7 @@ def idle_phase(run: Run, prices: Mapping[str, float] | None = None) -> str | Non
 def batch_length(run: Run, method: Method, phase: Phase) -> int:
     """Columns of a phase's batches: its own, or the run's or the task's; of a stream, whole pieces of the method's."""
     streams = method.data == "streams"
-    length = phase.length or (run.training.columns if streams else None) or run.task_config.length  # type: ignore[attr-defined]
+    length = phase.length or (run.training.columns if streams else None) or run.task_config.length
     piece = method.piece if streams else None
     return length if piece is None else piece * max(1, round(length / piece))
 

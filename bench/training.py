@@ -12,23 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench import compiling, provenance, registry, sources, streams
+from bench import compiling, provenance, streams
 from bench.build import autocast, build_method, build_task
 from bench.config import WORK, InitFrom, Run, scored_lengths
 from bench.curriculum import Curriculum
 from bench.engine import Engine, compiles
 from bench.errors import BadInput
 from bench.methods.base import EVERY, NONE, Method, Phase, Predict, scored_slice
-from bench.models.updater import count_parameters
+from bench.models.sizes import count_parameters
 from bench.optimiser import rate
 from bench.phases import Lanes, draw, idle_phase, no_step, phase_ends, phases_brought
 from bench.results import Folder, load_tensors, read_json, save_tensors, share, write_json
@@ -37,8 +35,6 @@ from bench.tasks.facts import task_facts
 
 CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite; each look waits for the device."""
-TRACER = "bench.measure.cost"
-"""Imported only where a budget is stated in FLOPs: for all other runs it is no part of what computes them."""
 RECENT = 0.05
 """The share of a new loss in the average by which a phase ends."""
 LOOK_EVERY = 10
@@ -101,21 +97,6 @@ class Counters:
             "evaluation_seconds": self.evaluation_seconds,
             "compile_seconds": self.compile_seconds,
         }
-
-
-def run_digest(run: Run) -> str:
-    """A digest of what computes this run: the sources of its task, method, backbone and this loop, and its data."""
-    task = registry.tasks.get(run.task)
-    roots = (task, registry.methods.get(run.method), registry.backbones.get(run.model.backbone))
-    code = _digest(*roots, *([import_module(TRACER)] if run.training.budget.currency in WORK else []))
-    if isinstance(task.fingerprint, property) and not task.missing():
-        return f"{code}-{build_task(run).fingerprint}"
-    return code
-
-
-@cache
-def _digest(*roots: type | ModuleType) -> str:
-    return sources.digest(*roots, Trainer)
 
 
 def evaluation_set(run: Run, task: Task, split: Split, length: int) -> Batch:
@@ -201,7 +182,7 @@ class Trainer:
         self.task = build_task(run)
         self.method = build_method(run, self.task)
         self.phases = self.method.phases(run.training)
-        self.digest = run_digest(run)
+        self.digest = provenance.run_digest(run)
         self.data = streams.generator(run.seed, "data", device=run.device)
         self.lanes: Lanes | None = None
         self.curriculum = Curriculum(run, self.task) if run.training.curriculum else None
@@ -230,7 +211,7 @@ class Trainer:
         facts = {}
         for length in scored_lengths(self.run):
             facts[length] = task_facts(self.task, length, self.run.evaluation.score_from)
-            if self.method.data == "streams" and length == self.run.task_config.length:  # type: ignore[attr-defined]
+            if self.method.data == "streams" and length == self.run.task_config.length:
                 facts[length] |= self.task.stream_facts()
             for split in HELD:
                 y = self._set(split, length).y
@@ -271,7 +252,7 @@ class Trainer:
         currency = self.run.training.budget.currency
         if currency not in WORK:
             return {}, []
-        prices, uncounted = import_module(TRACER).prices(self.run, currency)
+        prices, uncounted = import_module(provenance.TRACER).prices(self.run, currency)
         for phase in self.phases[self.skipped :]:
             if not prices[phase.name]:
                 raise BadInput(
@@ -444,7 +425,7 @@ class Trainer:
 
     @property
     def _floor(self) -> float | None:
-        return self.facts[self.run.task_config.length]["loss_floor"]  # type: ignore[attr-defined]
+        return self.facts[self.run.task_config.length]["loss_floor"]
 
     def _progress(self, phase: Phase) -> float:
         """The share of the phase that is spent with this step: where its learning rate is taken.
@@ -519,7 +500,7 @@ class Trainer:
             for name, predict, reference in self.method.predictors():
                 found = score(predict, few if reference else batch, columns, name)
                 scores.append({"predictor": name, "reference": reference, **found})
-            if self.method.data == "streams" and length == self.run.task_config.length:  # type: ignore[attr-defined]
+            if self.method.data == "streams" and length == self.run.task_config.length:
                 first = scores[0]
                 told = score_stream(self.method, self._lanes(split), self.method.predictors()[0].name)
                 scores[0] = {**first, **told, **{f"start_{name}": first[name] for name in told}}
@@ -535,7 +516,7 @@ class Trainer:
         """Add a point to the curve; end early on the valid split where the grid asks for it."""
         self._check_finite()
         phase, counters = self.phases[self.counters.phase], self.counters
-        length = self.run.task_config.length  # type: ignore[attr-defined]
+        length = self.run.task_config.length
         with self._paused(), self.engine.shown():
             began = time.perf_counter()
             self.method.settle(phase.name)

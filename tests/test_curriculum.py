@@ -8,7 +8,7 @@ import torch
 from bench.build import build_task
 from bench.curriculum import Curriculum, lengths
 from bench.errors import BadInput
-from bench.methods.base import impossible
+from bench.feasibility import impossible
 from bench.training import Options, Stopped, Trainer
 from tests.helpers import folder_of, tiny_run
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from bench import registry, sources
+from bench.provenance import run_digest
 from bench.registry import load_plugin
-from bench.training import Trainer, run_digest
+from bench.training import Trainer
 from tests.helpers import tiny_run
 
 PLUGIN = """

@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from bench.compare.judge import Comparison, Row, compare
 from bench.compare.sides import Cell, Side, read, write
-from bench.grid import Tolerances
+from bench.tolerances import Tolerances
 
 __all__ = ["Cell", "Comparison", "Row", "Side", "Tolerances", "compare", "read", "write"]

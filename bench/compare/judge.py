@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple
 
 from bench.compare.sides import HARDWARE, MACHINE, Cell, Side, label
 from bench.errors import BadInput, unknown
-from bench.grid import Tolerances
 from bench.results import by_code
 from bench.state import WITHOUT_RESULT
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, Interval, difference_of_means, paired_difference
+from bench.tolerances import Tolerances
 
 Verdict = Literal["regression", "improvement", "same", "unsure"]
 

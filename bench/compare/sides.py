@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BadInput
-from bench.grid import NAMED, Tolerances
+from bench.grid import NAMED
 from bench.measure import calibration
 from bench.paths import as_text
 from bench.results import SCHEMA as RESULTS_SCHEMA
 from bench.results import Folder, by_code, distinct, flat, read_json, run_folders, seedless, write_json
+from bench.tolerances import Tolerances
 
 SCHEMA = 1
 HARDWARE = ("processor", "cores", "device")

@@ -27,8 +27,9 @@ from bench.build import autocast, build_method, build_task
 from bench.config import Run
 from bench.engine import Engine, form_of
 from bench.errors import BadInput
+from bench.feasibility import impossible
 from bench.measure import credit, inference, trace
-from bench.methods.base import Phase, impossible
+from bench.methods.base import Phase
 from bench.phases import draw
 from bench.results import read_json, write_json
 from bench.tasks.base import Batch, Task
@@ -259,7 +260,7 @@ def _credit(run: Run, about: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Rows of `credit`, and of `skipped` for phases whose paths cannot be followed."""
     found: dict[str, list[dict[str, Any]]] = {"credit": [], "skipped": []}
     method = build_method(run, build_task(run))
-    length = min(CREDIT_LENGTH, run.task_config.length)  # type: ignore[attr-defined]
+    length = min(CREDIT_LENGTH, run.task_config.length)
     for phase in method.phases(run.training):
         try:
             paths = credit.credit_paths(run, phase.name, length)

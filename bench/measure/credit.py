@@ -87,7 +87,7 @@ def credit_paths(
     """
     run = dataclasses.replace(run, device="cpu", precision="float64")
     task = build_task(run)
-    length = length or run.task_config.length  # type: ignore[attr-defined]
+    length = length or run.task_config.length
     method = build_method(run, task)
     part = next(one for one in method.phases(run.training) if one.name == phase)
     method.train_only(part)

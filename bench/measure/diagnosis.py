@@ -127,7 +127,7 @@ def diagnose(method: Method, task: Task, x: Tensor, y: Tensor, score_from: int =
 
 def measure(run: Run, task: Task, method: Method, count: int = SEQUENCES) -> dict[str, Any]:
     """The record of a run's diagnosis.json: the `diagnosis`, of so many test sequences; None without a teacher."""
-    length = run.task_config.length  # type: ignore[attr-defined]
+    length = run.task_config.length
     x, y, _ = sequences(run, task, length, count)
     found = diagnose(method, task, x, y, run.evaluation.score_from)
     return {"schema": SCHEMA, "sequences": count, "diagnosis": found}

@@ -130,7 +130,7 @@ def measure(run: Run, task: Task, initial: Method, phases: dict[str, Method]) ->
 
     `gradients`: as `gradient_norms`, `when` init and trained; `drift`: one for each `phase`; `geometry` of the last.
     """
-    length = run.task_config.length  # type: ignore[attr-defined]
+    length = run.task_config.length
     x, y, _ = sequences(run, task, length)
     trained = list(phases.values())[-1]
     further = _further(run, task) if trained.teaching() else Batch(x, y)
@@ -148,7 +148,7 @@ def measure(run: Run, task: Task, initial: Method, phases: dict[str, Method]) ->
 
 def _further(run: Run, task: Task) -> Batch:
     """Sequences of more than the trained length, where the task has them."""
-    length = run.task_config.length  # type: ignore[attr-defined]
+    length = run.task_config.length
     try:
         return sequences(run, task, BEYOND * length)
     except BadInput:  # no instance so long, or too little data for it

@@ -145,7 +145,7 @@ class SMT(TaughtMethod):
         config: Any = run.method_config
         if reason := super().refuses(run):
             return reason
-        columns = config.length or run.task_config.length  # type: ignore[attr-defined]
+        columns = config.length or run.task_config.length
         if config.length:
             task = registry.tasks.get(run.task)(run.task_config)
             if reason := undrawable(task, "train", columns, run.evaluation.score_from):

@@ -70,7 +70,7 @@ class SMTDMT(SMT):
     @classmethod
     def refuses(cls, run: Run) -> str | None:
         config: Any = run.method_config
-        length = run.task_config.length  # type: ignore[attr-defined]
+        length = run.task_config.length
         if config.start == "context" and (config.dmt.pieces or config.dmt.sweeps):
             return "dmt.pieces and dmt.sweeps begin at memories from the first column on: start should be empty"
         if config.dmt.pieces and config.dmt.sweeps:

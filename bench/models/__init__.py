@@ -5,9 +5,10 @@ from bench.models.jacobian import Transition, flat, unflat
 from bench.models.layers import Block, Readout, attend, rms_normalise
 from bench.models.local import Local, Site, Traced
 from bench.models.rnn import RNN
+from bench.models.sizes import matched_width
 from bench.models.teacher import Teacher, windows
 from bench.models.transformer import CausalTransformer
-from bench.models.updater import Updater, matched_width
+from bench.models.updater import Updater
 from bench.registry import register_backbone
 
 __all__ = [

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from bench.config import ModelConfig
 from bench.models.backbone import Backbone
 from bench.models.local import Local, Site, with_one
-from bench.models.updater import keep_gate_bias, matched_width
+from bench.models.sizes import matched_width
+from bench.models.updater import keep_gate_bias
 from bench.registry import register_backbone
 
 

@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from bench.config import ModelConfig
 from bench.models.backbone import Backbone
 from bench.models.local import Traced
-from bench.models.updater import matched_width
+from bench.models.sizes import matched_width
 from bench.registry import register_backbone
 
 RADII = (0.9, 0.999)

@@ -15,9 +15,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from bench.config import Positive
+from bench.config import Positive, TaskConfig
 from bench.registry import register_task
-from bench.tasks.base import Batch, Split, StreamState, TaskConfig
+from bench.tasks.base import Batch, Split, StreamState
 from bench.tasks.endless import EndlessTask, by_column, started
 
 

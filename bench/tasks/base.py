@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench import streams
-from bench.config import Config, Positive
+from bench.config import TaskConfig
 from bench.errors import BadInput
 
 Split = Literal["train", "valid", "test"]
@@ -31,12 +31,6 @@ class Batch(NamedTuple):
 
 StreamState = tuple[Tensor, ...]
 """Where the lanes of a stream stand: all that the next piece depends on, in tensors that a checkpoint can hold."""
-
-
-class TaskConfig(Config):
-    """Difficulty knobs of a task. Every task has a length; the others are its own."""
-
-    length: Positive = 32
 
 
 class Task(ABC):

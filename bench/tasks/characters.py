@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bench.config import Positive
+from bench.config import Positive, TaskConfig
 from bench.errors import BadInput
-from bench.tasks.base import TaskConfig
 from bench.tasks.windows import WindowTask
 
 

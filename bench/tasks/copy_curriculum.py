@@ -17,10 +17,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.config import Positive
+from bench.config import Positive, TaskConfig
 from bench.errors import BadInput
 from bench.registry import register_task
-from bench.tasks.base import Batch, Split, StreamState, Task, TaskConfig, corrupted_oracle
+from bench.tasks.base import Batch, Split, StreamState, Task, corrupted_oracle
 from bench.tasks.endless import by_column, chain, since
 
 BEGIN, NOTHING = 2, 3

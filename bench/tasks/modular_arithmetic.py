@@ -20,10 +20,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from bench.config import Natural
+from bench.config import Natural, TaskConfig
 from bench.errors import BadInput
 from bench.registry import register_task
-from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig
+from bench.tasks.base import IGNORED, Batch, Split, Task
 
 Range = tuple[Natural, Natural]
 

@@ -18,9 +18,9 @@ from pydantic import Field
 from torch import Tensor
 
 from bench import streams
-from bench.config import Share
+from bench.config import Share, TaskConfig
 from bench.registry import register_task
-from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig
+from bench.tasks.base import IGNORED, Batch, Split, Task
 
 STANDARD_ERROR = 5e-4  # of floor and ceiling; takes at most a few seconds, once for every length
 CHUNK = 2**20  # symbols drawn at a time, for 8 MB; of short sequences fewer, as no more are needed

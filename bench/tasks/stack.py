@@ -16,10 +16,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.config import Positive
+from bench.config import Positive, TaskConfig
 from bench.errors import BadInput
 from bench.registry import register_task
-from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig, corrupted_oracle
+from bench.tasks.base import IGNORED, Batch, Split, Task, corrupted_oracle
 
 
 class StackConfig(TaskConfig):

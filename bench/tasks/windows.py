@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.config import TaskConfig
 from bench.errors import BadInput
 from bench.tasks import data
-from bench.tasks.base import SPLITS, Batch, Split, StreamState, Task, TaskConfig
+from bench.tasks.base import SPLITS, Batch, Split, StreamState, Task
 
 LARGEST_ON_DEVICE = 512 * 2**20  # bytes; holds each of mnist and sketchy (278 MB), not tinystories (1.9 GB)
 

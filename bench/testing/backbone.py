@@ -17,8 +17,8 @@ from bench.measure.inference import state_bytes
 from bench.models.backbone import Backbone, State, leaves, map_tree
 from bench.models.jacobian import Transition, flat, unflat
 from bench.models.rnn import RNN
+from bench.models.sizes import SizesOnly, count_parameters
 from bench.models.transformer_updater import TransformerUpdater
-from bench.models.updater import SizesOnly, count_parameters
 from bench.testing import local, method
 from bench.testing.probes import central_difference, global_state, same_global_state, slope_along, unit_directions
 from bench.testing.suite import Broken, NotApplicable, Suite

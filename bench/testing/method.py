@@ -21,10 +21,11 @@ from bench import registry, streams
 from bench.build import build_method, build_task
 from bench.config import Run
 from bench.engine import Engine, form_of
+from bench.feasibility import impossible
 from bench.grid import make_grid
 from bench.measure import cost
 from bench.measure.inference import state_bytes
-from bench.methods.base import EVERY, NONE, Method, MethodConfig, Phase, impossible, scored_slice
+from bench.methods.base import EVERY, NONE, Method, MethodConfig, Phase, scored_slice
 from bench.models.backbone import map_tree
 from bench.results import Folder
 from bench.tasks.base import IGNORED, Batch, Task
@@ -242,7 +243,7 @@ def _every_phase(subject: Subject, run: Run) -> Iterator[tuple[Method, Task, Pha
 
 
 def _length(run: Run) -> int:
-    return run.task_config.length  # type: ignore[attr-defined]
+    return run.task_config.length
 
 
 # The rows.

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from bench import registry, streams
+from bench.config import TaskConfig
 from bench.errors import BadInput
 from bench.grid import parse_set
-from bench.tasks.base import HELD, IGNORED, SPLITS, Batch, Split, StreamState, Task, TaskConfig
+from bench.tasks.base import HELD, IGNORED, SPLITS, Batch, Split, StreamState, Task
 from bench.tasks.facts import stated, task_facts
 from bench.tasks.windows import WindowTask
 from bench.testing.probes import examine_config, global_state, same_global_state

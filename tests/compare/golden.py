@@ -20,7 +20,8 @@ import torch
 
 from bench import registry
 from bench.config import Run
-from bench.methods.base import Phase, impossible
+from bench.feasibility import impossible
+from bench.methods.base import Phase
 from bench.results import Folder, write_json
 from bench.training import Trainer
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from bench import registry, streams
 from bench.build import build_method, build_task
-from bench.config import ModelConfig
+from bench.config import ModelConfig, TaskConfig
 from bench.errors import BadInput
 from bench.measure.samples import draw, half_blocks, kind, picture_grid, render, save_png, write
 from bench.methods.base import EVERY, Method, MethodConfig
-from bench.tasks.base import Batch, Task, TaskConfig
+from bench.tasks.base import Batch, Task
 from tests.helpers import tiny_run
 
 DIGITS = {"name": "digits", "length": 64}

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from bench.build import build_method, build_task
 from bench.engine import Engine
 from bench.errors import BadInput
+from bench.feasibility import impossible
 from bench.grid import load_collection
-from bench.methods.base import impossible
 from bench.methods.smt import cut_windows, uniformity_loss
 from bench.phases import draw
 from bench.tasks.base import IGNORED, Batch

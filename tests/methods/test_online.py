@@ -16,9 +16,10 @@ from bench import registry
 from bench.build import build_method, build_task
 from bench.config import Run
 from bench.engine import Engine, blocks
+from bench.feasibility import impossible
 from bench.measure.cost import step_costs
 from bench.methods import kf_rtrl, online, rank_one
-from bench.methods.base import Carry, impossible
+from bench.methods.base import Carry
 from bench.tasks.base import IGNORED, Batch
 from bench.testing.method import suite
 from bench.training import Trainer

@@ -14,7 +14,8 @@ from bench.methods import EVERY
 from bench.models import RNN, CausalTransformer, Teacher, rms_normalise, windows
 from bench.models.backbone import Backbone, leaves
 from bench.models.layers import LAST, Block, RMSNorm, _angles, attend, stack
-from bench.models.updater import count_parameters, pairs
+from bench.models.sizes import count_parameters
+from bench.models.updater import pairs
 from bench.optimiser import build
 
 SIZES = ModelConfig(d=16, memory_tokens=3, heads=2, encoder_layers=2, decoder_layers=2, updater_layers=2)
