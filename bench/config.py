@@ -167,7 +167,7 @@ class TaskConfig(Config):
 
 
 class ModelConfig(Config):
-    """Sizes of all models of a run. The defaults are the paper's; widths that it does not state are the house's."""
+    """Sizes of all models of a run. The defaults are the paper's; widths that it does not state are this project's."""
 
     backbone: str = Field("transformer", description="the RNN's updater")
     d: Positive = Field(256, description="width of a token")
@@ -260,8 +260,8 @@ class TrainingConfig(Config):
     )
 
 
-class StreamExam(Config):
-    """How what learns from a stream is scored: on held-out lanes that it reads from their start, memory carried on."""
+class StreamEvaluation(Config):
+    """How a method that learns from a stream is scored: on held-out lanes, from their start on, with carried memory."""
 
     lanes: Positive = 64
     burn_in: Natural = Field(256, description="columns that are read first and not scored")
@@ -275,7 +275,7 @@ class EvaluationConfig(Config):
     reference_sequences: Positive = Field(64, description="test sequences for reference lines such as SMT's teacher")
     every: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="share of the budget between two evaluations")
     lengths: tuple[Positive, ...] = Field((), description="further test lengths, scored at the end")
-    stream: StreamExam = StreamExam()
+    stream: StreamEvaluation = StreamEvaluation()
     score_from: Natural = Field(0, description="positions before this one are neither trained on nor scored")
 
 

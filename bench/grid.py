@@ -632,7 +632,7 @@ def _resolve(cell: Fields, where: str, gpu: bool | None = None) -> Run:
         raise BadInput(f"{where}: {missing[0]} is required: in base, in an axis or with --set")
     run = Run.parse({**cell, **chosen}, where)
     if gpu is None and run.training.engine == "compiled" and (lacking := compiling.lacks(run.device)):
-        raise BadInput(f"{where}: {compiling.told(lacking)}")
+        raise BadInput(f"{where}: {compiling.cannot_compile(lacking)}")
     return _with_parameters(run, run.model.parameters, where) if run.model.parameters else run
 
 

@@ -599,7 +599,7 @@ class NaNUnread(Stepped):
         super().__init__(*arguments)
         self.unread = torch.nn.Parameter(torch.zeros(3))
 
-    def settle(self, phase):
+    def sync_predictor(self, phase):
         self.unread.data[1] = math.nan if self.stepped else 0
 
 
@@ -610,7 +610,7 @@ class NaNAverage(Stepped):
         super().__init__(*arguments)
         self.register_buffer("average", torch.zeros(()))
 
-    def settle(self, phase):
+    def sync_predictor(self, phase):
         self.average.fill_(math.nan if self.stepped else 0)
 
 

@@ -1,4 +1,4 @@
-"""The surface that a method imports: the contract, the RNN methods share, and the decorator."""
+"""What a method imports: the contract, the base of recurrent methods, and the decorator."""
 
 from bench.feasibility import impossible
 from bench.methods.base import (

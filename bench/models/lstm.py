@@ -18,7 +18,7 @@ from bench.registry import register_backbone
 
 @register_backbone("lstm")
 class LSTM(Backbone):
-    """One layer of `model.updater_width` units; its state is (c, h). The forget gate's bias begins at 1, or chrono."""
+    """One layer of `model.updater_width` units; its state is (c, h). The forget bias begins at 1, or by `chrono`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

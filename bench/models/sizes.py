@@ -18,7 +18,7 @@ from bench.config import ModelConfig
 
 
 class SizesOnly(TorchFunctionMode):
-    """Tensors made in this context have sizes and no values; initialisers leave them as they are.
+    """Within this context tensors have sizes and no values, and initialisers leave them as they are.
 
     They are on the device "meta". Drawing random numbers there would import torch's compiler, which takes seconds.
     """
@@ -34,12 +34,12 @@ DRAWN = {Tensor.normal_, Tensor.uniform_}
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of trainable real numbers in a module: a complex one counts as two."""
+    """The number of trainable real numbers in a module; a complex number counts as two."""
     return sum(parameter.numel() * (2 if parameter.is_complex() else 1) for parameter in module.parameters())
 
 
 def nearest_size(count: Callable[[int], int], target: int) -> int:
-    """The n >= 1 at which `count(n)`, which grows with n, is nearest to the target; the smaller of two."""
+    """The n >= 1 at which `count(n)`, which grows with n, is nearest to the target; of two such n, the smaller."""
     above = 1
     while count(above) < target:
         above *= 2

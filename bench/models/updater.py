@@ -14,7 +14,7 @@ from bench.models.layers import rms_normalise
 
 
 class Updater(Backbone):
-    """Memory (B, K, d), token (B, d) -> the next memory (B, K, d), in `forward`; `step` normalises its tokens.
+    """Maps memory (B, K, d) and token (B, d) to the next memory (B, K, d), in `forward`; `step` normalises its tokens.
 
     A subclass defines `forward`, or else `transition`, of which `forward` is one step.
     """
@@ -42,7 +42,7 @@ class Updater(Backbone):
         return forward(memory, inputs[:, 0])
 
     def transition(self, u: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
-        """`forward` and its inputs, with what depends on no memory done for all of u (B, T, d): (B, T, ...)."""
+        """`forward` and its inputs (B, T, ...), with what depends on no memory done for all of u (B, T, d) at once."""
         raise NotImplementedError
 
     def prepare(self, u: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
@@ -63,5 +63,5 @@ def keep_gate_bias(config: ModelConfig, units: int) -> Tensor | None:
 
 
 def pairs(modules: nn.ModuleList) -> list[tuple[Any, Any]]:
-    """A list of pairs of modules, as pairs (for the type checker, which sees modules only)."""
+    """A list of pairs of modules as pairs, because the type checker sees single modules."""
     return [tuple(pair) for pair in modules]  # type: ignore[arg-type, misc]

@@ -156,7 +156,7 @@ def _batch(task: Task, length: int, seed: int = 0, *, rows: int = ROWS, hidden: 
 def _settled(method: Method, phases: Sequence[Phase], index: int) -> Phase:
     """The phase of that index, with those before it at their end and only its parameters training."""
     for phase in phases[:index]:
-        method.settle(phase.name)
+        method.sync_predictor(phase.name)
     method.train_only(phases[index])
     return phases[index]
 

@@ -29,7 +29,7 @@ def built(method: Any = "bptt", task: Any = None, **fields: Any) -> tuple[Method
     run = tiny_run(dict(method) if isinstance(method, dict) else method, dict(task or DIGITS), **fields)
     task = build_task(run)
     made = build_method(run, task)
-    made.settle("smt")
+    made.sync_predictor("smt")
     return made, task
 
 

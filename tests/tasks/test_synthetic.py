@@ -129,7 +129,7 @@ def test_a_length_that_fits_nothing_is_refused_in_one_line(name, shortest):
     [
         ("retrieval", {"length": 2}, "length: 2 given; should be greater than or equal to 3"),
         ("retrieval", {"symbols": 1}, "symbols: 1 given; should be greater than or equal to 2"),
-        ("retrieval", {"needle_from": 0.7}, r"needle_from \(0.7\) is behind needle_to \(0.5\)"),
+        ("retrieval", {"needle_from": 0.7}, r"needle_from \(0.7\) should not be above needle_to \(0.5\)"),
         ("string-copy", {"symbols": 0}, "symbols: 0 given"),
         ("string-copy", {"corruption": 1.5}, "corruption: 1.5 given"),
         ("stack", {"depth": 0}, "depth: 0 given"),
@@ -234,7 +234,7 @@ def test_the_needle_is_equally_likely_at_every_place_of_its_range(knobs, places)
 
 
 def test_a_share_of_the_length_is_not_lost_to_rounding():
-    assert build("retrieval", needle_from=0.29, needle_to=0.29).places(100) == range(29, 30)
+    assert build("retrieval", needle_from=0.29, needle_to=0.29).positions(100) == range(29, 30)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 8])
