@@ -19,13 +19,13 @@ from bench.build import build_task
 from bench.config import WORK, Run
 
 TRAINER = "bench.training"
-"""The training loop: part of what computes every run. It imports this module, which names it therefore."""
+"""The training loop is part of what computes every run. As it imports this module, it is imported by name here."""
 TRACER = "bench.measure.cost"
-"""Imported only where a budget is stated in FLOPs: for all other runs it is no part of what computes them."""
+"""The tracer is part of what computes a run only where its budget is stated in FLOPs."""
 
 
 def run_digest(run: Run) -> str:
-    """A digest of what computes this run: the sources of its task, method, backbone and the training loop, its data."""
+    """A digest of what computes a run: the sources of task, method, backbone and training loop, and the data."""
     task = registry.tasks.get(run.task)
     roots = (task, registry.methods.get(run.method), registry.backbones.get(run.model.backbone))
     code = _digest(*roots, *([import_module(TRACER)] if run.training.budget.currency in WORK else []))

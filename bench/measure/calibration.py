@@ -25,7 +25,7 @@ REPEATS = 60
 
 
 def measure(device: str, threads: int) -> dict[str, Any]:
-    """`matmul` and `chain`, each with the `mean`, `median` and `least` seconds of its repeats. Takes a tenth of a second."""
+    """`matmul` and `chain`, each with the `mean`, `median` and `least` seconds of its repeats; takes about 0.1 s."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -352,7 +352,10 @@ def _mkldnn_rnn(times: int) -> Rule:
 
 
 def _cudnn_rnn(times: int, settings: int) -> Rule:
-    """The rule for all layers: inputs (T, B, I), (B, T, I) or packed (rows, I); `settings`: where those of `nn.LSTM` begin."""
+    """The rule for all layers: inputs (T, B, I), (B, T, I) or packed (rows, I).
+
+    From argument `settings` on, the arguments are those of `nn.LSTM`.
+    """
 
     def rule(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
         hidden, layers, bidirectional = args[settings + 1], args[settings + 3], args[settings + 7]

@@ -56,8 +56,8 @@ def write(
     `predictor`, `kind`, `temperature`, `context` (the number of given symbols at the start of each of `written`: T_c
     under SMT with `start: context`, else 1), `written`, and `completed`, a list of {given, truth, written}. By `kind`:
 
-    - image: pictures are lists of rows of grey levels 0 .. 255. `given` is the number of rows given, at least half of
-      more; `truth` is the test picture, `written` the completion with the given rows. A picture with nothing left to
+    - image: pictures are lists of rows of grey levels 0 .. 255. `given` is the number of given rows, at least half of
+      them; `truth` is the test picture, `written` the completion with the given rows. A picture with nothing left to
       write is left out.
     - text: strings. `given` is the first half of a test window or more, `truth` and `written` are its continuations.
     - symbols, for all other tasks: nothing is written freely. `given` is a test sequence, `truth` its labels, `written`

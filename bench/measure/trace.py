@@ -7,10 +7,10 @@
 
 An operator depends on the last writers of what it reads, through views and in-place writes: these are dependencies of
 values, not of reused memory. So a full overwrite depends on nothing that was there, and what is made from a shape alone
-(`zeros_like`) depends on nothing. Parts of a buffer are told apart exactly for the layouts that slicing makes. Where the
-last writer is ambiguous (a part that several smaller writes overwrote together; scattered indices; lists of tensors that
-one `_foreach_` call changes), a dependency is assumed: chains may come out too long, never too short. What Python does
-with a value that it fetched (`.item()`) is not followed.
+(`zeros_like`) depends on nothing. Parts of a buffer are told apart exactly for the layouts that slicing makes. If the
+last writer is ambiguous (a part that several smaller writes overwrote together; scattered indices; lists of tensors
+that one `_foreach_` call changes), a dependency is assumed: chains may come out too long, never too short. What Python
+does with a value that it fetched (`.item()`) is not followed.
 
 An operator is backward work when the autograd engine runs it: recomputed segments of checkpoints are backward work, and
 the seed of a gradient is not. Views and metadata cost nothing and are not operators, nor are tensors left unfilled

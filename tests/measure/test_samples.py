@@ -25,7 +25,7 @@ DIGITS = {"name": "digits", "length": 64}
 
 
 def built(method: Any = "bptt", task: Any = None, **fields: Any) -> tuple[Method, Task]:
-    """A method at initialisation, settled, and its task."""
+    """A method at initialisation, with its predictor up to date, and its task."""
     run = tiny_run(dict(method) if isinstance(method, dict) else method, dict(task or DIGITS), **fields)
     task = build_task(run)
     made = build_method(run, task)

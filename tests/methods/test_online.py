@@ -363,7 +363,7 @@ def test_uoro_in_one_block_is_bptt():
     method, batch = blocked(T), stream(3, masked=True)
     assert off(summed_credit(method, batch), exact(method, batch)) < 1e-10
     method, batch = blocked(3, update_every=3 * T), stream(3, starts=True, masked=True)
-    batch = batch._replace(start=batch.start | (torch.arange(T) % 2 == 0))  # blocks are cut where lanes begin anew
+    batch = batch._replace(start=batch.start | (torch.arange(T) % 2 == 0))  # blocks are cut where lanes restart
     assert off(summed_credit(method, batch), exact(method, batch)) > 1e-3
     everywhere = batch._replace(start=torch.ones_like(batch.start))
     assert off(summed_credit(method, everywhere), exact(method, everywhere)) < 1e-10

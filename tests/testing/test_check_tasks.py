@@ -217,7 +217,7 @@ def test_a_row_fails_for_the_task_that_breaks_it(clean, row):
     outcome = outcome_of(BROKEN[row], row)
     assert outcome.state == "failed", outcome
     assert outcome.detail and "\n" not in outcome.detail and "Error" not in outcome.detail.split()[0]
-    assert outcome.mend
+    assert outcome.fix
 
 
 class OutOfRange(Parity):
