@@ -113,7 +113,7 @@ def test_another_objective_is_differentiated_through_a_linear_readout_too(monkey
     assert off(summed_credit(method, batch), exact(method, batch)) < 1e-10
 
 
-def test_two_sequences_end_to_end_have_each_ones_gradient_bit_for_bit_if_lanes_begin_anew():
+def test_two_sequences_end_to_end_have_each_ones_gradient_bit_for_bit_if_lanes_restart():
     for name, form in (("tanh", "rtrl"), ("elstm", "rtrl"), ("tanh", "uoro"), ("tanh", "kf-rtrl")):
         method = built(cell(name, form))
         drawn = method.draw((2, T), "train")
@@ -394,7 +394,7 @@ def test_blocks_of_uoro_are_unbiased_and_have_the_less_variance_the_longer_they_
         ([0, 0], 1, [(0, 1), (1, 2)]),
     ],
 )
-def test_blocks_are_cut_where_a_lane_begins_anew(starts, size, expected):
+def test_blocks_are_cut_where_a_lane_restarts(starts, size, expected):
     assert blocks(list(map(bool, starts)), size) == expected
 
 
