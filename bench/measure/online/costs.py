@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.config import Run
+from bench.feasibility import impossible
 from bench.measure.cost import step_costs
-from bench.methods.base import impossible
 
 UNITS = (8, 16, 32, 64, 128)
 LENGTHS = (8, 16, 32, 64, 128)
