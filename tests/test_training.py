@@ -683,7 +683,7 @@ def test_a_budget_of_work_that_no_step_does_is_refused(tmp_path, monkeypatch, cu
     monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
     registry.register_method("guess")(Guess)
     run = tiny_run("guess", "parity", training={"batch_size": 8, "accumulate": 2, "budget": {currency: 1e6}})
-    with pytest.raises(BadInput, match=f"budget.{currency}: given, but a step of phase train has none"):
+    with pytest.raises(BadInput, match=f"budget.{currency}: given, but no rule counts any in a step of phase train"):
         Trainer(run, folder_of(run, tmp_path))
 
 
