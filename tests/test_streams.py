@@ -143,7 +143,7 @@ def test_what_learns_from_a_stream_ends_early_by_its_score_on_the_valid_stream(t
     trainer = training.Trainer(run, folder_of(run, tmp_path))
     result = trainer.train()
     assert result["costs"]["steps"] < 12  # (its score from the start state is at chance)
-    assert any(one is trainer._lanes("valid") for one in seen)
+    assert any(batch is trainer._lanes("valid") for batch in seen)
 
 
 def test_an_online_step_computes_at_the_runs_precision(tmp_path):

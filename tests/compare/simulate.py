@@ -27,7 +27,7 @@ SHARES = (0.33, 0.5, 0.75, 1.0, 2.0)
 
 
 class Rates(NamedTuple):
-    """Of 100 pairs: `quiet` without a false regression, `found` with the planted one found."""
+    """Percentages of pairs: `quiet` without a false regression, `found` with the planted one found."""
 
     quiet: float
     found: float
@@ -81,9 +81,11 @@ def _main(path: str) -> None:
     kept = baseline.tolerances or Tolerances()
     print("accuracy  loss   of 100 pairs: without a false regression, with the planted one found")
     for share in SHARES:
-        one = kept.model_copy(update={"accuracy": share * kept.accuracy, "loss": share * kept.loss})
-        found = rates(baseline, one, pairs=200)
-        print(f"{one.accuracy:<8.3f}  {one.loss:<5.3f}  {found.quiet:5.1f}  {found.found:5.1f}", flush=True)
+        tolerances = kept.model_copy(update={"accuracy": share * kept.accuracy, "loss": share * kept.loss})
+        found = rates(baseline, tolerances, pairs=200)
+        print(
+            f"{tolerances.accuracy:<8.3f}  {tolerances.loss:<5.3f}  {found.quiet:5.1f}  {found.found:5.1f}", flush=True
+        )
 
 
 if __name__ == "__main__":

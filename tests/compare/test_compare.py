@@ -178,9 +178,9 @@ def test_seeds_of_two_codes_are_told_and_make_no_baseline(tmp_path: Path) -> Non
     assert not (tmp_path / "base.json").exists()
     (note,) = against(by_codes(*(f"{'a' * 16}-{data * 8}" for data in "121")), old).notes
     assert "different data: 0, 2 by 11111111; 1 by 22222222" in note
-    for one in (by_codes("a" * 16, "a" * 16, "a" * 16), by_codes("a" * 16, None, None)):
-        assert not against(one, old).notes
-        write(tmp_path / "base.json", one, Tolerances())
+    for alike in (by_codes("a" * 16, "a" * 16, "a" * 16), by_codes("a" * 16, None, None)):
+        assert not against(alike, old).notes
+        write(tmp_path / "base.json", alike, Tolerances())
 
 
 # Time.

@@ -96,7 +96,9 @@ def test_what_one_step_of_a_stream_leaves_to_the_next_is_weighed():
     # k1 of the k2 columns have been run by then, but the tensor of all is kept alive.
     assert carried({"name": "tbptt", "k1": 2, "k2": 5}) == lanes * (state * number + 5 * (symbol + flag))
     method = build_method(tiny_run("rtrl"), build_task(tiny_run("rtrl")))
-    recurrent = sum(one.numel() for part in (method.rnn.embedding, method.rnn.updater) for one in part.parameters())
+    recurrent = sum(
+        parameter.numel() for part in (method.rnn.embedding, method.rnn.updater) for parameter in part.parameters()
+    )
     assert carried("rtrl") == lanes * (state + state * recurrent) * number
     assert carried("bptt") == carried("transformer") == 0
 
@@ -210,7 +212,8 @@ def test_what_cost_could_not_count_is_told_of_runs_and_in_the_captions(tmp_path,
     cost.keep_table(runs, tmp_path / "grid", (4, 8))
     found = data.load([tmp_path / "grid"])
     captions = {
-        one.name: one.caption for one in (*complexity.section(found).exhibits, *efficiency.section(found).exhibits)
+        exhibit.name: exhibit.caption
+        for exhibit in (*complexity.section(found).exhibits, *efficiency.section(found).exhibits)
     }
     for name in ("complexity", "inference", "efficiency"):
         assert POOLING[0] in captions[name]
