@@ -408,8 +408,8 @@ def small_data(folder: Path) -> None:
     if all(entry.here for entry in data.catalogue() if entry.name in TASKS):
         return
     words = ["a", "cat", "dog", "sat", "ran", "on", "the", "mat", "and", "saw", "red", "sun"]
-    told = (" ".join(random.choice(words, 60)) for _ in range(400))
-    (source / "stories.txt").write_text("".join(f"{story.capitalize()}.<|endoftext|>\n" for story in told))
+    stories = (" ".join(random.choice(words, 60)) for _ in range(400))
+    (source / "stories.txt").write_text("".join(f"{story.capitalize()}.<|endoftext|>\n" for story in stories))
     names = [f"n{photo:08d}-{i}" for photo in range(80) for i in (1, 2)]
     np.savez(source / "drawings.npz", names=names, images=random.integers(120, 256, (160, 64, 64), dtype=np.uint8))
     for name, file in zip(TASKS, ("stories.txt", ".", "drawings.npz")):

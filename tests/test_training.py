@@ -377,8 +377,8 @@ def test_facts_may_be_numbers_of_any_kind(tmp_path, clean):
 )
 def test_a_fact_that_is_none_is_refused_before_the_first_step(tmp_path, clean, name, value):
     run = tiny_run(task=stating(**{name: value}))
-    told = "shortcut 'guess'" if name == "shortcuts" else name
-    with pytest.raises(BadInput, match=f"stating: {told} is .*; should be a number from 0") as error:
+    fact = "shortcut 'guess'" if name == "shortcuts" else name
+    with pytest.raises(BadInput, match=f"stating: {fact} is .*; should be a number from 0") as error:
         trained(run, tmp_path)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("curve.json"))
@@ -414,7 +414,9 @@ def test_evaluation_sets_are_fixed_and_differ_between_splits_and_seeds():
     assert torch.equal(drawn("test"), drawn("test"))
     assert not torch.equal(drawn("test"), drawn("valid"))
     assert not torch.equal(drawn("test"), drawn("test", seed=1))
-    assert torch.equal(drawn("test"), drawn("test", method="transformer"))  # every method has the same exam
+    assert torch.equal(
+        drawn("test"), drawn("test", method="transformer")
+    )  # all methods are scored on the same sequences
 
 
 def test_streams_of_a_seed_are_unrelated():

@@ -47,8 +47,8 @@ def rates(baseline: Side, tolerances: Tolerances, pairs: int = 100, seed: int = 
         new = _drawn(groups, random_, other, {(moved, metric): effect})
         cell = new.cells[moved * count]
         name = (cell.config["task"], cell.config["method"])
-        told = {(*row.cell.split(" ")[:2], row.metric) for row in compare(new, old, tolerances).of("regression")}
-        found += (*name, metric) in told
+        regressed = {(*row.cell.split(" ")[:2], row.metric) for row in compare(new, old, tolerances).of("regression")}
+        found += (*name, metric) in regressed
     return Rates(100 * quiet / pairs, 100 * found / pairs)
 
 

@@ -439,9 +439,9 @@ def test_gradients_that_torch_func_takes_are_followed_as_far_as_they_can_be_seen
     name = register(Detached)
     with pytest.raises(Unfollowed, match="torch.func"):
         paths(name)
-    _, told = next(islice(table([tiny_run(name)], (8,)), 1, None))
-    (row,) = told["skipped"]
-    assert row["method"] == name and "credit paths of phase train" in row["reason"] and told["credit"] == []
+    _, rows = next(islice(table([tiny_run(name)], (8,)), 1, None))
+    (row,) = rows["skipped"]
+    assert row["method"] == name and "credit paths of phase train" in row["reason"] and rows["credit"] == []
 
 
 @pytest.mark.parametrize(("words", "told"), [({}, ""), ({"train": "by a guess"}, ": by a guess")])

@@ -147,8 +147,8 @@ def test_errors_that_accumulate_are_drift():
     assert record["limit"] == "drift" and record["single"] < 1e-3 and record["scores"]["one_step"] == 1
     steps = dict(zip(record["after_steps"]["k"], record["after_steps"]["accuracy"]))
     assert list(steps) == [1, 2, 4, 8, 16, 32] and steps[8] == 1 and steps[16] == 0
-    told = "the rollout drifts: accuracy 1.000 after 1 step, 1.000 after 8, 0.000 after 16, "
-    assert record["verdict"].startswith(told)
+    verdict = "the rollout drifts: accuracy 1.000 after 1 step, 1.000 after 8, 0.000 after 16, "
+    assert record["verdict"].startswith(verdict)
     assert record["drift"][-1] > 10 * record["error"][-1] > 0
 
 

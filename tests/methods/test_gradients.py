@@ -355,7 +355,7 @@ def test_positions_with_a_whole_future_are_all_drawn_and_no_others(start):
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "reason"),
     [
         ({"whole_futures": True, "future": 13}, "whole_futures needs batches of at least 13 columns, not 12"),
         ({"whole_futures": True, "future": 6, "length": 5}, "whole_futures needs batches of at least 6 columns, not 5"),
@@ -363,8 +363,8 @@ def test_positions_with_a_whole_future_are_all_drawn_and_no_others(start):
         ({"length": 6, "future": 6, "whole_futures": True}, None),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_in_one_line(fields, told):
-    assert impossible(tiny_run({"name": "smt", **fields})) == told
+def test_what_cannot_be_drawn_is_refused_in_one_line(fields, reason):
+    assert impossible(tiny_run({"name": "smt", **fields})) == reason
 
 
 def test_contexts_futures_and_targets_are_aligned_as_in_the_worked_example():
