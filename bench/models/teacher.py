@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.config import ModelConfig
-from bench.models.layers import Readout, attend, embedding, rms_normalise, stack
+from bench.models.layers import Readout, attend_to_symbols, embedding, rms_normalise, stack
 
 
 def windows(sequence: Tensor, first: Tensor, width: int, fill: int) -> Tensor:
@@ -61,13 +61,17 @@ class Teacher(nn.Module):
         return torch.cat([self._encode(chunk) for chunk in chunks])[order.argsort()]
 
     def _encode(self, contexts: Tensor) -> Tensor:
-        batch = contexts.shape[0]
-        registers = self.registers.expand(batch, -1, -1)
-        tokens = torch.cat([self.context_embedding(contexts.clamp(min=0)), registers], 1)  # (N, C + K, d)
-        present = torch.cat([contexts != self.PAD, contexts.new_ones(batch, len(self.registers)).bool()], 1)
-        return rms_normalise(
-            attend(self.encoder, tokens, mask=present[:, None, None], rows=slice(-len(self.registers), None))
+        symbols, count = self.context_embedding.weight, len(self.registers)
+        registers = torch.arange(len(symbols), len(symbols) + count, device=contexts.device).expand(len(contexts), -1)
+        index = torch.cat([contexts, registers], 1)  # (N, C + K)
+        read = attend_to_symbols(
+            self.encoder,
+            torch.cat([symbols, self.registers]),
+            index.clamp(min=0),
+            mask=(index != self.PAD)[:, None, None],
+            rows=slice(-count, None),
         )
+        return rms_normalise(read)
 
     def decode(self, memory: Tensor, future: Tensor, outputs: Tensor | None = None) -> Tensor:
         """D: memory m_t (N, K, d), inputs x_{t+1} .. x_{t+F-1} (N, F-1) -> logits for y_t .. y_{t+F-1} (N, F, O).
