@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from pandas.api import types
 
+from bench.outgoing import spreadsheet
 from bench.report.exhibit import Exhibit
 from bench.report.words import clean, escape
 
@@ -91,8 +92,12 @@ def _alone(value: float) -> str:
 
 
 def csv(table: pd.DataFrame) -> str:
-    """The table whole and at full precision."""
-    return table.to_csv(index=False, lineterminator="\n")
+    """The table whole and at full precision; texts that a spreadsheet would compute are guarded."""
+    guarded = table.rename(columns=spreadsheet)
+    for place, kind in enumerate(table.dtypes):
+        if not (types.is_numeric_dtype(kind) or types.is_bool_dtype(kind)):
+            guarded.isetitem(place, pd.Series(map(spreadsheet, table.iloc[:, place]), table.index, dtype=object))
+    return guarded.to_csv(index=False, lineterminator="\n")
 
 
 def markdown(exhibit: Exhibit) -> str:
