@@ -21,13 +21,13 @@ def shown(value: Any, most: int = 80) -> str:
     return cut(repr(value), most)
 
 
-def line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind when it has none, or one that cannot be had."""
+def line(error: BaseException, otherwise: str | None = None) -> str:
+    """The first line of an error's message; when it has none, or one that cannot be had, that, or the error's kind."""
     try:
         text = str(error).strip()
     except Exception:
         text = ""
-    return next(iter(text.splitlines()), type(error).__name__)
+    return next(iter(text.splitlines()), otherwise or type(error).__name__)
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:

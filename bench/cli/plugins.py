@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from bench.cli.parts import AsJson, load, print_table, program, spinner, warn_of_failures
+from bench.cli.parts import AsJson, load, print_table, program, say, spinner, warn_of_failures
 from bench.errors import BadInput, unknown
 
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="What grids will call it, such as truncated-bptt.")]
@@ -105,7 +105,7 @@ def check(
             print_table(f"{one} {name}", ["row", "outcome", "what was found", "seconds"], rows)
             for each in found:
                 if each.state == "failed":
-                    print(f"to mend {each.row!r}: {each.mend}")
+                    say(f"to mend {each.row!r}: {each.mend}")
     if junit is not None:
         write_junit(outcomes, Path(junit))
     counts = Counter(outcome.state for outcome in outcomes)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from pandas.api import types
 
@@ -96,7 +97,7 @@ def csv(table: pd.DataFrame) -> str:
     guarded = table.rename(columns=spreadsheet)
     for place, kind in enumerate(table.dtypes):
         if not (types.is_numeric_dtype(kind) or types.is_bool_dtype(kind)):
-            guarded.isetitem(place, pd.Series(map(spreadsheet, table.iloc[:, place]), table.index, dtype=object))
+            guarded.isetitem(place, np.array([*map(spreadsheet, table.iloc[:, place])], dtype=object))
     return guarded.to_csv(index=False, lineterminator="\n")
 
 
