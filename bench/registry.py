@@ -63,6 +63,10 @@ def _fault(cls: type) -> str | None:
 
 def _mismatch(kind: str, cls: type) -> str | None:
     """Where a class does not fit the contract of its kind, as one from before 0.2; None: nowhere, as far as is seen."""
+    if kind == "task":
+        from bench.tasks.base import Task
+
+        return None if issubclass(cls, Task) else "should derive from bench.tasks.Task; see docs/add-a-task.md"
     if kind == "backbone":
         from bench.models.backbone import Backbone
 

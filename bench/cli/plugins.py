@@ -70,6 +70,7 @@ def check(
     """
     from bench import registry
     from bench.testing import check as examine
+    from bench.testing import require_overrides
     from bench.testing.suite import write_junit
 
     kinds = {one.kind: one for one in registry.REGISTRIES}
@@ -92,6 +93,8 @@ def check(
         subjects = [one for one in there if one[1] not in before[one[0]]]
     else:
         raise BadInput("check: nothing is named; give NAME, --plugin FILE, or --all")
+    for one, name in subjects if sets else ():
+        require_overrides(one, name, sets or ())  # type: ignore[arg-type]
     outcomes = []
     for one, name in subjects:
         found = []

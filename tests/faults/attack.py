@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 HANG_SECONDS = 20.0
 MEMORY = 3 << 30  # bytes of address space that an attack may add: what eats more has lost
 LONGEST_LINE = 400
+READ = (".csv", ".md", ".html", ".tex", ".sh")
 IMPORTED = ("torch", "pandas", "bench.cli", "bench.grid", "bench.launch", "bench.launch.slurm", "bench.results")
 
 Content = str | bytes | Callable[[Path], object]
@@ -57,6 +58,8 @@ class Outcome:
     hung: bool
     left: tuple[str, ...]
     """Files that were not there before."""
+    made: Mapping[str, bytes] = field(default_factory=dict)
+    """What people read among them: tables, text and pages."""
 
     @property
     def traceback(self) -> bool:
@@ -109,7 +112,7 @@ class Target:
         registry = importlib.import_module("bench.registry")
         for one in registry.REGISTRIES:
             one.names()
-        self.main = sys.modules["bench.cli"].main
+        self.script = sys.modules["bench.cli"].script
 
     def run(self, attack: Attack, seconds: float = HANG_SECONDS) -> Outcome:
         """Make the attack in a folder of its own, which is then removed."""
@@ -128,8 +131,9 @@ class Target:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)  # its workers
             texts = [path.read_bytes().decode("utf-8", "replace") if path.exists() else "" for path in (out, err)]
-            left = tuple(sorted(_listed(folder) - before))
-            return Outcome(attack, code, *texts, time.monotonic() - began, hung, left)
+            left = tuple(sorted(name for name in _listed(folder) - before if not _harmless(name)))
+            made = {name: (folder / name).read_bytes() for name in left if name.endswith(READ)}
+            return Outcome(attack, code, *texts, time.monotonic() - began, hung, left, made)
 
     def _attacked(self, attack: Attack, folder: Path, out: Path, err: Path) -> None:
         """The fork: everything that is the command's own, then the command. Does not return."""
@@ -137,11 +141,13 @@ class Target:
         try:
             os.setsid()
             os.chdir(folder)
-            for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, out, -1), (2, err, -1)):
-                opened = os.open(path, os.O_WRONLY | os.O_CREAT if flags < 0 else flags)
+            for number, path in enumerate((os.devnull, out, err)):
+                opened = os.open(path, os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY)
                 os.dup2(opened, number)
                 os.close(opened)
-            sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", errors="backslashreplace") for number in (1, 2))  # noqa: PTH123, SIM115
+            sys.stdout, sys.stderr = (
+                os.fdopen(one, "w", encoding="utf-8", errors="backslashreplace") for one in (1, 2)
+            )
             os.environ.update({"BENCH_DATA": str(folder / "data"), "HOME": str(folder), **attack.env})
             sys.argv = ["run_bench.py", *attack.argv]
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -149,9 +155,9 @@ class Target:
             resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             attack.within()
-            code = self.main(list(attack.argv))
+            self.script()
         except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 1
+            code = error.code if isinstance(error.code, int) else 1  # as `script` ends
         except BaseException:
             traceback.print_exc()
             code = 1
@@ -207,6 +213,11 @@ def _listed(top: Path) -> set[str]:
     return {str(path.relative_to(top)) for path in top.rglob("*") if not path.is_dir()}
 
 
+def _harmless(name: str) -> bool:
+    """Whether it is a library's cache, or the lock of a data set's folder."""
+    return name.startswith(".") or name.endswith("/lock")
+
+
 @dataclass
 class Campaign:
     """Attacks and what came of them: counts by kind and by fault, and the outcomes that have faults."""
@@ -221,6 +232,9 @@ class Campaign:
             outcome = self.target.run(attack)
             self.counts["attacks"] += 1
             self.counts[f"of kind: {attack.kind}"] += 1
+            if self.counts["attacks"] % 100 == 0:
+                told = ", ".join(f"{len(outcomes)} {fault}" for fault, outcomes in self.found.items())
+                print(f"{self.counts['attacks']} attacks: {told or 'no faults'}", file=sys.stderr, flush=True)
             for fault in judge(outcome):
                 self.found.setdefault(fault, []).append(outcome)
         return self

@@ -31,7 +31,14 @@ GRID: dict[str, Any] = {
     "about": "small",
     "base": {
         "task": {"name": "retrieval", "length": 12},
-        "model": {"d": 8, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1},
+        "model": {
+            "d": 8,
+            "memory_tokens": 2,
+            "heads": 2,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "updater_layers": 1,
+        },
         "training": {"batch_size": 8, "budget": {"steps": 2}},
         "training.optimiser.lr": 0.001,
         "evaluation": {"sequences": 32, "reference_sequences": 8, "every": 0.5},
@@ -103,19 +110,27 @@ def typo(rng: random.Random, word: str) -> str:
     letters = [i for i, one in enumerate(word) if one.isalpha()]
     i = rng.choice(letters)
     after = word[i + 1 : i + 2]
-    swapped = word[:i] + after + word[i] + word[i + 2 :] if after.isalpha() and after != word[i] else word[:i] + word[i:] + "x"
+    swapped = (
+        word[:i] + after + word[i] + word[i + 2 :]
+        if after.isalpha() and after != word[i]
+        else word[:i] + word[i:] + "x"
+    )
     return rng.choice([word[:i] + word[i] * 2 + word[i + 1 :], word[:i] + "q" + word[i + 1 :], swapped])
 
 
-SNIPPETS = [
+TAGS = [
     *("!!bool x", '!!int ""', "!!int x", '!!float ""', "!!float x", "!!timestamp x", "!!map [a]", "!!map x", "!!seq {a: b}"),
     *("!!set [a]", "!!omap x", "!!omap [a]", "!!pairs x", "!!pairs [[a]]", "!!binary é", "!!binary x", "!!null x"),
     *("!!python/object/apply:os.system [touch pwned]", "!!python/name:os.system", "!foo x", "!<tag:x> y", "!!merge x"),
-    *("&a [*a]", "&a {d: *a}", "[&a {x: *a}]", "*undefined", "{<<: {d: 1}}", "{<<: 5}", "{? [a]: b}", "{? {a: b}: c}"),
+    *("&a [*a]", "&a {d: *a}", "[&a {x: *a}]", "[" * 1000, "{a: " * 1000),
+]  # fmt: skip
+"""What YAML itself has words for, and no grid has a use."""
+SNIPPETS = [
+    *("*undefined", "{<<: {d: 1}}", "{<<: 5}", "{? [a]: b}", "{? {a: b}: c}"),
     *("2020-01-01", "2020-13-45", "2020-01-01 25:61:00", "12:30:00", "0x", "0b2", "010", "09", "=", "<<", "~x", "?", "-"),
     *(".nan", ".inf", "-.inf", "1e999", "9" * 5000, "0." + "0" * 5000 + "x", "x" * 5000, "é" * 500, '"\\0"', '"\\ud800"'),
     *('"\\x1b[31m"', '"\\n\\n"', "'", '"', "[", "{", "]", "}", "[1, 2", "{a: 1", "%x", "@x", "`x`", "&", "*", "!", "|", ">"),
-    *("[" * 1000, "{a: " * 1000, "[" * 40 + "]" * 40, "{a: " * 40 + "1" + "}" * 40, "- - - -", "a: b: c", "---", "...", "\t"),
+    *("[" * 40 + "]" * 40, "{a: " * 40 + "1" + "}" * 40, "- - - -", "a: b: c", "---", "...", "\t"),
     *("\x00", "\x07", "\x1b", "\x85x: y", "\ufeffx", "\u202e", "null", "{}", "[]", "[[]]", "[{}]", "[null]", "{null: 1}"),
     *("{1: 2}", "{true: 1}", "{'': 1}", "{.: 1}", "{a.b.: 1}", "{..: 1}", "[[[[[[[[1]]]]]]]]", "{name: {name: {name: 1}}}"),
 ]  # fmt: skip
@@ -140,10 +155,10 @@ class Generator:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.kinds: list[tuple[Callable[[], Attack], int]] = [
-            *((self.typo, 6), (self.wrong_value, 4), (self.wrong_container, 3), (self.snippet, 6), (self.set_snippet, 5)),
-            *((self.set_key, 3), (self.bomb, 1), (self.too_many_cells, 1), (self.grid_name, 1), (self.no_file, 1)),
-            *((self.collection, 2), (self.text, 2), (self.option, 5), (self.command, 2), (self.path, 2), (self.plugin, 2)),
-            *((self.slurm, 2), (self.duplicate, 1)),
+            *((self.typo, 14), (self.wrong_value, 7), (self.wrong_container, 5), (self.snippet, 14), (self.set_snippet, 12)),
+            *((self.set_key, 5), (self.bomb, 1), (self.too_many_cells, 1), (self.grid_name, 2), (self.no_file, 2)),
+            *((self.collection, 4), (self.text, 4), (self.option, 9), (self.command, 4), (self.path, 4), (self.plugin, 5)),
+            *((self.slurm, 4), (self.duplicate, 1)),
         ]  # fmt: skip
 
     def attacks(self, count: int) -> Iterator[Attack]:
@@ -174,8 +189,13 @@ class Generator:
 
     def typo(self) -> Attack:
         """A key with a letter wrong; inside parts, overrides and slurm as often as elsewhere."""
-        within = self.rng.choice(["parts", "overrides", "slurm", None, None])
-        at, _ = self.at(lambda at, _: bool(at) and isinstance(at[-1], str) and within in (None, at[0]))
+        within = self.rng.choice(["parts", "overrides", "slurm", "shape", "shape", None, None])
+        shape = ("base", "axes", "ladders", "overrides", "where", "set")
+
+        def fits(at: Path_) -> bool:
+            return within in (None, at[0]) or (within == "shape" and len(at) > 2 and at[-1] in shape)
+
+        at, _ = self.at(lambda at, _: bool(at) and isinstance(at[-1], str) and fits(at))
         if at[-2:-1] == ("directives",):
             at = at[:-1]  # sbatch knows its options
         name = typo(self.rng, at[-1])
@@ -201,12 +221,16 @@ class Generator:
         if at[-1:] == ("setup",):
             choices = [5, "text", {"a": 1}, [5], [[]]]
         wrong = self.rng.choice(choices)
-        return self.of_grid("wrong container", f"{at} {wrong!r}", yaml.safe_dump(replaced(GRID, at, wrong)), "slurm" in at)
+        return self.of_grid(
+            "wrong container", f"{at} {wrong!r}", yaml.safe_dump(replaced(GRID, at, wrong)), "slurm" in at
+        )
 
     def duplicate(self) -> Attack:
         """A key twice."""
         lines = yaml.safe_dump(GRID).splitlines()
-        i = self.rng.choice([i for i, line in enumerate(lines) if ":" in line and not line.endswith(":") and "- " not in line])
+        i = self.rng.choice(
+            [i for i, line in enumerate(lines) if ":" in line and not line.endswith(":") and "- " not in line]
+        )
         return self.of_grid("duplicate", lines[i], "\n".join([*lines[: i + 1], lines[i], *lines[i + 1 :]]))
 
     # Mutations of the text.
@@ -215,10 +239,12 @@ class Generator:
         """Odd YAML in the place of a value."""
         leaves = [at for at, value in walk(GRID) if at and not isinstance(value, dict | list)]
         at = self.rng.choice([at for at in leaves if at[0] not in ("about", "slurm")])
-        snippet = self.rng.choice(SNIPPETS)
+        snippet = self.rng.choice(self.rng.choice([TAGS, SNIPPETS]))
         text = yaml.safe_dump(replaced(GRID, at, "HERE"), sort_keys=False)
         assert "HERE" in text
-        return self.of_grid("snippet", f"{at} {snippet[:60]!r}", text.replace("HERE", snippet, 1).encode("utf-8", "surrogatepass"))
+        return self.of_grid(
+            "snippet", f"{at} {snippet[:60]!r}", text.replace("HERE", snippet, 1).encode("utf-8", "surrogatepass")
+        )
 
     def text(self) -> Attack:
         """A file that is no text, or hardly YAML."""
@@ -238,15 +264,30 @@ class Generator:
     def bomb(self) -> Attack:
         """A few bytes that stand for very many values."""
         levels, width = self.rng.choice([(9, 9), (9, 10), (30, 2), (12, 7), (5, 18), (3, 33), (2, 120), (99, 1)])
-        use = self.rng.choice(["about: *{}\n", "base: {{model: *{}}}\n", "axes: {{seed: *{}}}\n", "measure: *{}\n", "parts: *{}\n", ""])
+        use = self.rng.choice(
+            ["about: *{}\n", "base: {{model: *{}}}\n", "axes: {{seed: *{}}}\n", "measure: *{}\n", "parts: *{}\n", ""]
+        )
         text = bomb(levels, width) + use.format(f"b{levels - 1}")
         return self.of_grid("bomb", f"{levels} levels of {width}, {use!r}", text)
 
     def too_many_cells(self) -> Attack:
         """More cells than anyone runs."""
         axes, values = self.rng.choice([(9, 20), (3, 60), (2, 1000), (1, 150_000), (5, 12), (17, 2)])
-        names = ["seed", "training.batch_size", "model.d", "task.length", "evaluation.sequences", "training.optimiser.lr"]
-        names += ["evaluation.every", "model.heads", "model.memory_tokens", "model.updater_layers", "training.accumulate"]
+        names = [
+            "seed",
+            "training.batch_size",
+            "model.d",
+            "task.length",
+            "evaluation.sequences",
+            "training.optimiser.lr",
+        ]
+        names += [
+            "evaluation.every",
+            "model.heads",
+            "model.memory_tokens",
+            "model.updater_layers",
+            "training.accumulate",
+        ]
         names += ["evaluation.reference_sequences", "model.encoder_layers", "model.decoder_layers", "model.feedforward"]
         names += ["evaluation.score_from", "training.optimiser.decay"]
         at = self.rng.sample(names, axes) if axes < len(names) else names
@@ -265,19 +306,45 @@ class Generator:
 
     def grid_name(self) -> Attack:
         """A name that cannot be a folder's."""
-        stems = ["..", ".", "", " ", "a\nb", "\x1b[31mred\x1b[0m", "\x07", "a\tb", "\u202egnp", ".hidden", "..\\x", "a\x7fb", "x\u2028y"]
+        stems = [
+            "..",
+            ".",
+            "",
+            " ",
+            "a\nb",
+            "\x1b[31mred\x1b[0m",
+            "\x07",
+            "a\tb",
+            "\u202egnp",
+            ".hidden",
+            "..\\x",
+            "a\x7fb",
+            "x\u2028y",
+        ]
         stem = self.rng.choice([*stems, "x" * 240, "é" * 120])
         inside = self.rng.choice(["", "sub/"])
         return self.of_grid("grid name", repr(stem), yaml.safe_dump(GRID), name=f"{inside}{stem}.yaml")
 
     def no_file(self) -> Attack:
         """A grid that is no file, or no regular one."""
-        name = self.rng.choice(["nowhere.yaml", "sub/nowhere", "quikc", "", ".", "..", "/", "~nosuchuser/g.yaml", "-", "x" * 5000])
-        name = self.rng.choice([name, "x" * 5000 + ".yaml", "quick/", "quick.yaml", "QUICK", "/dev/null", "\udcff.yaml", "[/x]"])
+        name = self.rng.choice(
+            ["nowhere.yaml", "sub/nowhere", "quikc", "", ".", "..", "/", "~nosuchuser/g.yaml", "-", "x" * 5000]
+        )
+        name = self.rng.choice(
+            [name, "x" * 5000 + ".yaml", "quick/", "quick.yaml", "QUICK", "/dev/null", "\udcff.yaml", "[/x]"]
+        )
         made: dict[str, Content] = {}
         if self.rng.random() < 0.5:
             name = "g.yaml"
-            makers = [fifo, folder, link("nowhere"), link("g.yaml"), link("/dev/zero"), link("/dev/null"), link("/proc/self/mem")]
+            makers = [
+                fifo,
+                folder,
+                link("nowhere"),
+                link("g.yaml"),
+                link("/dev/zero"),
+                link("/dev/null"),
+                link("/proc/self/mem"),
+            ]
             kind = self.rng.randrange(len(makers))
             made = {name: makers[kind]}
             return Attack("no file", f"g.yaml of kind {kind}", [self.rng.choice(["run", "status", "cost"]), name], made)
@@ -304,22 +371,87 @@ class Generator:
 
     def set_snippet(self) -> Attack:
         """`--set KEY=` and odd YAML."""
-        keys = ["model", "seed", "task", "method", "model.d", "training.optimiser.lr", "training.budget", "task.length", "evaluation"]
-        keys += ["training.budget.steps", "model.backbone", "evaluation.lengths", "device", "precision", "method.window", "init_from"]
+        keys = [
+            "model",
+            "seed",
+            "task",
+            "method",
+            "model.d",
+            "training.optimiser.lr",
+            "training.budget",
+            "task.length",
+            "evaluation",
+        ]
+        keys += [
+            "training.budget.steps",
+            "model.backbone",
+            "evaluation.lengths",
+            "device",
+            "precision",
+            "method.window",
+            "init_from",
+        ]
         key = self.rng.choice(keys)
-        nothing = ("null", "{}", "[]", "~") if key in ("model", "evaluation", "evaluation.lengths", "init_from") else ()
-        snippet = self.rng.choice([one for one in SNIPPETS if "\0" not in one and one not in nothing])
+        whole = key in ("model", "evaluation", "evaluation.lengths", "init_from")
+        nothing = ("null", "{}", "[]", "[{}]") if whole else ()  # nothing said, or an axis of that
+        odd = self.rng.choice([TAGS, SNIPPETS])
+        snippet = self.rng.choice([one for one in odd if "\0" not in one and one not in nothing])
         if snippet == "|" or snippet == ">" or snippet == "---":  # an empty text
             snippet = "''"
         return self.with_set("set: a value", f"{key}={snippet}")
 
     def set_key(self) -> Attack:
         """`--set` of a key that there is not."""
-        fixed = ["", "=", "=1", ".=1", "..=1", "seed", "seed.=1", ".seed=1", "seed.x=1", "seed[0]=1", "model..d=1", "model.d.x=1"]
-        fixed += ["task.name.x=1", "task.name=5", "é=1", "[/x]=1", "model.d", "a=b=c", "training.budget=5", "model=5", "task=5"]
-        fixed += [".".join(["model"] * 2000) + "=1", "x" * 5000 + "=1", "method.window=1", "slurm.minutes=1", "name=x", "base.seed=1"]
-        fixed += ["training.budget={steps: 1, tokens: 1}", "case=1", "parts=1", "SEED=1", "seed =x", "{=1", "- a=1", "\udcff=1"]
-        known = ["training.batch_size=2", "model.memory_tokens=2", "task.length=16", "evaluation.every=0.5", "training.optimiser.lr=1"]
+        fixed = [
+            "",
+            "=",
+            "=1",
+            ".=1",
+            "..=1",
+            "seed",
+            "seed.=1",
+            ".seed=1",
+            "seed.x=1",
+            "seed[0]=1",
+            "model..d=1",
+            "model.d.x=1",
+        ]
+        fixed += [
+            "task.name.x=1",
+            "task.name=5",
+            "é=1",
+            "[/x]=1",
+            "model.d",
+            "a=b=c",
+            "training.budget=5",
+            "model=5",
+            "task=5",
+        ]
+        fixed += [
+            ".".join(["model"] * 2000) + "=1",
+            "x" * 5000 + "=1",
+            "method.window=1",
+            "slurm.minutes=1",
+            "name=x",
+            "base.seed=1",
+        ]
+        fixed += [
+            "training.budget={steps: 1, tokens: 1}",
+            "case=1",
+            "parts=1",
+            "SEED=1",
+            "seed =x",
+            "{=1",
+            "- a=1",
+            "\udcff=1",
+        ]
+        known = [
+            "training.batch_size=2",
+            "model.memory_tokens=2",
+            "task.length=16",
+            "evaluation.every=0.5",
+            "training.optimiser.lr=1",
+        ]
         if self.rng.random() < 0.5:
             key, _, value = self.rng.choice(known).partition("=")
             return self.with_set("set: a key", f"{typo(self.rng, key)}={value}")
@@ -330,7 +462,24 @@ class Generator:
         argv = ["run", "g.yaml", "--dry-run", "--set", text, *again]
         return Attack(kind, text[:80], argv, {"g.yaml": yaml.safe_dump(GRID)})
 
-    NUMBERS = ("x", "", "nan", "-inf", "-1", "0x10", " ", "1;2", "1,2", "--", "\udcff", "[/x]", "\x1b[31m", "y" * 3000, "1e400", "inf")
+    NUMBERS = (
+        "x",
+        "",
+        "nan",
+        "-inf",
+        "-1",
+        "0x10",
+        " ",
+        "1;2",
+        "1,2",
+        "--",
+        "\udcff",
+        "[/x]",
+        "\x1b[31m",
+        "y" * 3000,
+        "1e400",
+        "inf",
+    )
 
     def option(self) -> Attack:
         """An option with a value that it does not take."""
@@ -380,7 +529,19 @@ class Generator:
     def path(self) -> Attack:
         """Places that are not what they should be."""
         files: dict[str, Content] = {"g.yaml": yaml.safe_dump(GRID)}
-        makers = [fifo, folder, link("nowhere"), link("p"), link("/dev/zero"), "", b"\xff\xfe", "[" * 1000, "- a", "5", "x: &a [*a]"]
+        makers = [
+            fifo,
+            folder,
+            link("nowhere"),
+            link("p"),
+            link("/dev/zero"),
+            "",
+            b"\xff\xfe",
+            "[" * 1000,
+            "- a",
+            "5",
+            "x: &a [*a]",
+        ]
         if self.rng.random() < 0.3:
             home = self.rng.choice(["~nosuchuser", "~nosuchuser/x", "/dev/null", "/proc/nowhere", "g.yaml", "g.yaml/x"])
             argv = self.rng.choice([["data", "import", "mnist", "--from", "sub"], ["data", "fetch", "mnist"]])
@@ -394,7 +555,13 @@ class Generator:
                 ["compare", "p", "p"],
                 ["report", "p"],
                 ["sample", "p"],
-                ["data", "import", self.rng.choice(["mnist", "sketchy", "tinystories", "ptb", "shakespeare"]), "--from", "p"],
+                [
+                    "data",
+                    "import",
+                    self.rng.choice(["mnist", "sketchy", "tinystories", "ptb", "shakespeare"]),
+                    "--from",
+                    "p",
+                ],
                 ["run", "./p", "--dry-run"],
             ]
         )
@@ -416,7 +583,9 @@ class Generator:
             *("register_method('m')(type('M', (BPTT,), {'Config': dict}))", "register_task('t')(5)", "register_backbone('b')(None)"),
         ]  # fmt: skip
         body = self.rng.choice(bodies)
-        argv = self.rng.choice([["run", "g.yaml", "--dry-run"], ["check"], ["status", "g.yaml"], ["cost", "g.yaml", "--lengths", "8"]])
+        argv = self.rng.choice(
+            [["run", "g.yaml", "--dry-run"], ["check"], ["status", "g.yaml"], ["cost", "g.yaml", "--lengths", "8"]]
+        )
         files: dict[str, Content] = {"g.yaml": yaml.safe_dump(GRID), "p.py": f"{head}{body}\n"}
         return Attack("plugin", body[:80], [*argv, "--plugin", "p.py"], files)
 
@@ -430,7 +599,7 @@ class Generator:
             *({"directives": {"--x": 1}}, {"directives": {"time": 5}}, {"directives": []}, {"directives": {"": 1}}, {"setup": [None]}),
             *({"overrides": [{"where": {"model.dd": 8}, "set": {"minutes": 1}}]}, {"overrides": [{"were": {}, "set": {}}]}),
             *({"overrides": [{"where": {"task": "stack"}, "set": {"minute": 1}}]}, {"overrides": {}}, {"overrides": [5]}),
-            *({"overrides": [{"where": {"task.lenght": 8}, "set": {"minutes": 1}}]}, {"signal_seconds": 900}, {"parallel": 0}),
+            *({"overrides": [{"where": {"task.lenght": 8}, "set": {"minutes": 1}}]}, {"signal_seconds": 90_000}, {"parallel": 0}),
         ]  # fmt: skip
         settings = self.rng.choice(bad)
         argv = ["run", "g.yaml", "--launcher", "slurm", "--dry-run"]
