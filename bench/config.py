@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from bench import registry
 from bench.errors import BadInput, cut, nearest, shown
-from bench.paths import folder_name
+from bench.paths import folder_fault
 
 Positive = Annotated[int, Field(gt=0, le=2**63 - 1)]
 Natural = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -68,7 +68,8 @@ def _ordered(plain: Any, value: Any) -> Any:
 
 
 def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> BadInput:
-    first = error.errors()[0]
+    errors = error.errors()  # a key that is unknown may be what was meant by one that is missing
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     *parents, field = [str(part) for part in first["loc"]] or [""]
     path = ".".join(cut(part) for part in (where, *parents, field) if part)
     if first["type"] == "extra_forbidden":
@@ -275,7 +276,9 @@ class EvaluationConfig(Config):
 
 
 def _run_id(name: str) -> str:
-    return folder_name(name, "a run's id")
+    if fault := folder_fault(name):
+        raise ValueError(fault)
+    return name
 
 
 class InitFrom(Config):

@@ -31,41 +31,43 @@ def folder_name(name: object, what: str, most: int = LONGEST_NAME) -> str:
     Raises `BadInput`, which calls it `what`, where it is no text, or an empty or a long one, begins with a dot or a
     space, or has a separator or a control character in it.
     """
-    problem = None
-    if not isinstance(name, str):
-        problem = "should be a text"
-    elif not name or name[0] in ". " or name[-1] == " ":
-        problem = "should not be empty, nor begin with a dot, nor begin or end with a space"
-    elif "/" in name or "\\" in name:
-        problem = "should have no / or \\ in it"
-    elif not name.isprintable():
-        problem = "should have no control characters in it"
-    elif len(os.fsencode(name)) > most:
-        problem = f"should be at most {most} bytes long"
-    if problem:
-        raise BadInput(f"{what}: {shown(name)} given; it names a folder, and {problem}")
+    if fault := folder_fault(name, most):
+        raise BadInput(f"{what}: {shown(name)} given; {fault}")
     return str(name)
 
 
+def folder_fault(name: object, most: int = LONGEST_NAME) -> str | None:
+    """Why a name cannot be that of a folder; None when it can."""
+    problem = None
+    if not isinstance(name, str):
+        problem = "be a text"
+    elif not name or name[0] in ". " or name[-1] == " ":
+        problem = "not be empty, nor begin with a dot, nor begin or end with a space"
+    elif "/" in name or "\\" in name:
+        problem = "have no / or \\ in it"
+    elif not name.isprintable():
+        problem = "have no control characters in it"
+    elif len(os.fsencode(name)) > most:
+        problem = f"be at most {most} bytes long"
+    return problem and f"it names a folder, and should {problem}"
+
+
 def read_regular(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most so many bytes; a pipe or a device is not opened to be waited for.
+    """The content of a regular file of at most so many bytes; a pipe or a device is not waited for.
 
     Raises `OSError` where it cannot be read, and `BadInput` (without the path) where it is another kind of file or
     larger.
     """
     try:
-        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError:
         raise BadInput("has a name that no file can have") from None
+    about = os.fstat(number)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(number)
+        raise BadInput("is a folder" if stat.S_ISDIR(about.st_mode) else "is no regular file")
     with os.fdopen(number, "rb") as file:
-        about = os.fstat(number)
-        if stat.S_ISDIR(about.st_mode):
-            raise BadInput("is a folder")
-        if not stat.S_ISREG(about.st_mode):
-            raise BadInput("is no regular file")
-        if about.st_size > most:
-            raise BadInput(f"has {about.st_size:,} bytes; may have up to {most:,}")
-        content = file.read(most + 1)  # (what is in /proc has no size)
-        if len(content) > most:
-            raise BadInput(f"may have up to {most:,} bytes, and has more")
-        return content
+        content = b"" if about.st_size > most else file.read(most + 1)  # (what is in /proc has no size)
+    if max(about.st_size, len(content)) > most:
+        raise BadInput(f"has {max(about.st_size, len(content)):,} bytes; may have up to {most:,}")
+    return content

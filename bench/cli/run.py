@@ -237,10 +237,11 @@ def _run_on_slurm(name: str, results: Path, launches: Sequence[Launch], dry_run:
     if dry_run:
         from bench.launch import slurm
 
+        texts = [text for launch in launches for text in launch.dry()] or ["nothing to submit"]
         if absent := slurm.missing():
             warn(f"no {absent} on PATH: no site's limits and no queue are asked")
-        for text in [text for launch in launches for text in launch.dry()] or ["nothing to submit"]:
-            print(text)
+        for text in texts:
+            say(text)
         return 0
     from bench.launch.local import Interrupts
 

@@ -353,8 +353,11 @@ class _Tags(HTMLParser):
         self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if any("pwned" in f"{name}{value}" for name, value in attrs):
-            self.found.append(tag)
+        for name, value in attrs:
+            if "pwned" in f"{name}{value}" and (
+                name.startswith("on") or (value or "").startswith(("javascript:", "http://x/"))
+            ):
+                self.found.append(tag)
         self.script = tag == "script"
 
     def handle_data(self, data: str) -> None:
@@ -392,11 +395,8 @@ def _in_file(name: str, text: str) -> Iterator[str]:
         tags.feed(text)
         if tags.found:
             yield "tag"
-    elif name.endswith(".md"):
-        if re.search(r"(?<!\\)</?(script|img|td)\b", text) or re.search(
-            r"(?<!\\)\]\((javascript:|http://x/)pwned", text
-        ):
-            yield "tag or link"
+    elif name.endswith(".md") and re.search(r"</?(script|img|td)\b|(?<!\\)\]\((javascript:|http://x/)pwned", text):
+        yield "tag or link"
     if re.search(r"[\x00-\x08\x0b-\x1f\x7f\x9b\u202e]", text) and name.endswith((".csv", ".html", ".md", ".tex")):
         yield "control characters"
 
