@@ -49,9 +49,12 @@ class CharacterTask(WindowTask):
 def read(path: Path) -> str:
     """The text of a file, gzipped or not. Raises `BadInput` in one line for what is none."""
     try:
-        return data.unpacked(path, MOST).decode("ascii")
+        text = data.unpacked(path, MOST).decode("ascii")
     except UnicodeDecodeError:
         raise BadInput(f"{path.name} is not plain ASCII text") from None
+    if odd := sorted(one for one in set(text) if not (one.isprintable() or one.isspace())):
+        raise BadInput(f"{path.name} is not plain text: it has the control character {odd[0]!r}")
+    return text
 
 
 def save(into: Path, parts: Mapping[Any, str], alphabet: str) -> dict[str, Any]:
