@@ -21,7 +21,6 @@ from bench.cli.parts import (
     program,
     say,
     warn_of_failures,
-    within,
 )
 from bench.errors import BadInput, shown
 
@@ -110,14 +109,13 @@ HOTTEST = 1e6
 def sample(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     count: Annotated[int, typer.Option(min=1, max=10_000, help="How many to write.")] = 8,
-    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest symbol.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0, max=HOTTEST, help="0 always takes the likeliest symbol.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, show_default="0", help="Of the draws.")] = 0,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Also write pictures as a PNG file.")] = None,
     as_json: AsJson = False,
     plugin: Plugins = None,
 ) -> None:
     """Show pictures or text that a trained model writes, and how it completes given beginnings."""
-    within("sample: --temperature", temperature, 0, HOTTEST)
     load(plugin)
     from bench.build import autocast
     from bench.measure import samples, trained

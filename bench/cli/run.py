@@ -25,7 +25,6 @@ from bench.cli.parts import (
     terminal,
     warn,
     warn_of_failures,
-    within,
 )
 from bench.cli.plan import print_plan
 from bench.errors import BadInput, cut, shown, unknown
@@ -76,12 +75,15 @@ def run(
     detach: Annotated[bool, typer.Option("--detach", help="On a cluster: return once the jobs are submitted.")] = False,
     stuck: Annotated[
         float,
-        typer.Option(min=0, metavar="SECONDS", help="Kill a worker that makes no step for so long; 0: never."),
+        typer.Option(
+            min=0, max=MOST_SECONDS, metavar="SECONDS", help="Kill a worker that makes no step for so long; 0: never."
+        ),
     ] = 1800,
     lease: Annotated[
         float,
         typer.Option(
             min=1,
+            max=MOST_SECONDS,
             metavar="SECONDS",
             help="Take over the cell of a process that gives no sign of life for so long; kill a worker that does not.",
         ),
@@ -107,8 +109,6 @@ def run(
     another and ends with their report. On a cluster Ctrl-C, or --detach, leaves the jobs running: see `status` and
     `cancel`.
     """
-    within("run: --stuck", stuck, 0, MOST_SECONDS)
-    within("run: --lease", lease, 1, MOST_SECONDS)
     if launcher not in LAUNCHERS:
         raise unknown("run: --launcher", launcher, LAUNCHERS)
     wanted = None if measures is None else _measures(measures)
