@@ -316,7 +316,7 @@ def test_every_shipped_grid_expands(name):
         ("base: {task: stack, method: bptt}\naxes: {seed: []}", "has no cells"),
         ("base: {task: stack}\noverrides: [{where: {task: stak}, set: {seed: 1}}]", "'stak' is unknown; .*'stack'"),
         ("base: {task: stack}\noverrides: [{where: {metod: bptt}, set: {seed: 1}}]", "'metod' is unknown; .*'method'"),
-        ("base: &a {task: *a}", "Circular reference"),
+        ("base: &a {task: *a}", r"line 1: \*a is within what it stands for"),
         ("base: {task: stack, method: bptt}\naxes: {case: [3]}", "axis case: 3 given; should be a mapping"),
     ],
 )

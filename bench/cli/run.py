@@ -120,6 +120,11 @@ def run(
     from bench.grid import load_collection
 
     collection = load_collection(grid, sets, _site(slurm_profile, asked, dry_run) if launcher == "slurm" else None)
+    for loaded in collection.grids:
+        if loaded.slurm and launcher != "slurm":  # not asked for now; a mistake in it is one all the same
+            from bench.launch.slurm import gather
+
+            gather(loaded.slurm, None, ())
     from bench.launch import LaunchOptions
 
     options = LaunchOptions(
