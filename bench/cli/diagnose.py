@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.parts import AsJson, Plugins, load, print_table, program
-from bench.errors import BadInput, nearest
+from bench.errors import BadInput, nearest, shown
 
 SEQUENCES = 128
 
@@ -24,7 +24,8 @@ def diagnose(
         ),
     ],
     sequences: Annotated[
-        int | None, typer.Option(min=2, help="Test sequences of the run to look at.", show_default=str(SEQUENCES))
+        int | None,
+        typer.Option(min=2, max=100_000, help="Test sequences of the run to look at.", show_default=str(SEQUENCES)),
     ] = None,
     results: Annotated[
         str | None,
@@ -46,9 +47,11 @@ def diagnose(
     if not Path(what).exists():
         guess = nearest(what, EXPERIMENTS)
         hint = f"; did you mean {guess!r}?" if guess else ""
-        raise BadInput(f"diagnose: {what!r} is not a run's folder, nor one of {', '.join(EXPERIMENTS)}{hint}")
+        raise BadInput(f"diagnose: {shown(what)} is not a run's folder, nor one of {', '.join(EXPERIMENTS)}{hint}")
     if results is not None:
-        raise BadInput(f"diagnose: --results: {results!r} given; is for one of {', '.join(EXPERIMENTS)}, not for runs")
+        raise BadInput(
+            f"diagnose: --results: {shown(results)} given; is for one of {', '.join(EXPERIMENTS)}, not for runs"
+        )
     _run(what, sequences or SEQUENCES, out, as_json)
 
 
@@ -64,11 +67,11 @@ def _experiment(name: str, results: str | None, out: str | None, as_json: bool) 
     if as_json:
         print(json.dumps(record, indent=1))
         return
-    from bench.report.formats import shown
+    from bench.report import formats
 
     exhibit = estimators.shown(record)
     assert exhibit.table is not None
-    columns = shown(exhibit.table)
+    columns = formats.shown(exhibit.table)
     rows = [list(row) for row in zip(*(column.texts for column in columns), strict=True)]
     print_table(exhibit.title, [column.head for column in columns], rows)
     print(exhibit.caption)

@@ -72,5 +72,5 @@ class RankOne(RandomOnline):
 
 
 def length(vectors: Tensor) -> Tensor:
-    """Of the last axis, which is kept."""
+    """The norm along the last axis, which is kept."""
     return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
