@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -197,7 +198,7 @@ class Engine:
         """The carry after some columns (x, y, start), each (B, n), and the sum of their credit. What is compiled."""
         total: Any = None
         for t, (x_t, y_t, start) in enumerate(zip(*(part.unbind(1) for part in block), strict=True)):
-            carry = carry._replace(lanes=reset(carry.lanes, fresh, start))
+            carry = carry._replace(lanes=map_tree(partial(_mixed, start), carry.lanes, fresh))
             carry, credit = self.method.step(carry, x_t, y_t, map_tree(lambda choices, t=t: choices[t], drawn))
             total = _plus(total, credit)
         return carry, total
@@ -275,6 +276,11 @@ class Engine:
                 held[i] = parameter.grad.clone() if before is None else before.add_(parameter.grad)
                 parameter.grad = None
         self.held = held
+
+
+def _mixed(start: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """As `reset`, by arithmetic: chosen by a mask, a compiled block of UORO's steps took three times as long."""
+    return torch.lerp(old, new, start.to(old.dtype).view(-1, *[1] * (old.ndim - 1)))
 
 
 def _plus(total: Any, credit: Any) -> Any:
