@@ -107,6 +107,9 @@ BAD_COMMANDS = {
     "cost of a collection": ("cost all-small", "gathers other grids"),
     "sample of nothing": ("sample nowhere", "is not a run's folder"),
     "diagnose nothing": ("diagnose nowhere", "is not a run's folder"),
+    "unknown experiment": ("diagnose gradient-qualty", "did you mean 'gradient-quality'?"),
+    "sequences of an experiment": ("diagnose convergence --sequences 4", "4 given; is for runs, not for convergence"),
+    "keep a run's diagnosis": ("diagnose . --results x", "'x' given; is for one of influence-balancing"),
     "sample at a negative temperature": ("sample nowhere --temperature=-1", "'-1' given"),
     "unknown data command": ("data fech mnist", "did you mean 'fetch'?"),
     "unknown data set": ("data fetch mnits", "did you mean 'mnist'?"),
@@ -340,7 +343,7 @@ def test_dry_run_tells_what_would_happen_and_writes_nothing(
 @pytest.mark.parametrize(
     ("sets", "reason"),
     [
-        (["method=smt", "model.backbone=lstm"], "a memory of K tokens, which the state of lstm is not"),
+        (["method=smt", "model.backbone=lstm"], "the state of lstm is no such memory"),
         (
             ["method=rtrl", "method.max_bytes=1000", "model.backbone=tanh", "model.updater_width=5", "task.symbols=3"],
             # 4 lanes of 5 units times (4 symbols of width 8, a map from 5 + 8 to 5), each number in 4 bytes
@@ -553,6 +556,24 @@ def test_diagnose_says_why_a_run_of_smt_fails(folder: Path, capsys: pytest.Captu
     assert "run GRID --measure diagnosis" in capsys.readouterr().out
     assert read_json(other / "diagnosis.json")["diagnosis"] is None and cli.main(["diagnose", str(other)]) == 2
     assert "should be a run of a method with a teacher, not of bptt" in capsys.readouterr().err
+
+
+def test_an_experiment_is_done_kept_shown_and_found_by_the_report(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.measure.online import costs
+
+    monkeypatch.setattr(costs.measure, "__defaults__", ((4, 8), (8, 16)))
+    assert cli.main(["diagnose", "credit-costs", "--results", "kept", "--out", "costs.png"]) == 0
+    shown = capsys.readouterr().out
+    assert "kf-rtrl" in shown and "the record is in kept/credit-costs.json" in shown
+    assert (folder / "costs.png").read_bytes().startswith(b"\x89PNG")
+    assert {one["value"] for one in read_json(folder / "kept/credit-costs.json")["found"]} == {4, 8, 16}
+    assert cli.main(["diagnose", "credit-costs", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == read_json(folder / "kept/credit-costs.json")
+    assert cli.main(["run", "small.yaml", "--launcher", "inline", "--set", "method=bptt", "--results", "kept"]) == 0
+    assert cli.main(["report", "kept", "--out", "page"]) == 0
+    assert (folder / "page/tables/credit-costs.csv").is_file() and (folder / "page/figures/credit-costs.png").is_file()
 
 
 def test_weights_that_are_not_finite_have_no_score_and_write_nothing(

@@ -56,7 +56,7 @@ def gradients(run, index, compiled, steps=3):
         batch, lanes = draw(run, task, method, phase, generator, lanes)
         for ready in engine.stretches(batch):
             if ready.scalars is not None:
-                found += [ready.scalars["loss"], *(one.grad.clone() for one in engine.parameters)]
+                found += [ready.scalars["loss"], *(parameter.grad.clone() for parameter in engine.parameters)]
                 engine.take(1e-3)
     return found, engine.compiled.times if engine.compiled else 0
 
@@ -86,8 +86,8 @@ def same_numbers(run, index):
     eager, _ = gradients(run, index, False)
     compiled, times = gradients(run, index, True)
     assert times and len(eager) == len(compiled)
-    for one, other in zip(eager, compiled, strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-8 if one.ndim else 1e-10, atol=1e-10)
+    for expected, other in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(other, expected, rtol=1e-8 if expected.ndim else 1e-10, atol=1e-10)
 
 
 @needs_compiler
@@ -111,8 +111,8 @@ def stopped_and_not(run, tmp_path):
     assert (parts.files / "checkpoint.pt").exists() and parts.result is None
     torch._dynamo.reset_code_caches()
     Trainer(run, parts).train()
-    one, other = (read_json(folder / "result.json") for folder in (whole, parts))
-    assert one["scores"] == other["scores"]
+    result, other = (read_json(folder / "result.json") for folder in (whole, parts))
+    assert result["scores"] == other["scores"]
     for file in whole.path.glob("weights-*.pt"):
         ours, theirs = load_tensors(file), load_tensors(parts / file.name)
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
