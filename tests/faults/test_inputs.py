@@ -98,7 +98,7 @@ def test_a_text_in_results_is_shown_and_changes_nothing_around_it(tmp_path: Path
     target = Target()
     template = hostile.Template(target, tmp_path)
     for text, shown in (
-        ("\x1b[31mred", "\N{REPLACEMENT CHARACTER}[31mred"),
+        ("\x1b[31mred\x1b[0m", "\N{REPLACEMENT CHARACTER}[31mred"),
         (r"\[/x]", r"\[/x]"),
         ("[red]x[/red]", "[red]x[/red]"),
     ):
