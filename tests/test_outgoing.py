@@ -39,6 +39,12 @@ def test_a_cell_that_a_spreadsheet_would_compute_is_made_a_text(text: str) -> No
     )
 
 
+def test_a_message_is_one_line_that_keeps_its_beginning_and_its_end() -> None:
+    long = outgoing.message(f"error: {'x' * 5000}\n; did you mean 'y'?")
+    assert len(long) == outgoing.LONGEST and long.startswith("error: xxx") and long.endswith("xx ; did you mean 'y'?")
+    assert outgoing.message(" a\n\tb ") == "a b"
+
+
 def test_all_other_values_are_written_as_they_are() -> None:
     for value in (-1, -0.5, None, True, "a=b", ""):
         assert outgoing.spreadsheet(value) == value

@@ -384,7 +384,7 @@ def judge(outcome: Outcome) -> list[str]:
         found.append(f"exit code {outcome.code}")
     if any(not (one.isprintable() or one == "\n") for one in outcome.out + outcome.err):
         found.append("control characters")
-    if any(len(line) > 400 for line in outcome.err.splitlines() if line.startswith("error:")):
+    if any(len(line) > 400 for line in outcome.err.splitlines()):
         found.append("long line")
     if any("pwned" in name for name in outcome.left):
         found.append("executed")
