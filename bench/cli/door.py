@@ -23,7 +23,7 @@ from bench.cli.report import compare, report
 from bench.cli.run import cancel, run
 from bench.cli.status import status
 from bench.errors import BadInput, shown, unknown
-from bench.outgoing import clean
+from bench.outgoing import message
 from bench.paths import at_home
 
 # typer brings its own copy of click or uses the installed one, by version; its public BadParameter knows which.
@@ -138,15 +138,8 @@ def _at_home(word: str) -> str:
     return f"{option}{equals}{at_home(value)}" if value.startswith("~") else word
 
 
-LONGEST = 400
-"""Characters of a line about a mistake."""
-
-
-def _complain(message: str) -> int:
-    text = " ".join(f"error: {clean(message)}".split())
-    if len(text) > LONGEST:  # the end says what to do: what is allowed, the nearest name
-        text = f"{text[: LONGEST - 155]} ... {text[-150:]}"
-    print(text, file=sys.stderr)
+def _complain(text: str) -> int:
+    print(message(f"error: {text}"), file=sys.stderr)
     return 2
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.errors import BadInput, cut, line, unknown
-from bench.outgoing import clean
+from bench.outgoing import clean, message
 from bench.outgoing import terminal as terminal_text
 
 
@@ -86,7 +86,7 @@ def say(text: object) -> None:
 
 def warn(text: str) -> None:
     """A line on stderr."""
-    print(f"warning: {clean(text)}", file=sys.stderr)
+    print(message(f"warning: {text}"), file=sys.stderr)
 
 
 def results_folder(name: str, results: Path) -> Path:
