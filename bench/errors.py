@@ -10,6 +10,10 @@ class BadInput(ValueError):
     """What the user gave cannot be used. The message is one line that says what to change."""
 
 
+class DamagedFile(UserWarning):
+    """Names a file of the results that is damaged, where that is no reason to end."""
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
     """The allowed name most like `given`, or None when none is close."""
     close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)

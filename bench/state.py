@@ -16,7 +16,7 @@ class State(StrEnum):
     """Out of memory."""
     DIVERGED = "diverged"
     DAMAGED = "damaged"
-    """Its files cannot be read: what a reader finds, and no cell says of itself."""
+    """A file of it is not what it should be: what a reader finds, and no cell says of itself."""
     STOPPED = "stopped"
     PENDING = "pending"
     SKIPPED = "skipped"
@@ -30,7 +30,7 @@ ENDED = frozenset({*ENDED_WELL, State.FAILED, State.OOM, State.DIVERGED})
 """It has ended by itself; nothing goes on with it unless it is asked to."""
 IDLE = frozenset({*ENDED, State.STOPPED, State.LOST, State.PENDING})
 """Nobody is at it."""
-RESUMED = frozenset({State.FAILED, State.OOM, State.STOPPED, State.LOST})
+RESUMED = frozenset({State.FAILED, State.OOM, State.STOPPED, State.LOST, State.DAMAGED})
 """The next launch goes on with it, and says what it was."""
 WITHOUT_RESULT = frozenset({*ENDED, State.DAMAGED}) - {State.DONE}
 """It ran, or could not, and gave no result; others are on their way to one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer.core
 from rich.console import Console
 from rich.table import Table
 
-from bench.errors import unknown
+from bench.errors import DamagedFile, unknown
 
 
 class Group(typer.core.TyperGroup):
@@ -138,3 +139,24 @@ def command_path(ctx: Any) -> str:
     """The command that a context is in, as a prefix of messages."""
     path = ctx.command_path.split()[1:] if ctx is not None else []
     return f"{' '.join(path)}: " if path else ""
+
+
+MOST_TOLD = 20
+"""Damaged files that a command names; `status` has the reason of each cell that is damaged."""
+
+
+def tell_of_damage() -> None:
+    """From now on, each damaged file of results is named in a line, once."""
+    usual, told = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if not issubclass(category, DamagedFile):
+            usual(message, category, *place)
+            return
+        text = str(message)
+        if text not in told and len(told) <= MOST_TOLD:
+            told.add(text)
+            print(f"warning: {text}" if len(told) <= MOST_TOLD else "warning: and more", file=sys.stderr)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+    warnings.simplefilter("always", DamagedFile)

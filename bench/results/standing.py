@@ -1,0 +1,70 @@
+"""How a cell stands by the files in its folder: what `status`, `run`, `report` and `compare` all go by."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from bench.results.files import Damaged
+from bench.results.folder import Folder
+from bench.state import State
+
+
+class Standing(NamedTuple):
+    """State and reason of a cell, what its files say, and those of them that are damaged.
+
+    `record` is run.json's, None where it is damaged or missing; `status` the last one; `result` None where there is
+    none that is whole.
+    """
+
+    state: str
+    reason: str | None
+    record: dict[str, Any] | None
+    status: dict[str, Any]
+    result: dict[str, Any] | None
+    faults: tuple[Damaged, ...]
+
+
+def standing(folder: Folder) -> Standing:
+    """Read a cell's folder. A damaged run.json or result.json makes the cell `damaged`.
+
+    A damaged status.json does where there is no result: one that is whole makes the cell `done`, whatever the status
+    would say. A cell that said that it was done has lost its result.
+    """
+    faults: list[Damaged] = []
+
+    def told(reader: Any) -> Any:
+        try:
+            return reader()
+        except Damaged as error:
+            faults.append(error)
+            return None
+
+    _in_the_way(folder, faults)
+    record, result, status = told(folder.record), told(folder.read_result), told(folder.read_status)
+    if status is not None and status["state"] not in set(State):
+        file = folder.place(folder.newest) / "status.json"
+        faults.append(Damaged(file, f"state: {status['state']!r:.40} is none"))
+        status = None
+    hurt = {error.path.name for error in faults}
+    begun = result is not None or status is not None or "status.json" in hurt or "result.json" in hurt
+    if record is None and begun and "run.json" not in hurt:
+        faults.append(Damaged(folder / "run.json", "is not there"))
+    status = status or {"state": State.PENDING.value}
+    state, reason = status["state"], status.get("reason")
+    if result is not None:
+        state, reason, status = "done", None, {**status, "state": "done", "reason": None}
+    elif state == "done" and "result.json" not in hurt:
+        faults.append(Damaged(folder / "result.json", "is not there"))
+    grave = [error for error in faults if result is None or error.path.name != "status.json"]
+    if grave:
+        state, reason = State.DAMAGED.value, str(grave[0])
+    return Standing(state, reason, record, status, result, tuple(faults))
+
+
+def _in_the_way(folder: Folder, faults: list[Damaged]) -> None:
+    """Folders that are something else."""
+    for path in (folder.path, folder / "attempts"):
+        if not path.is_dir() and os.path.lexists(path):
+            faults.append(Damaged(path, "should be a folder"))
+            return
