@@ -216,6 +216,9 @@ class Trainer:
         self.run = run
         self.folder = folder
         self.options = options or Options()
+        self._sets: dict[tuple[Split, int], Batch] = {}
+        self._stream_sets: dict[Split, Batch] = {}
+        self.facts: dict[int, dict[str, Any]] = {}
         self._build()
 
     def _build(self) -> None:
@@ -240,9 +243,6 @@ class Trainer:
         self._compiling = compiling.taken().wall  # of what this process has spent on it, as far as it is counted
         self._clock: compiling.Seconds | None = None  # when the training now under way began
         self._before = 0.0  # spent before the columns that gradients were made of last
-        self._sets: dict[tuple[Split, int], Batch] = {}
-        self._stream_sets: dict[Split, Batch] = {}
-        self.facts: dict[int, dict[str, Any]] = {}
 
     def _judged(self) -> dict[int, dict[str, Any]]:
         """The task's facts at every length that is scored: the trained one, then the others.

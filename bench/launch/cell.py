@@ -243,7 +243,7 @@ def open_log(mine: Folder) -> IO[bytes]:
     return (mine.files / "log.txt").open("ab", buffering=0)
 
 
-def _sweep(mine: Folder, on_damage: Callable[[str], None]) -> None:
+def _sweep(mine: Folder, on_damage: Callable[[str], None] = lambda told: None) -> None:
     """Remove what earlier attempts that were killed while they wrote have left; set a damaged result aside.
 
     The cell is done again if an earlier attempt has kept its own copy whole, else it is not done.
