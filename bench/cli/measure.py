@@ -19,9 +19,11 @@ from bench.cli.parts import (
     load,
     print_table,
     program,
+    say,
     warn_of_failures,
+    within,
 )
-from bench.errors import BadInput
+from bench.errors import BadInput, shown
 
 if TYPE_CHECKING:
     from bench.grid import Grid
@@ -57,16 +59,22 @@ def cost(
     _print_cost(folder)
     for one in record["skipped"]:
         at = "" if one["length"] is None else f" at length {one['length']}"
-        print(f"not traced: {one['task']}, {one['method']}, {one['backbone']}{at}: {one['reason']}")
+        say(f"not traced: {one['task']}, {one['method']}, {one['backbone']}{at}: {one['reason']}")
+
+
+LONGEST = 1 << 20
+"""A sequence that `cost` traces: one step of it is computed, and with attention that takes its square of memory."""
 
 
 def _lengths(text: str) -> tuple[int, ...]:
     try:
         found = sorted({int(part) for part in text.split(",")})
     except ValueError:
-        raise BadInput(f"cost: --lengths: {text!r} given; should be whole numbers, such as 8,16,32") from None
+        raise BadInput(f"cost: --lengths: {shown(text)} given; should be whole numbers, such as 8,16,32") from None
     if found[0] < 1:
         raise BadInput(f"cost: --lengths: {found[0]} given; should be 1 or more")
+    if found[-1] > LONGEST:
+        raise BadInput(f"cost: --lengths: {shown(found[-1])} given; should be up to {LONGEST:,}")
     return tuple(found)
 
 
@@ -95,16 +103,21 @@ def _print_cost(folder: Path) -> None:
     print(f"the table is in {folder / 'cost.json'}; for figures: {program()} report {shlex.quote(str(folder))}")
 
 
+HOTTEST = 1e6
+"""A temperature at which all symbols are as likely."""
+
+
 def sample(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    count: Annotated[int, typer.Option(min=1, help="How many to write.")] = 8,
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="How many to write.")] = 8,
     temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest symbol.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, show_default="0", help="Of the draws.")] = 0,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Also write pictures as a PNG file.")] = None,
     as_json: AsJson = False,
     plugin: Plugins = None,
 ) -> None:
     """Show pictures or text that a trained model writes, and how it completes given beginnings."""
+    within("sample: --temperature", temperature, 0, HOTTEST)
     load(plugin)
     from bench.build import autocast
     from bench.measure import samples, trained
@@ -122,7 +135,7 @@ def sample(
 
 def diagnose(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a finished run of an SMT method.")],
-    sequences: Annotated[int, typer.Option(min=2, help="Test sequences to look at.")] = 128,
+    sequences: Annotated[int, typer.Option(min=2, max=100_000, help="Test sequences to look at.")] = 128,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Also draw the figure, as a PNG file.")] = None,
     as_json: AsJson = False,
     plugin: Plugins = None,

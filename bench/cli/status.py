@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,8 @@ from bench.cli.parts import (
     load,
     print_table,
     results_folder,
+    say,
+    warn,
     warn_of_failures,
 )
 from bench.errors import BadInput
@@ -80,11 +81,11 @@ def status(
         print_table(grid, columns, shown)
     counts = Counter(row["state"] for row in rows)
     hidden = " (list them with --all)" if len(listed) < len(rows) else ""
-    print(f"{len(rows)} cells: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}{hidden}")
+    say(f"{len(rows)} cells: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}{hidden}")
     if any(row["stale"] for row in rows):
         print("`run --stale` computes anew what is stale")
     for told in mixed:
-        print(f"warning: {told}", file=sys.stderr)
+        warn(told)
     warn_of_failures()
 
 
@@ -108,7 +109,7 @@ def _members(name: str, sets: Sequence[str] | None, results: Path) -> list[tuple
 def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
     """One record per run of a grid, and per other cell beside them (from another --set); and what `_mixed` tells."""
     from bench.launch.plan import computed_by, seen_state
-    from bench.results import Folder, distinct, run_folders, standing, warn
+    from bench.results import Folder, distinct, run_folders, standing, warn_of
     from bench.training import run_digest
 
     wanted = {one.id: one for one in runs}
@@ -122,7 +123,7 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, An
     found = {identifier: standing(folder) for identifier, folder in folders.items()}
     for one in found.values():
         for fault in one.faults:
-            warn(fault)
+            warn_of(fault)
     statuses = {identifier: one.status for identifier, one in found.items()}
     sights: dict[str, Sight] = {}
     if (grid_folder / "slurm" / "jobs").is_dir():
@@ -130,7 +131,7 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, An
 
         sights, silence = slurm.sights(grid_folder, statuses)
         if silence:
-            print(f"warning: the cluster was not asked: {silence}", file=sys.stderr)
+            warn(f"the cluster was not asked: {silence}")
     rows = []
     for identifier, folder in folders.items():
         told = statuses[identifier]
@@ -150,11 +151,14 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, An
 
 def _mixed(rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any]) -> list[str]:
     """In words, the configurations whose seeds were computed by different code."""
-    from bench.compare.sides import dotted, label
     from bench.results import by_code, groups
 
     known = {row["id"]: described[row["id"]] for row in rows if row["digest"] and described[row["id"]]}
     digests = {row["id"]: row["digest"] for row in rows}
+    if len(set(digests.values()) - {None}) < 2:
+        return []
+    from bench.compare.sides import dotted, label
+
     seeds: dict[str, dict[int, str]] = {}
     names: dict[str, str] = {}
     for name, group in groups(known).items():

@@ -29,7 +29,7 @@ from bench.results import (
     run_folders,
     seedless,
     standing,
-    warn,
+    warn_of,
     write_json,
 )
 from bench.results.files import read as read_file
@@ -85,7 +85,7 @@ def from_folder(path: Path) -> Side:
     for folder, record in distinct(run_folders(path)).values():
         found = standing(folder)
         for fault in found.faults:
-            warn(fault, "the cell is left out" if record is None else "")
+            warn_of(fault, "the cell is left out" if record is None else "")
         if record is None:
             continue
         if record["schema"] > RESULTS_SCHEMA:
@@ -126,7 +126,7 @@ def _measured(folder: Folder, name: str, form: TypeAdapter[Any]) -> Any:
     try:
         return read_file(folder / name, form, folder.identity)
     except Damaged as error:
-        warn(error, "it is not compared")
+        warn_of(error, "it is not compared")
         return None
 
 

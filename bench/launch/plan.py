@@ -21,7 +21,7 @@ from bench.launch.lease import LEASE_SECONDS, LONGEST, Lease, Lost, Seen, Watch,
 from bench.measure import lacking
 from bench.methods.base import impossible
 from bench.phases import idle_phase
-from bench.results import Damaged, Folder, Unreached, groups, put_aside, standing, warn
+from bench.results import Damaged, Folder, Unreached, groups, put_aside, standing, warn_of
 from bench.state import RESUMED
 from bench.training import run_digest
 
@@ -192,19 +192,19 @@ def _mend(cell: Cell, fault: Damaged, group: str) -> None:
     """Mend what a launcher can: run.json, the status of a cell that is done, what lies where a folder should be."""
     name = fault.path.name
     if isinstance(fault, Unreached):
-        warn(fault)
+        warn_of(fault)
     elif name == "run.json":
         cell.folder.describe(cell.run, group, anew=True)
-        warn(fault, "written anew")
+        warn_of(fault, "written anew")
     elif fault.path in (cell.folder.path, cell.folder / "attempts"):
-        warn(fault, f"put aside as {put_aside(fault.path, fault.path.parent)}")
+        warn_of(fault, f"put aside as {put_aside(fault.path, fault.path.parent)}")
     elif name == "status.json" and cell.decision.state == "done":
         if fault.path.is_dir():
             put_aside(fault.path, fault.path.parent)
         cell.folder.set_status("done", reason=None)
-        warn(fault, "written anew, as there is a result")
+        warn_of(fault, "written anew, as there is a result")
     else:
-        warn(fault, "the cell is not done" if name == "result.json" else "")
+        warn_of(fault, "the cell is not done" if name == "result.json" else "")
 
 
 def _await(cells: Sequence[Cell], watch: Watch) -> dict[str, Seen]:

@@ -124,7 +124,7 @@ class _Made:
             links = {key: name for key, name, one in found if one.panels}
             whole = Exhibit("summary", CURVES, streamed(frame), "", table=table_of(frame))
             texts = {
-                "summary.csv": frame.to_csv(index=False),
+                "summary.csv": formats.csv(frame),
                 "summary.md": markdown(frame, self.data.results, links),
                 "summary.tex": formats.latex(whole),
             }

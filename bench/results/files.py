@@ -61,7 +61,7 @@ class Unreached(Damaged):
     how = "cannot be read"
 
 
-def warn(error: Damaged, then: str = "") -> None:
+def warn_of(error: Damaged, then: str = "") -> None:
     """Name a damaged file to the user, and what was done about it."""
     warnings.warn(f"{error}{f'; {then}' if then else ''}", DamagedFile, stacklevel=2)
 
@@ -290,5 +290,5 @@ def read_json(path: Path, form: TypeAdapter[Any] | None = None) -> Any:
     try:
         return read(path, form)
     except Damaged as error:
-        warn(error)
+        warn_of(error)
         return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.errors import BadInput
 from bench.paths import as_text
-from bench.results.files import Damaged, read, warn
+from bench.results.files import Damaged, read, warn_of
 from bench.results.folder import NAMED, Folder, groups
 from bench.results.measured import FORMS
 from bench.results.places import read_grid
@@ -240,7 +240,7 @@ def load_records(paths: Paths, name: str) -> list[tuple[dict[str, Any], Any]]:
         try:
             record = read(cell.folder / name, FORMS[name], cell.folder.identity)
         except Damaged as error:
-            warn(error, "`run` with --measure makes it anew once it is deleted")
+            warn_of(error, "`run` with --measure makes it anew once it is deleted")
             continue
         if record is not None:
             found.append((shared, record))
@@ -298,7 +298,7 @@ def load_results(paths: Paths) -> pd.DataFrame:
     for cell in placed(paths):
         found, shared = standing(cell.folder), _identity_columns(cell)
         for error in found.faults:
-            warn(error)
+            warn_of(error)
         state = {"state": found.state, "reason": found.reason}
         if shared is None or found.record is None:
             rows.append({"grid": cell.grid, "id": cell.id, **state})
@@ -351,7 +351,7 @@ def load_curves(paths: Paths) -> pd.DataFrame:
         try:
             curve = cell.folder.curve() or []
         except Damaged as error:
-            warn(error)
+            warn_of(error)
             continue
         for point in curve:
             scores = point.pop("scores")

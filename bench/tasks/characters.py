@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,12 @@ from torch import Tensor
 
 from bench.config import Positive
 from bench.errors import BadInput
+from bench.tasks import data
 from bench.tasks.base import TaskConfig
 from bench.tasks.windows import WindowTask
+
+MOST = 1 << 28
+"""Bytes of a text; those that there are have some millions."""
 
 
 class CharactersConfig(TaskConfig):
@@ -31,7 +33,10 @@ class CharacterTask(WindowTask):
     @property
     def alphabet(self) -> str:
         """The characters, in the order of their symbols."""
-        return self.about["settings"]["alphabet"]
+        alphabet = self.about["settings"].get("alphabet")
+        if not isinstance(alphabet, str):
+            raise BadInput(f"{self.name}: its prepared.json has no alphabet; fetch or import {self.name} again")
+        return alphabet
 
     @property
     def vocab_size(self) -> int:
@@ -44,12 +49,7 @@ class CharacterTask(WindowTask):
 def read(path: Path) -> str:
     """The text of a file, gzipped or not. Raises `BadInput` in one line for what is none."""
     try:
-        raw = path.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-        return raw.decode("ascii")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BadInput(f"{path.name} is truncated or damaged: {error}") from None
+        return data.unpacked(path, MOST).decode("ascii")
     except UnicodeDecodeError:
         raise BadInput(f"{path.name} is not plain ASCII text") from None
 
