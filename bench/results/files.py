@@ -48,7 +48,7 @@ class CannotWrite(OSError):
 class Damaged(BadInput):
     """A file of the results is not what it should be; `reason` says in what way."""
 
-    how = "is damaged"
+    how = "damaged"
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {self.how}: {reason}")
@@ -282,7 +282,7 @@ def check(path: Path, value: Any, form: TypeAdapter[Any]) -> None:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         said = first["msg"].replace("Input should", "should").replace("Field required", "is not there")
-        raise Damaged(path, f"{place}: {said}"[:200] if place else said[:200]) from None
+        raise Damaged(path, f"has another form: {place}{': ' if place else ''}{said}"[:200]) from None
 
 
 def read_json(path: Path, form: TypeAdapter[Any] | None = None) -> Any:

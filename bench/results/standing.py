@@ -44,7 +44,7 @@ def standing(folder: Folder) -> Standing:
     record, result, status = told(folder.record), told(folder.read_result), told(folder.read_status)
     if status is not None and status["state"] not in set(State):
         file = folder.place(folder.newest) / "status.json"
-        faults.append(Damaged(file, f"state: {status['state']!r:.40} is none"))
+        faults.append(Damaged(file, f"has a state that is none, {status['state']!r:.40}"))
         status = None
     hurt = {error.path.name for error in faults}
     begun = result is not None or status is not None or "status.json" in hurt or "result.json" in hurt
@@ -58,7 +58,9 @@ def standing(folder: Folder) -> Standing:
         faults.append(Damaged(folder / "result.json", "is not there"))
     grave = [error for error in faults if result is None or error.path.name != "status.json"]
     if grave:
-        state, reason = State.DAMAGED.value, str(grave[0])
+        path, root = grave[0].path, folder.path
+        name = path.relative_to(root).as_posix() if path != root else "the folder"
+        state, reason = State.DAMAGED.value, f"{name} {grave[0].reason}"
     return Standing(state, reason, record, status, result, tuple(faults))
 
 
