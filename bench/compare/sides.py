@@ -117,7 +117,9 @@ def _cell(folder: Folder, config: dict[str, Any], found: Standing, record: Mappi
     if clock := _measured(folder, "calibration.json", CALIBRATION):
         numbers["calibration"] = calibration.unit(clock)
     made = result.get("provenance") or {}
-    machine = {**made, "torch": made.get("packages", {}).get("torch"), "results schema": record["schema"]}
+    packages = made.get("packages")
+    torch = packages.get("torch") if isinstance(packages, dict) else None
+    machine = {**made, "torch": torch, "results schema": record["schema"]}
     known = {name: float(value) for name, value in numbers.items() if value is not None}
     return Cell(config, seed, "done", None, known, {name: machine.get(name) for name in MACHINE}, result.get("digest"))
 
@@ -175,7 +177,11 @@ def write(path: Path, side: Side, tolerances: Tolerances) -> None:
 
 def from_file(path: Path) -> Side:
     """What `write` wrote."""
-    record = read_file(path)
+    try:
+        record = read_file(path)
+    except Damaged as error:
+        why = f"is not a baseline, or is damaged: {error.reason}"
+        raise BadInput(f"{path}: {why}; `compare RESULTS {path} --update` writes one") from None
     if record is None:
         raise BadInput(f"{path}: there is no such baseline file or results folder")
     if not isinstance(record, dict) or record.get("kind") != "baseline":

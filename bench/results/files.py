@@ -282,6 +282,7 @@ def check(path: Path, value: Any, form: TypeAdapter[Any]) -> None:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         said = first["msg"].replace("Input should", "should").replace("Field required", "is not there")
+        said = re.sub(r" or instance of \w+", "", said)
         raise Damaged(path, f"has another form: {place}{': ' if place else ''}{said}"[:200]) from None
 
 

@@ -38,17 +38,12 @@ class _Costs(Form):
     __pydantic_extra__: dict[str, Number]
 
 
-class _Provenance(Form):
-    __pydantic_extra__: dict[str, Any]
-    packages: dict[str, str] = {}
-
-
 class _Result(Form):
     scores: list[Score]
     costs: _Costs
     attempt: Count | None = None
     digest: str | None = None
-    provenance: _Provenance | None = None
+    provenance: dict[str, Any] | None = None
     traits: dict[str, Any] | None = None
     inherited: _Costs | None = None
     uncounted: list[str] | None = None

@@ -63,13 +63,6 @@ class _Dynamics(Form):
     geometry: dict[str, Any] | None = None
 
 
-class _Samples(Form):
-    predictor: str
-    kind: str | None = None
-    written: list[Any]
-    completed: list[dict[str, Any]]
-
-
 class _Diagnosis(Form):
     diagnosis: dict[str, Any] | None
 
@@ -105,8 +98,8 @@ CALIBRATION: TypeAdapter[Any] = TypeAdapter(_Calibration)
 FORMS: dict[str, TypeAdapter[Any]] = {
     "cost.json": COST,
     "dynamics.json": TypeAdapter(_Dynamics),
-    "samples.json": TypeAdapter(_Samples),
+    "samples.json": TypeAdapter(Form),
     "diagnosis.json": TypeAdapter(_Diagnosis),
     "calibration.json": CALIBRATION,
 }
-"""By the name of the file."""
+"""By the name of the file. What samples are, their section of the report says, which counts those that are none."""

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from bench.launch.slurm import queue
 from bench.results import Damaged, read_bytes, read_json, write_record
+from bench.results.forms import Form
 from bench.state import ENDED, State
 
 FRESH = 60.0
@@ -38,15 +39,26 @@ class Submission:
     cancelled: bool = False  # by `cancel`
     gpu: bool = False  # whether `auto` means a GPU in its cells
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
-
     def jobs(self) -> Iterator[tuple[str, list[str]]]:
         """Each job's number and cells."""
         for i, cells in enumerate(self.cells):
             yield (f"{self.number}_{i}" if self.array else self.number), cells
 
 
-FORM: TypeAdapter[Any] = TypeAdapter(Submission)
+class _Kept(Form):
+    """The same, as its file must look."""
+
+    model_config = ConfigDict(extra="forbid")
+    number: str
+    array: bool
+    submitted: float
+    cluster: str
+    cells: list[list[str]]
+    cancelled: bool = False
+    gpu: bool = False
+
+
+FORM: TypeAdapter[Any] = TypeAdapter(_Kept)
 
 
 class Place(NamedTuple):
