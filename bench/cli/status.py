@@ -114,12 +114,9 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, An
 
     wanted = {one.id: one for one in runs}
     folders = {name: Folder(grid_folder / name) for name in wanted}
-    described: dict[str, Any] = {name: one.describe() for name, one in wanted.items()}
     if grid_folder.is_dir():
         others = distinct(folder for folder in run_folders(grid_folder) if folder.path.name not in wanted)
-        for name, (folder, record) in others.items():
-            if name not in wanted:  # else a copy
-                folders[name], described[name] = folder, (record or {}).get("run")
+        folders |= {name: folder for name, (folder, _) in others.items() if name not in wanted}  # else a copy
     found = {identifier: standing(folder) for identifier, folder in folders.items()}
     for one in found.values():
         for fault in one.faults:
@@ -146,14 +143,14 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, An
         code = {"digest": digest, "stale": bool(digest and run and digest != run_digest(run))}
         notes = {"notes": told.get("notes", [])}
         rows.append({"id": identifier, "state": state, "reason": reason, **notes, **facts, **code, **placed})
-    return rows, _mixed(rows, described)
+    return rows, _mixed(rows, {name: one.record["run"] for name, one in found.items() if one.record})
 
 
 def _mixed(rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any]) -> list[str]:
     """In words, the configurations whose seeds were computed by different code."""
     from bench.results import by_code, groups
 
-    known = {row["id"]: described[row["id"]] for row in rows if row["digest"] and described[row["id"]]}
+    known = {row["id"]: described[row["id"]] for row in rows if row["digest"] and row["id"] in described}
     digests = {row["id"]: row["digest"] for row in rows}
     if len(set(digests.values()) - {None}) < 2:
         return []

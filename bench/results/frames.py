@@ -56,7 +56,7 @@ def run_folders(path: Path | str) -> Iterator[Folder]:
                 waiting.append(place / entry.name)
             elif NAMED.search(entry.name):
                 found.append(place / entry.name)
-    for one in sorted(found):
+    for one in sorted(found, key=lambda place: str(place).split(os.sep)):  # (which is sooner than comparing paths)
         yield Folder(one)
 
 

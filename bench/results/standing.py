@@ -40,7 +40,8 @@ def standing(folder: Folder) -> Standing:
             faults.append(error)
             return None
 
-    _in_the_way(folder, faults)
+    if not folder.newest:
+        _in_the_way(folder, faults)
     record, result, status = told(folder.record), told(folder.read_result), told(folder.read_status)
     if status is not None and status["state"] not in set(State):
         file = folder.place(folder.newest) / "status.json"
