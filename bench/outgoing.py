@@ -34,5 +34,7 @@ def markdown(text: object) -> str:
 
 
 def spreadsheet(value: Any) -> Any:
-    """A text that would be a formula, with an apostrophe before it, which makes it a text; all else as it is."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(GUARDED) else value
+    """A text on one line, with an apostrophe before it where it would be a formula; all else as it is."""
+    if not isinstance(value, str):
+        return value
+    return f"'{clean(value)}" if value.startswith(GUARDED) else clean(value)

@@ -1,4 +1,4 @@
-"""Compiled steps: the numbers of eager ones, their time apart, what is compiled anew, and what is refused.
+"""Compiled steps: the numbers of eager ones, their time apart, what is compiled again, and what is refused.
 
 Most tests "compile" with a backend that only pretends to, and one with torch's own but for the C++ compiler.
 `BENCH_COMPILED=all` really compiles every method that can be, which takes some minutes.
@@ -56,7 +56,7 @@ def gradients(run, index, compiled, steps=3):
         batch, lanes = draw(run, task, method, phase, generator, lanes)
         for ready in engine.stretches(batch):
             if ready.scalars is not None:
-                found += [ready.scalars["loss"], *(one.grad.clone() for one in engine.parameters)]
+                found += [ready.scalars["loss"], *(parameter.grad.clone() for parameter in engine.parameters)]
                 engine.take(1e-3)
     return found, engine.compiled.times if engine.compiled else 0
 
@@ -86,8 +86,8 @@ def same_numbers(run, index):
     eager, _ = gradients(run, index, False)
     compiled, times = gradients(run, index, True)
     assert times and len(eager) == len(compiled)
-    for one, other in zip(eager, compiled, strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-8 if one.ndim else 1e-10, atol=1e-10)
+    for expected, other in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(other, expected, rtol=1e-8 if expected.ndim else 1e-10, atol=1e-10)
 
 
 @needs_compiler
@@ -111,8 +111,8 @@ def stopped_and_not(run, tmp_path):
     assert (parts.files / "checkpoint.pt").exists() and parts.result is None
     torch._dynamo.reset_code_caches()
     Trainer(run, parts).train()
-    one, other = (read_json(folder / "result.json") for folder in (whole, parts))
-    assert one["scores"] == other["scores"]
+    result, other = (read_json(folder / "result.json") for folder in (whole, parts))
+    assert result["scores"] == other["scores"]
     for file in whole.path.glob("weights-*.pt"):
         ours, theirs = load_tensors(file), load_tensors(parts / file.name)
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -130,10 +130,10 @@ def test_compiling_is_charged_to_no_budget_and_told(pretended, tmp_path, capsys)
     assert 0.8 * SECONDS <= costs["training_seconds"] < took - costs["compile_seconds"]
     assert costs["cpu_seconds"] < took - costs["compile_seconds"]
     said = capsys.readouterr().out
-    assert said.count("compiled: phase train, (8, 6), ") == 1 and "anew" not in said
+    assert said.count("compiled: phase train, (8, 6), ") == 1 and "again" not in said
 
 
-def test_another_shape_is_compiled_anew_and_told_and_one_that_is_known_is_not(pretended, capsys):
+def test_another_shape_is_compiled_again_and_reported_and_one_that_is_known_is_not(pretended, capsys):
     run = small()
     task = build_task(run)
     method = build_method(run, task)
@@ -145,7 +145,7 @@ def test_another_shape_is_compiled_anew_and_told_and_one_that_is_known_is_not(pr
     assert engine.compiled.times == 2
     assert [line.rpartition(",")[0] for line in capsys.readouterr().out.splitlines()] == [
         "compiled: phase train, (8, 6)",
-        "compiled anew: phase train, (8, 4)",
+        "compiled again: phase train, (8, 4)",
     ]
 
 

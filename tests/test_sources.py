@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from bench import registry, sources
+from bench.provenance import run_digest
 from bench.registry import load_plugin
-from bench.training import Trainer, run_digest
+from bench.training import Trainer
 from tests.helpers import tiny_run
 
 PLUGIN = """
@@ -75,7 +76,7 @@ def test_an_edit_after_the_import_changes_no_digest(folder: Path, name: str) -> 
     assert own(folder) == before
     (folder / name).unlink()
     assert own(folder) == before
-    whole = sources.of(*(getattr(registry, kind).get(one) for kind, one in PARTS), Trainer).values()
+    whole = sources.of(*(getattr(registry, kind).get(part) for kind, part in PARTS), Trainer).values()
     hashes = sorted(hashlib.sha256(source).digest() for source in whole)
     assert run_digest(tiny_run("mine")) == hashlib.sha256(b"".join(hashes)).hexdigest()[:16]
 
@@ -95,7 +96,7 @@ def test_what_else_a_process_has_imported_is_no_part_of_a_plugin(folder: Path) -
 PARTS = (("tasks", "retrieval"), ("methods", "mine"), ("backbones", "transformer"))
 
 
-def test_a_class_that_is_registered_anew_is_of_the_source_as_it_is_then(folder: Path, monkeypatch) -> None:
+def test_a_class_that_is_registered_again_is_of_the_source_as_it_is_then(folder: Path, monkeypatch) -> None:
     (folder / "plugin.py").write_text(f"{PLUGIN}# edited\n")
     monkeypatch.setattr(registry, "_plugin_files", [])
     load_plugin(folder / "plugin.py")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from bench import registry, streams
+from bench import compiling, registry, streams
 from bench.build import build_method, build_task
 from bench.config import Optimiser, TrainingConfig
 from bench.engine import Engine
@@ -143,7 +143,7 @@ def test_a_checkpoint_of_other_code_is_not_continued(tmp_path, capsys):
     trainer = Trainer(run, folder)
     trainer.digest = "another"
     trainer.train()
-    assert "written by other code than is here now; begun anew" in capsys.readouterr().out
+    assert "written by other code than is here now; started again" in capsys.readouterr().out
 
 
 def test_phases_share_the_budget_and_keep_their_weights(tmp_path):
@@ -162,7 +162,10 @@ def test_dmt_begins_from_the_averaged_weights_of_smt(tmp_path, monkeypatch):
     found = {}
 
     def leave(engine):
-        found[engine.phase.name] = {"last": [one.clone() for one in engine.parameters], "average": engine.average}
+        found[engine.phase.name] = {
+            "last": [parameter.clone() for parameter in engine.parameters],
+            "average": engine.average,
+        }
         kept(engine)
 
     kept = Engine.leave
@@ -173,14 +176,16 @@ def test_dmt_begins_from_the_averaged_weights_of_smt(tmp_path, monkeypatch):
     method = build_method(run, build_task(run))
     method.load_state_dict(load_tensors(folder.weights("smt")))
     (smt, _) = method.phases(run.training)
-    handed_on = [one for group in smt.groups for one in group]
-    for one, average, last in zip(handed_on, found["smt"]["average"].values, found["smt"]["last"], strict=True):
-        assert torch.equal(one, average) and not torch.equal(one, last)
+    handed_on = [parameter for group in smt.groups for parameter in group]
+    for parameter, average, last in zip(handed_on, found["smt"]["average"].values, found["smt"]["last"], strict=True):
+        assert torch.equal(parameter, average) and not torch.equal(parameter, last)
     for mine, decoders in zip(method.rnn.readout.parameters(), method.teacher.decoder.parameters(), strict=True):
         assert torch.equal(mine, decoders)
     assert torch.equal(method.rnn.updater.start, method.teacher.encode(torch.empty(1, 0, dtype=torch.long))[0])
     final = load_tensors(folder.weights("dmt"))
-    assert all(torch.equal(final[name], one) for name, one in method.state_dict().items() if name[:7] == "teacher")
+    assert all(
+        torch.equal(final[name], weight) for name, weight in method.state_dict().items() if name[:7] == "teacher"
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,11 +196,29 @@ def test_a_budget_ends_the_run_when_it_is_spent(tmp_path, budget, steps):
     assert read_json(folder / "result.json")["costs"]["steps"] == steps
 
 
-def test_a_budget_in_seconds_counts_training_alone(tmp_path):
-    run = tiny_run(training={"batch_size": 8, "budget": {"seconds": 0.3}}, evaluation={"sequences": 512, "every": 0.2})
+@pytest.mark.parametrize("currency", ["seconds", "cpu_seconds"])
+def test_a_budget_in_seconds_counts_training_alone(tmp_path, monkeypatch, currency):
+    """On a clock by which a step takes a tenth of a second and an evaluation ten seconds."""
+    seconds = 0.0
+    take, scores = Engine.take, Trainer._scores
+
+    def step(engine: Engine, rate: float) -> bool:
+        nonlocal seconds
+        seconds += 0.1
+        return take(engine, rate)
+
+    def evaluate(trainer: Trainer, split: str, length: int) -> list:
+        nonlocal seconds
+        seconds += 10
+        return scores(trainer, split, length)
+
+    monkeypatch.setattr(compiling, "now", lambda: compiling.Seconds(seconds, seconds))
+    monkeypatch.setattr(Engine, "take", step)
+    monkeypatch.setattr(Trainer, "_scores", evaluate)
+    run = tiny_run(training={"batch_size": 8, "budget": {currency: 0.35}}, evaluation={"sequences": 8, "every": 0.2})
     costs = read_json(trained(run, tmp_path) / "result.json")["costs"]
-    assert 0.3 <= costs["training_seconds"] < 0.6
-    assert costs["evaluation_seconds"] > 0
+    assert costs["steps"] == 4 and costs["evaluation_seconds"] > 0
+    assert costs["training_seconds"] == pytest.approx(0.4) and costs["cpu_seconds"] == pytest.approx(0.4)
 
 
 def test_the_curve_has_a_point_at_the_start_at_the_cadence_and_at_the_end(tmp_path):
@@ -242,12 +265,12 @@ def test_what_was_inherited_holds_what_the_source_had_inherited(tmp_path):
     three = {"name": "smt+dmt+bptt", "dmt": {"share": 0.3, "every": 3}, "bptt": {"share": 0.3, "batch_size": 8}}
     third = tiny_run(three, init_from={"run": second.id, "phase": "dmt"})
     costs = [read_json(trained(run, tmp_path) / "result.json") for run in (first, second, third)]
-    before = [one["costs"] for one in costs[:2]]
-    assert all(costs[2]["inherited"][name] == sum(one[name] for one in before) for name in ("steps", "tokens"))
+    before = [result["costs"] for result in costs[:2]]
+    assert all(costs[2]["inherited"][name] == sum(spent[name] for spent in before) for name in ("steps", "tokens"))
     assert costs[2]["inherited"]["training_seconds"] > costs[1]["inherited"]["training_seconds"]
     curves = load([tmp_path]).curves
     ends = curves[curves["id"] == third.id].iloc[-1]
-    tokens = sum(one["costs"]["tokens"] for one in costs)
+    tokens = sum(result["costs"]["tokens"] for result in costs)
     assert ends["spent.tokens"] == tokens
     data = load([tmp_path])
     ((_, _, exhibit),) = exhibits(data, summarise(data.results))
@@ -301,9 +324,9 @@ LATE = {"task": {"name": "modular-arithmetic", "modulus": 3, "length": 32}, "eva
 
 
 def test_scores_are_judged_by_the_columns_that_are_scored(tmp_path):
-    for one in read_json(trained(tiny_run(**LATE), tmp_path) / "result.json")["scores"]:
-        assert one["accuracy_ceiling"] == pytest.approx(1.0, abs=5e-5)  # .9167 of all columns
-        assert one["loss_floor"] == pytest.approx(1e-4, abs=5e-5)  # .137
+    for scored in read_json(trained(tiny_run(**LATE), tmp_path) / "result.json")["scores"]:
+        assert scored["accuracy_ceiling"] == pytest.approx(1.0, abs=5e-5)  # .9167 of all columns
+        assert scored["loss_floor"] == pytest.approx(1e-4, abs=5e-5)  # .137
 
 
 def test_an_early_end_needs_the_ceiling_of_the_columns_that_are_scored(tmp_path, monkeypatch):
@@ -334,9 +357,9 @@ def stating(**facts):
 def test_facts_may_be_numbers_of_any_kind(tmp_path, clean):
     given = {"chance": torch.tensor(0.5), "loss_floor": np.float32(0.25), "accuracy_ceiling": np.array(1)}
     given |= {"shortcuts": {"guess": np.float64(0.5)}, "unigram_loss": torch.tensor([0.75])}
-    for one in read_json(trained(tiny_run(task=stating(**given)), tmp_path) / "result.json")["scores"]:
+    for scored in read_json(trained(tiny_run(task=stating(**given)), tmp_path) / "result.json")["scores"]:
         names = ("chance", "loss_floor", "accuracy_ceiling", "shortcut", "unigram_loss")
-        assert [one[name] for name in names] == [0.5, 0.25, 1.0, 0.5, 0.75]
+        assert [scored[name] for name in names] == [0.5, 0.25, 1.0, 0.5, 0.75]
 
 
 @pytest.mark.parametrize(
@@ -354,8 +377,8 @@ def test_facts_may_be_numbers_of_any_kind(tmp_path, clean):
 )
 def test_a_fact_that_is_none_is_refused_before_the_first_step(tmp_path, clean, name, value):
     run = tiny_run(task=stating(**{name: value}))
-    told = "shortcut 'guess'" if name == "shortcuts" else name
-    with pytest.raises(BadInput, match=f"stating: {told} is .*; should be a number from 0") as error:
+    fact = "shortcut 'guess'" if name == "shortcuts" else name
+    with pytest.raises(BadInput, match=f"stating: {fact} is .*; should be a number from 0") as error:
         trained(run, tmp_path)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("curve.json"))
@@ -391,7 +414,9 @@ def test_evaluation_sets_are_fixed_and_differ_between_splits_and_seeds():
     assert torch.equal(drawn("test"), drawn("test"))
     assert not torch.equal(drawn("test"), drawn("valid"))
     assert not torch.equal(drawn("test"), drawn("test", seed=1))
-    assert torch.equal(drawn("test"), drawn("test", method="transformer"))  # every method has the same exam
+    assert torch.equal(
+        drawn("test"), drawn("test", method="transformer")
+    )  # all methods are scored on the same sequences
 
 
 def test_streams_of_a_seed_are_unrelated():
@@ -429,8 +454,8 @@ def test_accumulated_gradients_are_the_mean_over_their_batches(tmp_path):
     )
     for _ in range(2):
         list(trainer._steps())
-    for mean, one, two in zip(stepped[0], *seen, strict=True):
-        torch.testing.assert_close(mean, (one + two) / 2)
+    for mean, first, two in zip(stepped[0], *seen, strict=True):
+        torch.testing.assert_close(mean, (first + two) / 2)
 
 
 def test_clipping_is_per_group(tmp_path):
@@ -462,7 +487,7 @@ def test_initial_weights_depend_on_the_seed_alone():
 def test_every_method_and_backbone_trains_under_bfloat16_autocast(tmp_path, method, backbone):
     run = tiny_run(method, precision="bfloat16", model={**TINY, "backbone": backbone})
     result = read_json(trained(run, tmp_path) / "result.json")
-    assert all(math.isfinite(one["loss"]) for one in result["scores"])
+    assert all(math.isfinite(scored["loss"]) for scored in result["scores"])
 
 
 def test_gradients_accumulated_in_one_phase_do_not_reach_the_next(tmp_path):
@@ -480,7 +505,7 @@ def test_gradients_accumulated_in_one_phase_do_not_reach_the_next(tmp_path):
 def test_a_gpu_trains_in_bfloat16_with_tasks_sampled_there(tmp_path, method):
     run = tiny_run(method, device="cuda", precision="bfloat16")
     result = read_json(trained(run, tmp_path) / "result.json")
-    assert all(math.isfinite(one["loss"]) for one in result["scores"])
+    assert all(math.isfinite(scored["loss"]) for scored in result["scores"])
 
 
 def test_training_settings_default_to_the_papers():
@@ -492,7 +517,7 @@ def test_training_settings_default_to_the_papers():
 def rates(run, root) -> list[float]:
     """The learning rate of every optimiser step."""
     found: list[float] = []
-    hook = register_optimizer_step_pre_hook(lambda one, *_: found.append(one.param_groups[0]["lr"]))
+    hook = register_optimizer_step_pre_hook(lambda optimiser, *_: found.append(optimiser.param_groups[0]["lr"]))
     try:
         trained(run, root)
     finally:
@@ -599,7 +624,7 @@ class NaNUnread(Stepped):
         super().__init__(*arguments)
         self.unread = torch.nn.Parameter(torch.zeros(3))
 
-    def settle(self, phase):
+    def sync_predictor(self, phase):
         self.unread.data[1] = math.nan if self.stepped else 0
 
 
@@ -610,7 +635,7 @@ class NaNAverage(Stepped):
         super().__init__(*arguments)
         self.register_buffer("average", torch.zeros(()))
 
-    def settle(self, phase):
+    def sync_predictor(self, phase):
         self.average.fill_(math.nan if self.stepped else 0)
 
 
@@ -665,7 +690,7 @@ def test_a_budget_of_work_that_no_step_does_is_refused(tmp_path, monkeypatch, cu
     monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
     registry.register_method("guess")(Guess)
     run = tiny_run("guess", "parity", training={"batch_size": 8, "accumulate": 2, "budget": {currency: 1e6}})
-    with pytest.raises(BadInput, match=f"budget.{currency}: given, but a step of phase train has none"):
+    with pytest.raises(BadInput, match=f"budget.{currency}: given, but no rule counts any in a step of phase train"):
         Trainer(run, folder_of(run, tmp_path))
 
 
@@ -699,9 +724,9 @@ def test_precision_leaves_complex_numbers_complex(monkeypatch, precision, real, 
     monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
     registry.register_method("lru")(LRU)
     lru = built(tiny_run("lru", precision=precision))
-    assert {one.dtype for one in lru.state_dict().values()} == {complex_}
+    assert {weight.dtype for weight in lru.state_dict().values()} == {complex_}
     assert lru.turn == 1j and lru.decay.imag.any()
-    assert {one.dtype for one in built(tiny_run("bptt", precision=precision)).parameters()} == {real}
+    assert {weight.dtype for weight in built(tiny_run("bptt", precision=precision)).parameters()} == {real}
 
 
 @pytest.mark.parametrize("clip", [1.0, None])

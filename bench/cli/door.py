@@ -14,8 +14,9 @@ import typer
 
 from bench import __version__
 from bench.cli.data import data_fetch, data_import, data_list
+from bench.cli.diagnose import diagnose
 from bench.cli.listing import list_
-from bench.cli.measure import cost, diagnose, sample
+from bench.cli.measure import cost, sample
 from bench.cli.parts import Group, arguments, command_path, one_line, tell_of_damage
 from bench.cli.plugins import check, new_backbone, new_method, new_task
 from bench.cli.report import compare, report

@@ -97,12 +97,6 @@ def results_folder(name: str, results: Path) -> Path:
     return results / grid_name(name)
 
 
-def within(option: str, value: float, low: float, high: float) -> None:
-    """Raise `BadInput` for a number that is not in a range, which NaN is not."""
-    if not low <= value <= high:
-        raise BadInput(f"{option}: {value:g} given; should be {low:g} to {high:g}")
-
-
 def terminal() -> Console:
     """The terminal as it is; elsewhere wide enough that no line is cut."""
     return Console() if sys.stdout.isatty() else Console(width=250, color_system=None)

@@ -15,7 +15,7 @@ from bench.errors import BadInput, cut, shown, unknown
 from bench.outgoing import clean
 
 if TYPE_CHECKING:
-    from bench.grid import Tolerances
+    from bench.tolerances import Tolerances
 
 
 def report(
@@ -92,9 +92,10 @@ def compare(
 
 def _tolerances(results: str, grid: str | None, kept: Tolerances | None, given: Sequence[str] | None) -> Tolerances:
     """Those of the command line, else of --grid, of the baseline, of RESULTS' own grid."""
-    from bench.grid import Tolerances, grid_names, load_collection
+    from bench.grid import grid_names, load_collection
     from bench.read_yaml import parse_yaml
     from bench.results import read_grid
+    from bench.tolerances import Tolerances
 
     name = Path(results).resolve().name
     record = read_grid(Path(results))

@@ -25,7 +25,6 @@ from bench.cli.parts import (
     terminal,
     warn,
     warn_of_failures,
-    within,
 )
 from bench.cli.plan import print_plan
 from bench.errors import BadInput, cut, shown, unknown
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from bench.launch.slurm import Launch
 
 LAUNCHERS = ("local", "inline", "slurm")
-MOST_SECONDS = 30 * 86400
-"""Of waiting: beyond that it is for ever, and the platform's clocks have an end too."""
 
 
 def run(
@@ -107,8 +104,6 @@ def run(
     another and ends with their report. On a cluster Ctrl-C, or --detach, leaves the jobs running: see `status` and
     `cancel`.
     """
-    within("run: --stuck", stuck, 0, MOST_SECONDS)
-    within("run: --lease", lease, 1, MOST_SECONDS)
     if launcher not in LAUNCHERS:
         raise unknown("run: --launcher", launcher, LAUNCHERS)
     wanted = None if measures is None else _measures(measures)
@@ -120,6 +115,11 @@ def run(
     from bench.grid import load_collection
 
     collection = load_collection(grid, sets, _site(slurm_profile, asked, dry_run) if launcher == "slurm" else None)
+    for loaded in collection.grids:
+        if loaded.slurm and launcher != "slurm":  # not asked for now; a mistake in it is one all the same
+            from bench.launch.slurm import gather
+
+            gather(loaded.slurm, None, ())
     from bench.launch import LaunchOptions
 
     options = LaunchOptions(

@@ -1,7 +1,7 @@
-"""What is compared: the finished cells of a results folder, or of a baseline file that was made of one.
+"""The sides of a comparison: the finished cells of a results folder, or of a baseline file made from one.
 
-A baseline is one small JSON file: every configuration once, with the numbers of its seeds, the tolerances, and what
-made it. It holds no weights and no curves.
+A baseline is one small JSON file: every configuration once, with the numbers of its seeds, the tolerances, and the
+machine and code that made it. It holds no weights and no curves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from bench.errors import BadInput
-from bench.grid import NAMED, Tolerances
+from bench.grid import NAMED
 from bench.measure import calibration
 from bench.paths import as_text
 from bench.results import SCHEMA as RESULTS_SCHEMA
@@ -34,21 +34,22 @@ from bench.results import (
 )
 from bench.results.files import read as read_file
 from bench.results.measured import CALIBRATION, COST
+from bench.tolerances import Tolerances
 
 SCHEMA = 1
 HARDWARE = ("processor", "cores", "device")
-"""What must be equal for raw seconds to be compared."""
+"""The fields that must be equal for seconds to be compared directly."""
 MACHINE = ("torch", "python", "platform", *HARDWARE, "commit", "dirty", "results schema")
-"""What is kept of the machine and the code that made a cell."""
+"""The fields that describe the machine and the code that made a cell."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: `config` is its canonical form in dotted names, less the seed; `numbers` what it reached.
+    """One cell: `config` is its canonical form in dotted names, without the seed; `numbers` are its results.
 
-    Numbers are accuracy and loss (nats per scored token) at the trained length, the same "at LENGTH" for others, and
-    where they are known `flops` and `sequential operations` of a batch, `seconds` per token of training, and
-    `calibration`, the seconds of the fixed workload then.
+    These are accuracy and loss (nats per scored token) at the trained length, the same "at LENGTH" for other lengths,
+    and, where known, `flops` and `sequential operations` of a batch, `seconds` of training per token, and
+    `calibration`, the seconds of the fixed workload at that time.
     """
 
     config: Mapping[str, Any]
@@ -58,12 +59,12 @@ class Cell:
     numbers: Mapping[str, float] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     digest: str | None = None
-    """Of the code that computed it; a baseline's cells do not say it, as each configuration there is of one code."""
+    """The digest of the code that computed it; a baseline keeps none, as each of its configurations has one code."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """Cells with the name of where they are from; `fields` are all names that their configs could have."""
+    """Cells, and the name of where they are from; `fields` are all field names that their configs can have."""
 
     name: str
     cells: Sequence[Cell]
@@ -72,7 +73,7 @@ class Side:
 
 
 def read(path: Path) -> Side:
-    """A results folder, or a baseline file. Raises `BadInput` when it is neither, is damaged, or is too new."""
+    """Read a results folder or a baseline file. Raises `BadInput` when it is neither, damaged, or too new."""
     return from_folder(path) if path.is_dir() else from_file(path)
 
 
@@ -133,12 +134,12 @@ def _measured(folder: Folder, name: str, form: TypeAdapter[Any]) -> Any:
 
 
 def label(config: Mapping[str, Any]) -> str:
-    """A configuration in short: its task, method and backbone."""
+    """A short name of a configuration: its task, method and backbone."""
     return " ".join(str(config[name]) for name in ("task", "method", "model.backbone") if config.get(name))
 
 
 def dotted(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's form in dotted names, `task` and `method` for what these are called; lists become text."""
+    """The canonical form of a run in dotted names, with `task` and `method` for their names; lists become text."""
     return {name.removesuffix(".name") if name in NAMED else name: value for name, value in flat(described).items()}
 
 
@@ -146,21 +147,21 @@ def dotted(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(path: Path, side: Side, tolerances: Tolerances) -> None:
-    """Make a baseline of cells that are all done, and those of a configuration by one code.
+    """Write a baseline of cells that are all done, and where each configuration was computed by one code.
 
-    Raises `BadInput` when they are not: that is no state to return to.
+    Raises `BadInput` otherwise, as such cells are nothing to compare with.
     """
     undone = Counter(cell.state for cell in side.cells if cell.state != "done")
     if undone:
-        told = ", ".join(f"{count} {state}" for state, count in undone.items())
-        raise BadInput(f"{side.name}: cannot become a baseline: of {len(side.cells)} cells {told}")
+        counts = ", ".join(f"{count} {state}" for state, count in undone.items())
+        raise BadInput(f"{side.name}: cannot become a baseline: of {len(side.cells)} cells {counts}")
     machines = _unique(cell.machine for cell in side.cells)
     groups = []
     for config in _unique(cell.config for cell in side.cells):
         same = sorted((cell for cell in side.cells if cell.config == config), key=lambda cell: cell.seed)
         if codes := by_code({cell.seed: cell.digest for cell in same}):
             raise BadInput(
-                f"{side.name}: cannot become a baseline: {label(config)}: {codes}; `run GRID --stale` runs them anew"
+                f"{side.name}: cannot become a baseline: {label(config)}: {codes}; `run GRID --stale` runs them again"
             )
         seeds = {str(cell.seed): {**cell.numbers, "machine": machines.index(dict(cell.machine))} for cell in same}
         groups.append({"config": config, "seeds": seeds})
@@ -176,7 +177,7 @@ def write(path: Path, side: Side, tolerances: Tolerances) -> None:
 
 
 def from_file(path: Path) -> Side:
-    """What `write` wrote."""
+    """Read what `write` wrote."""
     try:
         record = read_file(path)
     except Damaged as error:
@@ -213,9 +214,9 @@ def from_file(path: Path) -> Side:
 
 
 def _unique(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each once, in the order in which they come."""
+    """The distinct mappings, in the order in which they come."""
     kept: list[dict[str, Any]] = []
-    for one in map(dict, found):
-        if one not in kept:
-            kept.append(one)
+    for mapping in map(dict, found):
+        if mapping not in kept:
+            kept.append(mapping)
     return kept

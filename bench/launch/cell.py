@@ -25,8 +25,9 @@ import torch
 from bench.config import Run
 from bench.launch.lease import LEASE_SECONDS, Lease, Lost, Seen, Watch, claim
 from bench.measure import lacking, measure
+from bench.provenance import run_digest
 from bench.results import NO_SPACE, CannotWrite, Damaged, Folder, Unreached, out_of_memory
-from bench.training import Diverged, Options, Stopped, Trainer, run_digest
+from bench.training import Diverged, Options, Stopped, Trainer
 
 FACTS = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy")
 """What a status tells of the training itself."""
@@ -257,7 +258,7 @@ def _sweep(mine: Folder, on_damage: Callable[[str], None] = lambda told: None) -
     except Damaged as error:
         if aside := mine.withdraw(mine.files):
             kept = mine.restore()
-            then = f"taken from {kept} again" if kept else "the cell begins anew"
+            then = f"taken from {kept} again" if kept else "the cell starts again"
             on_damage(f"{error}; put aside as {aside.relative_to(mine.path)}, {then}")
 
 

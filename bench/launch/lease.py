@@ -30,13 +30,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.results import CannotWrite, Damaged, Folder, read_bytes
+from bench.results import CannotWrite, Damaged, Folder, InTheWay, read_bytes
 from bench.state import IDLE
 
 LEASE_SECONDS = 60.0
 """How long an owner may be silent. On network file systems it should be longer than names are cached (60 s on NFS)."""
-LONGEST = 7 * 86400.0
-"""No lease is longer: until it has run out, nobody takes over from an owner that is gone."""
+LONGEST = 30 * 86400
+"""Of a lease, and of any wait: the clocks of the platform cannot wait for ever, and a cell whose owner may be silent so
+long is lost."""
 LARGEST = 4096
 """Bytes that a beat may have."""
 BEATS = 12
@@ -198,17 +199,20 @@ class Watch:
 def claim(folder: Folder, seen: Seen) -> Folder | None:
     """Begin the next attempt at a cell that was seen free; None when it is not free any more.
 
-    Raises `CannotWrite`, and `Damaged` where `attempts` is no folder.
+    Raises `CannotWrite`, and `InTheWay` where `attempts` is no folder.
     """
     now = look(folder)
     if now.attempt != seen.attempt or (now.state == "owned" and now.beat != seen.beat):
         return None
     mine = folder.at(seen.attempt + 1)
     attempts = mine.files.parent
-    if not attempts.is_dir() and os.path.lexists(attempts):
-        raise Damaged(attempts, "should be a folder")
     try:
         attempts.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise InTheWay(attempts) from None
+    except OSError as error:
+        raise CannotWrite(attempts, error) from error
+    try:
         mine.files.mkdir()
     except FileExistsError:
         return None

@@ -16,14 +16,14 @@ from typing import Any, Literal, NamedTuple
 from bench.config import Run
 from bench.engine import uncompilable
 from bench.errors import BadInput
+from bench.feasibility import impossible
 from bench.launch.cell import LOOK_SECONDS, STUCK_SECONDS, End
 from bench.launch.lease import LEASE_SECONDS, LONGEST, Lease, Lost, Seen, Watch, claim, look
 from bench.measure import lacking
-from bench.methods.base import impossible
 from bench.phases import idle_phase
-from bench.results import Damaged, Folder, Unreached, groups, put_aside, standing, warn_of
+from bench.provenance import run_digest
+from bench.results import Damaged, Folder, InTheWay, Unreached, groups, put_aside, standing, warn_of
 from bench.state import RESUMED
-from bench.training import run_digest
 
 Action = Literal["run", "keep", "skip"]
 
@@ -45,9 +45,9 @@ class LaunchOptions:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        for name, given in (("lease", self.lease_seconds), ("stuck", self.stuck_seconds)):
-            if given is not None and not 0 < given <= LONGEST:
-                raise BadInput(f"run: --{name}: {given:g} given; should be at most {LONGEST:.0f} seconds")
+        for name, seconds in (("lease", self.lease_seconds), ("stuck", self.stuck_seconds)):
+            if seconds is not None and not 0 < seconds <= LONGEST:  # (NaN is neither)
+                raise BadInput(f"{name}: {seconds} given; should be above 0 and at most {LONGEST:,} seconds")
 
     def cell(self) -> dict[str, Any]:
         """The options of `run_cell`."""
@@ -195,14 +195,14 @@ def _mend(cell: Cell, fault: Damaged, group: str) -> None:
         warn_of(fault)
     elif name == "run.json":
         cell.folder.describe(cell.run, group, anew=True)
-        warn_of(fault, "written anew")
-    elif fault.path in (cell.folder.path, cell.folder / "attempts"):
+        warn_of(fault, "written again")
+    elif isinstance(fault, InTheWay):
         warn_of(fault, f"put aside as {put_aside(fault.path, fault.path.parent)}")
     elif name == "status.json" and cell.decision.state == "done":
         if fault.path.is_dir():
             put_aside(fault.path, fault.path.parent)
         cell.folder.set_status("done", reason=None)
-        warn_of(fault, "written anew, as there is a result")
+        warn_of(fault, "written again, as there is a result")
     else:
         warn_of(fault, "the cell is not done" if name == "result.json" else "")
 

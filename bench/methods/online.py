@@ -249,6 +249,17 @@ class Online(RecurrentMethod):
             found |= {name: matrix[:, -1].contiguous() for name in bias}
         return found
 
+    # Over lanes; what looks at estimates lane by lane puts others in their place.
+
+    def summed(self, pairs: Pairs) -> Tensor:
+        """The sum over lanes and copies of outer products, one after another, (P,)."""
+        parts = [(b.flatten(0, 1).t() @ a.flatten(0, 1)).flatten() for b, a in pairs]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def over_lanes(self, each: Tensor) -> Tensor:
+        """The sum of the lanes' own vectors (B, P), (P,)."""
+        return each.sum(0)
+
     @property
     def _theta(self) -> dict[str, Tensor]:
         return {name: one[None] for name, one in self.transition.theta().items()}
@@ -282,12 +293,6 @@ class Differentiated(NamedTuple):
     def squares(self) -> None:
         """Not known."""
         return
-
-
-def summed(pairs: Pairs) -> Tensor:
-    """The sum over lanes and copies of outer products, one after another, (P,)."""
-    parts = [(b.flatten(0, 1).t() @ a.flatten(0, 1)).flatten() for b, a in pairs]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def signs(shape: tuple[int, ...], noise: torch.Generator, like: Tensor) -> Tensor:

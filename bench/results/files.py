@@ -61,6 +61,13 @@ class Unreached(Damaged):
     how = "cannot be read"
 
 
+class InTheWay(Damaged):
+    """Something else lies where a folder should be."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "should be a folder")
+
+
 def warn_of(error: Damaged, then: str = "") -> None:
     """Name a damaged file to the user, and what was done about it."""
     warnings.warn(f"{error}{f'; {then}' if then else ''}", DamagedFile, stacklevel=2)

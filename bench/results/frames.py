@@ -56,7 +56,7 @@ def run_folders(path: Path | str) -> Iterator[Folder]:
                 waiting.append(place / entry.name)
             elif NAMED.search(entry.name):
                 found.append(place / entry.name)
-    for one in sorted(found, key=lambda place: str(place).split(os.sep)):  # (which is sooner than comparing paths)
+    for one in sorted(found, key=lambda place: place.parts):  # (sooner than as paths)
         yield Folder(one)
 
 

@@ -15,6 +15,7 @@ new, whole. What a killed process left behind is named by nothing and swept away
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
@@ -308,7 +309,10 @@ def _about(name: str) -> dict[str, Any] | None:
         _Prepared.model_validate(about, strict=True)
     except FileNotFoundError:
         return None
-    except OSError as error:  # no permission, for one: says nothing about what is here
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return DAMAGED
+        # No permission, for one: it says nothing about what is here.
         raise BadInput(f"{name}: cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError):
         return DAMAGED

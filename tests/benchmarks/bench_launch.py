@@ -17,8 +17,8 @@ from bench.build import build_method, build_task
 from bench.grid import make_grid
 from bench.launch import LaunchOptions, run_cell, run_cells
 from bench.launch.lease import BEATS, LEASE_SECONDS, Lease, claim, look
+from bench.provenance import run_digest
 from bench.results import Folder, save_tensors, write_json
-from bench.training import run_digest
 from tests.helpers import TINY, folder_of, tiny_run
 
 SECONDS = 30
@@ -49,12 +49,12 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             made[run.method] = folder_of(run, folder)
             assert run_cell(made[run.method]).state == "done"
             continue
-        one, copy = made[run.method], Folder(folder / run.id)
+        source, copy = made[run.method], Folder(folder / run.id)
         copy.describe(run)
         copy.place(1).mkdir(parents=True)
         for name in ("status.json", "curve.json", "beat"):
-            shutil.copy(one.files / name, copy.place(1) / name)
-        write_json(copy / "result.json", {**(one.result or {}), "digest": run_digest(run)})
+            shutil.copy(source.files / name, copy.place(1) / name)
+        write_json(copy / "result.json", {**(source.result or {}), "digest": run_digest(run)})
     return request.param, folder
 
 

@@ -1,6 +1,6 @@
 """Golden losses: the first training losses of every built-in method and backbone, in float64, to the last digit.
 
-    python -m tests.compare.golden results/baselines/golden.json      # write them anew
+    python -m tests.compare.golden results/baselines/golden.json      # write them again
 
 Whatever changes a number (a sign, an alignment, a gradient, a learning rate, a random stream) changes these within 20
 steps, where rounding has not grown yet. They go through the trainer itself; both phases of a method with two are there.
@@ -20,7 +20,8 @@ import torch
 
 from bench import registry
 from bench.config import Run
-from bench.methods.base import Phase, impossible
+from bench.feasibility import impossible
+from bench.methods.base import Phase
 from bench.results import Folder, write_json
 from bench.training import Trainer
 
@@ -113,17 +114,17 @@ def losses(run: Run) -> list[float]:
 
 def differences(golden: Mapping[str, Any], found: Mapping[str, list[float]], rtol: float = RTOL) -> dict[str, str]:
     """By the run's name, where its losses first leave the golden ones; nothing for those that stay."""
-    told = {}
+    findings = {}
     for name, curve in found.items():
         kept = golden["losses"].get(name)
         if kept is None or len(kept) != len(curve):
-            told[name] = "has no golden losses" if kept is None else f"took {len(curve)} steps, not {len(kept)}"
+            findings[name] = "has no golden losses" if kept is None else f"took {len(curve)} steps, not {len(kept)}"
             continue
         for step, (here, there) in enumerate(zip(curve, kept, strict=True)):
             if not math.isclose(here, there, rel_tol=rtol, abs_tol=0.0):
-                told[name] = f"step {step}: loss {here!r}, golden {there!r}"
+                findings[name] = f"step {step}: loss {here!r}, golden {there!r}"
                 break
-    return told
+    return findings
 
 
 def make(tell: Callable[[str], None] = lambda name: None) -> dict[str, Any]:

@@ -376,7 +376,7 @@ class Damages:
         if outcome.code == 2 and not any(one.startswith("error:") for one in lines):
             yield "exit code 2 without a line"
         named = str(file) in text or file.name in text
-        lawful = kind == "missing" and file.name.endswith(OPTIONAL)
+        lawful = (kind == "missing" and file.name.endswith(OPTIONAL)) or kind == "no more" or outcome.code == 2
         unseen = named or lawful or kind in UNSEEN or name == "run"
         if not unseen and said(outcome) != self.commands.expected(name, attacked(self.prepared, file)):
             yield "other numbers without a word"

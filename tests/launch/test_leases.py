@@ -344,12 +344,12 @@ def test_a_damaged_result_is_set_aside_and_taken_from_its_attempt_or_made_again(
     (folder / "result.json").write_text('{"scores": [')
     if not kept:
         (folder.place(1) / "result.json").write_text("")
-    with pytest.warns(DamagedFile, match=r"result.json: is damaged: is no JSON.*; the cell is not done"):
+    with pytest.warns(DamagedFile, match=r"result.json: damaged: is no JSON.*; the cell is not done"):
         assert launch(tiny_grid(), tmp_path, launcher="inline", quiet=False).exit_code == 0
     assert numbers(folder.path) == before
     assert (folder.place(2) / "damaged-result.json").is_file()
     assert (folder.result or {})["attempt"] == (1 if kept else 2)
-    then = f"taken from {folder.place(1) / 'result.json'} again" if kept else "the cell begins anew"
+    then = f"taken from {folder.place(1) / 'result.json'} again" if kept else "the cell starts again"
     assert f"put aside as attempts/000002/damaged-result.json, {then}" in capsys.readouterr().out
     assert launch(tiny_grid(), tmp_path, launcher="inline").exit_code == 0
     assert folder.attempts() == [1, 2], "once"

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from bench.config import Run
+from bench.feasibility import impossible
 from bench.grid import grid_names, load_collection
 from bench.measure import cost, credit
-from bench.methods.base import impossible
 from tests.helpers import TINY
 
 SHAPES = ("name", "context", "start")
@@ -20,7 +20,7 @@ def tiny() -> Iterator[Run]:
     """Runs with every task, method and backbone of the shipped grids, with the smallest model and batches."""
     seen = set()
     for grid in grid_names():
-        for run in (run for one in load_collection(grid).grids for run in one.runs):
+        for run in (run for grid_part in load_collection(grid).grids for run in grid_part.runs):
             described = run.describe()
             method = described["method"]
             phase = method.get("dmt", {})

@@ -87,7 +87,7 @@ def test_k_sweeps_from_the_teachers_memories_are_k_steps_of_the_rollout_from_eac
     """The theorem: before column t stands f^k from m_{t-k}, or the rollout from the beginning where t < k."""
     method, (x, _, _) = built("smt-dense+dmt")
     with torch.no_grad():
-        method.settle("smt")
+        method.sync_predictor("smt")
         memories = method.teacher.encode(x)
         found = swept(method.rnn, memories, x, k)
         for t in range(T):
@@ -104,7 +104,7 @@ def test_k_sweeps_from_the_teachers_memories_are_k_steps_of_the_rollout_from_eac
 def test_pieces_begin_at_the_teachers_memories_and_go_on_by_themselves(steps, offset):
     method, (x, _, _) = built("smt-dense+dmt")
     with torch.no_grad():
-        method.settle("smt")
+        method.sync_predictor("smt")
         memories, columns = method.teacher.encode(x), cyclic(T, torch.tensor([offset]))
         assert sorted(columns.tolist()) == list(range(T))
         found = rolled_out(method.rnn, memories[:, columns[::steps]], x, columns, steps)
@@ -165,20 +165,26 @@ def near(method, loss, expected):
     """Equal, and so are their gradients."""
     torch.testing.assert_close(loss, expected)
     gradients = []
-    for one in (loss, expected):
-        one.backward()
-        gradients.append({name: one.grad.clone() for name, one in method.named_parameters() if one.grad is not None})
+    for value in (loss, expected):
+        value.backward()
+        gradients.append(
+            {
+                name: parameter.grad.clone()
+                for name, parameter in method.named_parameters()
+                if parameter.grad is not None
+            }
+        )
         method.zero_grad()
     assert gradients[0].keys() == gradients[1].keys()
-    for name, one in gradients[0].items():
-        torch.testing.assert_close(one, gradients[1][name], rtol=1e-9, atol=1e-11, msg=name)
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(value, gradients[1][name], rtol=1e-9, atol=1e-11, msg=name)
 
 
 @pytest.mark.parametrize("dmt", [{"pieces": [4]}, {"pieces": [32]}, {"sweeps": 2}, {"detach_readout": True}])
 def test_the_loss_of_dmt_is_that_of_a_loop_over_columns(dmt):
     """From the teacher's memory at every k-th column on; the last update of each alone has a gradient."""
     method, batch = built({"name": "smt-dense+dmt", "dmt": dmt})
-    method.settle("smt")
+    method.sync_predictor("smt")
     method.train_only(method.phases(tiny_run().training)[-1])
     offset, (x, y, _) = method.draw((B, T), "dmt"), batch
     config, steps = method.config.dmt, min(method.config.dmt.pieces[0], T)
@@ -219,7 +225,9 @@ def test_a_teacher_that_is_good_enough_at_once_takes_its_steps_whole_where_gradi
     trainer = Trainer(run, folder_of(run, tmp_path))
     trainer.train()
     points = read_json(trainer.folder.files / "curve.json")
-    (steps, tokens), *_ = [(one["steps"], one["tokens"]) for one in reversed(points) if one["phase"] == "teacher"]
+    (steps, tokens), *_ = [
+        (point["steps"], point["tokens"]) for point in reversed(points) if point["phase"] == "teacher"
+    ]
     assert (steps, tokens) == (10, 10 * 3 * 4 * 12)
 
 
@@ -235,7 +243,7 @@ def test_a_teacher_that_never_is_has_its_share(tmp_path):
 @pytest.mark.parametrize("dmt", [{"pieces": [4]}, {"pieces": [64]}, {"sweeps": 3}, {"pieces": [3], "rollout": 7}])
 def test_the_published_form_labels_the_same_positions_of_pieces_and_sweeps(dmt):
     method, batch = built({"name": "smt+dmt", "context": 5, "dmt": {"every": 2, **dmt}})
-    method.settle("smt")
+    method.sync_predictor("smt")
     method.train_only(method.phases(tiny_run().training)[-1])
     drawn, config, reach = method.draw((B, T), "dmt"), method.config.dmt, min(T, method.config.dmt.rollout)
     steps = min(config.pieces[0], reach) if config.pieces else 0
@@ -262,8 +270,8 @@ def test_the_variance_of_memories_is_torchs(rows):
     memories = torch.randn(rows, 4, 3, 2).double().requires_grad_()
     found, wanted = _variance(memories), memories.var(0, correction=min(1, rows - 1)).mean()
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-    for one, other in zip(torch.autograd.grad(found, memories), torch.autograd.grad(wanted, memories), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    for ours, other in zip(torch.autograd.grad(found, memories), torch.autograd.grad(wanted, memories), strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-12)
 
 
 def test_the_uniformity_loss_is_the_log_of_a_mean_over_pairs():
@@ -273,5 +281,5 @@ def test_the_uniformity_loss_is_the_log_of_a_mean_over_pairs():
     pairs = [-2 * (a - b).square().sum() for i, a in enumerate(tokens) for j, b in enumerate(tokens) if i != j]
     wanted, found = torch.stack(pairs).logsumexp(0) - math.log(len(pairs)), uniformity_loss(memory)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-    (one,), (other,) = torch.autograd.grad(found, memory), torch.autograd.grad(wanted, memory)
-    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    (ours,), (other,) = torch.autograd.grad(found, memory), torch.autograd.grad(wanted, memory)
+    torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-12)

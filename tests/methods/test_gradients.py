@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from bench.build import build_method, build_task
 from bench.engine import Engine
 from bench.errors import BadInput
+from bench.feasibility import impossible
 from bench.grid import load_collection
-from bench.methods.base import impossible
 from bench.methods.smt import cut_windows, uniformity_loss
 from bench.phases import draw
 from bench.tasks.base import IGNORED, Batch
@@ -50,7 +50,7 @@ def trained_gradients(method, batch, phase) -> dict[str, torch.Tensor]:
     from bench.config import TrainingConfig
 
     training = TrainingConfig.parse({"budget": {"steps": 1}}, "")
-    (part,) = (one for one in method.phases(training) if one.name == phase)
+    (part,) = (candidate for candidate in method.phases(training) if candidate.name == phase)
     method.train_only(part)
     (ready,) = Engine(method, part).stretches(batch)
     found = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
@@ -204,7 +204,9 @@ def test_consecutive_positions_share_encodings_and_give_the_losses_and_gradients
             assert (drawn.t.diff(dim=1) == 1).all()
         monkeypatch.setattr(method, "draw", lambda shape, phase, drawn=drawn: drawn)
         kept = method.teacher.encode
-        monkeypatch.setattr(method.teacher, "encode", lambda one, kept=kept: encoded.append(len(one)) or kept(one))
+        monkeypatch.setattr(
+            method.teacher, "encode", lambda contexts, kept=kept: encoded.append(len(contexts)) or kept(contexts)
+        )
         found.append(trained_gradients(method, dense, "smt"))
     (shared, scalars), (separate, wanted) = found
     n = drawn.t.shape[1]
@@ -247,7 +249,7 @@ def test_detached_smt_moves_the_encoder_by_the_decoder_alone(dense):
 def test_dmts_losses_and_gradient_equal_those_of_single_rollouts(batch, detach_rollout, detach_readout):
     config = {"every": 1, "detach_rollout": detach_rollout, "detach_readout": detach_readout}
     method = method_of("smt+dmt", context=4, dmt=config)
-    method.settle("smt")
+    method.sync_predictor("smt")
     found, scalars = trained_gradients(method, batch, "dmt")
     squares, terms = [], []
     for row in range(B):
@@ -276,7 +278,7 @@ def test_the_last_phase_of_smt_dmt_bptt_is_bptt_from_the_first_memory(batch, sta
         evaluation={"score_from": 2},
     )
     method = build_method(run, build_task(run))
-    method.settle("smt")
+    method.sync_predictor("smt")
     found, scalars = trained_gradients(method, batch, "bptt")
     terms, first = [], 3 if start == "context" else 0
     for row in range(B):
@@ -353,7 +355,7 @@ def test_positions_with_a_whole_future_are_all_drawn_and_no_others(start):
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "reason"),
     [
         ({"whole_futures": True, "future": 13}, "whole_futures needs batches of at least 13 columns, not 12"),
         ({"whole_futures": True, "future": 6, "length": 5}, "whole_futures needs batches of at least 6 columns, not 5"),
@@ -361,8 +363,8 @@ def test_positions_with_a_whole_future_are_all_drawn_and_no_others(start):
         ({"length": 6, "future": 6, "whole_futures": True}, None),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_in_one_line(fields, told):
-    assert impossible(tiny_run({"name": "smt", **fields})) == told
+def test_what_cannot_be_drawn_is_refused_in_one_line(fields, reason):
+    assert impossible(tiny_run({"name": "smt", **fields})) == reason
 
 
 def test_contexts_futures_and_targets_are_aligned_as_in_the_worked_example():

@@ -232,7 +232,7 @@ def test_a_cell_whose_checkpoint_is_damaged_begins_anew_and_says_so(
     assert run_cell(folder).state == "done"
     assert numbers(folder.path) == undisturbed
     (note,) = folder.status["notes"]
-    assert note.startswith(f"{file}: damaged: ") and note.endswith("put aside as damaged-checkpoint.pt; begun anew")
+    assert note.startswith(f"{file}: damaged: ") and note.endswith("put aside as damaged-checkpoint.pt; started again")
     assert (folder.files / "damaged-checkpoint.pt").is_file()
     assert note in (folder.files / "log.txt").read_text()
 
@@ -344,7 +344,7 @@ def test_a_damaged_run_json_is_named_by_all_and_written_anew_by_run(damage: str,
     frame = load_results(grid / "grid")
     assert sorted(frame["state"]) == ["damaged", "done"] and frame["reason"].iloc[0].startswith("run.json ")
     assert run(grid) == 0
-    assert "; written anew" in capsys.readouterr().err
+    assert "; written again" in capsys.readouterr().err
     assert file.read_bytes() == before and one.attempts() == [1], "the result stands"
     assert run(grid) == 0 and "damaged" not in capsys.readouterr().err
 
@@ -396,7 +396,7 @@ def test_a_damaged_status_takes_no_result_away_and_is_mended(damage: str, grid: 
     said = capsys.readouterr()
     assert "2 done" in said.out and f"warning: {file}: damaged: " in said.err
     assert run(grid) == 0
-    assert "written anew, as there is a result" in capsys.readouterr().err
+    assert "written again, as there is a result" in capsys.readouterr().err
     assert one.read_status() == {"state": "done", "reason": None} and one.attempts() == [1]
 
 
@@ -570,7 +570,7 @@ def test_a_cell_without_its_run_json_does_not_vanish(grid: Path) -> None:
 
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e12, -1.0])
 def test_no_lease_is_so_long_that_a_cell_is_never_taken_over(seconds: float) -> None:
-    with pytest.raises(BadInput, match=r"run: --lease: .* given; should be at most 604800 seconds"):
+    with pytest.raises(BadInput, match=r"lease: .* given; should be above 0 and at most 2,592,000 seconds"):
         LaunchOptions(lease_seconds=seconds)
     assert LaunchOptions(stuck_seconds=None).stuck_seconds is None
 

@@ -197,7 +197,7 @@ def test_a_row_fails_for_the_method_that_breaks_it(clean, row):
     outcome = outcome_of(BROKEN[row], row)
     assert outcome.state == "failed", outcome
     assert outcome.detail and "\n" not in outcome.detail
-    assert outcome.mend
+    assert outcome.fix
 
 
 class Streams(BPTT):
@@ -256,7 +256,7 @@ class DrawsAtEveryColumn(RTRL):
 
     def step(self, carry, x_t, y_t, drawn_t):
         carry, credit = super().step(carry, x_t, y_t, drawn_t)
-        noisy = {name: one * drawn_t.mean() for name, one in credit.gradient.items()}
+        noisy = {name: gradient * drawn_t.mean() for name, gradient in credit.gradient.items()}
         return carry, credit._replace(gradient=noisy)
 
 
@@ -286,7 +286,7 @@ class LosesTheImaginaryPart(LRU):
 
 def test_complex_parameters_keep_every_promise(clean):
     registry.register_method("examined")(LRU)
-    assert {one.detail for one in check("method", "examined") if one.state == "failed"} == set()
+    assert {outcome.detail for outcome in check("method", "examined") if outcome.state == "failed"} == set()
 
 
 def test_a_gradient_without_its_imaginary_part_is_not_exact(clean):
@@ -338,7 +338,7 @@ def test_the_command_tells_what_to_mend_in_a_table_in_json_and_in_junit(clean, t
     assert main(["check", "--plugin", str(file), "--junit", str(junit)]) == 1
     shown = capsys.readouterr().out
     assert "gradient_is speaks of trains, which is no phase" in shown
-    assert "to mend 'gradients are what is promised': mend the gradient" in shown
+    assert "to fix 'gradients are what is promised': correct the gradient" in shown
     assert "12 passed, 1 failed, 1 not applicable" in shown
     (found,) = ET.parse(junit).getroot().findall("testsuite")
     assert (found.get("tests"), found.get("failures")) == ("14", "1")

@@ -11,6 +11,8 @@ TITLES = {
     "samples": "Samples",
     "ablations": "Ablations",
     "online": "Online loss and regret",
+    "frontier": "Online learning against CPU seconds",
+    "estimators": "Gradients of online methods",
     "provenance": "Provenance",
 }
 """Modules of this package, in the order of the page; each with the title of its place there where it fails."""
