@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from bench import registry
@@ -281,19 +281,20 @@ class EvaluationConfig(Config):
     score_from: Natural = Field(0, description="positions before this one are neither trained on nor scored")
 
 
-def _run_id(name: str) -> str:
-    if fault := folder_fault(name):
-        raise ValueError(fault)
-    return name
-
-
 class InitFrom(Config):
     """Start from the weights that another run had at the end of one of its phases."""
 
-    run: Annotated[str, AfterValidator(_run_id)] = Field(description="that run's id")
+    run: str = Field(description="that run's id")
     phase: str = Field(
         description="a phase that this run's method has too; it and those before it are not trained again"
     )
+
+    @field_validator("run")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if fault := folder_fault(name):
+            raise ValueError(fault)
+        return name
 
 
 @dataclass(frozen=True)

@@ -570,6 +570,8 @@ def _of_configs(
         if not having:
             raise unknown(where, name, sorted({field for cls in classes for field in cls.model_fields}))
         inner = [one for one in (config_in(cls.model_fields[name]) for cls in having) if one]
+        if several and value == [] and not any(is_value(cls, name, []) for cls in having):
+            raise BadInput(f"{where}: {name}: [] given; should have at least one value")
         if inner and isinstance(value, Mapping):
             within = _of_configs(inner, value, f"{where}.{name}", several)
             found += [((name, *path), allowed) for path, allowed in within]

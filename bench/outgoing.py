@@ -2,6 +2,7 @@
 
     terminal      escape sequences would move, hide or colour what others wrote
     clean         the same, on one line
+    message       the same, and not too long to be read
     markdown      a cell of a GitHub table: HTML, links, bars
     spreadsheet   a cell of a CSV file that a spreadsheet would compute
 
@@ -14,6 +15,8 @@ import html
 import re
 from typing import Any
 
+LONGEST = 400
+"""Characters of a message."""
 GUARDED = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so is a formula to a spreadsheet."""
 
@@ -26,6 +29,14 @@ def terminal(text: object) -> str:
 def clean(value: object) -> str:
     """Text on one line, with spaces for control characters."""
     return "".join(one if one.isprintable() else " " for one in str(value))
+
+
+def message(text: object) -> str:
+    """Text on one line of at most `LONGEST` characters: of a longer one the beginning, and the end, which says what to
+    do.
+    """
+    words = " ".join(clean(text).split())
+    return words if len(words) <= LONGEST else f"{words[: LONGEST - 155]} ... {words[-150:]}"
 
 
 def markdown(text: object) -> str:

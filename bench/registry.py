@@ -178,7 +178,10 @@ def _guarded(name: str, load: Callable[[], object]) -> None:
 
 def load_plugin(file: str | Path) -> None:
     """Import one plugin file. Loading it again does nothing; a failure goes to `failures` under the file's name."""
-    path = Path(file).resolve()
+    try:
+        path = Path(file).resolve()
+    except RuntimeError:  # a link to itself
+        path = Path(file)
     if path in _plugin_files:
         return
     if not path.is_file():

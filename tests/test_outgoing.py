@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from bench import outgoing
 from bench.cli import parts
+from bench.launch.plan import Board, Cell, Decision
+from bench.launch.progress import Bars, Lines
 from bench.report import formats
+from tests.helpers import folder_of, tiny_run
 
 HOSTILE = "\x1b[31mred\x1b]0;x\x07 \x9b1m \u202e \r\x00"
 
@@ -33,6 +37,12 @@ def test_a_cell_that_a_spreadsheet_would_compute_is_made_a_text(text: str) -> No
         and list(read["number"]) == ["-1.5", "2.0"]
         and list(read["whole"]) == ["-1", ""]
     )
+
+
+def test_a_message_is_one_line_that_keeps_its_beginning_and_its_end() -> None:
+    long = outgoing.message(f"error: {'x' * 5000}\n; did you mean 'y'?")
+    assert len(long) == outgoing.LONGEST and long.startswith("error: xxx") and long.endswith("xx ; did you mean 'y'?")
+    assert outgoing.message(" a\n\tb ") == "a b"
 
 
 def test_all_other_values_are_written_as_they_are() -> None:
@@ -67,3 +77,22 @@ def test_bars_and_spinners_show_any_text(text: str, monkeypatch: pytest.MonkeyPa
     with parts.spinner(text) as tell:
         tell(text)
     assert "\x1b]0;x" not in stdout.getvalue()
+
+
+@pytest.mark.parametrize("text", [r"\[/x]", "[/x]", HOSTILE])
+def test_a_launch_shows_any_phase_and_any_reason(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny_run()
+    board = Board([Cell(run, folder_of(run, tmp_path), Decision("run", "pending"))])
+    cell = board.take()
+    assert cell is not None
+    Lines(board).say(text)
+    assert "\x1b" not in capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdout", stdout := Terminal())
+    with Bars(board) as bars:
+        bars.note = text
+        bars.tick({cell.id: {"phase": text, "progress": 0.5}})
+        bars.live.refresh()
+        bars.say(text)
+    assert "\x1b]0;x" not in stdout.getvalue() and "\u202e" not in stdout.getvalue()

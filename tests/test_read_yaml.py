@@ -116,6 +116,7 @@ WRONG_INSIDE = {
     "a key of an override": ({"overrides": [{"were": {}, "set": {}}]}, r"overrides\.0\.were: unknown key; .*'where'"),
     "where: a knob": (override({"task.lenght": 8}, {"seed": 1}), "'lenght' is unknown; .*'length'"),
     "where: deep": (override({"training.optimiser.lrr": 1}, {}), "'lrr' is unknown; .*'lr'"),
+    "where: nothing": (override({"model.d": []}, {}), r"where.model: d: \[\] given; should have at least one value"),
     "set: deep": (override(STACK, {"training.optimiser.lrr": 1}), "'lrr' is unknown"),
     "set: a knob": (override(STACK, {"task.depht": 1}), "'depht' is unknown"),
     "set: another's knob": (override(STACK, {"task.keys": 1}), "'keys' is unknown"),

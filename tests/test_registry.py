@@ -246,6 +246,9 @@ def test_what_is_scored_begins_with_what_was_trained(clean, tmp_path, given):
 def test_a_missing_plugin_file_is_bad_input(clean, tmp_path):
     with pytest.raises(BadInput, match="--plugin: no file"):
         load_plugin(tmp_path / "absent.py")
+    (tmp_path / "itself.py").symlink_to("itself.py")
+    with pytest.raises(BadInput, match="--plugin: no file"):
+        load_plugin(tmp_path / "itself.py")
 
 
 def test_installed_plugins_are_found_by_their_entry_points(tmp_path):

@@ -17,12 +17,13 @@ from bench.cli.data import data_fetch, data_import, data_list
 from bench.cli.diagnose import diagnose
 from bench.cli.listing import list_
 from bench.cli.measure import cost, sample
-from bench.cli.parts import Group, arguments, command_path, one_line, tell_of_damage
+from bench.cli.parts import Group, arguments, command_path, tell_of_damage
 from bench.cli.plugins import check, new_backbone, new_method, new_task
 from bench.cli.report import compare, report
 from bench.cli.run import cancel, run
 from bench.cli.status import status
 from bench.errors import BadInput, shown, unknown
+from bench.outgoing import message
 from bench.paths import at_home
 
 # typer brings its own copy of click or uses the installed one, by version; its public BadParameter knows which.
@@ -138,8 +139,8 @@ def _at_home(word: str) -> str:
     return f"{option}{equals}{at_home(value)}" if value.startswith("~") else word
 
 
-def _complain(message: str) -> int:
-    print(one_line(f"error: {message}"), file=sys.stderr)
+def _complain(text: str) -> int:
+    print(message(f"error: {text}"), file=sys.stderr)
     return 2
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.errors import BadInput, DamagedFile, cut, line, unknown
-from bench.outgoing import clean
+from bench.outgoing import clean, message
 from bench.outgoing import terminal as terminal_text
 
 
@@ -87,7 +87,7 @@ def say(text: object) -> None:
 
 def warn(text: str) -> None:
     """A line on stderr."""
-    print(f"warning: {clean(text)}", file=sys.stderr)
+    print(message(f"warning: {text}"), file=sys.stderr)
 
 
 def results_folder(name: str, results: Path) -> Path:
@@ -174,17 +174,6 @@ def command_path(ctx: Any) -> str:
     return f"{' '.join(path)}: " if path else ""
 
 
-LONGEST = 400
-"""Characters of a line about a mistake, or about what is damaged."""
-
-
-def one_line(message: str) -> str:
-    """A message on one line, which is not too long; of a long one the middle is left out."""
-    text = " ".join(clean(message).split())
-    # The end says what to do: what is allowed, the nearest name.
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 155]} ... {text[-150:]}"
-
-
 MOST_TOLD = 20
 """Damaged files that a command names; `status` has the reason of each cell that is damaged."""
 
@@ -193,11 +182,11 @@ def tell_of_damage() -> None:
     """From now on, each damaged file of results is named in a line, once."""
     usual, told = warnings.showwarning, set[str]()
 
-    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    def show(warning: Warning | str, category: type[Warning], *place: Any) -> None:
         if not issubclass(category, DamagedFile):
-            usual(message, category, *place)
+            usual(warning, category, *place)
             return
-        text = one_line(f"warning: {message}")
+        text = message(f"warning: {warning}")
         if text not in told and len(told) <= MOST_TOLD:
             told.add(text)
             print(text if len(told) <= MOST_TOLD else "warning: and more files", file=sys.stderr)

@@ -28,7 +28,7 @@ from bench.cli.parts import (
 )
 from bench.cli.plan import print_plan
 from bench.errors import BadInput, cut, shown, unknown
-from bench.outgoing import clean
+from bench.outgoing import message
 
 if TYPE_CHECKING:
     from bench.grid import Collection, Grid, Site
@@ -226,7 +226,7 @@ def _run_one(grid: Grid, folder: Path, options: LaunchOptions) -> int:
         print(f"stopped; go on with: {_same_command()}")
         raise typer.Exit(outcome.exit_code)
     if outcome.halted:
-        print(f"error: {clean(outcome.halted)}", file=sys.stderr)
+        print(message(f"error: {outcome.halted}"), file=sys.stderr)
         print(f"when that is mended, go on with: {_same_command()}")
         raise typer.Exit(outcome.exit_code)
     return _show_outcome(folder, outcome, options)

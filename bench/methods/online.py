@@ -102,6 +102,16 @@ class Online(RecurrentMethod):
         """Why this method cannot train its network, or None."""
         return None
 
+    @classmethod
+    def uncompilable(cls, run: Run) -> str | None:
+        """A step can be compiled where it asks neither torch.func nor autograd anything, one column at a time."""
+        method: Any = build.build_method(run, build.build_task(run), device="cpu")
+        if method.block > 1:
+            return f"{cls.name} in blocks of {method.block} columns is not compiled"
+        if method.closed and method._seen_as_it_is:
+            return None
+        return f"{cls.name} on {run.model.backbone} asks autograd in each step; tanh with a linear readout does not"
+
     @property
     def piece(self) -> int | None:
         return self.config.update_every

@@ -393,7 +393,7 @@ class Generator:
         ]
         key = self.rng.choice(keys)
         whole = key in ("model", "evaluation", "evaluation.lengths", "init_from")
-        nothing = ("null", "{}", "[]", "[{}]") if whole else ()  # nothing said, or an axis of that
+        nothing = ("null", "{}", "[]", "[{}]", "[[]]") if whole else ()  # nothing said, or an axis of that
         odd = self.rng.choice([TAGS, SNIPPETS])
         snippet = self.rng.choice([one for one in odd if "\0" not in one and one not in nothing])
         if snippet == "|" or snippet == ">" or snippet == "---":  # an empty text

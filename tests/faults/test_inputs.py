@@ -92,3 +92,17 @@ def test_a_few_attacks_of_each_campaign_do_no_harm(tmp_path: Path) -> None:
     for attack in islice(every, 3, None, len(every) // 20):
         made = target.run(attack)
         assert hostile.judge(made) == [], str(made)
+
+
+def test_a_text_in_results_is_shown_and_changes_nothing_around_it(tmp_path: Path) -> None:
+    target = Target()
+    template = hostile.Template(target, tmp_path)
+    for text, shown in (
+        ("\x1b[31mred\x1b[0m", "\N{REPLACEMENT CHARACTER}[31mred"),
+        (r"\[/x]", r"\[/x]"),
+        ("[red]x[/red]", "[red]x[/red]"),
+    ):
+        (status,) = (one for one in hostile.in_results(template) if one.what == f"{text!r} in status g.yaml")
+        made = target.run(status)
+        assert hostile.judge(made) == [] and made.code == 0
+        assert shown in made.out, made.out + made.err

@@ -348,10 +348,9 @@ def test_the_command_tells_what_to_mend_in_a_table_in_json_and_in_junit(clean, t
     assert [row["row"] for row in rows if row["state"] == "failed"] == ["gradients are what is promised"]
 
 
-@pytest.mark.parametrize("text", ["", "import no_such_package"])
-def test_a_plugin_with_nothing_to_check_fails(clean, tmp_path, capsys, text):
+def test_a_plugin_with_nothing_to_check_fails(clean, tmp_path, capsys):
     file = tmp_path / "empty.py"
-    file.write_text(text)
+    file.write_text("")
     assert main(["check", "--plugin", str(file)]) == 1
     assert "nothing could be checked" in capsys.readouterr().out
 

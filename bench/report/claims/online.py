@@ -123,7 +123,11 @@ def noise(data: Data) -> Verdict:
 
 
 @register_claim(
-    "online-3", "OK ties with TBPTT on characters of text.", figure="frontier", grids=["online-text"], when=concerned
+    "online-3",
+    "OK ties with TBPTT on characters of text.",
+    figure="frontier-shakespeare",
+    grids=["online-text"],
+    when=concerned,
 )
 def kronecker_sums(data: Data) -> Verdict:
     """No method of this project is OK."""
@@ -133,7 +137,7 @@ def kronecker_sums(data: Data) -> Verdict:
 @register_claim(
     "online-4",
     "With a step at every column, methods that carry credit forward reach higher levels of the curriculum than TBPTT.",
-    figure="frontier",
+    figure="frontier-copy-curriculum",
     grids=["online-copy"],
     when=concerned,
 )
@@ -203,7 +207,7 @@ def memory(data: Data) -> Verdict:
 @register_claim(
     "online-6",
     "Exact element-wise RTRL learns what BPTT of the same cell learns, at equal tokens.",
-    figure="frontier",
+    figure="frontier-anbn",
     grids=["online-anbn"],
     when=concerned,
 )
@@ -233,7 +237,7 @@ def elementwise(data: Data) -> Verdict:
 @register_claim(
     "online-7",
     "Stacked layers that are trained by their own traces lose to BPTT where credit has to cross them.",
-    figure="frontier",
+    figure="frontier-anbn",
     grids=[],
     when=concerned,
 )

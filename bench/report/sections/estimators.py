@@ -38,7 +38,9 @@ def records(data: Data) -> Iterator[dict[str, Any]]:
     """The first of each kind in the folders, or one level below them."""
     for name in EXHIBITS:
         files = (file for folder in data.folders for file in (folder / f"{name}.json", *folder.glob(f"*/{name}.json")))
-        found = next((one for one in map(read_json, files) if isinstance(one, dict)), None)
+        found = next(
+            (one for one in map(read_json, files) if isinstance(one, dict) and one.get("experiment") == name), None
+        )
         if found is not None:
             yield found
 

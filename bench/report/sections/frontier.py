@@ -19,6 +19,8 @@ from bench.statistics import Interval, band, mean_interval
 TITLE = "Online learning against CPU seconds"
 LEVELS = (0.1, 0.02)
 """Above the floor, in the task's unit: when a curve is first below them is told."""
+LEAST = 1e-3
+"""Above the floor: what is less, or below it as the drawn labels happen to be, is drawn here."""
 WHERE = ["grid", "task", "model"]
 WHO = ["method", "setting"]
 PUBLISHED = (
@@ -108,7 +110,7 @@ def curves(rows: pd.DataFrame, value: str) -> Iterator[Curve]:
             if len(shared):
                 cpu, steps, values = (wide[name][shared].to_numpy(dtype=float) for name in ("cpu", "steps", value))
                 first = part.iloc[0]
-                who = {name: first[name] for name in (*WHERE, *WHO, "method.k1", "task.most", "zero")}
+                who = {name: first[name] for name in (*WHERE, *WHO, "method.k1", "task.most", "zero", "floor")}
                 seeds = tuple(int(seed) for seed in wide[value].index)
                 yield Curve(who, cpu.mean(0), shared.to_numpy(dtype=float), steps.mean(0), values, seeds)
 
@@ -165,7 +167,7 @@ def _losses(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
             best = x[[place == other for other in which]]
             last = mean_interval(one.found[:, -1])
             row = {"model": one.who["model"], "method": one.who["method"], "setting": one.who["setting"]}
-            row |= {**_spread("above", last), "seeds": last.n, "floor": part["floor"].mean()}
+            row |= {**_spread("above", last), "seeds": last.n, "floor": one.who["floor"]}
             row |= {"loss": last.mean + one.who["zero"], "published": published(one.who)}
             row |= {"cpu": one.cpu[-1], "tokens": one.tokens[-1], "steps": one.steps[-1]}
             row |= {"best_from": best.min() if len(best) else np.nan, "best_to": best.max() if len(best) else np.nan}
@@ -216,8 +218,9 @@ def _panels(rows: pd.DataFrame, rises: bool) -> Iterator[plot.Panel]:
                 lines = [_line(found, one, getattr(one, name)) for one in found]
                 yield plot.Panel(str(model) if name == "steps" else "", label, "level", lines, ticks="linear")
             continue
-        x, y, _ = front(found)
-        lines = [_line(found, one, one.cpu) for one in found]
+        drawn = [one._replace(found=one.found.clip(min=LEAST)) for one in found]
+        x, y, _ = front(drawn)
+        lines = [_line(drawn, one, one.cpu) for one in drawn]
         best = [plot.Level("front", y, x, (0, (2, 2)))]
         yield plot.Panel(str(model), "CPU seconds", "loss above the floor", lines, best, ticks="log", ylog=True)
 
