@@ -441,7 +441,7 @@ def _override(override: Override, where: str) -> tuple[Conditions, Fields]:
 
 
 def _about(count: int) -> str:
-    return f"{count:,}" if count < 10**12 else f"about 10^{len(str(count)) - 1}"
+    return f"{count:,}" if count < 10**12 else f"about 10^{int(math.log10(count))}"
 
 
 NAMED = ("task.name", "method.name")
