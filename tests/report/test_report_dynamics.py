@@ -23,9 +23,9 @@ from bench.report.data import read_results as load_table
 from bench.report.exhibit import Exhibit, Missing
 from bench.report.sections import dynamics
 from bench.report.style import RC
-from bench.results import write_json
+from bench.results import Folder, write_json
 from tests.helpers import TINY, folder_of, tiny_run
-from tests.report.fabricated import fake, lines, means, only, score, seeds
+from tests.report.fabricated import fake, lines, means, only, rename, score, seeds
 
 LENGTH = 12  # of tiny_run
 
@@ -293,8 +293,7 @@ def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
 
 def test_odd_names_are_words_like_others(tmp_path: Path) -> None:
     path = cell(tmp_path, {"gradients": [norms("trained", 1, 0.1)], "geometry": plane()})
-    text = (path / "run.json").read_text()
-    (path / "run.json").write_text(text.replace('"bptt"', '"<script>"').replace('"retrieval"', '"$x_1$"'))
+    rename(Folder(path), "$x_1$", "<script>")
     for name in ("gradient-norms", "geometry"):
         exhibit, table = made(tmp_path, name)
         assert (

@@ -19,9 +19,9 @@ from bench.report.data import read_results as load_table
 from bench.report.exhibit import Exhibit, Missing
 from bench.report.sections import samples
 from bench.report.style import PURPLE, RC
-from bench.results import write_json
+from bench.results import Folder, write_json
 from tests.helpers import TINY, folder_of, tiny_run
-from tests.report.fabricated import fake, only, score, seeds
+from tests.report.fabricated import fake, only, rename, score, seeds
 
 HEAD = {"schema": 1, "predictor": "rnn", "temperature": 1.0, "context": 1}
 
@@ -223,10 +223,8 @@ def test_every_task_has_an_exhibit_and_pictures_come_first(tmp_path: Path) -> No
 
 
 def test_odd_names_make_plain_slugs(tmp_path: Path) -> None:
-    for task in ("retrieval", "stack", "string-copy"):
-        path = cell(tmp_path, images(), task=task)
-        text = (path / "run.json").read_text().replace('"stack"', '"<script>"').replace('"string-copy"', '"$x_1$"')
-        (path / "run.json").write_text(text.replace('"bptt"', '"$y^"'))
+    for task, name in (("retrieval", "retrieval"), ("stack", "<script>"), ("string-copy", "$x_1$")):
+        rename(Folder(cell(tmp_path, images(), task=task)), name, "$y^")
     found = exhibits(tmp_path)
     assert list(found) == ["samples", "samples-script", "samples-retrieval"]
     for one in found.values():
