@@ -18,6 +18,7 @@ from rich.text import Text
 from bench.errors import BadInput, DamagedFile, cut, line, unknown
 from bench.outgoing import clean, message
 from bench.outgoing import terminal as terminal_text
+from bench.paths import grid_name
 
 
 class Group(typer.core.TyperGroup):
@@ -92,8 +93,6 @@ def warn(text: str) -> None:
 
 def results_folder(name: str, results: Path) -> Path:
     """Where a grid, or a collection of grids, keeps its results."""
-    from bench.grid import grid_name
-
     return results / grid_name(name)
 
 
