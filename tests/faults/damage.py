@@ -55,7 +55,7 @@ GRID: dict[str, Any] = {
 STOP = 23
 """Batches after which a cell is stopped: in its second phase."""
 MEASURES = ("cost", "dynamics", "samples", "diagnosis", "calibration")
-OPTIONAL = ("curve.json", "log.txt", "beat", ".pt", *(f"{name}.json" for name in MEASURES))
+OPTIONAL = ("status.json", "curve.json", "log.txt", "beat", ".pt", *(f"{name}.json" for name in MEASURES))
 """How the names end of files that may be missing: then there is less to tell, and nothing is damaged."""
 NAMED = ("run.json", "result.json", "status.json")
 """Files whose damage `status`, `run`, `report` and `compare` name, each of them."""
