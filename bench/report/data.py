@@ -97,6 +97,11 @@ class Data:
         return sorted({name for name in named if isinstance(name, str)}, key=order)
 
     @cached_property
+    def names(self) -> list[str]:
+        """All grids."""
+        return list(dict.fromkeys(map(str, [*self.results.get("grid", ()), *self.steps.get("grid", ())])))
+
+    @cached_property
     def looks(self) -> dict[str, Style]:
         """How each method is drawn."""
         numbers: dict[str, int] = {}

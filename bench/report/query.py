@@ -18,8 +18,8 @@ import pandas as pd
 
 from bench.report import style
 from bench.report.data import Data
-from bench.report.words import clean, number_word, plain, sortable
-from bench.statistics import Interval, mean_interval
+from bench.report.words import clean, number_word, sortable, whole_as_int
+from bench.statistics import Interval, mean_interval, paired_difference
 
 CONFIG = ("task.", "method.", "model.", "training.", "evaluation.score_from", "device", "precision")
 ABLATED = ("method.", "model.", "training.")
@@ -130,7 +130,7 @@ def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     names = short_names(columns)
     values = rows[list(columns)].astype(object).where(rows[list(columns)].notna(), None)
     told = [
-        label(((name, plain(value)) for name, value in zip(columns, row) if value is not None), names)
+        label(((name, whole_as_int(value)) for name, value in zip(columns, row) if value is not None), names)
         for row in values.itertuples(index=False, name=None)
     ]
     return pd.Series(told, index=rows.index, dtype=object)
@@ -172,7 +172,7 @@ def settings(results: pd.DataFrame) -> dict[tuple[str, str], Setting]:
         if _distinct(part[telling]) == _distinct(part[differing]):
             differing = telling  # the table has a budget as tokens, steps and seconds
         for row in rows:
-            found[run[row]] = tuple((name, plain(records[row][name])) for name in differing)
+            found[run[row]] = tuple((name, whole_as_int(records[row][name])) for name in differing)
     return found
 
 
@@ -196,7 +196,7 @@ def by_setting(rows: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Set
 
 def hashable(value: Any) -> Any:
     """A value of a config as a part of a key."""
-    return plain(value) if isinstance(value, int | float | str | bool) or value is None else str(value)
+    return whole_as_int(value) if isinstance(value, int | float | str | bool) or value is None else str(value)
 
 
 # Where cells stand.
@@ -240,14 +240,14 @@ def cells(data: Data) -> pd.DataFrame:
     """A row per finished run: grid, id, task, method, seed, and where it stands among the others.
 
     `length` is the trained one; `place` the task with the knobs in which its runs differ, in words, and `order` its
-    number; `setting` in which other fields the run differs from others of its method, in words; `off` as `off`, and
-    `base` whether there is none. With the run's config.
+    number; `setting` in which other fields the run differs from others of its method, in words; `where` all three
+    with the method; `off` as `off`, and `base` whether there is none. With the run's config.
     """
     runs = having(data.results, "grid", "id", "task", "method", "seed", "state", "task.length")
     runs = runs[runs["state"] == "done"].drop_duplicates(RUN).reset_index(drop=True)
     runs["length"] = number(runs["task.length"])
     if runs.empty:
-        return runs.assign(place=None, order=0, setting=None, off=None, base=False)
+        return runs.assign(place=None, order=0, setting=None, where=None, off=None, base=False)
     found = settings(runs)
     names = short_names(name for setting in found.values() for name, _ in setting)
     values = runs.astype(object).where(runs.notna(), None)  # gaps are equal to one another
@@ -257,26 +257,51 @@ def cells(data: Data) -> pd.DataFrame:
     for (grid, task), part in values.groupby(["grid", "task"], sort=True):
         knobs = ["task.length", *(name for name in varying(part, ("task.",)) if name != "task.length")]
         for row, own in zip(part.index, part[knobs].itertuples(index=False, name=None)):
-            told = [(name, plain(value)) for name, value in zip(knobs, own)]
+            told = [(name, whole_as_int(value)) for name, value in zip(knobs, own)]
             at[row] = (str(grid), str(task), *(sortable(value) for _, value in told))
             places[at[row]] = place(str(grid) if several else None, str(task), told)
     rank = {one: count for count, one in enumerate(sorted(places))}
     departs = off(runs)
     others = [[one for one in found[run] if not one[0].startswith("task.")] for run in keys(runs)]
+    runs = runs.assign(place=[places[at[row]] for row in runs.index], setting=[label(one, names) for one in others])
     return runs.assign(
-        place=[places[at[row]] for row in runs.index],
         order=[rank[at[row]] for row in runs.index],
-        setting=[label(one, names) for one in others],
+        where=[", ".join(filter(None, one)) for one in zip(runs["place"], runs["method"], runs["setting"])],
         off=departs,
         base=departs.map(len).eq(0),
     )
 
 
 def placed(rows: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """These columns of the rows of finished runs, beside where each run stands; `runs` are `cells`."""
+    """These columns of the rows of finished runs, beside where each run stands; `runs` are `cells`.
+
+    `variant` is the number of its setting among those of its method in these rows without ablations.
+    """
     wanted, where = having(rows, *RUN, *columns)[[*RUN, *columns]], runs[["id", "seed", *GROUP]]
     left, right = (one.astype(dict.fromkeys(RUN, object)) for one in (wanted, where))  # (either may be empty)
-    return left.merge(right, on=RUN)
+    found = left.merge(right, on=RUN)
+    settings = found.loc[found["base"].astype(bool), ["method", "setting"]].drop_duplicates()
+    settings = settings.sort_values(["method", "setting"])
+    settings = settings.assign(variant=settings.groupby("method").cumcount())
+    found = found.merge(settings, on=["method", "setting"], how="left")
+    return found.assign(variant=found["variant"].fillna(0).astype(int))
+
+
+def chosen(rows: pd.DataFrame, most: int) -> list[int]:
+    """The places (their order) that are shown, at most so many.
+
+    First those of the grid that has most places, since it was made to compare them, then those with most methods.
+    """
+    found = rows.groupby(["grid", "order"])["method"].nunique().reset_index()
+    found["places"] = found.groupby("grid")["order"].transform("size")
+    best = found.sort_values(["places", "method", "order"], ascending=[False, False, True])["order"].tolist()
+    return sorted(best[:most])
+
+
+def facts(data: Data, *names: str) -> pd.DataFrame:
+    """What is known of each run's trained predictor, at its first length: grid, id and these columns of results."""
+    rows = having(data.results, *RUN, "reference", *names)
+    return rows[~rows["reference"].eq(True)].drop_duplicates(RUN)[[*RUN, *names]]
 
 
 def grouped(rows: pd.DataFrame, columns: Sequence[str] = tuple(GROUP)) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
@@ -286,6 +311,11 @@ def grouped(rows: pd.DataFrame, columns: Sequence[str] = tuple(GROUP)) -> Iterat
         rows = rows.assign(rank=rank).sort_values(["order", "rank", "setting"], kind="stable")
         for values, part in rows.groupby(list(columns), sort=False, dropna=False):
             yield dict(zip(columns, values)), part
+
+
+def tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """A table over `GROUP` as a reader sees it."""
+    return without_idle(in_order(table, "order", "method", "setting"), "order", "place", "base")
 
 
 def without_idle(table: pd.DataFrame, *hidden: str, keep_grid: bool = False) -> pd.DataFrame:
@@ -339,16 +369,48 @@ def per_seed(rows: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
     return kept.groupby([*by, "seed"], dropna=False, sort=False)[value].mean().reset_index()
 
 
-def aggregate(rows: pd.DataFrame, by: Sequence[str], value: str, named: str | None = None) -> pd.DataFrame:
-    """One row per group: the columns `by`, then mean, low, high (`mean_interval` over seeds) and seeds, how many.
+def tabulate(rows: pd.DataFrame, by: Sequence[str], **how: str) -> pd.DataFrame:
+    """One row per group: the columns `by`, what `how` makes of each of the others, and seeds, how many there are.
 
-    With `named`, the first three are called `named`, `named_low` and `named_high`.
+    "interval": the mean over seeds, and as `_low` and `_high` its interval; "geometric": the same in logarithms, of
+    what is positive; "mean"; "first". A group's rows of one seed are averaged first; gaps in `by` are values, too.
     """
-    seeds = per_seed(rows, by, value)
-    groups = seeds.groupby(list(by), dropna=False, sort=False)[value]
-    found = [(*key, *mean_interval(part.to_numpy())) for key, part in groups] if len(seeds) else []
-    three = ["mean", "low", "high"] if named is None else [named, f"{named}_low", f"{named}_high"]
-    return pd.DataFrame(found, columns=[*by, *three, "seeds"])
+    numbers = [name for name, kind in how.items() if kind != "first"]
+    rows = rows.assign(**{name: number(rows[name]) for name in numbers}).dropna(subset="seed")
+    kept = {name: "first" if kind == "first" else "mean" for name, kind in how.items()}
+    seeds = rows.groupby([*by, "seed"], dropna=False, sort=False).agg(kept).reset_index()
+    found = []
+    for key, part in seeds.groupby(list(by), dropna=False, sort=False):
+        record = dict(zip(by, key))
+        for name, kind in how.items():
+            values = part[name].to_numpy()
+            if kind == "mean":
+                record[name] = values[~np.isnan(values)].mean() if not np.isnan(values).all() else np.nan
+            elif kind == "first":
+                record[name] = next(iter(part[name].dropna()), None)
+            else:
+                mean, low, high, _ = mean_interval(values) if kind == "interval" else geometric(values)
+                record |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+        found.append({**record, "seeds": len(part)})
+    ends = [
+        [name, f"{name}_low", f"{name}_high"] if kind in ("interval", "geometric") else [name]
+        for name, kind in how.items()
+    ]
+    return pd.DataFrame(found, columns=[*by, *(name for three in ends for name in three), "seeds"])
+
+
+def geometric(values: Any) -> Interval:
+    """Geometric mean over seeds of what is positive, with its interval."""
+    kept = np.asarray(values, dtype=float)
+    logs = mean_interval(np.log(kept[(kept > 0) & np.isfinite(kept)]))
+    mean, low, high = (float(np.exp(value)) for value in logs[:3])
+    return Interval(mean, low, high, logs.n)
+
+
+def in_order(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The table sorted by these columns; methods as legends have them."""
+    ranked = table.assign(**{"method": table["method"].map(style.order)}) if "method" in columns else table
+    return table.loc[ranked.sort_values(list(columns), kind="stable").index].reset_index(drop=True)
 
 
 # What a run reached.
@@ -359,6 +421,22 @@ def mean_of(runs: pd.DataFrame, name: str) -> Interval:
     return mean_interval(runs[name].to_numpy(dtype=float))
 
 
-def numbers_by_seed(runs: pd.DataFrame, name: str) -> dict[int, float]:
-    """Of a frame indexed by seed: what `paired_difference` takes."""
-    return {int(seed): float(value) for seed, value in runs[name].items() if pd.notna(value)}  # type: ignore[call-overload]
+def difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> Interval:
+    """Of two frames indexed by seed: the mean of a - b over the seeds that both have, and its interval."""
+    left, right = ({int(seed): float(value) for seed, value in runs[column].dropna().items()} for runs in (a, b))  # type: ignore[call-overload]
+    return paired_difference(left, right)
+
+
+def effective_rank(data: Data, rows: pd.DataFrame) -> pd.Series:
+    """Of the run of each row, the effective rank of its memories; NaN where no geometry was measured."""
+    ranks = {(run.get("grid"), run.get("id")): record.get("effective_rank") for run, record in data.geometry}
+    return number(pd.Series([ranks.get(run) for run in keys(rows)], index=rows.index, dtype=object))
+
+
+def recorded(
+    runs: pd.DataFrame, records: Iterable[tuple[dict[str, Any], Any]], read: Callable[[Any], T | None]
+) -> dict[int, T]:
+    """Row of `cells` -> what `read` makes of the run's record; without those that it finds damaged (None)."""
+    rows = dict(zip(keys(runs), runs.index))
+    known = ((rows.get((run.get("grid"), run.get("id"))), record) for run, record in records)
+    return {row: found for row, record in known if row is not None and (found := read(record)) is not None}

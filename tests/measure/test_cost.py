@@ -209,9 +209,7 @@ def test_what_cost_could_not_count_is_told_of_runs_and_in_the_captions(tmp_path,
     assert all(name in told for name in POOLING) and "bptt on pooled-by-hand" in told and "transformer" not in told
     cost.keep_table(runs, tmp_path / "grid", (4, 8))
     found = data.load([tmp_path / "grid"])
-    captions = {
-        one.name: one.caption for one in (*complexity.section(found).exhibits, *efficiency.section(found).exhibits)
-    }
+    captions = {one.name: one.caption for one in (*complexity.exhibits(found), *efficiency.exhibits(found))}
     for name in ("complexity", "inference", "efficiency"):
         assert POOLING[0] in captions[name]
     assert POOLING[1] in captions["complexity"] and POOLING[1] not in captions["inference"]  # nothing goes backward
