@@ -12,7 +12,7 @@ from bench import registry, streams
 from bench.config import Run
 from bench.errors import BadInput
 from bench.methods.base import Method
-from bench.models.updater import SizesOnly
+from bench.models.sizes import SizesOnly
 from bench.tasks.base import Task
 
 M = TypeVar("M", bound=nn.Module)
@@ -26,13 +26,15 @@ def build_task(run: Run) -> Task:
 def build_method(run: Run, task: Task, device: torch.device | str | None = None) -> Method:
     """The run's method with its initial weights, which depend on the seed and not on the device.
 
-    Raises `BadInput` where its `predictors` are those of the contract before 0.2, or do not begin with the trained one.
+    Raises `BadInput` where the method follows an older contract, or its first predictor is a reference line.
     """
     device = run.device if device is None else device
     sizes = str(device) == "meta"
     noise = streams.generator(run.seed, "method", device="cpu" if sizes else device)
     with streams.global_stream(run.seed, "init"), SizesOnly() if sizes else torch.device("cpu"):
         method: Method = registry.methods.get(run.method)(run.method_config, task, run.model, noise)
+    if hasattr(method, "settle"):
+        raise BadInput(f"method {run.method}: settle: since 0.3 it is sync_predictor; see docs/add-a-method.md")
     if isinstance(method.predictors(), dict):
         raise BadInput(
             f"method {run.method}: predictors() gives a dict: since 0.2 it gives a tuple of bench.methods.Predictor; "
@@ -44,7 +46,7 @@ def build_method(run: Run, task: Task, device: torch.device | str | None = None)
 
 
 def at_precision(module: M, real: torch.dtype, device: torch.device | str = "cpu") -> M:
-    """The module on that device, its real numbers of that dtype and its complex ones of the same precision.
+    """The module on a device, its real numbers of dtype `real` and its complex ones of the same precision.
 
     `Module.to(dtype)` would cut complex numbers to their real parts.
     """

@@ -1,7 +1,7 @@
 """Compiled steps: what `torch.compile` needs on a machine, and the time that it takes apart from training.
 
-A graph is made for the shapes of its first call, and another for other shapes; none of them is made of symbols, so that
-equal calls give equal bits whatever came before. Only training is compiled. What is scored runs as it is written.
+A graph is made for the shapes of its first call, and another one for other shapes; no shape is symbolic, so that equal
+calls give equal bits whatever came before. Only training is compiled; evaluation runs eagerly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BACKEND = "inductor"
 
 
 class Seconds(NamedTuple):
-    """By the wall, and of the processor; that of a C++ compiler, another process, is not in the latter."""
+    """Wall-clock time and processor time; the latter leaves out a C++ compiler, which is another process."""
 
     wall: float = 0.0
     processor: float = 0.0
@@ -34,17 +34,17 @@ _began: list[Seconds] = []
 
 
 def taken() -> Seconds:
-    """What this process has spent on compiling so far."""
+    """The time this process has spent on compiling so far."""
     return _taken
 
 
 def now() -> Seconds:
-    """A clock that stands still while something is compiled."""
+    """The time of a clock that stands still while something is compiled."""
     return Seconds(time.perf_counter() - _taken.wall, time.process_time() - _taken.processor)
 
 
 def lacks(device: str) -> str | None:
-    """What a machine lacks to compile for this device, in a line; None when it has all."""
+    """What this machine lacks to compile for a device, in one line; None when it lacks nothing."""
     on_gpu = device == "cuda"  # there Triton builds the launchers of its kernels in C
     usual = ["gcc", "clang"] if on_gpu else ["clang++" if sys.platform == "darwin" else "g++"]
     given = os.environ.get("CC" if on_gpu else "CXX")
@@ -61,15 +61,15 @@ def lacks(device: str) -> str | None:
     return None
 
 
-def told(lacking: str) -> str:
-    """That a run cannot be compiled, in a line."""
+def cannot_compile(lacking: str) -> str:
+    """One line that says that a run cannot be compiled."""
     return f"training.engine: compiled given; it {lacking}; should be eager or auto"
 
 
 class Compiled:
     """A function that is compiled at its first call, and again at each call with other shapes.
 
-    It begins with nothing compiled: PyTorch gives up on a function after some graphs, whichever run they were made for.
+    It starts with nothing compiled: PyTorch gives up on a function after some graphs, whichever run they were made for.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -78,23 +78,23 @@ class Compiled:
         self.function = torch.compile(function, backend=BACKEND, dynamic=False)
         self.before = taken().wall
         self.times = 0
-        """How many of its calls have compiled something."""
+        """The number of its calls that have compiled something."""
 
     def __call__(self, *arguments: Any) -> Any:
         return self.function(*arguments)
 
     def tell(self, what: str) -> None:
-        """A line for the log if something was compiled since the last time, by a call or on the way back from one."""
+        """Print a line if something was compiled since the last time, by a call or by its backward pass."""
         if (now := taken().wall) == self.before:
             return
-        again = " anew" if self.times else ""
+        again = " again" if self.times else ""
         print(f"compiled{again}: {what}, {now - self.before:.1f} s", flush=True)
         self.before, self.times = now, self.times + 1
 
 
 @cache
 def _prepare() -> None:
-    """Once a process: take the time of whatever is compiled, with no helpers that could outlive a killed worker."""
+    """Once per process: time whatever is compiled, and start no helper process that could outlive a killed worker."""
     import torch._dynamo
     import torch._inductor.config
 

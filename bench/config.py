@@ -160,8 +160,14 @@ class Optimiser(Config):
         return self
 
 
+class TaskConfig(Config):
+    """Difficulty knobs of a task. Every task has a length; the others are its own."""
+
+    length: Positive = 32
+
+
 class ModelConfig(Config):
-    """Sizes of all models of a run. The defaults are the paper's; widths that it does not state are the house's."""
+    """Sizes of all models of a run. The defaults are the paper's; widths that it does not state are this project's."""
 
     backbone: str = Field("transformer", description="the RNN's updater")
     d: Positive = Field(256, description="width of a token")
@@ -254,8 +260,8 @@ class TrainingConfig(Config):
     )
 
 
-class StreamExam(Config):
-    """How what learns from a stream is scored: on held-out lanes that it reads from their start, memory carried on."""
+class StreamEvaluation(Config):
+    """How a method that learns from a stream is scored: on held-out lanes, from their start on, with carried memory."""
 
     lanes: Positive = 64
     burn_in: Natural = Field(256, description="columns that are read first and not scored")
@@ -269,7 +275,7 @@ class EvaluationConfig(Config):
     reference_sequences: Positive = Field(64, description="test sequences for reference lines such as SMT's teacher")
     every: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="share of the budget between two evaluations")
     lengths: tuple[Positive, ...] = Field((), description="further test lengths, scored at the end")
-    stream: StreamExam = StreamExam()
+    stream: StreamEvaluation = StreamEvaluation()
     score_from: Natural = Field(0, description="positions before this one are neither trained on nor scored")
 
 
@@ -287,7 +293,7 @@ class Run:
     """One cell of a grid. Two runs are the same when, and only when, their `identity` is."""
 
     task: str
-    task_config: Config
+    task_config: TaskConfig
     method: str
     method_config: Config
     model: ModelConfig
@@ -308,7 +314,7 @@ class Run:
         outline = Outline.parse(data, where)
         task_class, task_config = _configured(registry.tasks, outline.task, where)
         method_class, method_config = _configured(registry.methods, outline.method, where)
-        length, hidden = task_config.length, outline.evaluation.score_from  # type: ignore[attr-defined]
+        length, hidden = task_config.length, outline.evaluation.score_from
         short = [one for one in outline.evaluation.lengths if one <= hidden]
         if short:
             raise BadInput(f"evaluation.lengths: {short[0]} given; should be above score_from, {hidden}")
@@ -378,7 +384,7 @@ class Run:
 
 def scored_lengths(run: Run) -> tuple[int, ...]:
     """The lengths at which a run is scored: the trained one, then the others."""
-    trained = run.task_config.length  # type: ignore[attr-defined]
+    trained = run.task_config.length
     return tuple(dict.fromkeys((trained, *run.evaluation.lengths)))
 
 
@@ -402,7 +408,7 @@ def uses_backbone(method: str) -> bool:
     return bool(getattr(registry.methods.get(method), "recurrences", True))
 
 
-def _configured(kind: registry.Registry[Any], data: dict[str, Any], where: str) -> tuple[Any, Config]:
+def _configured(kind: registry.Registry[Any], data: dict[str, Any], where: str) -> tuple[Any, Any]:
     """The class that `data["name"]` says and its config from the rest of `data`."""
     fields = dict(data)
     name = fields.pop("name", None)

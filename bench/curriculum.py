@@ -17,21 +17,21 @@ from bench.config import WORK, Run
 from bench.tasks.base import Task, undrawable
 
 SHORTEST = 8
-"""Where the powers of two begin."""
+"""The smallest of the powers of two."""
 
 
 def lengths(run: Run, task: Task) -> tuple[int, ...]:
-    """The lengths in the order in which they open: the task's own is the last.
+    """The lengths in the order in which they open; the task's own is the last.
 
-    Powers of two at which the task has nothing to score are left out; those that are given are not looked at here.
+    Powers of two at which the task has nothing to score are left out; lengths that were given are not checked here.
     """
-    own: int = run.task_config.length  # type: ignore[attr-defined]
+    own: int = run.task_config.length
     given = run.training.curriculum.lengths if run.training.curriculum else ()
     if given is None:
         powers = (2**n for n in range(SHORTEST.bit_length() - 1, own.bit_length()))
         hidden = run.evaluation.score_from
-        given = tuple(one for one in powers if one < own and not undrawable(task, "train", one, hidden))
-    return *(one for one in given if one < own), own
+        given = tuple(length for length in powers if length < own and not undrawable(task, "train", length, hidden))
+    return *(length for length in given if length < own), own
 
 
 def refuses(run: Run, task: Task, data: str) -> str | None:
@@ -55,7 +55,7 @@ def refuses(run: Run, task: Task, data: str) -> str | None:
 
 
 class Curriculum:
-    """Which lengths are open. It waits for the device once in `batches` batches, where the loss opens them."""
+    """Keeps which lengths are open. Where the loss opens them, it waits for the device once in `batches` batches."""
 
     def __init__(self, run: Run, task: Task) -> None:
         assert run.training.curriculum is not None
@@ -65,11 +65,11 @@ class Curriculum:
         self.floors = [task.loss_floor(length, run.evaluation.score_from) or 0.0 for length in self.lengths]
         self.open = 1
         self.drawn = 0
-        """Batches so far."""
+        """The number of batches so far."""
         self.current = 0
-        """The place among the lengths of the batch drawn last."""
+        """The index among the lengths of the batch drawn last."""
         self.sum: Tensor | float = 0.0
-        """Of the losses at the longest open length, since they were looked at."""
+        """The sum of the losses at the longest open length since their mean was last tested."""
         self.seen = 0
 
     @property
@@ -79,11 +79,11 @@ class Curriculum:
 
     @property
     def rate(self) -> float:
-        """What the learning rate is multiplied with."""
+        """The factor on the learning rate."""
         return self.settings.rate if self.open > 1 else 1.0
 
     def draw(self, progress: float) -> int:
-        """The length of the next batch, at that share (0 to 1) of the budget."""
+        """The length of the next batch, at a share `progress` (0 to 1) of the budget."""
         if self.settings.within is not None:
             passed = progress / self.settings.within * len(self.lengths)
             self.open = min(len(self.lengths), max(self.open, 1 + int(passed)))
@@ -103,9 +103,9 @@ class Curriculum:
             self.sum, self.seen = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next draw depends on."""
+        """Everything the next draw depends on."""
         return {name: getattr(self, name) for name in ("open", "drawn", "current", "sum", "seen")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave, its tensor on the method's device."""
+        """Continue from what `state_dict` gave, its tensor on the method's device."""
         vars(self).update(state)

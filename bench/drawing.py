@@ -1,4 +1,4 @@
-"""matplotlib as every figure here is drawn with it: its own defaults and ours, whatever the user's settings are.
+"""How every figure is drawn with matplotlib: with its own defaults and ours, whatever the user's settings are.
 
 Figures are made without pyplot, so that their files come from Agg and from the PDF writer, and no backend is started.
 """
@@ -13,15 +13,15 @@ from typing import Any
 
 
 def _import() -> None:
-    """Import matplotlib, once without the user's settings where it cannot be imported with them.
+    """Import matplotlib, without the user's settings where it cannot be imported with them.
 
-    It reads a matplotlibrc, which may be no text, and MPLBACKEND, which may be for another environment: a notebook's.
+    It reads a matplotlibrc, which may not be text, and MPLBACKEND, which may be that of a notebook elsewhere.
     """
     try:
         import matplotlib
     except (ValueError, OSError):
         for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
-            del sys.modules[name]  # half of it is there
+            del sys.modules[name]  # only half of it was imported
         kept = {name: os.environ.pop(name, None) for name in ("MPLBACKEND", "MATPLOTLIBRC")}
         os.environ["MATPLOTLIBRC"] = os.devnull
         try:
@@ -39,7 +39,7 @@ from matplotlib import rc_context, rcParamsDefault  # noqa: E402
 
 @contextmanager
 def drawing(settings: Mapping[Any, Any] | None = None) -> Iterator[None]:
-    """What is drawn and saved inside has matplotlib's defaults and `settings`; outside all is as it was."""
+    """Within this context matplotlib has its defaults and `settings`; the user's settings are restored after it."""
     defaults: dict[Any, Any] = {name: value for name, value in rcParamsDefault.items() if name != "backend"}
     with rc_context({**defaults, **(settings or {})}):
         yield

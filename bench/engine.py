@@ -4,8 +4,8 @@
     step       column by column: credit is added up over a window, divided by its scored labels
     gradients  the method's own generator
 
-Every random choice comes before the arithmetic, from `Method.draw`. Nothing waits for the device inside a step: where a
-stream scores and where lanes begin anew is looked up once a batch.
+Every random choice comes before the arithmetic, from `Method.draw`. Nothing waits for the device inside a step: which
+columns of a stream are scored and where lanes restart is looked up once a batch.
 
 `training.engine` says whether the arithmetic of `losses` runs operator by operator (eager) or is compiled first.
 """
@@ -35,28 +35,28 @@ class Ready(NamedTuple):
     """A stretch of a batch is done, and its gradients are in `.grad`."""
 
     columns: int
-    """How many columns of the batch it was; a generator's first is all of them, as it does not tell."""
+    """The number of columns of the batch; a generator's first stretch has all of them, as it does not say."""
     scalars: dict[str, Tensor] | None
-    """Detached, with a "loss"; None: there is nothing to step on, because nothing was scored."""
+    """The method's scalars, detached, a "loss" among them; None: nothing was scored, so there is no step to take."""
     labels: int | None = None
-    """Of a stream: how many labels were scored, over which the scalars are means; None where a generator has them."""
+    """For a stream, the number of scored labels, over which the scalars are means; None where a generator counts."""
     whole: bool = True
-    """Whether all that was computed of the batch so far is in the step: False while a generator is at it."""
+    """Whether the batch so far is done: False while a generator is still working on it."""
 
 
 def form_of(cls: type[Method]) -> Form:
-    """Which of the three forms of training a method has: what its class, or else the nearest above it, defines."""
-    for one in cls.__mro__:
-        if one is Method:
+    """Which of the three forms of training a method has: the one that its class, or its nearest base class, defines."""
+    for ancestor in cls.__mro__:
+        if ancestor is Method:
             break
-        defined = [form for form in FORMS if form in vars(one)]
+        defined = [form for form in FORMS if form in vars(ancestor)]
         if defined:
             return defined[-1]
     raise BadInput(f"method {cls.name}: defines none of {', '.join(FORMS)}; one should say how it trains")
 
 
 def uncompilable(run: Run) -> str | None:
-    """Why the steps of this run, which is to be compiled, never can be, whatever the machine; None when they can."""
+    """Why the steps of a run that asks to be compiled cannot be on any machine; None when they can."""
     form = form_of(registry.methods.get(run.method))
     if run.training.engine != "compiled" or form == "losses":
         return None
@@ -64,18 +64,18 @@ def uncompilable(run: Run) -> str | None:
 
 
 def compiles(run: Run) -> bool:
-    """Whether the steps of this run are compiled here. Raises `BadInput` where they should be and cannot."""
+    """Whether the steps of this run are compiled on this machine. Raises `BadInput` where they should be and cannot."""
     wanted = run.training.engine
     if wanted == "eager" or (wanted == "auto" and form_of(registry.methods.get(run.method)) != "losses"):
         return False
     lacking = compiling.lacks(run.device)
-    if wanted == "compiled" and (reason := uncompilable(run) or (lacking and compiling.told(lacking))):
+    if wanted == "compiled" and (reason := uncompilable(run) or (lacking and compiling.cannot_compile(lacking))):
         raise BadInput(reason)
     return lacking is None
 
 
 class Engine:
-    """Computes each stretch of a batch as it comes, and keeps what must survive from one to the next."""
+    """Computes the gradients of each stretch of a batch, and keeps what must survive from one stretch to the next."""
 
     def __init__(
         self,
@@ -92,25 +92,25 @@ class Engine:
         self.carry: Carry | None = None
         self.compiled = compiling.Compiled(method.losses) if compiled else None
         self.optimiser = optimiser.build(phase.optimiser, phase.groups, phase.rates)
-        self.parameters = [one for group in phase.groups for one in group]
+        self.parameters = [parameter for group in phase.groups for parameter in group]
         self.named = dict(method.named_parameters())
         ema = phase.optimiser.ema
         self.average = None if ema is None else optimiser.Average(self.parameters, ema)
         self.pending = 0
-        """Gradients since the last step."""
+        """The number of gradients since the last step."""
         self.held: list[Tensor | None] = []
-        """Their sums, where several make one step."""
+        """Their sums, where several gradients make one step."""
         self.clipped: Tensor | None = None
-        """The share of groups that the last step clipped, where a mean over noise is promised, which clipping moves."""
+        """The share of groups that the last step clipped, where the gradient is unbiased: clipping would bias it."""
 
     def stretches(self, batch: Batch) -> Iterator[Ready]:
-        """Go through a batch, and yield whenever gradients are ready, or it is clear that there are none."""
+        """Go through a batch, and yield whenever gradients are ready or it is clear that there are none."""
         method, width = self.method, batch.x.shape[1]
         form, streams = form_of(type(method)), method.data == "streams"
         if form == "gradients":
             yield from self._generated(batch)
             return
-        scored, starts = look(batch) if streams else (None, [False] * width)
+        scored, starts = column_counts(batch) if streams else (None, [False] * width)
         if self.carry is None or not streams:
             self.carry = method.begin(len(batch.x))
         size = method.piece or width
@@ -128,7 +128,7 @@ class Engine:
             yield Ready(piece.x.shape[1], scalars if some else None, labels)
 
     def _differentiated(self, piece: Batch, drawn: Any, some: bool) -> dict[str, Tensor]:
-        """The method's loss, backward where something is scored; where nothing is, nothing is compiled either."""
+        """Compute the method's losses and differentiate them; where nothing is scored, compute them uncompiled."""
         assert self.carry is not None
         compiled = self.compiled if some else None
         with torch.set_grad_enabled(some), self.autocast():
@@ -141,7 +141,7 @@ class Engine:
         return {name: value.detach() for name, value in scalars.items()}
 
     def _added_up(self, piece: Batch, drawn: Any, starts: list[bool]) -> dict[str, Tensor]:
-        """The credit of an online method over a window, per scored label."""
+        """Set `.grad` to the credit of an online method over a window, per scored label; return the scalars."""
         method, carry = self.method, self.carry
         assert carry is not None and piece.start is not None
         fresh = method.begin(len(piece.x)).lanes if any(starts) else ()
@@ -149,12 +149,12 @@ class Engine:
         cuts = blocks(starts, method.block)
         parts = (piece.x.unbind(1), piece.y.unbind(1))
         if method.block > 1:
-            parts = tuple([one[:, first:end] for first, end in cuts] for one in (piece.x, piece.y))  # type: ignore
+            parts = tuple([part[:, first:end] for first, end in cuts] for part in (piece.x, piece.y))  # type: ignore
         for (t, _), x_t, y_t in zip(cuts, *parts, strict=True):
             if starts[t]:
                 carry = carry._replace(lanes=reset(carry.lanes, fresh, piece.start[:, t]))
             with torch.no_grad(), self.autocast():
-                carry, credit = method.step(carry, x_t, y_t, map_tree(lambda one, t=t: one[t], drawn))
+                carry, credit = method.step(carry, x_t, y_t, map_tree(lambda choices, t=t: choices[t], drawn))
             total = tuple(credit) if total is None else map_tree(torch.add, total, tuple(credit))
         gradient, weight, scalars = total
         labels = weight.clamp(min=1)
@@ -163,7 +163,7 @@ class Engine:
         for name, parameter in self.named.items():
             parameter.grad = mean.get(name)
         self.carry = carry
-        return {name: one / labels for name, one in scalars.items()}
+        return {name: total / labels for name, total in scalars.items()}
 
     def _generated(self, batch: Batch) -> Iterator[Ready]:
         found, columns = self.method.gradients(batch, self.phase.name), batch.x.shape[1]
@@ -176,7 +176,7 @@ class Engine:
             columns = 0
 
     def take(self, rate: float) -> bool:
-        """Take in the gradients that are ready; when they are all of a step's, clip their mean and step: True."""
+        """Take in the gradients that are ready. Once they are complete, clip their mean, step and return True."""
         self.pending += 1
         if self.accumulate > 1:
             self._hold()
@@ -199,18 +199,18 @@ class Engine:
         return True
 
     def shown(self) -> AbstractContextManager[None]:
-        """Inside, the parameters are those that are scored: their average, where one is kept."""
+        """Within this context the parameters are those that are scored: their average, where one is kept."""
         return self.average.shown() if self.average else nullcontext()
 
     def leave(self) -> None:
-        """At the end of the phase: the parameters become those that were scored, and nothing waits for a step."""
+        """End the phase: the parameters become those that were scored, and pending gradients are dropped."""
         if self.average:
-            self.average.settle()
+            self.average.copy_to_parameters()
         self.method.zero_grad()
         self.pending, self.held = 0, []
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, apart from the method's own state; plain values and tensors."""
+        """Everything the next step depends on, apart from the method's own state, as plain values and tensors."""
         return {
             "optimiser": self.optimiser.state_dict(),
             "average": self.average.values if self.average else None,
@@ -221,7 +221,7 @@ class Engine:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave, its tensors on the method's device."""
+        """Continue from what `state_dict` gave, its tensors on the method's device."""
         self.optimiser.load_state_dict(state["optimiser"])
         if self.average:
             self.average.values = state["average"]
@@ -230,7 +230,7 @@ class Engine:
         self.method.carry = state["own"]
 
     def _hold(self) -> None:
-        """Add `.grad` to the sums, and leave none: a method may assign it as well as add to it."""
+        """Move `.grad` into the sums and clear it: a method may assign it as well as add to it."""
         held = self.held or [None] * len(self.parameters)
         for i, parameter in enumerate(self.parameters):
             if parameter.grad is not None:
@@ -241,7 +241,7 @@ class Engine:
 
 
 def blocks(starts: list[bool], size: int) -> list[tuple[int, int]]:
-    """Columns in blocks, each from a first to before an end: of that size, but cut where some lane begins anew."""
+    """Blocks of columns as half-open ranges (first, end): of that size, but cut where some lane restarts."""
     found, first = [], 0
     for t in range(1, len(starts) + 1):
         if t == len(starts) or starts[t] or t - first == size:
@@ -250,9 +250,9 @@ def blocks(starts: list[bool], size: int) -> list[tuple[int, int]]:
     return found
 
 
-def look(batch: Batch) -> tuple[list[int], list[bool]]:
-    """Of each column of a stream: how many labels in it are scored, whether some lane begins anew before it."""
+def column_counts(batch: Batch) -> tuple[list[int], list[bool]]:
+    """For each column of a stream: the number of scored labels in it, and whether some lane restarts before it."""
     assert batch.start is not None
     counts = torch.stack([(batch.y != IGNORED).sum(0), batch.start.sum(0)])
-    scored, starts = counts.tolist()  # the one look of a batch at the device
+    scored, starts = counts.tolist()  # the only time in a batch that the device is waited for
     return scored, [count > 0 for count in starts]

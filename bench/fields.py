@@ -1,4 +1,4 @@
-"""Single fields of a run's configs, asked for before the run is made: what a list means, what a field will hold."""
+"""Single fields of a run's configs, before the run is made: what a list means, and the value that a field will have."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from bench.errors import BadInput
 
 
 def is_value(cls: type[Config], name: str, given: list[Any]) -> bool:
-    """Whether a list is one value of that field, and not several: where a field takes a list, several are a list of
-    lists.
+    """Whether a list is one value of a field rather than several values.
+
+    Where the field takes a list, several values are a list of lists.
     """
     with suppress(BadInput):
         canonical(cls, name, given)
         return True
-    several = bool(given) and all(isinstance(one, list) for one in given)
+    several = bool(given) and all(isinstance(value, list) for value in given)
     return _is_written_as_list(cls.model_fields[name].annotation) and not several
 
 
@@ -33,31 +34,31 @@ def _is_written_as_list(annotation: Any) -> bool:
 
 
 def canonical(cls: type[Config], name: str, value: Any, where: str = "") -> Any:
-    """A value of that field, from plain data, as results hold it. Raises `BadInput` when no config could have it."""
+    """A value of a field, from plain data, in the form that results hold. Raises `BadInput` for an invalid value."""
     return _alone(cls, name).parse({name: value}, where)._spelled_out()[name]
 
 
 _canonical_scalar = lru_cache(maxsize=1 << 12, typed=True)(canonical)
-"""The same for what can be hashed: cells by the thousand have the same few values."""
+"""`canonical` for hashable values: thousands of cells share a few values."""
 
 
 @cache
 def _alone(cls: type[Config], name: str) -> type[Config]:
-    """A config of that one field."""
+    """A config with a single field of another one."""
     fields: Any = {name: (cls.model_fields[name].rebuild_annotation(), ...)}
     return create_model(cls.__name__, __base__=Config, __cls_kwargs__=dict(cls.model_config), **fields)
 
 
 @cache
 def _defaults(cls: type[Config]) -> dict[str, Any]:
-    """The defaults of a config's fields, as plain data; not of those that are required."""
+    """The defaults of a config's fields as plain data, without the required fields."""
     return cls.model_construct()._spelled_out()
 
 
 def value_at(cls: type[Config], given: Mapping[str, Any], path: Sequence[str]) -> Any:
-    """What a config of `cls` has at a path when these fields of it are given: that, or the default, as plain data.
+    """The value at a path of a config of `cls` with the given fields, as plain data: the given value or the default.
 
-    None where it has nothing, or nothing yet: not all that is required need be given.
+    None where there is no value, or none yet, as required fields may still be missing.
     """
     name, *rest = path
     if name not in cls.model_fields:
@@ -69,7 +70,7 @@ def value_at(cls: type[Config], given: Mapping[str, Any], path: Sequence[str]) -
     value = defaults.get(name)
     if name in given:
         value = given[name]
-        with suppress(BadInput):  # what is wrong with it is told where the run is made
+        with suppress(BadInput):  # (an error is reported where the run is made)
             value = (canonical if isinstance(value, list | Mapping) else _canonical_scalar)(cls, name, value)
     for part in rest:
         value = value.get(part) if isinstance(value, Mapping) else None

@@ -46,16 +46,16 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from pydantic import Field
 
 from bench import compiling, registry
 from bench.build import build_method, build_task
-from bench.config import Config, InitFrom, ModelConfig, NonNegative, Outline, Run, config_in, uses_backbone
+from bench.config import Config, InitFrom, ModelConfig, Outline, Run, config_in, uses_backbone
 from bench.errors import BadInput, nearest, unknown
 from bench.fields import canonical, is_value, value_at
 from bench.measure import NAMES as MEASURES
-from bench.models.updater import count_parameters, nearest_size
+from bench.models.sizes import count_parameters, nearest_size
 from bench.results.folder import groups
+from bench.tolerances import Tolerances
 
 SECTIONS = ("task", "method", "model", "training", "evaluation")
 FIELDS = (*SECTIONS, "seed", "device", "precision", "threads", "init_from")
@@ -68,15 +68,6 @@ Conditions = list[tuple[tuple[str, ...], list[Any]]]
 """Paths of fields, and the values allowed at each."""
 Site = Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], bool]]
 """From the `slurm` section of a grid to the settings of a launch, and whether its jobs have GPUs."""
-
-
-class Tolerances(Config):
-    """How much worse a cell may be on average over its seeds before `compare` calls it a regression."""
-
-    accuracy: NonNegative = Field(0.03, description="absolute: 0.03 is three of a hundred answers")
-    loss: NonNegative = Field(0.05, description="absolute, nats per scored token")
-    cost: NonNegative = Field(0.01, description="relative: traced FLOPs and sequential operations, which do not vary")
-    time: NonNegative = Field(0.5, description="relative: training seconds, against a calibration or on equal hardware")
 
 
 class GridFile(Config):
@@ -641,7 +632,7 @@ def _resolve(cell: Fields, where: str, gpu: bool | None = None) -> Run:
         raise BadInput(f"{where}: {missing[0]} is required: in base, in an axis or with --set")
     run = Run.parse({**cell, **chosen}, where)
     if gpu is None and run.training.engine == "compiled" and (lacking := compiling.lacks(run.device)):
-        raise BadInput(f"{where}: {compiling.told(lacking)}")
+        raise BadInput(f"{where}: {compiling.cannot_compile(lacking)}")
     return _with_parameters(run, run.model.parameters, where) if run.model.parameters else run
 
 

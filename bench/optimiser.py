@@ -24,7 +24,7 @@ Groups = Sequence[Sequence[nn.Parameter]]
 
 
 def rate(settings: Optimiser, progress: float) -> float:
-    """The learning rate at that share (0 to 1) of the phase."""
+    """The learning rate at a share `progress` (0 to 1) of the phase."""
     warmup = settings.warmup
     if progress < warmup:
         return settings.lr * progress / warmup
@@ -40,17 +40,17 @@ def rate(settings: Optimiser, progress: float) -> float:
 
 
 def build(settings: Optimiser, groups: Groups, rates: Sequence[float] = ()) -> torch.optim.Optimizer:
-    """AdamW or SGD over the parameters of the groups, those that decay apart from those that do not.
+    """AdamW or SGD over the parameters of the groups, with and without weight decay in separate parts.
 
-    `rates` are those of the groups in multiples of `lr`, kept as `multiple` with each part; (): 1.
+    `rates` are the groups' learning rates in multiples of `lr`, kept as `multiple` with each part; (): 1.
     """
     parts: list[dict[str, Any]] = []
     for group, multiple in zip(groups, rates or [1.0] * len(groups), strict=True):
-        matrices = [one for one in group if settings.decay_on == "all" or one.ndim >= 2]
-        others = [one for one in group if settings.decay_on == "matrices" and one.ndim < 2]
+        decayed = [parameter for parameter in group if settings.decay_on == "all" or parameter.ndim >= 2]
+        others = [parameter for parameter in group if settings.decay_on == "matrices" and parameter.ndim < 2]
         parts += [
             {"params": part, "weight_decay": decay, "multiple": multiple}
-            for part, decay in ((matrices, settings.decay), (others, 0.0))
+            for part, decay in ((decayed, settings.decay), (others, 0.0))
             if part
         ]
     parts = parts or [{"params": [], "multiple": 1.0}]  # (a phase may have nothing to learn)
@@ -62,7 +62,7 @@ def build(settings: Optimiser, groups: Groups, rates: Sequence[float] = ()) -> t
 
 
 def _uncompiled(kind: type[torch.optim.Optimizer]) -> Any:
-    """An optimiser without what keeps torch.compile out of it, which imports torch._dynamo: seconds of each process."""
+    """An optimiser without its guards against torch.compile: they import torch._dynamo, seconds for each process."""
     names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
     plain = {name: inspect.unwrap(getattr(kind, name)) for name in names}
     return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(inspect.unwrap(kind.step))})
@@ -72,16 +72,16 @@ _SGD, _AdamW = _uncompiled(torch.optim.SGD), _uncompiled(torch.optim.AdamW)
 
 
 def clip(group: Sequence[nn.Parameter], most: float) -> Tensor:
-    """Scale the gradients of a group so that their norm is at most this; what it was.
+    """Scale the gradients of a group so that their norm is at most `most`, and return the norm before that.
 
-    As `torch.nn.utils.clip_grad_norm_`, without what that looks at first: the half of its time where tensors are small.
+    This is `torch.nn.utils.clip_grad_norm_` without its checks, which take half of its time where tensors are small.
     """
-    found = [one.grad for one in group if one.grad is not None]
-    if len({(one.device, one.dtype) for one in found}) != 1:
+    gradients = [parameter.grad for parameter in group if parameter.grad is not None]
+    if len({(gradient.device, gradient.dtype) for gradient in gradients}) != 1:
         return torch.nn.utils.clip_grad_norm_(group, most)
     with torch.no_grad():
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found)))
-        torch._foreach_mul_(found, (most / (norm + 1e-6)).clamp(max=1))
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1))
     return norm
 
 
@@ -91,7 +91,7 @@ class Average:
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
         self.parameters: list[Tensor] = list(parameters)
         self.decay = decay
-        self.values = [one.detach().clone() for one in self.parameters]
+        self.values = [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -99,15 +99,15 @@ class Average:
         torch._foreach_lerp_(self.values, self.parameters, 1 - self.decay)
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """The parameters become their average."""
+    def copy_to_parameters(self) -> None:
+        """Set the parameters to their average."""
         torch._foreach_copy_(self.parameters, self.values)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Inside, the parameters are their average."""
-        kept = [one.detach().clone() for one in self.parameters]
-        self.settle()
+        """Within this context the parameters are their average."""
+        kept = [parameter.detach().clone() for parameter in self.parameters]
+        self.copy_to_parameters()
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""Paths as users write them, and as they are told."""
+"""Paths as users write them, and as messages show them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.errors import BadInput
 
 
 def at_home(path: str | Path) -> Path:
-    """The path with ~ or ~USER at its beginning resolved. Raises `BadInput` where that user has no home folder."""
+    """The path with a leading ~ or ~USER resolved. Raises `BadInput` where that user has no home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -17,5 +17,5 @@ def at_home(path: str | Path) -> Path:
 
 
 def as_text(path: str | Path) -> str:
-    """The path in letters, also where the locale has not all of them: Python then keeps bytes, which no file takes."""
+    """The path as text that any file can hold, even where the locale lacks some of its characters."""
     return os.fsencode(path).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""How a run's budget is shared among the phases of its method; known before anything is trained."""
+"""How a run's budget is divided among the phases of its method; this is known before anything is trained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.tasks.base import Batch, StreamState, Task, hide, hide_in_stream
 
 
 def phases_brought(run: Run, phases: Sequence[Phase]) -> int:
-    """How many phases `init_from` brings finished. Raises `BadInput` for one that is not the method's, or its last."""
+    """The number of finished phases that `init_from` brings. Raises `BadInput` for an unknown phase or the last one."""
     if not run.init_from:
         return 0
     names = [phase.name for phase in phases][:-1]
@@ -29,7 +29,7 @@ def phases_brought(run: Run, phases: Sequence[Phase]) -> int:
 
 
 def phase_ends(run: Run, phases: Sequence[Phase]) -> list[float]:
-    """How much is spent at the end of each phase; those that `init_from` brings have no share."""
+    """What the run has spent at the end of each phase; phases that `init_from` brings have no share."""
     brought = phases_brought(run, phases)
     shares = [0.0 if i < brought else phase.share for i, phase in enumerate(phases)]
     total = sum(shares)
@@ -37,10 +37,10 @@ def phase_ends(run: Run, phases: Sequence[Phase]) -> list[float]:
 
 
 def idle_phase(run: Run, prices: Mapping[str, float] | None = None) -> str | None:
-    """Why a phase of this run would take no step; None when all take one, or only training can tell.
+    """Why a phase of this run would take no step; None when each takes one, or only training can tell.
 
-    A budget in steps gives every phase one, and what seconds give is known when they are spent. `prices` are those of a
-    token in each phase, where the budget is stated in work.
+    A budget in steps gives every phase one, and what a budget in seconds gives is known once it is spent. `prices` are
+    the prices of a token in each phase, where the budget is stated in FLOPs.
     """
     every, budget = run.training.accumulate, run.training.budget
     if every == 1 or run.training.curriculum or not (prices or budget.currency == "tokens"):
@@ -63,19 +63,19 @@ def idle_phase(run: Run, prices: Mapping[str, float] | None = None) -> str | Non
 
 
 def batch_length(run: Run, method: Method, phase: Phase) -> int:
-    """Columns of a phase's batches: its own, or the run's or the task's; of a stream, whole pieces of the method's."""
+    """The length of a phase's batches: its own, the run's or the task's; for streams, whole pieces of the method's."""
     streams = method.data == "streams"
-    length = phase.length or (run.training.columns if streams else None) or run.task_config.length  # type: ignore[attr-defined]
+    length = phase.length or (run.training.columns if streams else None) or run.task_config.length
     piece = method.piece if streams else None
     return length if piece is None else piece * max(1, round(length / piece))
 
 
 class Lanes(NamedTuple):
-    """Where the lanes of a stream stand."""
+    """The position of the lanes in a stream."""
 
     state: StreamState | None
     position: Tensor
-    """How many columns each lane has had since it began (B,)."""
+    """The number of columns of each lane since it began, (B,)."""
 
 
 def draw(
@@ -89,7 +89,7 @@ def draw(
 ) -> tuple[Batch, Lanes | None]:
     """The next batch to train on, and where the lanes of a stream then stand; None: they begin, or there are none.
 
-    A `length`, of a curriculum, takes the place of the phase's.
+    A `length`, from a curriculum, replaces the phase's own.
     """
     length, hidden = length or batch_length(run, method, phase), run.evaluation.score_from
     if method.data == "sequences":
@@ -102,7 +102,7 @@ def draw(
 
 
 def no_step(phase: Phase, gradients: int, every: int) -> str:
-    """That a phase takes no step, in a line: it has so many gradients, and needs so many for one."""
+    """One line that says that a phase takes no step: it has `gradients` gradients, and a step needs `every`."""
     return (
         f"phase {phase.name} takes no step: its share of the budget gives {gradients} of the {every} gradients "
         "that training.accumulate averages into one"
@@ -110,7 +110,7 @@ def no_step(phase: Phase, gradients: int, every: int) -> str:
 
 
 def _gradients_per_batch(run: Run, task: Task, index: int) -> int:
-    """How often the method hands over gradients for one batch of a phase, from one that it is given on the CPU."""
+    """How often the method hands over gradients for one batch of a phase, counted on one batch on the CPU."""
     method = build_method(run, task, device="cpu")
     phase = method.phases(run.training)[index]
     method.train_only(phase)

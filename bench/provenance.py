@@ -1,4 +1,4 @@
-"""What computed a result: the commit, the packages, the machine."""
+"""What computed a result: the sources, the commit, the packages, the machine."""
 
 from __future__ import annotations
 
@@ -6,12 +6,37 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from bench.config import Run
+from bench import registry, sources
+from bench.build import build_task
+from bench.config import WORK, Run
+
+TRAINER = "bench.training"
+"""The training loop is part of what computes every run. As it imports this module, it is imported by name here."""
+TRACER = "bench.measure.cost"
+"""The tracer is part of what computes a run only where its budget is stated in FLOPs."""
+
+
+def run_digest(run: Run) -> str:
+    """A digest of what computes a run: the sources of task, method, backbone and training loop, and the data."""
+    task = registry.tasks.get(run.task)
+    roots = (task, registry.methods.get(run.method), registry.backbones.get(run.model.backbone))
+    code = _digest(*roots, *([import_module(TRACER)] if run.training.budget.currency in WORK else []))
+    if isinstance(task.fingerprint, property) and not task.missing():
+        return f"{code}-{build_task(run).fingerprint}"
+    return code
+
+
+@cache
+def _digest(*roots: type | ModuleType) -> str:
+    return sources.digest(*roots, import_module(TRAINER))
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,4 +1,4 @@
-"""`new`: a small working plugin, to start from. The files come from `bench/templates`."""
+"""`new`: a small working plugin to start from. Its files come from `bench/templates`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ NAME = re.compile(r"[a-z][a-z0-9]*([-+_][a-z0-9]+)*")
 
 
 def write(kind: Literal["method", "task", "backbone"], name: str, folder: Path) -> list[Path]:
-    """Write the plugin `folder`/`name`, whole or not at all. Returns its files, the one with the class first.
+    """Write the plugin `folder`/`name`, completely or not at all. Returns its files, the one with the class first.
 
-    Raises `BadInput` for a name that cannot be one or is taken, and for a place where something is.
+    Raises `BadInput` for a name that is invalid or taken, and for a target that exists.
     """
     if not NAME.fullmatch(name):
         raise BadInput(f"new: {name!r} given; should be small letters and digits, with single - + or _ between them")

@@ -1,7 +1,7 @@
-"""The sources of what is imported, as they were when it was imported.
+"""The sources of imported modules, as they were at import.
 
-A digest that reads them when it is asked for tells what lies on the disk by then, not what runs. So each is read once:
-as its module registers a class, else as soon as plugins are loaded, else for the first digest that it belongs to.
+A digest of the files as they are when it is asked for would describe the disk, not the code that runs. So a source is
+read once: when its module registers a class, else as soon as plugins are loaded, else for its first digest.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _read: dict[str, bytes] = {}  # file -> its source
 
 
 def note(name: str) -> None:
-    """Read the source of a module that is being imported, also when it is imported anew."""
+    """Read the source of a module that is being imported, also when it is imported again."""
     if file := _file(name):
         _read[file] = Path(file).read_bytes()
 
 
 def of(*roots: type | ModuleType) -> dict[str, bytes]:
-    """Module -> source, of the modules that these classes and modules are made of.
+    """Module name -> source, for the modules that these classes and modules are made of.
 
-    Followed are the modules that they take names from, as far as these lie in `bench`, in a root's own package, or
-    below the folder of a plugin's file; so that a new task or a change in the report makes no finished cell stale.
+    It follows the modules that they take names from, as far as these lie in `bench`, in a root's own package, or below
+    the folder of a plugin's file. So a new task or a change in the report makes no finished cell stale.
     """
     waiting = [root.__name__ if isinstance(root, ModuleType) else root.__module__ for root in roots]
     packages = {"bench", *map(_package, waiting)}
@@ -53,7 +53,7 @@ def of(*roots: type | ModuleType) -> dict[str, bytes]:
         for attribute, value in vars(sys.modules[name]).items() if name in sys.modules else ():
             other = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
             if other == f"{name}.{attribute}":
-                continue  # a package has those of its modules that anything in this process has imported
+                continue  # a package has as attributes the submodules that anything in this process has imported
             if isinstance(other, str) and other in sys.modules:
                 waiting.append(other)
         if _package(name) != "bench":
@@ -62,7 +62,7 @@ def of(*roots: type | ModuleType) -> dict[str, bytes]:
 
 
 def digest(*roots: type | ModuleType) -> str:
-    """16 hexadecimal digits over the sources `of` these."""
+    """16 hexadecimal digits: a hash over the sources `of` these classes and modules."""
     each = sorted(hashlib.sha256(source).digest() for source in of(*roots).values())
     return hashlib.sha256(b"".join(each)).hexdigest()[:16]
 
@@ -76,7 +76,7 @@ def _file(name: str) -> str | None:
     file = None
     if name in sys.modules:
         file = getattr(sys.modules[name], "__file__", None)
-    elif (parent := name.rpartition(".")[0]) in sys.modules or not parent:  # to look below another would import it
+    elif (parent := name.rpartition(".")[0]) in sys.modules or not parent:  # (a look inside another would import it)
         with suppress(ImportError, ValueError):
             spec = find_spec(name)
             file = spec and spec.origin
@@ -85,13 +85,13 @@ def _file(name: str) -> str | None:
 
 
 def _neighbour(file: Path, folders: set[Path]) -> bool:
-    """Whether a file lies below one of these folders and is neither Python's nor of an installed package."""
+    """Whether a file lies below one of these folders and belongs neither to Python nor to an installed package."""
     installed = "site-packages" in file.parts or "dist-packages" in file.parts or STDLIB in file.parents
     return not installed and not folders.isdisjoint(file.parents)
 
 
 def _imports(name: str, file: str) -> Iterator[str]:
-    """What a module's source imports, be it numbers, which do not tell where they are from, or only as it trains."""
+    """What a module's source imports: also plain numbers, which do not say where they come from, and late imports."""
     package = name if Path(file).stem == "__init__" else name.rpartition(".")[0]
     try:
         tree = ast.parse(_read[file])

@@ -1,4 +1,4 @@
-"""How a cell stands, and what that means to those who launch it, watch it, compare it and report it."""
+"""The states of a cell, and what they mean for launching, watching, comparing and reporting it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """The state of a cell, as its status.json says it, in the order of lists; a `StrEnum`, so a state is its name."""
+    """The state of a cell, as its status.json names it, in the order of lists; a `StrEnum`, so it equals its name."""
 
     RUNNING = "running"
     LOST = "lost"
@@ -16,7 +16,7 @@ class State(StrEnum):
     """Out of memory."""
     DIVERGED = "diverged"
     DAMAGED = "damaged"
-    """Its files cannot be read: what a reader finds, and no cell says of itself."""
+    """Its files cannot be read; only a reader finds this, no cell records it."""
     STOPPED = "stopped"
     PENDING = "pending"
     SKIPPED = "skipped"
@@ -25,17 +25,17 @@ class State(StrEnum):
 
 
 ENDED_WELL = frozenset({State.DONE, State.SKIPPED})
-"""A launch whose cells all ended so succeeded."""
+"""A launch has succeeded when all of its cells are in one of these."""
 ENDED = frozenset({*ENDED_WELL, State.FAILED, State.OOM, State.DIVERGED})
-"""It has ended by itself; nothing goes on with it unless it is asked to."""
+"""The cell has ended by itself, and is run again only on request."""
 IDLE = frozenset({*ENDED, State.STOPPED, State.LOST, State.PENDING})
-"""Nobody is at it."""
+"""No process is working on the cell."""
 RESUMED = frozenset({State.FAILED, State.OOM, State.STOPPED, State.LOST})
-"""The next launch goes on with it, and says what it was."""
+"""The next launch continues the cell, and names its state."""
 WITHOUT_RESULT = frozenset({*ENDED, State.DAMAGED}) - {State.DONE}
-"""It ran, or could not, and gave no result; others are on their way to one."""
+"""The cell has no result and will have none by itself; cells in other states have one, or are on their way to it."""
 
 
 def rank(state: str) -> int:
-    """The place of a state in lists; one that is unknown comes last."""
+    """The rank of a state in lists; an unknown state comes last."""
     return list(State).index(State(state)) if state in set(State) else len(State)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import linregress, trim_mean
 
 SEEDS_FOR_AN_INTERVAL = 3
-"""Minimum number of seeds for a bootstrap interval; of fewer the points themselves are shown."""
+"""Minimum number of seeds for a bootstrap interval; with fewer, the single values are shown."""
 RESAMPLES = 2000
 
 
@@ -35,7 +35,7 @@ class PowerLaw(NamedTuple):
 
 @cache
 def _draws(n: int) -> np.ndarray:
-    """Which of n seeds each resample (RESAMPLES, n) takes; the same every time."""
+    """The indices of the n seeds that each resample (RESAMPLES, n) takes; the same every time."""
     return np.random.RandomState(0).randint(0, n, (RESAMPLES, n))
 
 
@@ -46,7 +46,7 @@ def _ends(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and the ends of its 95 % bootstrap interval (each (n,)) of values (seeds, n); NaN of too few seeds."""
+    """Mean and ends of the 95 % bootstrap interval, each (n,), of values (seeds, n); NaN ends for too few seeds."""
     seeds, n = values.shape
     if seeds < SEEDS_FOR_AN_INTERVAL:
         return values.mean(0), np.full(n, np.nan), np.full(n, np.nan)
@@ -54,12 +54,12 @@ def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
-    """Mean of one number per seed. NaN throughout when there is none."""
+    """Mean and interval of one number per seed; all NaN when there are no numbers."""
     kept = np.asarray(values, dtype=float)
     kept = kept[~np.isnan(kept)]
     if len(kept) == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
-    mean, low, high = (float(one[0]) for one in band(kept[:, None]))
+    mean, low, high = (float(column[0]) for column in band(kept[:, None]))
     return Interval(mean, low, high, len(kept))
 
 
@@ -69,17 +69,17 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Interva
 
 
 def difference_of_means(a: Sequence[float], b: Sequence[float]) -> Interval:
-    """Mean of a less mean of b, for numbers that do not go in pairs; `n` is the smaller side's.
+    """Mean of a minus mean of b, for numbers that are not paired; `n` is that of the smaller side.
 
-    Each side is resampled on its own. NaN as the interval where either has fewer than three numbers.
+    Each side is resampled on its own. The interval is NaN where either side has fewer than three numbers.
     """
     if not len(a) or not len(b):
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     fewer, mean, low, high = min(len(a), len(b)), float(np.mean(a) - np.mean(b)), float("nan"), float("nan")
     if fewer >= SEEDS_FOR_AN_INTERVAL:
         draws = np.random.RandomState(0)
-        sides = (np.asarray(one, dtype=float) for one in (a, b))
-        means = [one[draws.randint(0, len(one), (RESAMPLES, len(one)))].mean(1) for one in sides]
+        sides = (np.asarray(side, dtype=float) for side in (a, b))
+        means = [side[draws.randint(0, len(side), (RESAMPLES, len(side)))].mean(1) for side in sides]
         low, high = map(float, _ends(means[0] - means[1]))
     return Interval(mean, low, high, fewer)
 
@@ -92,7 +92,7 @@ def interquartile_mean(values: Sequence[float] | np.ndarray) -> float:
 
 
 def power_law(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> PowerLaw:
-    """Fit through the points with positive x and y; NaN when fewer than two different x are left."""
+    """Fit a power law through the points with positive x and y; all NaN when fewer than two different x are left."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     usable = (x > 0) & (y > 0) & np.isfinite(x) & np.isfinite(y)
     x, y = np.log(x[usable]), np.log(y[usable])

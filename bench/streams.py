@@ -14,19 +14,19 @@ import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the stream of that name: equal arguments, equal stream; any other, an unrelated one."""
+    """A 63-bit seed for a named stream: equal arguments give the same stream, any others an unrelated one."""
     text = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator at the start of that stream."""
+    """A torch generator at the start of a named stream."""
     return torch.Generator(device).manual_seed(derive(seed, *names))
 
 
 @contextmanager
 def global_stream(seed: int, *names: str | int) -> Iterator[None]:
-    """Code that can only draw from torch's global generator (module initialisation) draws from this stream instead."""
+    """Within this context torch's global generator, from which modules draw their weights, is at a named stream."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, *names))
         yield

@@ -12,23 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench import compiling, provenance, registry, sources, streams
+from bench import compiling, provenance, streams
 from bench.build import autocast, build_method, build_task
 from bench.config import WORK, InitFrom, Run, scored_lengths
 from bench.curriculum import Curriculum
 from bench.engine import Engine, compiles
 from bench.errors import BadInput
 from bench.methods.base import EVERY, NONE, Method, Phase, Predict, scored_slice
-from bench.models.updater import count_parameters
+from bench.models.sizes import count_parameters
 from bench.optimiser import rate
 from bench.phases import Lanes, draw, idle_phase, no_step, phase_ends, phases_brought
 from bench.results import Folder, load_tensors, read_json, save_tensors, share, write_json
@@ -36,28 +34,26 @@ from bench.tasks.base import HELD, IGNORED, Batch, Split, Task, hide, hide_in_st
 from bench.tasks.facts import task_facts
 
 CHECK_EVERY = 50
-"""Steps between two looks at whether the loss is finite; each look waits for the device."""
-TRACER = "bench.measure.cost"
-"""Imported only where a budget is stated in FLOPs: for all other runs it is no part of what computes them."""
+"""Steps between two checks that the loss is finite; each check waits for the device."""
 RECENT = 0.05
-"""The share of a new loss in the average by which a phase ends."""
-LOOK_EVERY = 10
-"""Steps between two looks at that average; each waits for the device."""
+"""The weight of a new loss in the moving average that ends a phase."""
+TEST_EVERY = 10
+"""Steps between two tests of that average; each test waits for the device."""
 EVALUATION_CHUNK = 256
 """Sequences evaluated at a time, to bound memory."""
 
 
 class Diverged(ArithmeticError):
-    """A loss, logits or weights are not finite: there is no score."""
+    """A loss, a logit or a weight is not finite, so the run has no score."""
 
 
 class Stopped(Exception):
-    """Asked to stop; a checkpoint was written."""
+    """The run was asked to stop, and has written a checkpoint."""
 
 
 @dataclass
 class Options:
-    """How to train a cell, as far as it does not change the outcome."""
+    """Options of training that do not change the outcome of a cell."""
 
     checkpoint_seconds: float = 20.0
     report_seconds: float = 1.0
@@ -69,28 +65,28 @@ class Options:
 
 @dataclass
 class Counters:
-    """Where a run stands; part of the checkpoint."""
+    """How far a run has come and what it has spent; part of the checkpoint."""
 
     phase: int = 0
     steps: int = 0
     tokens: int = 0
     work: float = 0.0  # FLOPs or sequential FLOPs, where the budget is stated in these
-    phase_steps: int = 0  # of the phase
+    phase_steps: int = 0  # steps in the current phase
     training_seconds: float = 0.0
     cpu_seconds: float = 0.0
     evaluation_seconds: float = 0.0
-    compile_seconds: float = 0.0  # by the wall; in none of the others
+    compile_seconds: float = 0.0  # wall clock; counted in none of the others
     evaluations: int = 0
     finished: bool = False
-    began: float | None = None  # what was spent when the phase began, where the one before ended early
-    recent: Tensor | None = None  # the loss averaged over some steps, where the phase ends by it
-    sums: dict[str, Tensor] = field(default_factory=dict)  # of scalars since the last evaluation
+    began: float | None = None  # spent before the phase began, where the previous phase ended early
+    recent: Tensor | None = None  # moving average of the loss, where it can end the phase
+    sums: dict[str, Tensor] = field(default_factory=dict)  # sums of scalars since the last evaluation
     summed: int = 0
     online: dict[str, Tensor] = field(default_factory=dict)
-    """In float64, where a method learns from a stream: "loss", the nats that the labels since the last evaluation cost
-    when they were predicted, before the step that learns from them; "regret", those above the floor, per lane, of all
-    labels since training began."""
-    labels: int = 0  # since the last evaluation
+    """For a method that learns from a stream, in float64: "loss", the summed loss of the labels since the last
+    evaluation, each predicted before the step that learns from it; "regret", the loss above the floor, per lane, summed
+    over all labels since training began."""
+    labels: int = 0  # scored labels since the last evaluation
 
     def costs(self) -> dict[str, float]:
         return {
@@ -103,23 +99,8 @@ class Counters:
         }
 
 
-def run_digest(run: Run) -> str:
-    """A digest of what computes this run: the sources of its task, method, backbone and this loop, and its data."""
-    task = registry.tasks.get(run.task)
-    roots = (task, registry.methods.get(run.method), registry.backbones.get(run.model.backbone))
-    code = _digest(*roots, *([import_module(TRACER)] if run.training.budget.currency in WORK else []))
-    if isinstance(task.fingerprint, property) and not task.missing():
-        return f"{code}-{build_task(run).fingerprint}"
-    return code
-
-
-@cache
-def _digest(*roots: type | ModuleType) -> str:
-    return sources.digest(*roots, Trainer)
-
-
 def evaluation_set(run: Run, task: Task, split: Split, length: int) -> Batch:
-    """Fixed sequences, drawn on the CPU so that scores do not depend on the device."""
+    """Fixed sequences for evaluation, drawn on the CPU so that scores do not depend on the device."""
     drawn = task.sample(
         split, run.evaluation.sequences, length, streams.generator(run.seed, "evaluation", split, length)
     )
@@ -129,10 +110,10 @@ def evaluation_set(run: Run, task: Task, split: Split, length: int) -> Batch:
 
 @torch.no_grad()
 def score(predict: Predict, batch: Batch, columns: slice = EVERY, name: str = "predictor") -> dict[str, float]:
-    """Accuracy and loss (nats per scored token) of a predictor on a batch, in which no other columns are scored.
+    """Accuracy and loss (nats per scored token) of a predictor on a batch whose labels are scored in `columns` only.
 
-    Raises `Diverged` when the loss is not finite: the largest of logits that are NaN is the first, which is no answer.
-    A logit of minus infinity is fine, but for a true label.
+    Raises `Diverged` when the loss is not finite: the argmax of NaN logits is an index, but no answer. A logit may be
+    minus infinity, except that of a true label.
     """
     totals = torch.zeros(3, dtype=torch.float64, device=batch.x.device)
     for x, y in zip(batch.x.split(EVALUATION_CHUNK), batch.y.split(EVALUATION_CHUNK), strict=True):
@@ -141,21 +122,21 @@ def score(predict: Predict, batch: Batch, columns: slice = EVERY, name: str = "p
 
 
 def stream_set(run: Run, task: Task, split: Split) -> Batch:
-    """Lanes of a held-out stream, drawn on the CPU like an evaluation set; labels of the burn-in are not scored."""
-    exam = run.evaluation.stream
+    """Lanes of a held-out stream, drawn on the CPU like an evaluation set; the labels of the burn-in are not scored."""
+    settings = run.evaluation.stream
     generator = streams.generator(run.seed, "evaluation", split, "stream")
-    batch, _ = task.stream(split, exam.lanes, exam.burn_in + exam.columns, generator)
-    nothing = torch.zeros(exam.lanes, dtype=torch.long)
-    x, y, start = hide_in_stream(batch, run.evaluation.score_from, nothing)[0]
+    batch, _ = task.stream(split, settings.lanes, settings.burn_in + settings.columns, generator)
+    position = torch.zeros(settings.lanes, dtype=torch.long)
+    x, y, start = hide_in_stream(batch, run.evaluation.score_from, position)[0]
     y = y.clone()
-    y[:, : exam.burn_in] = IGNORED
+    y[:, : settings.burn_in] = IGNORED
     return Batch(x.to(run.device), y.to(run.device), start.to(run.device))  # type: ignore[union-attr]
 
 
 @torch.no_grad()
 def score_stream(method: Method, batch: Batch, name: str) -> dict[str, float]:
-    """As `score`, of the trained predictor, which reads the lanes from their start and carries its state on."""
-    totals = torch.zeros(3, dtype=torch.float64, device=batch.x.device)  # right, loss, count
+    """Like `score`, for the trained predictor, which reads the lanes from their start and carries its state on."""
+    totals = torch.zeros(3, dtype=torch.float64, device=batch.x.device)  # correct, loss, count
     state = method.initial_state(len(batch.x))
     assert batch.start is not None
     for x, y, start in zip(*(part.split(EVALUATION_CHUNK, 1) for part in batch), strict=True):  # type: ignore[union-attr]
@@ -166,7 +147,7 @@ def score_stream(method: Method, batch: Batch, name: str) -> dict[str, float]:
 
 
 def _scored(y: Tensor) -> slice:
-    """The columns of y (B, T) in which some label is scored; all where these are not equally far apart."""
+    """The columns of y (B, T) in which some label is scored; all columns where these are not evenly spaced."""
     columns = (y != IGNORED).any(0).nonzero().flatten().tolist()
     if not columns:
         return NONE
@@ -176,7 +157,7 @@ def _scored(y: Tensor) -> slice:
 
 
 def _totals(logits: Tensor, y: Tensor) -> Tensor:
-    """Right answers, summed loss and number of the scored labels."""
+    """Over the scored labels: the number of correct answers, the summed loss, and the number of labels."""
     scored = y != IGNORED
     logits, labels = logits[scored].double(), y[scored]
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
@@ -184,14 +165,14 @@ def _totals(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _means(totals: Tensor, name: str) -> dict[str, float]:
-    right, loss, count = totals.tolist()
+    correct, loss, count = totals.tolist()
     if not math.isfinite(loss):
         raise Diverged(f"scoring {name} gives a loss of {loss}")
-    return {"accuracy": right / count, "loss": loss / count}
+    return {"accuracy": correct / count, "loss": loss / count}
 
 
 class Trainer:
-    """Trains one run in its folder. `train` returns the result record; it may be called again after a stop."""
+    """Trains one run in its folder. `train` returns the record of the result; it may be called again after a stop."""
 
     def __init__(self, run: Run, folder: Folder, options: Options | None = None) -> None:
         torch.set_num_threads(run.threads)
@@ -201,7 +182,7 @@ class Trainer:
         self.task = build_task(run)
         self.method = build_method(run, self.task)
         self.phases = self.method.phases(run.training)
-        self.digest = run_digest(run)
+        self.digest = provenance.run_digest(run)
         self.data = streams.generator(run.seed, "data", device=run.device)
         self.lanes: Lanes | None = None
         self.curriculum = Curriculum(run, self.task) if run.training.curriculum else None
@@ -214,23 +195,23 @@ class Trainer:
             raise BadInput(reason)
         self.engine: Engine
         self.compiled = compiles(run)
-        self._compiling = compiling.taken().wall  # of what this process has spent on it, as far as it is counted
-        self._clock: compiling.Seconds | None = None  # when the training now under way began
-        self._before = 0.0  # spent before the columns that gradients were made of last
+        self._compiling = compiling.taken().wall  # the part of this process's compile time that is counted already
+        self._clock: compiling.Seconds | None = None  # when the stretch of training now under way began
+        self._before = 0.0  # spent before the columns of the latest gradients
         self._sets: dict[tuple[Split, int], Batch] = {}
         self._stream_sets: dict[Split, Batch] = {}
         self.facts: dict[int, dict[str, Any]] = {}
 
-    def _judged(self) -> dict[int, dict[str, Any]]:
+    def _task_facts(self) -> dict[int, dict[str, Any]]:
         """The task's facts at every length that is scored: the trained one, then the others.
 
-        Raises `BadInput` for what would end the run after its last step otherwise: a fact that is none, sequences to be
-        scored that cannot be drawn, or that have no label.
+        Raises `BadInput` for anything that would otherwise end the run after its last step: a fact that is no number,
+        or evaluation sequences that cannot be drawn or have no label.
         """
         facts = {}
         for length in scored_lengths(self.run):
             facts[length] = task_facts(self.task, length, self.run.evaluation.score_from)
-            if self.method.data == "streams" and length == self.run.task_config.length:  # type: ignore[attr-defined]
+            if self.method.data == "streams" and length == self.run.task_config.length:
                 facts[length] |= self.task.stream_facts()
             for split in HELD:
                 y = self._set(split, length).y
@@ -247,16 +228,16 @@ class Trainer:
     # The budget.
 
     def used(self) -> float:
-        """Spent so far, in the budget's currency."""
+        """What the run has spent so far, in the budget's currency."""
         counters, currency = self.counters, self.run.training.budget.currency
         if currency in WORK:
             return counters.work
         if currency in ("seconds", "cpu_seconds"):
-            wall, processor = self._ticked()
+            wall, processor = self._elapsed_seconds()
             return counters.training_seconds + wall if currency == "seconds" else counters.cpu_seconds + processor
         return getattr(counters, currency)
 
-    def _ticked(self) -> tuple[float, float]:
+    def _elapsed_seconds(self) -> tuple[float, float]:
         """Wall and processor seconds of training since the clock was started."""
         if self._clock is None:
             return 0.0, 0.0
@@ -264,19 +245,20 @@ class Trainer:
         return wall - self._clock.wall, processor - self._clock.processor
 
     def _traced_prices(self) -> tuple[dict[str, float], list[str]]:
-        """What a token costs in each phase, in the budget's currency; from one traced step where that is work.
+        """The price of a token in each phase and the operators that it leaves out, because no rule counts them.
 
-        And the operators that are not in the price, as no rule counts them. Raises `BadInput` where a phase is free.
+        The price is in the budget's currency, from one traced step, where that is FLOPs or sequential FLOPs; there are
+        no prices otherwise. Raises `BadInput` where a phase is free.
         """
         currency = self.run.training.budget.currency
         if currency not in WORK:
             return {}, []
-        prices, uncounted = import_module(TRACER).prices(self.run, currency)
+        prices, uncounted = import_module(provenance.TRACER).prices(self.run, currency)
         for phase in self.phases[self.skipped :]:
             if not prices[phase.name]:
                 raise BadInput(
-                    f"training.budget.{currency}: given, but a step of phase {phase.name} has none that a rule counts, "
-                    "so that it would never be spent; should be tokens or steps"
+                    f"training.budget.{currency}: given, but no rule counts any in a step of phase {phase.name}, so "
+                    "that it would never be spent; should be tokens or steps"
                 )
         return prices, uncounted
 
@@ -288,7 +270,7 @@ class Trainer:
         Raises `Stopped` when `options.should_stop()` says so, `Diverged` when a loss, a scored logit or a weight is not
         finite, and `BadInput` when a phase has spent its share without a step.
         """
-        self.facts = self._judged()
+        self.facts = self._task_facts()
         if not self._resume():
             self._begin()
         last_checkpoint = last_report = time.monotonic()
@@ -303,7 +285,7 @@ class Trainer:
                         self._report()
                 if self._due():
                     self._evaluate()
-            # Only here, between two batches, is the state whole.
+            # The state is complete only here, between two batches.
             if self.options.should_stop():
                 self._checkpoint()
                 raise Stopped
@@ -332,18 +314,18 @@ class Trainer:
         return Folder(self.folder.path.parent / link.run)
 
     def _inherited(self) -> dict[str, float] | None:
-        """What the phases that `init_from` brought had cost, from the curves of the source and its own sources."""
+        """The cost of the phases that `init_from` brought, from the curves of the source and of its own sources."""
         total: dict[str, float] = {}
         link = self.run.init_from
         while link:
             source = self._beside(link)
-            points = [one for one in read_json(source.files / "curve.json") or [] if one["phase"] == link.phase]
+            points = [point for point in read_json(source.files / "curve.json") or [] if point["phase"] == link.phase]
             if not points:
                 return None
             for name in ("steps", "tokens", "training_seconds"):
                 total[name] = total.get(name, 0) + points[-1][name]
-            told = (read_json(source / "run.json") or {}).get("run", {}).get("init_from")
-            link = InitFrom(**told) if told else None
+            earlier = (read_json(source / "run.json") or {}).get("run", {}).get("init_from")
+            link = InitFrom(**earlier) if earlier else None
         return total or None
 
     def _enter_phase(self, index: int) -> None:
@@ -354,19 +336,19 @@ class Trainer:
         self.lanes = None
 
     def _steps(self) -> Iterator[None]:
-        """One batch, a step where gradients are ready; then on to the next phase where this one is spent."""
+        """Train on one batch, with a step wherever gradients are ready; go on to the next phase where this is spent."""
         if self._clock is None:
             self._clock = compiling.now()
         phase = self.phases[self.counters.phase]
-        self.method.stage = min(int(self._elapsed() * phase.stages), phase.stages - 1)
+        self.method.stage = min(int(self._share_spent() * phase.stages), phase.stages - 1)
         batch, costs = self._draw(phase), []
         for ready in self.engine.stretches(batch):
             self._charge(phase, ready.columns * len(batch.x))
             if ready.scalars is not None:
-                loss = ready.scalars[self._answer(phase)]
+                loss = ready.scalars[self._answer_loss(phase)]
                 costs.append((loss, ready.labels or 1))
                 if ready.labels:
-                    self._predicted(loss, ready.labels, len(batch.x))
+                    self._count_online(loss, ready.labels, len(batch.x))
                 self._step(phase, ready.scalars)
             if ready.whole:
                 yield
@@ -377,28 +359,28 @@ class Trainer:
             self._leave_phase(phase)
 
     def _spent(self) -> bool:
-        """Whether the phase has had its share: in steps that is one at least, if those before it overspent."""
+        """Whether the phase has spent its share; a phase with a share in steps takes at least one in any case."""
         owed = self.run.training.budget.currency == "steps" and not self.counters.phase_steps
-        return (self.used() >= self.ends[self.counters.phase] and not owed) or self._good_enough()
+        return (self.used() >= self.ends[self.counters.phase] and not owed) or self._loss_reached()
 
-    def _good_enough(self) -> bool:
-        """Whether the phase ends early, by its loss."""
+    def _loss_reached(self) -> bool:
+        """Whether the phase ends early, because its loss is low enough."""
         until, counters = self.phases[self.counters.phase].until, self.counters
         if until is None or counters.recent is None or not counters.phase_steps:
             return False
-        if counters.phase_steps % LOOK_EVERY or self.engine.pending:
+        if counters.phase_steps % TEST_EVERY or self.engine.pending:
             return False
         return bool(counters.recent < until)
 
     def _draw(self, phase: Phase) -> Batch:
-        curriculum, length = self._followed(phase), None
+        curriculum, length = self._curriculum_of(phase), None
         if curriculum:
             length = curriculum.draw(self.used() / self.run.training.budget.amount)
         batch, self.lanes = draw(self.run, self.task, self.method, phase, self.data, self.lanes, length)
         return batch
 
-    def _followed(self, phase: Phase) -> Curriculum | None:
-        """The curriculum; none in a phase that has a length of its own."""
+    def _curriculum_of(self, phase: Phase) -> Curriculum | None:
+        """The curriculum that a phase follows; a phase with a length of its own follows none."""
         return None if phase.length else self.curriculum
 
     def _charge(self, phase: Phase, tokens: int) -> None:
@@ -415,28 +397,28 @@ class Trainer:
             counters.recent = recent.lerp(scalars["loss"], RECENT)
         self._add(scalars)
         counters.summed += 1
-        now = rate(phase.optimiser, self._progress(phase))
-        if curriculum := self._followed(phase):
-            now *= curriculum.rate
-            curriculum.learn(scalars[self._answer(phase)])
-        if self.engine.take(now):
+        learning_rate = rate(phase.optimiser, self._progress(phase))
+        if curriculum := self._curriculum_of(phase):
+            learning_rate *= curriculum.rate
+            curriculum.learn(scalars[self._answer_loss(phase)])
+        if self.engine.take(learning_rate):
             counters.steps += 1
             counters.phase_steps += 1
             if self.engine.clipped is not None:
                 self._add({"clipped": self.engine.clipped * self.run.training.accumulate})
 
     def _add(self, scalars: dict[str, Tensor]) -> None:
-        """To the sums since the last evaluation."""
+        """Add scalars to the sums since the last evaluation."""
         sums = self.counters.sums
         for name, value in scalars.items():
             sums[name] = sums[name] + value if name in sums else value.clone()
 
-    def _answer(self, phase: Phase) -> str:
-        """The name of the scalar that is the cross-entropy of the method's answers."""
+    def _answer_loss(self, phase: Phase) -> str:
+        """The name of the scalar that holds the cross-entropy of the method's answers."""
         return self.method.answers.get(phase.name, "loss")
 
-    def _predicted(self, loss: Tensor, labels: int, lanes: int) -> None:
-        """Take note of the mean loss of so many labels of a stream, before a step learns from them."""
+    def _count_online(self, loss: Tensor, labels: int, lanes: int) -> None:
+        """Add the mean loss of `labels` labels of a stream to the online loss, before a step learns from them."""
         counters, loss = self.counters, loss.double()
         found = {"loss": loss * labels, "regret": (loss - (self._floor or 0.0)) * (labels / lanes)}
         counters.online = {name: counters.online.get(name, 0.0) + value for name, value in found.items()}
@@ -444,12 +426,12 @@ class Trainer:
 
     @property
     def _floor(self) -> float | None:
-        return self.facts[self.run.task_config.length]["loss_floor"]  # type: ignore[attr-defined]
+        return self.facts[self.run.task_config.length]["loss_floor"]
 
     def _progress(self, phase: Phase) -> float:
-        """The share of the phase that is spent with this step: where its learning rate is taken.
+        """The share of the phase that is spent after this step, from which its learning rate is computed.
 
-        A cosine is 0 where the phase ends: it is taken no further than to the middle of what was left before this step.
+        A cosine schedule is 0 at the end of the phase, so progress reaches at most half of what was left before.
         """
         start, share = self._span()
         ahead = 1 if self.run.training.budget.currency == "steps" else 0
@@ -458,18 +440,18 @@ class Trainer:
             return progress
         before = (self._before - start) / share
         if before >= 1 and not (self.method.data == "streams" and self.counters.phase_steps):
-            before = 0.0  # the phase before has spent this one's share too, which leaves it one batch
+            before = 0.0  # the previous phase has spent this one's share too, which leaves it one batch
         return min(progress, (before + 1) / 2)
 
     def _span(self) -> tuple[float, float]:
-        """What was spent when the phase began, and what it has to spend."""
+        """What was spent before the phase began, and what the phase may spend."""
         start = self.counters.began
         if start is None:
             start = self.ends[self.counters.phase - 1] if self.counters.phase else 0.0
         return start, self.ends[self.counters.phase] - start
 
-    def _elapsed(self) -> float:
-        """The share of the phase that is spent, before the next batch."""
+    def _share_spent(self) -> float:
+        """The share of the phase that is spent before the next batch."""
         start, share = self._span()
         return (self.used() - start) / share if share > 0 else 1.0
 
@@ -479,7 +461,7 @@ class Trainer:
         if not self._evaluated():
             self._evaluate()
         self.engine.leave()
-        self.method.settle(phase.name)
+        self.method.sync_predictor(phase.name)
         with self._paused():
             save_tensors(self.folder.weights(phase.name), self.method.state_dict())
         if self.counters.phase + 1 < len(self.phases) and not self.counters.finished:
@@ -506,10 +488,10 @@ class Trainer:
         return self._sets[split, length]
 
     def _scores(self, split: Split, length: int) -> list[dict[str, Any]]:
-        """Scores of every predictor; reference lines on fewer sequences. No gradients, no effect on training.
+        """Scores of every predictor, reference lines on fewer sequences; this takes no gradients and trains nothing.
 
-        What learns from a stream, and has seldom seen its start, is scored on streams of the trained kind, and its
-        score on sequences from the start stands beside it.
+        A method that learns from a stream has seldom seen its start: it is scored on held-out streams, and its score on
+        sequences from the start stands beside that.
         """
         batch, scores = self._set(split, length), []
         columns = scored_slice(self.task, batch.x.shape[1], self.run.evaluation.score_from)
@@ -519,10 +501,10 @@ class Trainer:
             for name, predict, reference in self.method.predictors():
                 found = score(predict, few if reference else batch, columns, name)
                 scores.append({"predictor": name, "reference": reference, **found})
-            if self.method.data == "streams" and length == self.run.task_config.length:  # type: ignore[attr-defined]
+            if self.method.data == "streams" and length == self.run.task_config.length:
                 first = scores[0]
-                told = score_stream(self.method, self._lanes(split), self.method.predictors()[0].name)
-                scores[0] = {**first, **told, **{f"start_{name}": first[name] for name in told}}
+                carried = score_stream(self.method, self._lanes(split), self.method.predictors()[0].name)
+                scores[0] = {**first, **carried, **{f"start_{name}": first[name] for name in carried}}
         self.method.train()
         return scores
 
@@ -532,26 +514,26 @@ class Trainer:
         return self._stream_sets[split]
 
     def _evaluate(self) -> None:
-        """Add a point to the curve; end early on the valid split where the grid asks for it."""
+        """Add a point to the curve; end the run by its accuracy on the valid split, where the grid asks for that."""
         self._check_finite()
         phase, counters = self.phases[self.counters.phase], self.counters
-        length = self.run.task_config.length  # type: ignore[attr-defined]
+        length = self.run.task_config.length
         with self._paused(), self.engine.shown():
             began = time.perf_counter()
-            self.method.settle(phase.name)
+            self.method.sync_predictor(phase.name)
             self._check_weights()
             means = {f"train_{name}": (value / counters.summed).item() for name, value in counters.sums.items()}
             if self.curriculum:
                 means["train_length"] = self.curriculum.longest
             if self.lanes and self.lanes.state is not None:
-                told = self.task.standing(self.lanes.state)
-                means |= {f"train_{name}": value.item() for name, value in told.items()}
+                standing = self.task.standing(self.lanes.state)
+                means |= {f"train_{name}": value.item() for name, value in standing.items()}
             counters.sums, counters.summed = {}, 0
             online = self._online()
             scores = self._scores("test", length)
             counters.evaluations = int(self.used() / (self.run.training.budget.amount * self.run.evaluation.every)) + 1
             self.curve.append({"phase": phase.name, **counters.costs(), **means, **online, "scores": scores})
-            accuracies = {f"{one['predictor']}_accuracy": one["accuracy"] for one in scores}
+            accuracies = {f"{score['predictor']}_accuracy": score["accuracy"] for score in scores}
             known = {name: value for name, value in online.items() if value is not None}
             self.options.on_scalars(counters.steps, means | known | accuracies)
             if self.run.training.stop_at is not None and counters.steps:
@@ -563,9 +545,9 @@ class Trainer:
             self._report()
 
     def _online(self) -> dict[str, float | None]:
-        """The online loss since the last evaluation, in nats per scored label, and the regret so far, nats per lane.
+        """The online loss since the last evaluation, in nats per scored label, and the regret so far, in nats per lane.
 
-        No regret, None, where the floor is not known; nothing at all where no labels of a stream were predicted.
+        The regret is None where the floor is not known; the result is empty where no labels of a stream were predicted.
         """
         counters = self.counters
         if not counters.labels:
@@ -576,7 +558,7 @@ class Trainer:
         return {"online_loss": loss, "regret": regret}
 
     def _valid_accuracy(self, length: int) -> float:
-        """Of the trained predictor, by which a run may end early: on streams where it learns from these."""
+        """The accuracy that may end a run early: the trained predictor's, on streams where it learns from streams."""
         if self.method.data == "streams":
             return score_stream(self.method, self._lanes("valid"), "predictor")["accuracy"]
         return score(self.method.predict, self._set("valid", length))["accuracy"]
@@ -585,11 +567,11 @@ class Trainer:
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
-        """What happens inside is not charged as training."""
+        """Stop the clock: time spent inside this context is not charged as training."""
         running = self._clock is not None
         if running and self.run.device == "cuda":
             torch.cuda.synchronize()
-        wall, processor = self._ticked()
+        wall, processor = self._elapsed_seconds()
         self.counters.training_seconds += wall
         self.counters.cpu_seconds += processor
         before, self._compiling = self._compiling, compiling.taken().wall
@@ -604,11 +586,11 @@ class Trainer:
                 raise Diverged(f"{name} is not finite near step {self.counters.steps}")
 
     def _check_weights(self) -> None:
-        """A score does not show a weight that it does not read. Only before a score: it waits for the device."""
-        fine = {name: one.isfinite().all() for name, one in self.method.named_parameters()}
-        fine |= {name: ~one.isnan().any() for name, one in self.method.named_buffers()}  # (a mask may have infinities)
-        whole = torch.stack([*fine.values()]).tolist() if fine else []  # (a method may have no weights)
-        bad = [name for name, one in zip(fine, whole, strict=True) if not one]
+        """Check the weights before a score, which shows only those that it reads. This waits for the device."""
+        fine = {name: weight.isfinite().all() for name, weight in self.method.named_parameters()}
+        fine |= {name: ~buffer.isnan().any() for name, buffer in self.method.named_buffers()}  # (masks may be infinite)
+        verdicts = torch.stack([*fine.values()]).tolist() if fine else []  # (a method may have no weights)
+        bad = [name for name, good in zip(fine, verdicts, strict=True) if not good]
         if bad:
             raise Diverged(f"{bad[0]} is not finite near step {self.counters.steps}")
 
@@ -622,7 +604,7 @@ class Trainer:
                 "phase": self.phases[counters.phase].name,
                 "progress": min(1.0, self.used() / self.run.training.budget.amount),
                 **counters.costs(),
-                "training_seconds": counters.training_seconds + self._ticked()[0],
+                "training_seconds": counters.training_seconds + self._elapsed_seconds()[0],
                 "loss": loss,
                 "accuracy": last["scores"][0]["accuracy"] if last else None,
             }
@@ -645,34 +627,34 @@ class Trainer:
                 "curriculum": self.curriculum.state_dict() if self.curriculum else None,
             }
             save_tensors(self.folder.files / "checkpoint.pt", state)
-            self.folder.drop("checkpoint.pt")  # of earlier attempts: this one is as far as they were
+            self.folder.drop("checkpoint.pt")  # those of earlier attempts, none of which is further
 
     def _resume(self) -> bool:
-        """Take up the newest checkpoint that can be continued exactly; an earlier attempt's brings its weights."""
-        for place in self.folder.checkpoints():
+        """Resume from the newest checkpoint that can be continued exactly, with the weights of an earlier attempt."""
+        for folder in self.folder.checkpoints():
             try:
-                saved = load_tensors(place / "checkpoint.pt", "cpu")
+                saved = load_tensors(folder / "checkpoint.pt", "cpu")
                 made_by = saved["identity"], saved["digest"]
             except Exception as error:  # (an earlier attempt's may go at any moment; a damaged one may raise anything)
-                unreached = isinstance(error, OSError) and (place / "checkpoint.pt").is_file()
+                unreached = isinstance(error, OSError) and (folder / "checkpoint.pt").is_file()
                 if unreached or out_of_memory(error):
-                    raise  # it may be whole: beginning anew would throw it away
-                print(f"{place / 'checkpoint.pt'} cannot be read ({type(error).__name__}); not taken up", flush=True)
+                    raise  # it may be complete, and starting again would throw it away
+                print(f"{folder / 'checkpoint.pt'} cannot be read ({type(error).__name__}); not resumed", flush=True)
                 continue
             if made_by != (self.run.identity, self.digest):
-                print("checkpoint.pt was written by other code; beginning anew", flush=True)
-            elif self._bring_weights(place, Counters(**saved["counters"])):
+                print("checkpoint.pt was written by other code; starting again", flush=True)
+            elif self._bring_weights(folder, Counters(**saved["counters"])):
                 self._restore(saved)
                 return True
         return False
 
-    def _bring_weights(self, place: Path, counters: Counters) -> bool:
-        """Take over the weights of the phases that are finished. False when some are not there."""
+    def _bring_weights(self, folder: Path, counters: Counters) -> bool:
+        """Take over the weights of the finished phases from a folder. False when some are missing."""
         finished = self.phases[self.skipped : counters.phase + (1 if counters.finished else 0)]
-        files = [place / f"weights-{phase.name}.pt" for phase in finished]
+        files = [folder / f"weights-{phase.name}.pt" for phase in finished]
         if not all(file.is_file() for file in files):
             return False
-        if place != self.folder.files:
+        if folder != self.folder.files:
             for file in files:
                 share(file, self.folder.files / file.name)
         return True
@@ -697,9 +679,9 @@ class Trainer:
         scores = []
         for length in self.facts:
             valid = self._scores("valid", length)
-            for one, held in zip(self._scores("test", length), valid, strict=True):
-                held_out = {"valid_accuracy": held["accuracy"], "valid_loss": held["loss"]}
-                scores.append({"length": length, **one, **held_out, **self.facts[length]})
+            for tested, validated in zip(self._scores("test", length), valid, strict=True):
+                on_valid = {"valid_accuracy": validated["accuracy"], "valid_loss": validated["loss"]}
+                scores.append({"length": length, **tested, **on_valid, **self.facts[length]})
         self.counters.evaluation_seconds += time.perf_counter() - began
         predictor = sum(count_parameters(module) for module in self.method.predictor_modules())
         result = {

@@ -38,10 +38,11 @@ from bench import registry, streams
 from bench.build import autocast, build_method, build_task
 from bench.config import Run
 from bench.engine import Engine
+from bench.feasibility import impossible
 from bench.grid import load_grid
 from bench.measure import flops
 from bench.measure.inference import stream_costs
-from bench.methods.base import Method, impossible
+from bench.methods.base import Method
 from bench.phases import Lanes, draw
 from bench.results import Folder, read_json, write_json
 from bench.tasks import data, mnist
@@ -346,7 +347,7 @@ def sampling(rows: Rows, machine: Machine) -> None:
     for name in TASKS:
         run = machine.paper("smt", name)
         task, generator = build_task(run), streams.generator(0, "data", device=run.device)
-        sample = partial(task.sample, "train", run.training.batch_size, run.task_config.length, generator)  # type: ignore[attr-defined]
+        sample = partial(task.sample, "train", run.training.batch_size, run.task_config.length, generator)
         rows.add(f"a batch of {name}", lambda sample=sample: {"seconds": _timed(sample, machine.device, 20)})
     for name in ("bptt", "transformer"):
         rows.add(f"a token of {name}", partial(_streamed, machine.paper(name), [7] if machine.tiny else [31, 255]))

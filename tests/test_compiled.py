@@ -1,4 +1,4 @@
-"""Compiled steps: the numbers of eager ones, their time apart, what is compiled anew, and what is refused.
+"""Compiled steps: the numbers of eager ones, their time apart, what is compiled again, and what is refused.
 
 Most tests "compile" with a backend that only pretends to, and one with torch's own but for the C++ compiler.
 `BENCH_COMPILED=all` really compiles every method that can be, which takes some minutes.
@@ -130,10 +130,10 @@ def test_compiling_is_charged_to_no_budget_and_told(pretended, tmp_path, capsys)
     assert 0.8 * SECONDS <= costs["training_seconds"] < took - costs["compile_seconds"]
     assert costs["cpu_seconds"] < took - costs["compile_seconds"]
     said = capsys.readouterr().out
-    assert said.count("compiled: phase train, (8, 6), ") == 1 and "anew" not in said
+    assert said.count("compiled: phase train, (8, 6), ") == 1 and "again" not in said
 
 
-def test_another_shape_is_compiled_anew_and_told_and_one_that_is_known_is_not(pretended, capsys):
+def test_another_shape_is_compiled_again_and_reported_and_one_that_is_known_is_not(pretended, capsys):
     run = small()
     task = build_task(run)
     method = build_method(run, task)
@@ -145,7 +145,7 @@ def test_another_shape_is_compiled_anew_and_told_and_one_that_is_known_is_not(pr
     assert engine.compiled.times == 2
     assert [line.rpartition(",")[0] for line in capsys.readouterr().out.splitlines()] == [
         "compiled: phase train, (8, 6)",
-        "compiled anew: phase train, (8, 4)",
+        "compiled again: phase train, (8, 4)",
     ]
 
 

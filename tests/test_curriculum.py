@@ -8,7 +8,7 @@ import torch
 from bench.build import build_task
 from bench.curriculum import Curriculum, lengths
 from bench.errors import BadInput
-from bench.methods.base import impossible
+from bench.feasibility import impossible
 from bench.training import Options, Stopped, Trainer
 from tests.helpers import folder_of, tiny_run
 
@@ -57,7 +57,7 @@ def test_the_next_length_opens_once_the_mean_loss_of_the_longest_is_near_the_flo
     corrupted = {**RETRIEVAL, "corruption": 0.5}
     curriculum = curriculum_of(task=corrupted, below=0.1, batches=2)
     floor = curriculum.floors[0]
-    assert floor > 0.4  # nats, of labels of which half are drawn anew
+    assert floor > 0.4  # nats, of labels of which half are drawn again
     for loss, longest in ((floor, 8), (floor + 0.3, 8), (floor + 0.3, 8), (floor, 8), (floor, 8), (floor + 0.1, 16)):
         assert curriculum.draw(0.0) == 8
         curriculum.learn(torch.tensor(loss))

@@ -9,7 +9,7 @@ import torch
 
 from bench import registry
 from bench.build import build_method, build_task
-from bench.engine import Engine, form_of, look
+from bench.engine import Engine, column_counts, form_of
 from bench.errors import BadInput
 from bench.methods import RecurrentMethod
 from bench.methods.bptt import BPTT
@@ -178,7 +178,7 @@ def test_what_is_carried_has_no_graph_and_goes_on_from_what_was_kept():
 def test_where_a_stream_scores_and_begins_is_looked_up_by_column():
     y = torch.tensor([[IGNORED, 1, IGNORED], [IGNORED, IGNORED, IGNORED]])
     start = torch.tensor([[True, False, False], [True, False, True]])
-    assert look(Batch(torch.zeros_like(y), y, start)) == ([0, 1, 0], [True, False, True])
+    assert column_counts(Batch(torch.zeros_like(y), y, start)) == ([0, 1, 0], [True, False, True])
 
 
 def test_labels_are_hidden_by_their_place_in_a_lane_and_not_in_a_piece():

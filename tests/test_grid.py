@@ -13,7 +13,7 @@ from bench.errors import BadInput
 from bench.grid import grid_names, load_collection, load_grid, make_grid, matches, parse_yaml
 from bench.methods import MethodConfig, impossible, register_method
 from bench.methods.bptt import BPTT
-from bench.models.updater import count_parameters
+from bench.models.sizes import count_parameters
 from tests.helpers import TINY, tiny_run
 
 BASE = {"task.length": 16, "model": TINY, "training": {"budget": {"steps": 5}}, "device": "cpu"}

@@ -67,7 +67,7 @@ def test_the_average_of_the_weights_is_shown_and_taken_away_again():
     with average.shown():
         torch.testing.assert_close(matrix.detach(), torch.tensor([[1.1, 2.2]]))  # 0.9 of before, 0.1 of twice that
     torch.testing.assert_close(matrix.detach(), torch.tensor([[2.0, 4.0]]))
-    average.settle()
+    average.copy_to_parameters()
     torch.testing.assert_close(matrix.detach(), torch.tensor([[1.1, 2.2]]))
 
 

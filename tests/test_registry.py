@@ -192,6 +192,7 @@ def derived(kind: str, base: str, body: str) -> str:
     ("part", "reason"),
     [
         ("def predictors(self): return {'rnn': self.predict}", r"predictors\(\) gives a dict: since 0\.2"),
+        ("def settle(self, phase): pass", r"settle: since 0\.3 it is sync_predictor"),
         ("def losses(self, batch, *_): self.rnn.unroll(None, batch.x)", r"rnn\.unroll: since 0\.2 it is rnn\.scan"),
         ("def losses(self, batch, *_): self.rnn.read(self.rnn.initial_state(2))", r"rnn\.read: \(2, 2, 8\) .* 0\.2"),
     ],

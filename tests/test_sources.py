@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from bench import registry, sources
+from bench.provenance import run_digest
 from bench.registry import load_plugin
-from bench.training import Trainer, run_digest
+from bench.training import Trainer
 from tests.helpers import tiny_run
 
 PLUGIN = """
@@ -95,7 +96,7 @@ def test_what_else_a_process_has_imported_is_no_part_of_a_plugin(folder: Path) -
 PARTS = (("tasks", "retrieval"), ("methods", "mine"), ("backbones", "transformer"))
 
 
-def test_a_class_that_is_registered_anew_is_of_the_source_as_it_is_then(folder: Path, monkeypatch) -> None:
+def test_a_class_that_is_registered_again_is_of_the_source_as_it_is_then(folder: Path, monkeypatch) -> None:
     (folder / "plugin.py").write_text(f"{PLUGIN}# edited\n")
     monkeypatch.setattr(registry, "_plugin_files", [])
     load_plugin(folder / "plugin.py")

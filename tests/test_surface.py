@@ -1,6 +1,6 @@
 """What plugins may import is written down in surface.txt, name by name with signatures, and documented.
 
-    python -m tests.test_surface        # writes surface.txt anew
+    python -m tests.test_surface        # writes surface.txt again
 
 Beside the five modules stand the configs that their signatures speak of, because grids and plugins read their fields.
 """

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from bench import registry, streams
+from bench import compiling, registry, streams
 from bench.build import build_method, build_task
 from bench.config import Optimiser, TrainingConfig
 from bench.engine import Engine
@@ -142,7 +142,7 @@ def test_a_checkpoint_of_other_code_is_not_continued(tmp_path, capsys):
     trainer = Trainer(run, folder)
     trainer.digest = "another"
     trainer.train()
-    assert "beginning anew" in capsys.readouterr().out
+    assert "starting again" in capsys.readouterr().out
 
 
 def test_phases_share_the_budget_and_keep_their_weights(tmp_path):
@@ -190,11 +190,29 @@ def test_a_budget_ends_the_run_when_it_is_spent(tmp_path, budget, steps):
     assert read_json(folder / "result.json")["costs"]["steps"] == steps
 
 
-def test_a_budget_in_seconds_counts_training_alone(tmp_path):
-    run = tiny_run(training={"batch_size": 8, "budget": {"seconds": 0.3}}, evaluation={"sequences": 512, "every": 0.2})
+@pytest.mark.parametrize("currency", ["seconds", "cpu_seconds"])
+def test_a_budget_in_seconds_counts_training_alone(tmp_path, monkeypatch, currency):
+    """On a clock by which a step takes a tenth of a second and an evaluation ten seconds."""
+    seconds = 0.0
+    take, scores = Engine.take, Trainer._scores
+
+    def step(engine: Engine, rate: float) -> bool:
+        nonlocal seconds
+        seconds += 0.1
+        return take(engine, rate)
+
+    def evaluate(trainer: Trainer, split: str, length: int) -> list:
+        nonlocal seconds
+        seconds += 10
+        return scores(trainer, split, length)
+
+    monkeypatch.setattr(compiling, "now", lambda: compiling.Seconds(seconds, seconds))
+    monkeypatch.setattr(Engine, "take", step)
+    monkeypatch.setattr(Trainer, "_scores", evaluate)
+    run = tiny_run(training={"batch_size": 8, "budget": {currency: 0.35}}, evaluation={"sequences": 8, "every": 0.2})
     costs = read_json(trained(run, tmp_path) / "result.json")["costs"]
-    assert 0.3 <= costs["training_seconds"] < 0.6
-    assert costs["evaluation_seconds"] > 0
+    assert costs["steps"] == 4 and costs["evaluation_seconds"] > 0
+    assert costs["training_seconds"] == pytest.approx(0.4) and costs["cpu_seconds"] == pytest.approx(0.4)
 
 
 def test_the_curve_has_a_point_at_the_start_at_the_cadence_and_at_the_end(tmp_path):
@@ -598,7 +616,7 @@ class NaNUnread(Stepped):
         super().__init__(*arguments)
         self.unread = torch.nn.Parameter(torch.zeros(3))
 
-    def settle(self, phase):
+    def sync_predictor(self, phase):
         self.unread.data[1] = math.nan if self.stepped else 0
 
 
@@ -609,7 +627,7 @@ class NaNAverage(Stepped):
         super().__init__(*arguments)
         self.register_buffer("average", torch.zeros(()))
 
-    def settle(self, phase):
+    def sync_predictor(self, phase):
         self.average.fill_(math.nan if self.stepped else 0)
 
 

@@ -69,7 +69,7 @@ def _verdict(cell: Cell) -> str:
 def _predictor_parameters(run: Run) -> str:
     """How many numbers the predictor trains; a dash when it cannot be built here."""
     from bench.build import build_method, build_task
-    from bench.models.updater import count_parameters
+    from bench.models.sizes import count_parameters
 
     try:
         method = build_method(run, build_task(run), device="meta")

@@ -64,7 +64,7 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prove that a method, task or backbone keeps the contract: a table, with what to mend in each failed row.
+    """Prove that a method, task or backbone keeps the contract: a table, with what to fix in each failed row.
 
     Exit code 1 when a row fails, or when nothing could be checked.
     """
@@ -105,7 +105,7 @@ def check(
             print_table(f"{one} {name}", ["row", "outcome", "what was found", "seconds"], rows)
             for each in found:
                 if each.state == "failed":
-                    print(f"to mend {each.row!r}: {each.mend}")
+                    print(f"to fix {each.row!r}: {each.fix}")
     if junit is not None:
         write_junit(outcomes, Path(junit))
     counts = Counter(outcome.state for outcome in outcomes)

@@ -14,7 +14,7 @@ from bench.cli.parts import AsJson, print_table, terminal
 from bench.errors import BadInput, unknown
 
 if TYPE_CHECKING:
-    from bench.grid import Tolerances
+    from bench.tolerances import Tolerances
 
 
 def report(
@@ -91,8 +91,9 @@ def compare(
 
 def _tolerances(results: str, grid: str | None, kept: Tolerances | None, given: Sequence[str] | None) -> Tolerances:
     """Those of the command line, else of --grid, of the baseline, of RESULTS' own grid."""
-    from bench.grid import Tolerances, grid_names, load_collection, parse_yaml
+    from bench.grid import grid_names, load_collection, parse_yaml
     from bench.results import read_grid
+    from bench.tolerances import Tolerances
 
     name = Path(results).resolve().name
     record = read_grid(Path(results))

@@ -104,8 +104,8 @@ def _members(name: str, sets: Sequence[str] | None, results: Path) -> list[tuple
 def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
     """One record per run of a grid, and per other cell beside them (from another --set); and what `_mixed` tells."""
     from bench.launch.plan import computed_by, seen_state
+    from bench.provenance import run_digest
     from bench.results import Folder, distinct, run_folders
-    from bench.training import run_digest
 
     wanted = {one.id: one for one in runs}
     folders = {name: Folder(grid_folder / name) for name in wanted}

@@ -1,7 +1,7 @@
-"""What has changed between two sides: cells matched by configuration, seeds in pairs, then judged number by number.
+"""What has changed between two sides: cells are matched by configuration, seeds are paired, each number is judged.
 
 A number is worse where the 95 % bootstrap interval of its difference excludes zero and the difference is beyond the
-tolerance. Both are asked: an interval alone finds a hair's breadth, and a tolerance alone calls noise a fault.
+tolerance. Both are required: an interval alone finds tiny differences, and a tolerance alone calls noise a regression.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple
 
 from bench.compare.sides import HARDWARE, MACHINE, Cell, Side, label
 from bench.errors import BadInput, unknown
-from bench.grid import Tolerances
 from bench.results import by_code
 from bench.state import WITHOUT_RESULT
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, Interval, difference_of_means, paired_difference
+from bench.tolerances import Tolerances
 
 Verdict = Literal["regression", "improvement", "same", "unsure"]
 
@@ -26,7 +26,7 @@ RELATIVE = (*TRACED, "time")
 
 
 class Row(NamedTuple):
-    """One number of one matched configuration; `interval` is of RESULTS less BASELINE, or a share of it if relative."""
+    """One number of one matched configuration; `interval`: RESULTS minus BASELINE, as a share of it if `relative`."""
 
     cell: str
     metric: str
@@ -42,11 +42,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that was found, besides the rows in sentences.
+    """All findings: the rows, and everything else in sentences.
 
-    `lost`: cells that had a result and ended without; `missing`: what else the baseline has and the results have not;
-    `extra`: what they alone have; `notes`: what else differs. Where the results are meant to be a part (`partial`),
-    nothing is wrong with what is missing.
+    `lost`: cells that had a result and ended without one; `missing`: what else the baseline has and the results lack;
+    `extra`: what only the results have; `notes`: what else differs. With `partial`, the results may lack anything.
     """
 
     results: str
@@ -65,12 +64,12 @@ class Comparison:
 
     @property
     def regressed(self) -> bool:
-        """Whether a number is worse, or a cell that had a result has none now."""
+        """Whether a number is worse, or a cell that had a result has none any more."""
         return bool(self.lost) or bool(self.of("regression"))
 
     @property
     def failed(self) -> bool:
-        """Whether the results regressed, or lack what they should have: of that nobody can say that it did not."""
+        """Whether the results regressed, or lack something that may have."""
         return self.regressed or (bool(self.missing) and not self.partial)
 
 
@@ -79,8 +78,8 @@ def compare(
 ) -> Comparison:
     """Judge RESULTS by BASELINE. Fields named in `ignore`, and all below them, may differ between matched cells.
 
-    `partial` says that RESULTS need not have all that BASELINE has. Raises `BadInput` when a field is unknown, when
-    nothing matches or no match has a number, or when cells of one side differ in nothing else.
+    With `partial`, RESULTS need not have everything that BASELINE has. Raises `BadInput` when a field is unknown, when
+    nothing matches or no match has a number, or when cells of one side differ only in ignored fields.
     """
     fields = sorted({part for name in results.fields | baseline.fields for part in _above(name)} - {"seed"})
     for name in ignore:
@@ -91,7 +90,7 @@ def compare(
     if not shared:
         raise BadInput(
             f"compare: no cell of {results.name} matches one of {baseline.name}: {_nearest_miss(new, old)}; "
-            "differences that are meant can be named with --ignore FIELD"
+            "name intended differences with --ignore FIELD"
         )
     names = _names({key: next(iter(old[key].values())) for key in shared})
     rows, lost = list[Row](), list[str]()
@@ -116,7 +115,7 @@ Seeds = Mapping[int, Cell]
 
 
 def _above(name: str) -> list[str]:
-    """The name and those of the sections that it is in: a.b.c, a.b, a."""
+    """A name and the names of the sections that it is in: a.b.c, a.b, a."""
     parts = name.split(".")
     return [".".join(parts[: end + 1]) for end in range(len(parts))]
 
@@ -140,7 +139,7 @@ def _grouped(side: Side, ignore: Sequence[str]) -> dict[Key, dict[int, Cell]]:
 
 
 def _names(firsts: Mapping[Key, Cell]) -> dict[Key, str]:
-    """Task, method, backbone; where several have the same, also the fields that tell them apart."""
+    """A name for each configuration: task, method, backbone; where several share these, also the fields that differ."""
     labels = {key: label(cell.config) for key, cell in firsts.items()}
     counts = Counter(labels.values())
     for key, short in list(labels.items()):
@@ -155,50 +154,49 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
     return {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
 
 
-def _told(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+def _against(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     return f"{name} {a.get(name, 'at its default')} against {b.get(name, 'at its default')}"
 
 
 def _closest(key: Key, others: Iterable[Key]) -> tuple[Key, list[str]] | None:
-    """The other configuration of this task and method that differs in the fewest fields, and these."""
+    """The configuration with the same task and method that differs in the fewest fields, and these fields."""
     here = dict(key)
-    alike = [one for one in others if all(dict(one).get(name) == here.get(name) for name in ("task", "method"))]
+    alike = [other for other in others if all(dict(other).get(name) == here.get(name) for name in ("task", "method"))]
     if not alike:
         return None
-    best = min(alike, key=lambda one: (len(_differing(here, dict(one))), one.__repr__()))
+    best = min(alike, key=lambda other: (len(_differing(here, dict(other))), repr(other)))
     return best, sorted(_differing(here, dict(best)))
 
 
 def _nearest_miss(new: Iterable[Key], old: Iterable[Key]) -> str:
-    """In words, how the two configurations that are most alike differ."""
+    """A phrase for how the two most similar configurations differ."""
     found = [(key, *near) for key in new if (near := _closest(key, old))]
     if not found:
         return "they have no task with the same method"
-    key, other, fields = min(found, key=lambda one: len(one[2]))
+    key, other, fields = min(found, key=lambda near: len(near[2]))
     more = f" and {len(fields) - 4} more" if len(fields) > 4 else ""
-    return f"the nearest differ in {', '.join(_told(name, dict(key), dict(other)) for name in fields[:4])}{more}"
+    return f"the nearest differ in {', '.join(_against(name, dict(key), dict(other)) for name in fields[:4])}{more}"
 
 
 def _alone(here: Mapping[Key, Seeds], there: Mapping[Key, Seeds], name: str, other: str) -> list[str]:
-    """The configurations of one side that the other has not, with the nearest that it has."""
+    """The configurations that only one side has, each with the nearest one of the other side."""
     found = []
     for key in here:
         if key in there:
             continue
         text = f"{label(next(iter(here[key].values())).config)}: in {name}, not in {other}"
-        near = _closest(key, [one for one in there if one not in here])
+        near = _closest(key, [other for other in there if other not in here])
         if near:
-            text += (
-                f", whose nearest differs in {', '.join(_told(one, dict(key), dict(near[0])) for one in near[1][:4])}"
-            )
+            differences = ", ".join(_against(field, dict(key), dict(near[0])) for field in near[1][:4])
+            text += f", whose nearest differs in {differences}"
         found.append(text)
     return found
 
 
 def _lacking(pairs: Mapping[str, tuple[Seeds, Seeds]]) -> list[str]:
-    """What matched configurations of BASELINE have and those of RESULTS have not: seeds, and costs that were traced.
+    """What matched configurations have in BASELINE and lack in RESULTS: seeds, and traced costs.
 
-    Other seeds do as well, if they are as many. Cells that ran and gave no result are told as lost.
+    Other seeds will do if there are as many. Cells that ran without a result are listed as lost.
     """
     found = []
     for name, (new, old) in pairs.items():
@@ -207,8 +205,8 @@ def _lacking(pairs: Mapping[str, tuple[Seeds, Seeds]]) -> list[str]:
         without = {seed: state for seed, state in states.items() if state not in ("done", *WITHOUT_RESULT)}
         short = len(without) - len(ended.keys() - had.keys())
         if short > 0:
-            told = ", ".join(f"seed {seed} is {state}" for seed, state in without.items())
-            found.append(f"{name}: {short} of {len(had)} seeds: {told}")
+            seeds = ", ".join(f"seed {seed} is {state}" for seed, state in without.items())
+            found.append(f"{name}: {short} of {len(had)} seeds: {seeds}")
         for metric in TRACED:
             if ended and _values(had, metric) and not _values(ended, metric):
                 found.append(f"{name}: {metric}, which were not traced in RESULTS (`--measure cost`)")
@@ -216,14 +214,14 @@ def _lacking(pairs: Mapping[str, tuple[Seeds, Seeds]]) -> list[str]:
 
 
 def _undone(results: Side, baseline: Side, pairs: Iterable[tuple[Seeds, Seeds]]) -> str:
-    """In words, why no matched configuration has a number on both sides."""
-    told = []
+    """Why no matched configuration has a number on both sides."""
+    reasons = []
     for side, cells in zip((results, baseline), zip(*pairs, strict=True), strict=True):
         states = Counter(cell.state for seeds in cells for cell in seeds.values())
         if not states["done"]:
             counts = ", ".join(f"{count} {state}" for state, count in states.items())
-            told.append(f"of the cells of {side.name} that match, none is done ({counts})")
-    return "; ".join(told) or "no configuration has one on both sides"
+            reasons.append(f"of the cells of {side.name} that match, none is done ({counts})")
+    return "; ".join(reasons) or "no configuration has one on both sides"
 
 
 def _done(seeds: Seeds) -> dict[int, Cell]:
@@ -231,22 +229,22 @@ def _done(seeds: Seeds) -> dict[int, Cell]:
 
 
 def _gone(new: Seeds, old: Seeds) -> list[str]:
-    """What had a result and has none now; with other seeds, what has none where all had one."""
+    """The seeds that had a result and have none now; with other seeds, those without where all had one."""
     had = _done(old)
     scores = _scores(had)
-    told = []
+    gone = []
     for seed, cell in sorted(new.items()):
         if seed not in had and len(had) < len(old):
             continue
         if cell.state in WITHOUT_RESULT:
-            told.append(f"seed {seed} is {cell.state}{f': {cell.reason}' if cell.reason else ''}")
+            gone.append(f"seed {seed} is {cell.state}{f': {cell.reason}' if cell.reason else ''}")
         elif cell.state == "done" and scores - cell.numbers.keys():
-            told.append(f"seed {seed} has no finite {', '.join(sorted(scores - cell.numbers.keys()))}")
-    return told
+            gone.append(f"seed {seed} has no finite {', '.join(sorted(scores - cell.numbers.keys()))}")
+    return gone
 
 
 def _scores(cells: Seeds) -> set[str]:
-    """The names of accuracies and losses that these have."""
+    """The names of the accuracies and losses of these cells."""
     return {name for cell in cells.values() for name in cell.numbers if name.partition(" ")[0] in ("accuracy", "loss")}
 
 
@@ -275,7 +273,7 @@ def _values(cells: Seeds, metric: str) -> dict[int, float]:
 
 
 def _times(new: Seeds, old: Seeds) -> tuple[tuple[dict[int, float], dict[int, float]], str]:
-    """Seconds per token: in calibrations where both sides have them, raw on equal hardware, else none."""
+    """Training time per token: in calibrations where both sides have them, in seconds on equal hardware, else none."""
     sides = _values(new, "seconds"), _values(old, "seconds")
     clocks = _values(new, "calibration"), _values(old, "calibration")
     if all(side and side.keys() <= clock.keys() for side, clock in zip(sides, clocks, strict=True)):
@@ -292,17 +290,17 @@ def _times(new: Seeds, old: Seeds) -> tuple[tuple[dict[int, float], dict[int, fl
 def judge(
     cell: str, metric: str, new: Mapping[int, float], old: Mapping[int, float], tolerance: float, note: str = ""
 ) -> Row:
-    """One row, from the numbers by seed. Relative ones are compared in logarithms, so that twice and half weigh alike.
+    """One row, from the numbers by seed. Relative ones are compared in logarithms, so that twice and half count alike.
 
-    Seeds go in pairs where both sides share enough of them for an interval; else the means are compared. Costs that
-    do not vary from seed to seed need no interval.
+    Seeds are paired where both sides share enough of them for an interval; else the means are compared. Costs that do
+    not vary over seeds need no interval.
     """
     relative = metric in RELATIVE and min(*new.values(), *old.values()) > 0
-    a, b = ({seed: math.log(value) if relative else value for seed, value in one.items()} for one in (new, old))
+    a, b = ({seed: math.log(value) if relative else value for seed, value in side.items()} for side in (new, old))
     shared = a.keys() & b.keys()
     paired = len(shared) >= SEEDS_FOR_AN_INTERVAL
     if paired:
-        a, b = ({seed: one[seed] for seed in sorted(shared)} for one in (a, b))
+        a, b = ({seed: side[seed] for seed in sorted(shared)} for side in (a, b))
         found = paired_difference(a, b)
     else:
         found = difference_of_means(list(a.values()), list(b.values()))
@@ -317,7 +315,7 @@ def judge(
     elif beyond and not found.low <= 0 <= found.high:
         better = found.mean > 0 if metric.startswith("accuracy") else found.mean < 0
         verdict = "improvement" if better else "regression"
-    means = [sum(one.values()) / len(one) for one in (b, a)]
+    means = [sum(side.values()) / len(side) for side in (b, a)]
     if relative:
         means = [math.exp(mean) for mean in means]
         found = Interval(math.expm1(found.mean), math.expm1(found.low), math.expm1(found.high), found.n)
@@ -328,16 +326,16 @@ def judge(
 
 
 def _ignored(pairs: Iterable[tuple[Seeds, Seeds]], ignore: Sequence[str]) -> list[str]:
-    """Fields that --ignore let differ, with their values."""
+    """The fields that differ because --ignore lets them, with their values."""
     found: Counter[str] = Counter()
     for new, old in pairs:
         a, b = (next(iter(side.values())).config for side in (new, old))
-        found.update(_told(name, a, b) for name in _differing(a, b))
+        found.update(_against(name, a, b) for name in _differing(a, b))
     return [f"config: {text} (in {count} configurations, as --ignore allows)" for text, count in sorted(found.items())]
 
 
 def _codes(results: Side, baseline: Side, pairs: Mapping[str, tuple[Seeds, Seeds]]) -> list[str]:
-    """Configurations whose seeds, on one side, are not of one code."""
+    """The configurations whose seeds, on one side, were computed by different code."""
     return [
         f"{name} in {side.name}: {codes}"
         for name, both in pairs.items()
@@ -347,7 +345,7 @@ def _codes(results: Side, baseline: Side, pairs: Mapping[str, tuple[Seeds, Seeds
 
 
 def _machines(results: Side, baseline: Side) -> list[str]:
-    """Versions and hardware that are not the same on both sides."""
+    """The versions and hardware that differ between the sides."""
     notes = []
     for name in MACHINE:
         values = [{cell.machine.get(name) for cell in side.cells if cell.machine} for side in (results, baseline)]
@@ -358,7 +356,7 @@ def _machines(results: Side, baseline: Side) -> list[str]:
 
 
 def _seeds(pairs: Iterable[tuple[Seeds, Seeds]]) -> list[str]:
-    """How seeds were matched, where not all went in pairs; and which times were not compared."""
+    """How seeds were matched where not all are paired, and which times were not compared."""
     notes = []
     done = [(_done(new), _done(old)) for new, old in pairs]
     apart = sum(len(new.keys() & old.keys()) < SEEDS_FOR_AN_INTERVAL for new, old in done if new and old)

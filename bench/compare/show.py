@@ -1,4 +1,4 @@
-"""A comparison in words: the verdict, tables of text, Markdown for a pull request, plain data for JSON."""
+"""A comparison as output: the verdict, tables of text, Markdown for a pull request, plain data for JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COLUMNS = ("cell", "number", "baseline", "results", "difference", "95 % interval
 
 
 def verdict(found: Comparison) -> str:
-    """The whole in a line."""
+    """A summary in one line."""
     worse, better, unsure = (len(found.of(kind)) for kind in ("regression", "improvement", "unsure"))
     parts = [
         f"{len(found.rows)} numbers of {found.matched} configurations compared",
@@ -26,7 +26,7 @@ def verdict(found: Comparison) -> str:
 
 
 def cells(row: Row) -> list[str]:
-    """A row as the texts of `COLUMNS`."""
+    """A row as texts, in the order of `COLUMNS`."""
     low, high = row.interval.low, row.interval.high
     interval = "too few seeds" if math.isnan(low) else f"{_by(row, low)} to {_by(row, high)}"
     verdict = f"{row.verdict} ({row.note})" if row.verdict == "unsure" and row.note else row.verdict
@@ -44,18 +44,18 @@ def cells(row: Row) -> list[str]:
 
 
 def sections(found: Comparison) -> dict[str, list[str]]:
-    """What is told beside the tables, by heading; those with nothing to tell left out."""
-    told = {
+    """The findings beside the tables, by heading, without empty ones."""
+    found_by_heading = {
         "Cells that had a result and have none": found.lost,
-        "What BASELINE has and RESULTS have not": found.missing,
+        "In BASELINE, missing from RESULTS": found.missing,
         "In RESULTS only": found.extra,
         "What else differs (RESULTS against BASELINE)": found.notes,
     }
-    return {heading: list(lines) for heading, lines in told.items() if lines}
+    return {heading: list(lines) for heading, lines in found_by_heading.items() if lines}
 
 
 def markdown(found: Comparison) -> str:
-    """Fit for a pull request: verdict first, what changed in a table, all numbers folded away."""
+    """Markdown for a pull request: the verdict first, then a table of changes, then all numbers, folded."""
     heading = "Regression" if found.regressed else "Incomplete" if found.failed else "No regression"
     lines = [
         f"### {heading}: `{found.results}` against `{found.baseline}`",
@@ -66,15 +66,15 @@ def markdown(found: Comparison) -> str:
     changed = [*found.of("regression"), *found.of("unsure"), *found.of("improvement")]
     if changed:
         lines += [*_table(changed), ""]
-    for heading, told in sections(found).items():
-        lines += [f"**{heading}**", "", *(f"- {_escaped(one)}" for one in told), ""]
+    for heading, sentences in sections(found).items():
+        lines += [f"**{heading}**", "", *(f"- {_escaped(sentence)}" for sentence in sentences), ""]
     if len(changed) < len(found.rows):
         lines += ["<details><summary>All numbers</summary>", "", *_table(list(found.rows)), "", "</details>", ""]
     return "\n".join(lines)
 
 
 def plain(found: Comparison) -> dict[str, Any]:
-    """The same as plain data; numbers that there are not are null."""
+    """A comparison as plain data; missing numbers are null."""
     rows = []
     for row in found.rows:
         numbers = {name: None if math.isnan(value) else value for name, value in row.interval._asdict().items()}
@@ -95,7 +95,7 @@ def plain(found: Comparison) -> dict[str, Any]:
 
 def _table(rows: list[Row]) -> list[str]:
     body = [" | ".join(map(_escaped, cells(row))) for row in rows]
-    return [f"| {one} |" for one in (" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS), *body)]
+    return [f"| {line} |" for line in (" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS), *body)]
 
 
 def _escaped(text: str) -> str:

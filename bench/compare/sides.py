@@ -1,7 +1,7 @@
-"""What is compared: the finished cells of a results folder, or of a baseline file that was made of one.
+"""The sides of a comparison: the finished cells of a results folder, or of a baseline file made from one.
 
-A baseline is one small JSON file: every configuration once, with the numbers of its seeds, the tolerances, and what
-made it. It holds no weights and no curves.
+A baseline is one small JSON file: every configuration once, with the numbers of its seeds, the tolerances, and the
+machine and code that made it. It holds no weights and no curves.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BadInput
-from bench.grid import NAMED, Tolerances
+from bench.grid import NAMED
 from bench.measure import calibration
 from bench.paths import as_text
 from bench.results import SCHEMA as RESULTS_SCHEMA
 from bench.results import Folder, by_code, distinct, flat, read_json, run_folders, seedless, write_json
+from bench.tolerances import Tolerances
 
 SCHEMA = 1
 HARDWARE = ("processor", "cores", "device")
-"""What must be equal for raw seconds to be compared."""
+"""The fields that must be equal for seconds to be compared directly."""
 MACHINE = ("torch", "python", "platform", *HARDWARE, "commit", "dirty", "results schema")
-"""What is kept of the machine and the code that made a cell."""
+"""The fields that describe the machine and the code that made a cell."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: `config` is its canonical form in dotted names, less the seed; `numbers` what it reached.
+    """One cell: `config` is its canonical form in dotted names, without the seed; `numbers` are its results.
 
-    Numbers are accuracy and loss (nats per scored token) at the trained length, the same "at LENGTH" for others, and
-    where they are known `flops` and `sequential operations` of a batch, `seconds` per token of training, and
-    `calibration`, the seconds of the fixed workload then.
+    These are accuracy and loss (nats per scored token) at the trained length, the same "at LENGTH" for other lengths,
+    and, where known, `flops` and `sequential operations` of a batch, `seconds` of training per token, and
+    `calibration`, the seconds of the fixed workload at that time.
     """
 
     config: Mapping[str, Any]
@@ -42,12 +43,12 @@ class Cell:
     numbers: Mapping[str, float] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     digest: str | None = None
-    """Of the code that computed it; a baseline's cells do not say it, as each configuration there is of one code."""
+    """The digest of the code that computed it; a baseline keeps none, as each of its configurations has one code."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """Cells with the name of where they are from; `fields` are all names that their configs could have."""
+    """Cells, and the name of where they are from; `fields` are all field names that their configs can have."""
 
     name: str
     cells: Sequence[Cell]
@@ -56,12 +57,12 @@ class Side:
 
 
 def read(path: Path) -> Side:
-    """A results folder, or a baseline file. Raises `BadInput` when it is neither, is damaged, or is too new."""
+    """Read a results folder or a baseline file. Raises `BadInput` when it is neither, damaged, or too new."""
     return from_folder(path) if path.is_dir() else from_file(path)
 
 
 def from_folder(path: Path) -> Side:
-    """All cells below a results folder, done or not, each once. Raises `BadInput` where one has two results."""
+    """All cells below a results folder, done or not, each once. Raises `BadInput` where a cell has two results."""
     cells, fields = [], set[str]()
     for folder, record in distinct(run_folders(path)).values():
         if record is not None and int(record.get("schema") or 0) > RESULTS_SCHEMA:
@@ -95,9 +96,9 @@ def _cell(folder: Folder, config: dict[str, Any], seed: int, record: Mapping[str
         numbers["seconds"] = costs["training_seconds"] / costs["tokens"]
     traced, clock = read_json(folder / "cost.json"), read_json(folder / "calibration.json")
     if traced is not None:
-        whole = [phase["whole"] for phase in traced["phases"]]
-        numbers["flops"] = sum(one["flops"] + one["elementwise"] for one in whole)
-        numbers["sequential operations"] = sum(one["sequential_operations"] for one in whole)
+        phases = [phase["whole"] for phase in traced["phases"]]
+        numbers["flops"] = sum(phase["flops"] + phase["elementwise"] for phase in phases)
+        numbers["sequential operations"] = sum(phase["sequential_operations"] for phase in phases)
     if clock is not None:
         numbers["calibration"] = calibration.unit(clock)
     made = result["provenance"]
@@ -107,12 +108,12 @@ def _cell(folder: Folder, config: dict[str, Any], seed: int, record: Mapping[str
 
 
 def label(config: Mapping[str, Any]) -> str:
-    """A configuration in short: its task, method and backbone."""
+    """A short name of a configuration: its task, method and backbone."""
     return " ".join(str(config[name]) for name in ("task", "method", "model.backbone") if config.get(name))
 
 
 def dotted(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's form in dotted names, `task` and `method` for what these are called; lists become text."""
+    """The canonical form of a run in dotted names, with `task` and `method` for their names; lists become text."""
     return {name.removesuffix(".name") if name in NAMED else name: value for name, value in flat(described).items()}
 
 
@@ -120,21 +121,21 @@ def dotted(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(path: Path, side: Side, tolerances: Tolerances) -> None:
-    """Make a baseline of cells that are all done, and those of a configuration by one code.
+    """Write a baseline of cells that are all done, and where each configuration was computed by one code.
 
-    Raises `BadInput` when they are not: that is no state to return to.
+    Raises `BadInput` otherwise, as such cells are nothing to compare with.
     """
     undone = Counter(cell.state for cell in side.cells if cell.state != "done")
     if undone:
-        told = ", ".join(f"{count} {state}" for state, count in undone.items())
-        raise BadInput(f"{side.name}: cannot become a baseline: of {len(side.cells)} cells {told}")
+        counts = ", ".join(f"{count} {state}" for state, count in undone.items())
+        raise BadInput(f"{side.name}: cannot become a baseline: of {len(side.cells)} cells {counts}")
     machines = _unique(cell.machine for cell in side.cells)
     groups = []
     for config in _unique(cell.config for cell in side.cells):
         same = sorted((cell for cell in side.cells if cell.config == config), key=lambda cell: cell.seed)
         if codes := by_code({cell.seed: cell.digest for cell in same}):
             raise BadInput(
-                f"{side.name}: cannot become a baseline: {label(config)}: {codes}; `run GRID --stale` runs them anew"
+                f"{side.name}: cannot become a baseline: {label(config)}: {codes}; `run GRID --stale` runs them again"
             )
         seeds = {str(cell.seed): {**cell.numbers, "machine": machines.index(dict(cell.machine))} for cell in same}
         groups.append({"config": config, "seeds": seeds})
@@ -150,7 +151,7 @@ def write(path: Path, side: Side, tolerances: Tolerances) -> None:
 
 
 def from_file(path: Path) -> Side:
-    """What `write` wrote."""
+    """Read what `write` wrote."""
     if not path.exists():
         raise BadInput(f"{path}: there is no such baseline file or results folder")
     record = read_json(path)
@@ -183,9 +184,9 @@ def from_file(path: Path) -> Side:
 
 
 def _unique(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each once, in the order in which they come."""
+    """The distinct mappings, in the order in which they come."""
     kept: list[dict[str, Any]] = []
-    for one in map(dict, found):
-        if one not in kept:
-            kept.append(one)
+    for mapping in map(dict, found):
+        if mapping not in kept:
+            kept.append(mapping)
     return kept

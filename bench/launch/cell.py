@@ -26,8 +26,9 @@ import torch
 from bench.config import Run
 from bench.launch.lease import LEASE_SECONDS, Lease, Lost, Seen, Watch, claim
 from bench.measure import lacking, measure
+from bench.provenance import run_digest
 from bench.results import NO_SPACE, CannotWrite, Folder
-from bench.training import Diverged, Options, Stopped, Trainer, out_of_memory, run_digest
+from bench.training import Diverged, Options, Stopped, Trainer, out_of_memory
 
 FACTS = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy")
 """What a status tells of the training itself."""

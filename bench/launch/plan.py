@@ -16,14 +16,14 @@ from typing import Any, Literal, NamedTuple
 from bench.config import Run
 from bench.engine import uncompilable
 from bench.errors import BadInput
+from bench.feasibility import impossible
 from bench.launch.cell import LOOK_SECONDS, STUCK_SECONDS, End
 from bench.launch.lease import LEASE_SECONDS, Lease, Lost, Seen, Watch, claim, look
 from bench.measure import lacking
-from bench.methods.base import impossible
 from bench.phases import idle_phase
+from bench.provenance import run_digest
 from bench.results import Folder, groups
 from bench.state import RESUMED
-from bench.training import run_digest
 
 Action = Literal["run", "keep", "skip"]
 

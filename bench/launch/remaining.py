@@ -89,7 +89,7 @@ def _keys(run: Run) -> list[Hashable]:
 def _size(run: Run) -> float:
     """The budget; steps as the tokens that they take."""
     budget, training = run.training.budget, run.training
-    length = run.task_config.length  # type: ignore[attr-defined]
+    length = run.task_config.length
     return budget.amount * (training.batch_size * training.accumulate * length if budget.steps else 1)
 
 

@@ -1,4 +1,4 @@
-"""What training and inference really cost, and what happens inside: measured, not asserted.
+"""Measures of the cost of training and inference, and of what happens inside a network: traced, not asserted.
 
 After a cell is done, and only where the grid or `--measure` asks for it, `measure` writes into the run's folder
 
@@ -6,7 +6,7 @@ After a cell is done, and only where the grid or `--measure` asks for it, `measu
     dynamics.json     gradient norms, drift, memory geometry
     samples.json      pictures and text that the trained predictor writes
     diagnosis.json    why a network that learns from a teacher's memories fails
-    calibration.json  how fast the machine was, then: what `compare` measures training seconds in
+    calibration.json  how fast the machine was at that time: the unit in which `compare` states training seconds
 
 Training pays nothing for any of them.
 """
@@ -27,14 +27,14 @@ NAMES = ("cost", "dynamics", "samples", "diagnosis", "calibration")
 
 
 def lacking(folder: Folder, names: Iterable[str]) -> list[str]:
-    """Which of these measures the run's folder does not have yet."""
+    """The measures among these that the run's folder does not have yet."""
     return [name for name in names if not (folder / f"{name}.json").is_file()]
 
 
 def trained(folder: Folder) -> tuple[Method, Task]:
-    """The method of a run that is done, with its final weights, and its task.
+    """The method of a finished run, with its final weights, and its task.
 
-    Raises `BadInput` when it is not done, or its weights are not finite.
+    Raises `BadInput` when the run is not done, or its weights are not finite.
     """
     from bench.build import build_method, build_task
 
@@ -43,19 +43,19 @@ def trained(folder: Folder) -> tuple[Method, Task]:
     method = build_method(run, task).eval()
     phases = [folder.weights(phase.name) for phase in method.phases(run.training)]
     state = folder.status["state"]
-    # (a run that ended early, as it was good enough, may have ended in a phase before the last)
+    # (a run that ended early may have ended in a phase before the last)
     weights = next((file for file in reversed(phases) if state == "done" and file.is_file()), phases[-1])
     if not weights.is_file():
         raise BadInput(f"{folder.path}: has no {weights.name}: the run is {state}, should be done")
     method.load_state_dict(load_tensors(weights, run.device))
     for name, parameter in method.named_parameters():
         if not parameter.isfinite().all():
-            raise BadInput(f"{weights}: {name} is not finite; the run diverged, and has to be run anew")
+            raise BadInput(f"{weights}: {name} is not finite; the run diverged, and has to be run again")
     return method, task
 
 
 def measure(folder: Folder, name: str) -> dict[str, Any]:
-    """Measure one of `NAMES` of a run that is done, write it into its folder, and return it."""
+    """Take one of the measures `NAMES` of a finished run, write it into the run's folder, and return it."""
     from bench.build import autocast, build_method, build_task
 
     run = folder.run()

@@ -1,8 +1,8 @@
 """How fast this machine is now: two fixed workloads, timed right after a cell and in its process.
 
-A large matrix product, which the arithmetic units bound, and a chain of tiny operators, each of which waits for the
-last, which the price of calling an operator bounds. `compare` divides training seconds by them, so that a slower step
-can be told from a slower, or a busier, machine.
+One is a large matrix product, bound by arithmetic; the other is a chain of tiny operators, each of which waits for the
+one before, bound by the overhead of a call. `compare` divides training seconds by their time, so that a slower step can
+be told from a slower, or a busier, machine.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ SCHEMA = 1
 SIZE = 256
 """Rows and columns of the product; two products take about half a millisecond on one core."""
 LINKS = 200
-"""Tiny operators in the chain: about half a millisecond."""
+"""The number of tiny operators in the chain, which takes about half a millisecond."""
 REPEATS = 60
-"""Of each, so that a busy machine's other work falls into it too; one more before them sets up what they find."""
+"""Repeats of each, enough to meet other work on a busy machine; one more before them is a warm-up."""
 
 
 def measure(device: str, threads: int) -> dict[str, Any]:
-    """`matmul` and `chain`, each with the `mean`, `median` and `least` seconds of its repeats; a tenth of a second."""
+    """`matmul` and `chain`, each with the `mean`, `median` and `least` seconds of its repeats; takes about 0.1 s."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with torch.no_grad():
-            square = torch.full((SIZE, SIZE), 1 / SIZE, device=device)  # products of it stay as they are
+            square = torch.full((SIZE, SIZE), 1 / SIZE, device=device)  # its square is itself
             small = torch.zeros(8, device=device)
             return {
                 "schema": SCHEMA,
@@ -42,9 +42,9 @@ def measure(device: str, threads: int) -> dict[str, Any]:
 
 
 def unit(record: dict[str, Any]) -> float:
-    """One number of the record, in seconds: the geometric mean of its two means.
+    """The record as one number of seconds: the geometric mean of its two means.
 
-    Means, as training seconds are: where other programs take turns with this one, a median hardly sees them.
+    These are means because training seconds are: a median hardly shows other programs that take turns with this one.
     """
     return float((record["matmul"]["mean"] * record["chain"]["mean"]) ** 0.5)
 

@@ -1,11 +1,11 @@
-"""What a training step costs, traced from one that really ran: no formula per method.
+"""What a training step costs, traced from a step that really ran, without a formula per method.
 
     step_costs(run)["bptt"]["whole"]["sequential_operations"]
 
-A step is one batch: all that a method does for it, at the batch size and length of the phase. Evaluation and
-checkpoints are not in it, nor is the optimiser's own arithmetic, but for a method that steps several times in a batch:
-there the chain of operators goes through the weights, and the steps between its updates are counted. Which random
-positions a method draws may change the amount a little; the traced step draws them from a stream of its own, so that
+A step is everything that a method does for one batch, at the batch size and length of the phase. It includes neither
+evaluation nor checkpoints, nor the optimiser's own arithmetic, except where a method steps several times in a batch:
+there the chain of operators goes through the weights, and the optimiser steps in between are counted. The cost may vary
+a little with the random positions that a method draws; the traced step draws them from a stream of its own, so that
 equal configs have equal prices.
 """
 
@@ -27,8 +27,9 @@ from bench.build import autocast, build_method, build_task
 from bench.config import Run
 from bench.engine import Engine, form_of
 from bench.errors import BadInput
+from bench.feasibility import impossible
 from bench.measure import credit, inference, trace
-from bench.methods.base import Phase, impossible
+from bench.methods.base import Phase
 from bench.phases import draw
 from bench.results import read_json, write_json
 from bench.tasks.base import Batch, Task
@@ -36,17 +37,17 @@ from bench.tasks.base import Batch, Task
 SCHEMA = 1
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
 CREDIT_LENGTH = 32
-"""Length at which credit paths are followed; distances go up to it."""
+"""The length at which credit paths are followed, and the largest distance."""
 
 
 def step_costs(run: Run, length: int | None = None) -> dict[str, dict[str, Any]]:
-    """The cost of a batch in each phase of training, by the phase's name.
+    """The cost of a batch in each phase of training, by the name of the phase.
 
     Each is a record: phase, batch_size, length, tokens, device; `forward`, `backward` and `whole` with their flops,
     elementwise, operations, sequential_operations and sequential_flops; peak_bytes (of live tensors made in the step),
     allocated_bytes (the GPU's own peak, null on a CPU), carried_bytes (what is kept from one step of a stream to the
-    next, the optimiser's state apart), uncounted (operators no rule counts, with their calls). `length` replaces the
-    task's.
+    next, without the optimiser's state), uncounted (operators that no rule counts, with their calls). `length` replaces
+    the task's.
     """
     run = at_length(run, length) if length else run
     torch.set_num_threads(run.threads)
@@ -59,47 +60,47 @@ def step_costs(run: Run, length: int | None = None) -> dict[str, dict[str, Any]]
 
 
 def prices(run: Run, currency: str) -> tuple[dict[str, float], list[str]]:
-    """What one token costs in each phase: `flops` (elementwise work included) or `sequential_flops`.
+    """The cost of a token in each phase, in `flops` (with elementwise work) or `sequential_flops`.
 
-    And the operators that no rule counts: by theirs the prices are too low.
+    The second result names the operators that no rule counts, whose work the prices lack.
     """
     columns = ("flops", "elementwise") if currency == "flops" else (currency,)
     steps = step_costs(_canonical(run))
     uncounted = sorted({name for step in steps.values() for name in step["uncounted"]})
-    costs = {name: sum(step["whole"][one] for one in columns) / step["tokens"] for name, step in steps.items()}
+    costs = {name: sum(step["whole"][column] for column in columns) / step["tokens"] for name, step in steps.items()}
     return costs, uncounted
 
 
 def at_length(run: Run, length: int) -> Run:
-    """The run on sequences of another length. Raises `BadInput` when its task has none of that length."""
+    """The run with sequences of another length. Raises `BadInput` when its task has none of that length."""
     fields = {"name": run.task, **run.task_config.changes(), "length": length}
     evaluation = {**run.evaluation.changes(), "lengths": []}
     return Run.parse({**run.describe(), "task": fields, "evaluation": evaluation})
 
 
 def _canonical(run: Run) -> Run:
-    """The same for all runs whose steps cost the same, as far as that can be told from their configs."""
+    """One representative of all runs whose steps cost the same, as far as their configs can tell."""
     return dataclasses.replace(run, seed=0, init_from=None)
 
 
 def _mean(stages: list[dict[str, Any]]) -> dict[str, Any]:
-    """The record of a phase from those of its stages, which are equally long: amounts on average, peaks at most."""
+    """The record of a phase from those of its stages, which are equally long: mean amounts, largest peaks."""
     first = stages[0]
     if len(stages) == 1:
         return first
     parts = ("forward", "backward", "whole")
     means = {
-        part: {name: round(sum(one[part][name] for one in stages) / len(stages)) for name in first[part]}
+        part: {name: round(sum(stage[part][name] for stage in stages) / len(stages)) for name in first[part]}
         for part in parts
     }
-    most = {name: max(one[name] or 0 for one in stages) for name in ("peak_bytes", "carried_bytes")}
-    uncounted = {name: calls for one in stages for name, calls in one["uncounted"].items()}
+    most = {name: max(stage[name] or 0 for stage in stages) for name in ("peak_bytes", "carried_bytes")}
+    uncounted = {name: calls for stage in stages for name, calls in stage["uncounted"].items()}
     return {**first, **means, **most, "uncounted": uncounted}
 
 
 def _traced(run: Run, task: Task, index: int, stage: int) -> dict[str, Any]:
     """Trace one batch of a stage of the phase with that index."""
-    # Untraced first: tables that are kept from then on, libraries that set themselves up, and how often it steps.
+    # The first, untraced step fills caches, sets up libraries, and counts the updates.
     updates = _step(run, task, index, stage, None).updates
     if run.device == "cuda":
         torch.cuda.synchronize()
@@ -119,17 +120,17 @@ def _traced(run: Run, task: Task, index: int, stage: int) -> dict[str, Any]:
 
 
 class _Step(NamedTuple):
-    """What was done for one batch."""
+    """The work for one batch."""
 
     phase: Phase
     batch: Batch
     updates: int
     carried: int
-    """Bytes that the next batch finds."""
+    """The bytes that are kept for the next batch."""
 
 
 def _step(run: Run, task: Task, index: int, stage: int, traced: trace.Trace | None, steps: int | None = None) -> _Step:
-    """One batch of a new method's phase, traced or not; the first `steps` of its updates are taken, or all."""
+    """Train a new method on one batch of a phase, traced or not, taking the first `steps` of its updates, or all."""
     method = build_method(run, task)
     method.stage = stage
     phase = method.phases(run.training)[index]
@@ -149,16 +150,16 @@ def _step(run: Run, task: Task, index: int, stage: int, traced: trace.Trace | No
 
 
 def held_bytes(tree: Any) -> int:
-    """Bytes of memory that the tensors of a tree keep alive: of views, all that they are views of, once."""
-    held = [one.untyped_storage() for one in credit.tensors(tree)]
-    return sum({one._cdata: one.nbytes() for one in held}.values())
+    """The bytes of memory that the tensors of a tree keep alive; a view keeps all of its base, which counts once."""
+    storages = [tensor.untyped_storage() for tensor in credit.tensors(tree)]
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
 # One traced step for all runs of a configuration.
 
 
 def measure(run: Run, grid_folder: Path) -> dict[str, Any]:
-    """The record of a run's cost.json: its phases. Traced once per configuration, and kept in the grid's folder."""
+    """The record of a run's cost.json, by phase. It is traced once per configuration and kept in the grid's folder."""
     run = _canonical(run)
     described = run.describe()
     described["training"].pop("budget")
@@ -176,7 +177,7 @@ def measure(run: Run, grid_folder: Path) -> dict[str, Any]:
 
 
 def configurations(runs: Iterable[Run]) -> list[Run]:
-    """One run for each set of those that differ in nothing that a step's cost depends on, lengths apart."""
+    """One run of each configuration: of the runs that differ only in length or in what a step's cost does not show."""
     found: dict[str, Run] = {}
     for run in runs:
         parts = run.describe()
@@ -191,10 +192,10 @@ def configurations(runs: Iterable[Run]) -> list[Run]:
 def table(
     runs: Sequence[Run], lengths: Sequence[int] = LENGTHS, positions: Sequence[int] | None = None
 ) -> Iterator[tuple[str, dict[str, list[dict[str, Any]]]]]:
-    """Measure each configuration: what is being measured, in words, then the rows found: steps, credit, inference.
+    """Measure each configuration. Yields a phrase for what was measured and its rows: steps, credit or inference.
 
-    What cannot be trained, at all or at a length, or has credit paths that cannot be followed, is named in rows of
-    `skipped`, with the reason. `positions` are those of the streamed predictor; by default the lengths.
+    A configuration that cannot be trained, at all or at some length, or whose credit paths cannot be followed, has rows
+    in `skipped`, with the reason. `positions` are those of the streamed predictor, by default the lengths.
     """
     for run in configurations(runs):
         about = {"task": run.task, "method": run.method, "backbone": run.model.backbone}
@@ -227,9 +228,9 @@ def keep_table(
     force: bool = False,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """The record of a grid's cost.json: `table` of its runs, traced unless the same code has traced the same before.
+    """The record of a grid's cost.json: the `table` of its runs, traced unless the same code has done so before.
 
-    `progress` is told what is being measured, and how much of the whole is done.
+    `progress` is called with what is being measured, and how much of the whole is done.
     """
     chosen = configurations(runs)
     asked = [SCHEMA, list(lengths), [[run.describe(), _code(run)] for run in chosen]]
@@ -250,16 +251,16 @@ def keep_table(
 
 
 def _code(run: Run) -> str:
-    """A digest of what decides the cost of a run's steps: this module, and the run's task, method and backbone."""
+    """A digest of the code that decides the cost of a run's steps: this module, the task, the method, the backbone."""
     roots = (registry.tasks.get(run.task), registry.methods.get(run.method), registry.backbones.get(run.model.backbone))
     return sources.digest(sys.modules[__name__], *roots)
 
 
 def _credit(run: Run, about: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Rows of `credit`, and of `skipped` for phases whose paths cannot be followed."""
+    """Rows of `credit`, and rows of `skipped` for phases whose paths cannot be followed."""
     found: dict[str, list[dict[str, Any]]] = {"credit": [], "skipped": []}
     method = build_method(run, build_task(run))
-    length = min(CREDIT_LENGTH, run.task_config.length)  # type: ignore[attr-defined]
+    length = min(CREDIT_LENGTH, run.task_config.length)
     for phase in method.phases(run.training):
         try:
             paths = credit.credit_paths(run, phase.name, length)
@@ -270,13 +271,13 @@ def _credit(run: Run, about: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         outside = method.outside_autograd.get(phase.name)
         if form_of(type(method)) == "step":
             outside = "carried forward, column by column" + (f": {outside}" if outside else "")
-        told = {**about, "phase": phase.name, "length": length, "outside": outside}
-        found["credit"] += [{**told, **path._asdict()} for path in paths]
+        common = {**about, "phase": phase.name, "length": length, "outside": outside}
+        found["credit"] += [{**common, **path._asdict()} for path in paths]
     return found
 
 
 def _inference(run: Run, positions: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """With initial weights: what a token costs does not depend on them."""
+    """Rows of `inference`, with initial weights, on which the cost of a token does not depend."""
     task = build_task(run)
     method = build_method(run, task)
     method.eval()

@@ -1,16 +1,16 @@
-"""Why a network that learns from a teacher's memories fails: what they hold, what one step loses, what many steps lose.
+"""Why a network fails that learns from a teacher's memories: what they hold, what one step loses, what many steps lose.
 
 With m_t the teacher's memories, D its decoder, f the updater, g the readout:
 
-    teacher      accuracy of D(m_t) at y_t: what a memory holds when it is asked
+    teacher      accuracy of D(m_t) at y_t: what a memory holds when it is asked for
     lost         probability of the right labels from t on under D(m_t), less that under D(f(m_{t-1}, x_t)): what one
                  step loses although it begins at the teacher's own memory
-    after_steps  accuracy of g after k steps of f from m_{t-k}: what errors lose together; k = T is the rollout
+    after_steps  accuracy of g after k steps of f from m_{t-k}: what accumulated errors lose; k = T is the rollout
 
-An updater that does not store a symbol loses it in one step; a memory that fades loses nothing in any one step, and all
-in sixty. An error of a memory need not matter, so that the one-step error says little but beside the variance of
-memories between classes: how far an error has to go until it confuses them. The measure is this project's, for the
-method of Kumar & Isola, arXiv 2606.06479.
+An updater that does not store a symbol loses it in one step; a memory that fades loses nothing in any single step, and
+everything in sixty. An error of a memory need not matter, so the one-step error means little except beside the variance
+of memories between classes, which says how large an error has to be to confuse them. The measure is this project's, for
+the method of Kumar & Isola, arXiv 2606.06479.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from bench.tasks.base import IGNORED, Task
 SCHEMA = 1
 SEQUENCES = 128
 MOST_TIMES = 64
-"""Memories of a sequence that are decoded ahead; of longer sequences, evenly spread ones."""
+"""The largest number of memories of a sequence that are decoded ahead; in longer sequences, evenly spaced ones."""
 MOST_SCORED = 16
-"""Scored columns that are reached in a number of steps from the teacher's memory; of more, evenly spread ones."""
+"""The largest number of scored columns at which accuracy after k steps is measured; of more, evenly spaced ones."""
 MOST_DECODED = 2**14
-"""Outputs that are decoded at a time."""
+"""The number of outputs that are decoded at a time."""
 WORST = 0.05
-"""The share of transitions that is looked at for what they have in common."""
+"""The share of transitions, those with the largest errors, that are searched for what they have in common."""
 
 STANDS_OUT = 0.2
-"""By how much a symbol's share of these exceeds its share of all transitions, for the verdict to name it."""
+"""The verdict names a symbol whose share of these transitions exceeds its share of all by this much."""
 
 SOLVED = 0.98
-"""Of the way from chance to the ceiling: a rollout that has gone it lacks nothing."""
+"""A rollout that has come this share of the way from chance to the ceiling has solved the task."""
 KNOWS = 0.05
-"""Of the way from chance to 1: where no ceiling is known, a teacher that has not gone it knows nothing."""
+"""Where no ceiling is known, a teacher below this share of the way from chance to 1 knows nothing."""
 FOLLOWS = 0.95
-"""Of the teacher's way from chance: where no ceiling is known, a rollout that has gone it lacks nothing of its own."""
+"""Where no ceiling is known, a rollout that has come this share of the way from chance to its teacher follows it."""
 SINGLE = 0.5
-"""Of what the rollout lacks of its teacher: where single steps lose that much, they are what is to be mended."""
+"""Single steps are the limit where they lose at least this share of what the rollout lacks of its teacher."""
 
 
 class Walk(NamedTuple):
@@ -59,8 +59,8 @@ class Walk(NamedTuple):
     y: Tensor  # (B, n)
     teacher: Tensor  # (B, n, K, d) the teacher's
     rollout: Tensor  # (B, n, K, d) the network's own
-    stepped: Tensor  # (B, n, K, d) one step from the teacher's; the teacher's where no transition leads
-    before: Tensor  # (B, n - given, K, d) the teacher's before each transition
+    stepped: Tensor  # (B, n, K, d) one step from the teacher's; the teacher's own where there is no transition
+    before: Tensor  # (B, n - given, K, d) the teacher's memory before each transition
     given: int
     """1 where the first memory is the teacher's and no transition leads to it (SMT's `start: context`), else 0."""
     rnn: RNN
@@ -69,23 +69,23 @@ class Walk(NamedTuple):
 
 @torch.no_grad()
 def diagnose(method: Method, task: Task, x: Tensor, y: Tensor, score_from: int = 0) -> dict[str, Any] | None:
-    """What the settled method's memories hold and lose on sequences x, y (B, T), as plain data; None: no teacher.
+    """What a method's memories hold and lose on sequences x, y (B, T), as plain data; None without a teacher.
 
-    By column `t`, from the first memory on, None where there is nothing to tell:
+    By column `t`, from the first memory on, with None where there is no value:
 
-    - `teacher`, `one_step`, `rollout`: accuracy of the teacher, and of the readout one step from the teacher's memory
-      and at the rollout's;
-    - `error`: MSE of f(m_{t-1}, x_t) and m_t; `drift`: of the rollout's memory and m_t;
-    - `spread`: variance of m_t over sequences, the mean over its entries; `between`: its part between classes, which
-      are sequences with the same next label, less what chance puts there;
+    - `teacher`, `one_step`, `rollout`: accuracy of the teacher, of the readout one step from the teacher's memory, and
+      of the readout at the rollout's memory;
+    - `error`: MSE of f(m_{t-1}, x_t) and m_t; `drift`: MSE of the rollout's memory and m_t;
+    - `spread`: variance of m_t over sequences, averaged over its entries; `between`: the part of it between classes,
+      which are sequences with the same next label, less the part that chance explains;
     - `lost`: probability of the right label that the transition loses, per label of the whole sequence.
 
     `single`, the sum of `lost` over all transitions, is what a rollout would lack if it were never further than one
-    step from the teacher. `ahead` {j, accuracy}: the decoder's at y_{t+j} from m_t, over all t. `after_steps` {k,
-    accuracy}: see above. `rare`: the `share` of all one-step errors that the worst 5 % of transitions have, and which
-    `symbol`, symbol `before` it and `column` stand out among them, {value, share, usual}: its share of them and of all.
-    `scores`: accuracy over all scored columns, and the task's chance and ceiling. `limit` and `verdict`: as `judge`
-    says.
+    step from the teacher. `ahead` {j, accuracy}: the decoder's accuracy at y_{t+j} from m_t, over all t. `after_steps`
+    {k, accuracy}: see above. `rare`: the `share` of all one-step errors that the worst 5 % of transitions have, and the
+    `symbol`, the symbol `before` it and the `column` that stand out among them, each as {value, share, usual}, its
+    shares of them and of all. `scores`: accuracy over all scored columns, and the task's chance and ceiling. `limit`
+    and `verdict`: see `judge`.
     """
     rnn, teaching = method.recurrent_network(), method.teaching()
     if rnn is None or teaching is None:
@@ -126,8 +126,8 @@ def diagnose(method: Method, task: Task, x: Tensor, y: Tensor, score_from: int =
 
 
 def measure(run: Run, task: Task, method: Method, count: int = SEQUENCES) -> dict[str, Any]:
-    """The record of a run's diagnosis.json: the `diagnosis`, of so many test sequences; None without a teacher."""
-    length = run.task_config.length  # type: ignore[attr-defined]
+    """The record of a run's diagnosis.json: its `diagnosis` on `count` test sequences, None without a teacher."""
+    length = run.task_config.length
     x, y, _ = sequences(run, task, length, count)
     found = diagnose(method, task, x, y, run.evaluation.score_from)
     return {"schema": SCHEMA, "sequences": count, "diagnosis": found}
@@ -146,7 +146,7 @@ def _walked(method: Method, rnn: RNN, teaching: Teaching, x: Tensor, y: Tensor) 
 
 
 def _right(y: Tensor, logits: Callable[[int], Tensor]) -> Tensor:
-    """Where the likeliest of the logits (B, O) at a column is its label: (B, n); false where nothing is scored."""
+    """Whether the largest of the logits (B, O) at a column is that of its label: (B, n); false where none is scored."""
     right = torch.zeros_like(y, dtype=torch.bool)
     for t in (y != IGNORED).any(0).nonzero().flatten().tolist():
         right[:, t] = logits(t).argmax(-1) == y[:, t]
@@ -159,9 +159,9 @@ def _squared(memories: Tensor, others: Tensor) -> Tensor:
 
 
 def _variances(walk: Walk) -> tuple[Tensor, Tensor]:
-    """`spread` and `between`, (n,) each; NaN where there are no two sequences per class, or no two classes.
+    """`spread` and `between`, (n,) each; NaN where a class has fewer than two sequences, or there is one class only.
 
-    The variance of the classes' means would be (C - 1) / N of that within them if there were no classes at all.
+    If labels were random, the variance of the means of C classes would be (C - 1) / N of the variance within them.
     """
     n = walk.y.shape[1]
     columns = torch.arange(n, device=walk.y.device)
@@ -176,13 +176,13 @@ def _variances(walk: Walk) -> tuple[Tensor, Tensor]:
 
 
 def _between(memories: Tensor, labels: Tensor) -> float:
-    """Variance of memories (N, M) between classes, the mean over entries."""
-    _, place, counts = labels.unique(return_inverse=True, return_counts=True)
+    """The variance of memories (N, M) between classes, averaged over entries."""
+    _, group, counts = labels.unique(return_inverse=True, return_counts=True)
     rows, classes = len(labels), len(counts)
     if classes < 2 or rows < 2 * classes:
         return math.nan
-    means = memories.new_zeros(classes, memories.shape[1]).index_add_(0, place, memories) / counts[:, None]
-    within = (memories - means[place]).square().sum(0).mean() / (rows - classes)
+    means = memories.new_zeros(classes, memories.shape[1]).index_add_(0, group, memories) / counts[:, None]
+    within = (memories - means[group]).square().sum(0).mean() / (rows - classes)
     between = (means - memories.mean(0)).square().mean(1) @ counts.double() / rows
     return max(0.0, (between - (classes - 1) / rows * within).item())
 
@@ -199,9 +199,9 @@ def _decoded_ahead(walk: Walk) -> tuple[Tensor, float, dict[str, list[Any]]]:
         scored = (y != IGNORED).sum(0).cpu()
         if not scored.any():
             continue
-        likely, right = _read_on(walk.teaching, walk.teacher[:, t], future, y)
-        after, _ = _read_on(walk.teaching, walk.stepped[:, t], future, y)
-        lost[t] = (likely - after).item() / labels
+        before, right = _decode(walk.teaching, walk.teacher[:, t], future, y)
+        after, _ = _decode(walk.teaching, walk.stepped[:, t], future, y)
+        lost[t] = (before - after).item() / labels
         hits[: end - t] += right.cpu()
         asked[: end - t] += scored
     single = lost.nansum().item() * (n - walk.given) / len(times)
@@ -209,34 +209,34 @@ def _decoded_ahead(walk: Walk) -> tuple[Tensor, float, dict[str, list[Any]]]:
     return lost, single, {"j": j.tolist(), "accuracy": (hits[j] / asked[j]).tolist()}
 
 
-def _read_on(teaching: Teaching, memory: Tensor, future: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The decoder's probability of the labels y (B, F), summed, and how many are its likeliest, by place (F,)."""
+def _decode(teaching: Teaching, memory: Tensor, future: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The decoder's summed probability of labels y (B, F), and the number of its correct answers by column (F,)."""
     rows = max(1, MOST_DECODED // y.shape[1])
-    likely, right = [], []
+    summed, right = [], []
     for part, inputs, labels in zip(memory.split(rows), future.split(rows), y.split(rows)):
         logits = teaching.decode(part, inputs).double()
         probability = logits.softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-        likely.append(probability[labels != IGNORED].sum())
+        summed.append(probability[labels != IGNORED].sum())
         right.append((logits.argmax(-1) == labels).sum(0))
-    return torch.stack(likely).sum(), torch.stack(right).sum(0)
+    return torch.stack(summed).sum(), torch.stack(right).sum(0)
 
 
 def _after_steps(walk: Walk) -> dict[str, list[Any]]:
-    """Accuracy of the readout after 1, 2, 4 .. steps from the teacher's memory, and at last the rollout's."""
+    """The accuracy of the readout after 1, 2, 4 .. steps from the teacher's memory, and that of the rollout last."""
     at = _evenly((walk.y != IGNORED).any(0).nonzero().flatten(), MOST_SCORED)
     y, most = walk.y[:, at], walk.before.shape[1]
     steps = [2**power for power in range(most.bit_length()) if 2**power < most]
     memories = [*(reached(walk, at, count) for count in steps), walk.rollout[:, at]]
-    right = [walk.rnn.read(one.flatten(2)).argmax(-1) == y for one in memories]
-    return {"k": [*steps, most], "accuracy": [(one.sum() / (y != IGNORED).sum()).item() for one in right]}
+    right = [walk.rnn.read(memory.flatten(2)).argmax(-1) == y for memory in memories]
+    return {"k": [*steps, most], "accuracy": [(hits.sum() / (y != IGNORED).sum()).item() for hits in right]}
 
 
 def reached(walk: Walk, at: Tensor, steps: int) -> Tensor:
-    """Memories after the columns `at` (S,), so many steps from the teacher's, or from the first one: (B, S, K, d).
+    """Memories after the columns `at` (S,), `steps` steps from the teacher's, or from the first one: (B, S, K, d).
 
-    They are those that `bench.methods.on_policy.swept` gives for all columns; of few, this takes less work.
+    `bench.methods.on_policy.swept` gives the same for all columns; for a few, this takes less work.
     """
-    begin = at - walk.given + 1 - steps  # the number of the first transition
+    begin = at - walk.given + 1 - steps  # the index of the first transition
     memory = walk.before[:, begin.clamp(min=0)]
     for number in (begin + i for i in range(steps)):
         x = walk.x[:, walk.given + number.clamp(min=0)]
@@ -246,7 +246,7 @@ def reached(walk: Walk, at: Tensor, steps: int) -> Tensor:
 
 
 def _rare(walk: Walk, error: Tensor, first: int) -> dict[str, Any] | None:
-    """What the transitions with the largest errors (B, m) have in common; None where there is no error."""
+    """What the transitions with the largest errors (B, m) have in common; None where there are no errors."""
     flat, n = error.flatten(), walk.x.shape[1]
     worst = flat.topk(math.ceil(WORST * len(flat))).indices
     worst = worst[flat[worst] > 0]
@@ -255,20 +255,20 @@ def _rare(walk: Walk, error: Tensor, first: int) -> dict[str, Any] | None:
     before = torch.cat([torch.full_like(walk.x[:, :1], -1), walk.x[:, :-1]], 1)
     column = torch.arange(first, first + n, device=walk.x.device).expand_as(walk.x)
     named = {"symbol": walk.x, "before": before, "column": column}
-    common = {name: _outstanding(one[:, walk.given :].flatten(), worst) for name, one in named.items()}
+    common = {name: _outstanding(values[:, walk.given :].flatten(), worst) for name, values in named.items()}
     return {"share": (flat[worst].sum() / flat.sum()).item(), **common}
 
 
 def _outstanding(values: Tensor, chosen: Tensor) -> dict[str, Any] | None:
-    """Of whole numbers (N,) that whose share of the chosen ones exceeds its share of all by most; -1 is none."""
+    """The integer of values (N,) whose share of the chosen ones most exceeds its share of all; -1 is not a value."""
     some, size = values[chosen], int(values.max()) + 1
-    shares = [torch.bincount(one[one >= 0], minlength=size).double() / len(one) for one in (some, values)]
+    shares = [torch.bincount(part[part >= 0], minlength=size).double() / len(part) for part in (some, values)]
     value = int((shares[0] - shares[1]).argmax()) if size else 0
     return {"value": value, "share": shares[0][value].item(), "usual": shares[1][value].item()} if size else None
 
 
 def _evenly(values: Tensor, most: int) -> Tensor:
-    """At most so many of the values (N,), evenly spread."""
+    """At most `most` of the values (N,), evenly spaced."""
     return values[torch.linspace(0, len(values) - 1, min(most, len(values))).round().long()]
 
 
@@ -280,19 +280,19 @@ def _plain(values: Tensor) -> list[float | None]:
 
 
 def judge(record: dict[str, Any]) -> tuple[str, str]:
-    """What limits the rollout of a record, in a word and in a line.
+    """What limits the rollout of a record, in one word and in one line.
 
-    From the ceiling down to the rollout accuracy is lost in three places: the teacher does not know (ceiling -
-    teacher), single steps lose what it knows (`single`), errors accumulate (the rest of teacher - rollout). Who would
-    mend the cell begins where most is lost:
+    Between the ceiling and the rollout, accuracy is lost in three ways: the teacher does not know (ceiling - teacher),
+    single steps lose what it knows (`single`), and errors accumulate (the rest of teacher - rollout). The verdict names
+    the largest loss, where an improvement should begin:
 
-    - "solved": the rollout is within 2 % of the ceiling, on the scale from chance to there;
-    - "teacher": it lacks at least as much of the ceiling as the rollout lacks of it, so that a perfect updater would
-      change less than a better teacher; or no ceiling is known and the teacher hardly beats chance;
-    - "follows": no ceiling is known, and the rollout keeps what the teacher has: what is left, if anything, is its;
+    - "solved": the rollout is within 2 % of the ceiling, on the scale from chance to the ceiling;
+    - "teacher": the teacher lacks at least as much of the ceiling as the rollout lacks of the teacher: a perfect
+      updater would gain less than a better teacher; or no ceiling is known and the teacher hardly beats chance;
+    - "follows": no ceiling is known, and the rollout keeps what the teacher knows: only the teacher can improve;
     - "transition": single steps lose at least half of what the rollout lacks of its teacher. Training on rollouts would
       not help, because even a step from the right memory fails;
-    - "drift": they lose less than that, so that it takes several steps.
+    - "drift": single steps lose less than that, so that the loss takes several steps.
     """
     scores = record["scores"]
     teacher, rollout, chance, ceiling = (scores[name] for name in ("teacher", "rollout", "chance", "ceiling"))
@@ -307,26 +307,27 @@ def judge(record: dict[str, Any]) -> tuple[str, str]:
     if ceiling is None and rollout - chance >= FOLLOWS * (teacher - chance):
         return "follows", f"the rollout follows its teacher: accuracy {rollout:.3f} of {teacher:.3f} {around}"
     if record["single"] >= SINGLE * behind:
-        return "transition", _untaught(record)
+        return "transition", _transition(record)
     steps = list(zip(record["after_steps"]["k"], record["after_steps"]["accuracy"]))
     fall = max(range(1, len(steps)), key=lambda i: steps[i - 1][1] - steps[i][1], default=0)
     first, *rest = dict.fromkeys((steps[0], steps[fall - 1], steps[fall], steps[-1]))
-    told = [f"{first[1]:.3f} after 1 step", *(f"{accuracy:.3f} after {count}" for count, accuracy in rest)]
-    return "drift", f"the rollout drifts: accuracy {', '.join(told)} (teacher {teacher:.3f}, chance {chance:.3f})"
+    accuracies = [f"{first[1]:.3f} after 1 step", *(f"{accuracy:.3f} after {count}" for count, accuracy in rest)]
+    return "drift", f"the rollout drifts: accuracy {', '.join(accuracies)} (teacher {teacher:.3f}, chance {chance:.3f})"
 
 
-def _untaught(record: dict[str, Any]) -> str:
-    """The transition that loses most, in words."""
-    place = max((i for i, one in enumerate(record["lost"]) if one is not None), key=lambda i: record["lost"][i])
-    lost, error, between = (record[name][place] for name in ("lost", "error", "between"))
+def _transition(record: dict[str, Any]) -> str:
+    """One line about the transition that loses most."""
+    worst = max((i for i, loss in enumerate(record["lost"]) if loss is not None), key=lambda i: record["lost"][i])
+    lost, error, between = (record[name][worst] for name in ("lost", "error", "between"))
     variance = "" if between is None else f", variance between classes {between:.2g}"
     text = (
-        f"the transition at t = {record['t'][place]} is not learned: of the teacher's accuracy, "
+        f"the transition at t = {record['t'][worst]} is not learned: of the teacher's accuracy, "
         f"{record['scores']['teacher']:.3f}, it loses {lost:.3f}, all single steps {record['single']:.3f} "
         f"(one-step error {error:.2g}{variance})"
     )
     for name, word in (("symbol", "at"), ("before", "after")):
-        one = (record["rare"] or {}).get(name)
-        if one and one["share"] - one["usual"] >= STANDS_OUT:
-            text += f"; {one['share']:.0%} of the worst are {word} symbol {one['value']}, {one['usual']:.0%} of all"
+        found = (record["rare"] or {}).get(name)
+        if found and found["share"] - found["usual"] >= STANDS_OUT:
+            share, usual = f"{found['share']:.0%} of the worst", f"{found['usual']:.0%} of all"
+            text += f"; {share} are {word} symbol {found['value']}, {usual}"
     return text

@@ -1,7 +1,7 @@
 """What happens inside: how far gradients reach, how far a rollout drifts from its teacher.
 
-Gradient norms |dL/dm_t| are those of the loss L at the last scored position, per sequence, against t. Of a recurrent
-method L is reached through the unrolled updater; under SMT through the decoder from m_t, as its training does.
+Gradient norms |dL/dm_t| are taken of the loss L at the last scored position, per sequence, against t. For a recurrent
+method the gradient goes through the unrolled updater; under SMT it goes through the decoder from m_t, as in training.
 Drift delta_t = MSE(m^_t, m_t) is the distance of the RNN's own memories from its teacher's (Kumar & Isola, arXiv
 2606.06479), to twice the trained length.
 """
@@ -28,15 +28,15 @@ from bench.tasks.base import IGNORED, Batch, Task, hide
 SCHEMA = 1
 SEQUENCES = 32
 MOST_POINTS = 48
-"""Times t at which a gradient norm is measured; of longer sequences, evenly spread ones."""
+"""The largest number of times t at which a gradient norm is measured; in longer sequences they are evenly spaced."""
 BEYOND = 2
 """Drift is followed to this multiple of the trained length."""
 
 
 def gradient_norms(method: Method, task: Task, x: Tensor, y: Tensor) -> dict[str, Any] | None:
-    """Mean over the sequences x, y (B, T) of |dL/dm_t|, L in nats: `t`, `norm`, `loss_at`, and `through` what it goes.
+    """The mean of |dL/dm_t| over sequences x, y (B, T), L in nats: `t`, `norm`, `loss_at`, and `through`, the path.
 
-    None for a method that has no memory. With a teacher, t begins where the decoder's future reaches the loss.
+    None for a method without a memory. With a teacher, t begins where the decoder's future reaches the loss.
     """
     rnn, teaching = method.recurrent_network(), method.teaching()
     if rnn is None:
@@ -63,32 +63,32 @@ def _spread(first: int, last: int) -> list[int]:
 
 
 def _mean_norm(gradients: Sequence[Tensor]) -> float:
-    """Of the gradients of a state's parts, each (B, ...)."""
-    real = [torch.view_as_real(one) if one.is_complex() else one for one in gradients]
-    return torch.cat([one.double().flatten(1) for one in real], 1).norm(dim=1).mean().item()
+    """The mean over lanes of the norm of a gradient, given by the parts of the state, each (B, ...)."""
+    real = [torch.view_as_real(part) if part.is_complex() else part for part in gradients]
+    return torch.cat([part.double().flatten(1) for part in real], 1).norm(dim=1).mean().item()
 
 
 def _loss(logits: Tensor, y: Tensor) -> Tensor:
-    """Summed over sequences, so that each one's gradient is its own; unscored rows add nothing."""
+    """The loss summed over sequences, so that each has its own gradient; unscored rows add nothing."""
     return F.cross_entropy(logits, y, ignore_index=IGNORED, reduction="sum")
 
 
 def _through_updater(rnn: RNN, x: Tensor, y: Tensor) -> list[float]:
-    """|dL/dm_t| for every t, by BPTT from the first memory."""
+    """|dL/dm_t| for every t, by BPTT to the first memory."""
     state, states = rnn.initial_state(len(x)), []
     with torch.enable_grad():
         for x_t in x.unbind(1):
             token = rnn.embedding(x_t)
-            state = map_tree(lambda one: one if one.requires_grad else one.requires_grad_(), rnn.step(state, token))
+            state = map_tree(lambda leaf: leaf if leaf.requires_grad else leaf.requires_grad_(), rnn.step(state, token))
             states.append(state)
         loss = _loss(rnn.read(rnn.updater.features(state, token)), y)
         every = [leaves(state) for state in states]
-        gradients = iter(torch.autograd.grad(loss, [one for tree in every for one in tree], materialize_grads=True))
+        gradients = iter(torch.autograd.grad(loss, [leaf for tree in every for leaf in tree], materialize_grads=True))
     return [_mean_norm([next(gradients) for _ in tree]) for tree in every]
 
 
 def _through_decoder(teaching: Teaching, x: Tensor, y: Tensor, t: int) -> float:
-    """|dL/dm_t|, m_t the teacher's memory and L the loss of the decoder that reads on from it."""
+    """|dL/dm_t| for the teacher's memory m_t, with L the loss of the decoder from there on."""
     with torch.no_grad():
         memory = teaching.memories(x, [t])[:, 0]
     with torch.enable_grad():
@@ -100,9 +100,9 @@ def _through_decoder(teaching: Teaching, x: Tensor, y: Tensor, t: int) -> float:
 
 @torch.no_grad()
 def drift(method: Method, x: Tensor, y: Tensor) -> dict[str, list[float]] | None:
-    """At each t from the first memory on: `delta`, and `accuracy` of the readout at m^_t.
+    """The drift `delta`, and the `accuracy` of the readout at m^_t, for each t from the first memory on.
 
-    None for a method without a teacher. The accuracy is NaN where nothing is scored, or logits are not finite.
+    None for a method without a teacher. The accuracy is NaN where nothing is scored or logits are not finite.
     """
     rnn, teaching = method.recurrent_network(), method.teaching()
     if rnn is None or teaching is None:
@@ -119,7 +119,7 @@ def drift(method: Method, x: Tensor, y: Tensor) -> dict[str, list[float]] | None
 
 
 def sequences(run: Run, task: Task, length: int, count: int = SEQUENCES) -> Batch:
-    """Test sequences for these measures, from a stream of their own."""
+    """Test sequences for these measures, from a random stream of their own."""
     generator = streams.generator(run.seed, "dynamics", length)
     x, y, _ = hide(task.sample("test", count, length, generator), run.evaluation.score_from)
     return Batch(x.to(run.device), y.to(run.device))
@@ -128,9 +128,10 @@ def sequences(run: Run, task: Task, length: int, count: int = SEQUENCES) -> Batc
 def measure(run: Run, task: Task, initial: Method, phases: dict[str, Method]) -> dict[str, Any]:
     """The record of a run's dynamics.json, from its method at initialisation and at the end of each phase.
 
-    `gradients`: as `gradient_norms`, `when` init and trained; `drift`: one for each `phase`; `geometry` of the last.
+    `gradients` has `gradient_norms` for `when` init and trained, `drift` one entry per `phase`, and `geometry` the last
+    phase.
     """
-    length = run.task_config.length  # type: ignore[attr-defined]
+    length = run.task_config.length
     x, y, _ = sequences(run, task, length)
     trained = list(phases.values())[-1]
     further = _further(run, task) if trained.teaching() else Batch(x, y)
@@ -147,8 +148,8 @@ def measure(run: Run, task: Task, initial: Method, phases: dict[str, Method]) ->
 
 
 def _further(run: Run, task: Task) -> Batch:
-    """Sequences of more than the trained length, where the task has them."""
-    length = run.task_config.length  # type: ignore[attr-defined]
+    """Sequences longer than the trained length, where the task has them."""
+    length = run.task_config.length
     try:
         return sequences(run, task, BEYOND * length)
     except BadInput:  # no instance so long, or too little data for it

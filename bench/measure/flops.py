@@ -1,21 +1,21 @@
-"""How much one call of an aten operator computes, told from its arguments and outputs.
+"""How much one call of an aten operator computes, derived from its arguments and outputs.
 
     work(torch.ops.aten.mm.default)((a, b), {}, out)  ->  (2 m k n, 0, 1)
 
-Matrix products and convolutions are counted as FLOPs, two per multiply-add (the bias that they start from is free),
-Fourier transforms by FFTW's convention, 5 N log2 N for N complex numbers and half for real ones (fftw.org/speed). All
-other arithmetic is counted in elements, in a column of its own:
+Matrix products and convolutions are counted as FLOPs, two per multiply-add (the bias that they start from is free);
+Fourier transforms by FFTW's convention, 5 N log2 N for N complex numbers and half of it for real ones (fftw.org/speed).
+All other arithmetic is counted in elements, in a column of its own:
 
 - pointwise operators (comparisons, casts by arithmetic, random draws too): one per output element, whatever they do;
-- reductions, scans and sorts: one per input element; sums into chosen places (`scatter_add`): one per element added;
+- reductions, scans and sorts: one per input element; sums into indexed elements (`scatter_add`): one per element added;
 - fused operators (softmax, norms, losses, recurrent cells, optimisers): the passes over elements that they fuse;
-- what only moves or fills (copy, cat, gather, embedding, `zeros`): nothing, though it is an operator all the same.
+- operators that only move or fill (copy, cat, gather, embedding, `zeros`): none, though each counts as an operator.
 
-Complex numbers cost what the same costs by parts, in real numbers: eight FLOPs per multiply-add of a matrix product;
+Complex numbers cost as much as the same computation in real numbers: eight FLOPs per multiply-add of a matrix product;
 elsewhere 2 for a sum, 6 for a product (2 where a factor is real), what `COMPLEX` says, or else one for each part.
 
-Attention is counted as if nothing were masked, as the dense formula does it. PyTorch's own formulas are used where it
-has one (`torch.utils.flop_counter`): an operator of a plugin that is registered there is counted, too.
+Attention is counted as if nothing were masked, as in the dense formula. PyTorch's own formulas are used where there are
+any (`torch.utils.flop_counter`), so that an operator of a plugin that is registered there is counted, too.
 """
 
 from __future__ import annotations
@@ -32,12 +32,16 @@ from torch._ops import OpOverload
 from torch.utils.flop_counter import flop_registry
 
 Work = tuple[int, int, int]
-"""FLOPs; elements; steps: how many operators in a row it stands for, more than 1 for a fused recurrence only."""
+"""FLOPs, elements, and steps: the number of sequential operators it stands for, above 1 for fused recurrences only."""
 Rule = Callable[[tuple[Any, ...], Mapping[str, Any], Any], Work]
 
 SOFTMAX, SOFTMAX_BACKWARD = 5, 4  # max, subtract, exp, sum, divide; multiply, sum, multiply, subtract
-RECOMPUTED = 2  # flash attention finds its scores again on the way back: subtract, exp
-LSTM_CELL, GRU_CELL, PLAIN_CELL = 13, 10, 2  # per unit, what `nn.LSTMCell`, `nn.GRUCell` and `nn.RNNCell` run unfused
+RECOMPUTED = 2  # flash attention computes its scores again in the backward pass: subtract, exp
+LSTM_CELL, GRU_CELL, PLAIN_CELL = (
+    13,
+    10,
+    2,
+)  # per unit, as many as `nn.LSTMCell`, `nn.GRUCell` and `nn.RNNCell` run unfused
 PASSES = {
     "_softmax": SOFTMAX,
     "_log_softmax": SOFTMAX,
@@ -69,7 +73,7 @@ PASSES = {
     "_fused_adam": 14,  # decay, two moving averages (3 and 4), two corrections, square root, sum, quotient, step
     "_fused_adamw": 14,
 }
-"""Passes of a fused operator over the largest of its tensor arguments (an optimiser's: over its parameters)."""
+"""Passes of a fused operator over the largest of its tensor arguments (for an optimiser, over its parameters)."""
 COMPLEX = {
     "mul": 6,
     "div": 11,  # by the conjugate (6), by the square of the absolute value (3 + 2)
@@ -87,9 +91,9 @@ COMPLEX = {
     "prod": 6,
     "cumprod": 6,
 }
-"""Elements that an operator counts for a complex number: how many real operators compute it. Others count 2."""
+"""Elements per complex number: how many real operators compute it. Other operators count 2."""
 BY_REAL = {"mul": 2, "div": 2, "pow": 13}
-"""The same where one factor, the divisor or the exponent is real."""
+"""Elements per complex number where one factor, the divisor or the exponent is real."""
 REDUCTIONS = re.compile(
     "(nan)?sum|mean|prod|a?max|a?min|aminmax|arg(max|min|sort)|all|any|(std|var)(_mean)?|(linalg_vector_)?norm|powsum|"
     "(nan)?median|mode|kthvalue|m?sort|topk|(log)?cum(sum|sumexp|prod|max|min)|_cum(max|min)_helper|count_nonzero|equal|"
@@ -111,15 +115,15 @@ DRAWS = re.compile(
 POINTWISE = re.compile(
     "bessel_[ij][01]e?|spherical_bessel_j0|cbrt|erfcx|erf_inv|ndtri|zeta|shift_(left|right_arithmetic)"
 )
-"""Operators of prims that are pointwise, though no tag says so."""
+"""Pointwise operators of prims without a tag that says so."""
 SUMS_INTO = {"scatter_add": 3, "scatter_reduce": 3, "index_add": 3, "index_reduce": 3, "embedding_dense_backward": 0}
-"""Operators that add elements into places, and which argument holds these elements."""
+"""Operators that add elements at indices, and the argument that holds these elements."""
 REDUCTION_TAG = getattr(torch.Tag, "reduction", None)  # PyTorch 2.6 has none
 
 
 @cache
 def work(operator: OpOverload) -> Rule | None:
-    """The rule for this operator: (arguments, keyword arguments, outputs) -> its work. None where none is known."""
+    """The rule for an operator: (arguments, keyword arguments, outputs) -> its work. None where no rule is known."""
     name = base_name(operator)
     if name in RULES:
         return RULES[name]
@@ -144,22 +148,22 @@ def work(operator: OpOverload) -> Rule | None:
 def base_name(operator: OpOverload) -> str:
     """The name without namespace, overload and the underscore of in-place variants: `aten.add_.Tensor` -> `add`.
 
-    Operators of prims, which PyTorch makes its forward-mode derivatives of, are named as in aten. Others keep their
-    namespace, so that none is taken for another: `mine::add`.
+    Operators of prims, of which PyTorch makes its forward-mode derivatives, are named as in aten. Others keep their
+    namespace, so that they are not mistaken for these: `mine::add`.
     """
     namespace, _, name = operator._schema.name.partition("::")
     return name.removesuffix("_") if namespace in ("aten", "prims") else operator._schema.name
 
 
 def _tags(operator: OpOverload, name: str) -> set[Any]:
-    """Its tags and those of its variant that is not in place, which has them more often."""
+    """The tags of an operator and of its variant that is not in place, which has them more often."""
     variant = getattr(torch.ops.aten, name, None) if "::" not in name else None
     overloads = [getattr(variant, overload) for overload in variant.overloads()] if variant else []
-    return {tag for one in (operator, *overloads) for tag in one.tags}
+    return {tag for overload in (operator, *overloads) for tag in overload.tags}
 
 
 def tensors(values: Iterable[Any]) -> list[Tensor]:
-    """The tensors among arguments or outputs, those in lists included; of a sparse one, its values."""
+    """The tensors among arguments or outputs, also those in lists; in place of a sparse tensor, its values."""
     found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
@@ -186,7 +190,7 @@ def _complex(value: Any) -> bool:
 
 
 def _real(name: str, args: tuple[Any, ...], out: Any = None) -> int:
-    """How many real operators stand for this one at each element: 1, unless it is on complex numbers."""
+    """The number of real operators that an operator stands for at each element: 1, except on complex numbers."""
     if not _complex(out) and not any(map(_complex, args)):
         return 1
     if name in BY_REAL and not all(map(_complex, args[:2] if name == "mul" else args[1:2])):
@@ -224,9 +228,9 @@ def _passes(number: int) -> Rule:
 
 
 def _product(first: int) -> Rule:
-    """(.., m, k) @ (.., k, n), or with a vector in place of either; the left factor is argument `first`.
+    """The rule for (.., m, k) @ (.., k, n), or a vector in place of either; the left factor is argument `first`.
 
-    Of a sparse factor only its values count.
+    Only the values of a sparse factor count.
     """
 
     def rule(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
@@ -243,7 +247,7 @@ def _linear(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
 
 
 def _multiply_add(factor: Tensor) -> int:
-    """FLOPs of one multiply-add with numbers such as these."""
+    """FLOPs of one multiply-add with numbers of this type."""
     return 8 if factor.is_complex() else 2
 
 
@@ -252,25 +256,25 @@ def _convolution(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> 
 
 
 def _convolution_backward(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
-    """The gradients of input and weight are made of the products of the forward pass; the bias' is a sum."""
+    """The gradients of input and weight each repeat the products of the forward pass; that of the bias is a sum."""
     upstream, inputs, weight, transposed, wanted = *args[:3], args[7], args[10]
     products = _weights_met(inputs if transposed else upstream, weight)
     return (wanted[0] + wanted[1]) * products, wanted[2] * upstream.numel(), 1
 
 
-def _weights_met(places: Tensor, weight: Tensor) -> int:
-    """FLOPs where every weight meets every place (B, channels, ..) once.
+def _weights_met(image: Tensor, weight: Tensor) -> int:
+    """FLOPs of multiplying every weight once with every pixel of an image (B, channels, ..).
 
-    The places are those of the output or, of a transposed convolution, of the input; padding is multiplied like the
-    rest. A group's channels have weights for one another alone.
+    The image is the output or, for a transposed convolution, the input; padding is multiplied like the rest. Channels
+    of a group have weights for one another only.
     """
-    return 2 * weight.numel() * places.shape[0] * prod(places.shape[2:])
+    return 2 * weight.numel() * image.shape[0] * prod(image.shape[2:])
 
 
 def _fourier(nominal: float, of_result: bool) -> Rule:
-    """`nominal` N log2 N for each transform of N numbers, over one dimension or several, whatever N is.
+    """The rule `nominal` N log2 N for each transform of N numbers, over one dimension or several, whatever N is.
 
-    `of_result`: there are as many numbers as come out; where real ones go in, half their spectrum may come out.
+    With `of_result`, N is the size of the result; where real numbers go in, half of their spectrum may come out.
     """
 
     def rule(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
@@ -282,7 +286,7 @@ def _fourier(nominal: float, of_result: bool) -> Rule:
 
 
 def _trilinear(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
-    """A sum over products of three tensors, each with the dimensions inserted that it lacks: two products and a sum."""
+    """A sum over products of three tensors, with missing dimensions inserted: two products and a sum."""
     shapes = []
     for tensor, inserted in zip(args[:3], args[3:6]):
         for position in inserted:
@@ -320,7 +324,7 @@ def _attention(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Wo
 
 
 def _attention_backward(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
-    """The scores once more, then a product for each factor of each product."""
+    """The scores are computed again; then there is one product for each factor of each product."""
     _, query, key, value = (arg.shape for arg in args[:4])
     scores = prod(query[:-1]) * key[-2]
     return 2 * scores * (3 * query[-1] + 2 * value[-1]), (SOFTMAX_BACKWARD + RECOMPUTED) * scores, 1
@@ -337,7 +341,7 @@ def _recurrence(inputs: Tensor, matrices: list[Tensor], hidden: int, cells: int)
 
 
 def _mkldnn_rnn(times: int) -> Rule:
-    """One layer in one direction: inputs (T, B, I), two matrices, state (B, H)."""
+    """The rule for one layer in one direction: inputs (T, B, I), two matrices, state (B, H)."""
 
     def rule(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
         inputs, state = args[0], args[5]
@@ -348,11 +352,14 @@ def _mkldnn_rnn(times: int) -> Rule:
 
 
 def _cudnn_rnn(times: int, settings: int) -> Rule:
-    """All layers: inputs (T, B, I), (B, T, I) or packed (rows, I); from argument `settings` on, as in `nn.LSTM`."""
+    """The rule for all layers: inputs (T, B, I), (B, T, I) or packed (rows, I).
+
+    From argument `settings` on, the arguments are those of `nn.LSTM`.
+    """
 
     def rule(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Work:
         hidden, layers, bidirectional = args[settings + 1], args[settings + 3], args[settings + 7]
-        lengths = args[settings + 8]  # of packed inputs: how many sequences there are at each step
+        lengths = args[settings + 8]  # of packed inputs: the number of sequences at each step
         matrices = [weight for weight in args[1] if weight.dim() == 2]
         flops, elements = _recurrence(args[0], matrices, hidden, layers * (1 + bidirectional))
         steps = len(lengths) or prod(args[0].shape[:-1]) // args[4].shape[-2]
@@ -362,7 +369,7 @@ def _cudnn_rnn(times: int, settings: int) -> Rule:
 
 
 def _cell(number: int, units: int) -> Rule:
-    """What is left of a cell beside its matrix products, fused on GPUs; argument `units` has an element per unit."""
+    """The rule for a fused cell without its matrix products, on GPUs; argument `units` has one element per unit."""
     return lambda args, kwargs, out: (0, number * args[units].numel(), 1)
 
 

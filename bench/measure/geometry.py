@@ -1,4 +1,4 @@
-"""Where memories lie: principal components of m_t, what they are coloured by, and where the updater moves them.
+"""The geometry of memories: principal components of m_t, a label to colour them by, and where the updater moves them.
 
     retrieval: one memory for each sequence, at its end, coloured by the needle  ->  one cluster for each needle
 
@@ -21,20 +21,20 @@ from bench.models.rnn import RNN
 from bench.tasks.base import IGNORED, Task
 
 POINTS = 256
-"""Memories that the record shows, at most; the components are those of all."""
+"""The largest number of memories in the record; the components are computed from all memories."""
 COMPONENTS = 10
 FEWEST = 3
-"""Any two points lie on a line, whatever the memory."""
+"""The smallest number of sequences: any two points lie on a line, whatever the memory."""
 GRID = 15
 """The vector field starts from GRID x GRID memories."""
 MARGIN = 0.1
 """How far the grid reaches beyond the points on each side, as a share of their range."""
 ROUNDINGS = 10
-"""A spread of so many rounding errors of the memories is none: they are all one."""
+"""A spread of at most so many rounding errors counts as none: all memories are then the same."""
 
 
 class Shown(NamedTuple):
-    """Which memory of each sequence is shown, and what it is coloured by."""
+    """The memory of each sequence that is shown, and its label."""
 
     column: Tensor  # (N,) the memory after x[column]
     label: Tensor  # (N,)
@@ -51,28 +51,28 @@ class Plane(NamedTuple):
     effective_rank: float
 
     def project(self, memories: Tensor) -> np.ndarray:
-        """Memories (N, K, d) -> their places in the plane (N, 2)."""
+        """Memories (N, K, d) -> their coordinates in the plane (N, 2)."""
         return (_flat(memories) - self.mean) @ self.axes.T
 
-    def lift(self, places: np.ndarray, like: Tensor) -> Tensor:
-        """Places (N, 2) -> memories (N, K, d) in the plane, each token then normalised as all memories are."""
-        flat = torch.from_numpy(self.mean + places @ self.axes)
+    def lift(self, coordinates: np.ndarray, like: Tensor) -> Tensor:
+        """Coordinates (N, 2) -> memories (N, K, d) in the plane, with their tokens normalised as in all memories."""
+        flat = torch.from_numpy(self.mean + coordinates @ self.axes)
         return rms_normalise(flat.to(like).view(-1, *like.shape[1:]))
 
 
 @torch.no_grad()
 def geometry(method: Method, task: Task, *, sequences: int = POINTS, seed: int = 0) -> dict[str, Any] | None:
-    """Where the settled method's memories lie on test sequences; None for a method that has no memory of tokens.
+    """The geometry of a method's memories on test sequences; None for a method without a memory of tokens.
 
-    One memory for each sequence: of retrieval the last; of string-copy the one after the delimiter; of other tasks the
-    one at the sequence's last scored position (at its end, with the label -1, where nothing is scored). The record is
-    plain data, of 5 significant digits:
+    Each sequence has one memory: for retrieval the last; for string-copy the one after the delimiter; for other tasks
+    the one at the last scored position (at the end, with the label -1, where nothing is scored). The record is plain
+    data of 5 significant digits:
 
-    - `points`: the first two principal components, of at most 256 memories; each one's `label`, which is the
+    - `points`: the first two principal components of at most 256 memories; `label`: a label for each, described by
       `colour_by`; for string-copy `prefix`, the strings;
-    - `explained`: shares of the variance, of the leading 10 components; `effective_rank`: see `principal_plane`;
-    - `origin` and `field`: the places of memories on a grid in the plane, and how far one update moves each of them in
-      it: the mean over input symbols, weighted by how often they come, as `field_by` says.
+    - `explained`: shares of the variance of the leading 10 components; `effective_rank`: see `principal_plane`;
+    - `origin` and `field`: the coordinates of memories on a grid in the plane, and how far one update moves each of
+      them: the mean over input symbols, weighted by their frequency, as `field_by` says.
 
     Raises `BadInput` for fewer than 3 sequences.
     """
@@ -106,9 +106,9 @@ def geometry(method: Method, task: Task, *, sequences: int = POINTS, seed: int =
 
 
 def choose(task: Task, x: Tensor, y: Tensor, first: int = 0) -> Shown:
-    """The memories to show of sequences x, y (N, T), none of them before column `first`.
+    """The memories of sequences x, y (N, T) to show, none of them before column `first`.
 
-    Labels are taken from the inputs where these tell them, so that label corruption does not colour a point wrongly.
+    Labels come from the inputs where these determine them, so that label corruption does not colour a point wrongly.
     """
     rows = torch.arange(len(x))
     if task.name == "retrieval":
@@ -120,14 +120,14 @@ def choose(task: Task, x: Tensor, y: Tensor, first: int = 0) -> Shown:
         return Shown(column, x[:, 0], "first symbol of the string", x[:, :delimiter])
     scored = y != IGNORED
     scored[:, :first] = False
-    column = x.shape[1] - 1 - scored.flip(1).int().argmax(1)  # each row's last scored one
+    column = x.shape[1] - 1 - scored.flip(1).int().argmax(1)  # the last scored column of each row
     return Shown(column, y[rows, column], "next label")
 
 
 def memories_at(method: Method, x: Tensor, column: Tensor) -> Tensor:
     """The predictor's memory after x[n, column[n]], for sequences x (N, T): (N, K, d).
 
-    Streamed, because all memories of long sequences at the paper's sizes are gigabytes.
+    The sequences are streamed, because all memories of long ones at the paper's sizes are gigabytes.
     """
     state, kept = method.initial_state(len(x)), None
     for t, x_t in enumerate(x[:, : int(column.max()) + 1].unbind(1)):
@@ -139,15 +139,15 @@ def memories_at(method: Method, x: Tensor, column: Tensor) -> Tensor:
 
 
 def principal_plane(memories: Tensor) -> Plane:
-    """Principal components of memories (N, K, d), N >= 2, by a full SVD: equal memories, equal bits and signs.
+    """Principal components of memories (N, K, d), N >= 2, by a full SVD: equal memories give equal bits and signs.
 
     `effective_rank` is that of their covariance, exp(-sum p ln p) with p its singular values over their sum, which are
-    the shares of the variance (Roy & Vetterli, *The effective rank*, EUSIPCO 2007); 0 where all memories are one.
+    the shares of the variance (Roy & Vetterli, *The effective rank*, EUSIPCO 2007); 0 where all memories are equal.
     """
     from sklearn.decomposition import PCA  # here, because it takes a second
 
     flat = _flat(memories)
-    with np.errstate(invalid="ignore", divide="ignore"):  # where all memories are one, their variance has no shares
+    with np.errstate(invalid="ignore", divide="ignore"):  # equal memories have no variance, and no shares of it
         fitted = PCA(svd_solver="full").fit(flat)
     spread = fitted.singular_values_
     if np.linalg.norm(spread) <= ROUNDINGS * torch.finfo(memories.dtype).eps * np.linalg.norm(flat):
@@ -159,7 +159,7 @@ def principal_plane(memories: Tensor) -> Plane:
 
 
 def grid(points: np.ndarray) -> np.ndarray:
-    """GRID x GRID places evenly over the range of the points (N, 2) and a little beyond."""
+    """GRID x GRID coordinates, evenly over the range of the points (N, 2) and a little beyond: (GRID^2, 2)."""
     low, high = points.min(0), points.max(0)
     margin = MARGIN * (high - low)
     sides = np.linspace(low - margin, high + margin, GRID)  # (GRID, 2)
@@ -167,15 +167,15 @@ def grid(points: np.ndarray) -> np.ndarray:
 
 
 def vector_field(
-    rnn: RNN, plane: Plane, places: np.ndarray, memories: Tensor, x: Tensor
+    rnn: RNN, plane: Plane, coordinates: np.ndarray, memories: Tensor, x: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the memories lifted from `places` (G, 2) lie, and how far one update moves them: two (G, 2) in the plane.
+    """The memories lifted from `coordinates` (G, 2), and how far one update moves them: two (G, 2) in the plane.
 
-    The update is the mean over the symbols of x, weighted by how often they come. Normalising a lifted memory moves it
-    a little off its place; arrows start where it then is, so that they show the updater alone.
+    The update is the mean over the symbols of x, weighted by their frequency. Normalising a lifted memory moves it a
+    little away from its coordinates; arrows start where it is then, so that they show the updater alone.
     """
-    lifted = plane.lift(places, memories)
-    origin, moved = plane.project(lifted), np.zeros_like(places)
+    lifted = plane.lift(coordinates, memories)
+    origin, moved = plane.project(lifted), np.zeros_like(coordinates)
     symbols, counts = x.unique(return_counts=True)
     for symbol, count in zip(symbols, counts.tolist()):
         moved += plane.project(rnn.update(lifted, symbol.expand(len(lifted)))) * (count / x.numel())
@@ -187,5 +187,5 @@ def _flat(memories: Tensor) -> np.ndarray:
 
 
 def _rounded(values: np.ndarray) -> Any:
-    """As (nested lists of) floats of 5 significant digits."""
+    """The values as (nested lists of) floats of 5 significant digits."""
     return np.vectorize(lambda value: float(f"{value:.5g}"), otypes=[float])(values).tolist()

@@ -1,4 +1,4 @@
-"""What a token costs a trained predictor: streamed one at a time, as a function of how many came before."""
+"""What a token costs a trained predictor that streams, as a function of the number of tokens before it."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from bench.measure.trace import Trace
 from bench.methods.base import Method
 
 TIMED = 5
-"""Tokens before each wanted position whose median time is told: one alone may have been interrupted."""
+"""The number of tokens up to each wanted position whose median time is taken: a single one may be interrupted."""
 
 
 class Token(NamedTuple):
     """The cost of one token of one sequence, logits included."""
 
     position: int
-    """How many tokens came before."""
+    """The number of tokens before it."""
     flops: int
-    """Of matrix products, convolutions and Fourier transforms."""
+    """FLOPs of matrix products, convolutions and Fourier transforms."""
     elementwise: int
     """All other arithmetic, as `bench.measure.flops` counts it."""
     uncounted: dict[str, int]
     """Operators that no rule counts, with the number of their calls."""
     state_bytes: int
-    """Of the carried state after it."""
+    """The size of the carried state after it."""
     seconds: float
-    """Median over this token and the few before it, untraced, at batch size 1."""
+    """The median over this token and the few before it, untraced, at batch size 1."""
 
 
 def stream_costs(method: Method, x: Tensor, positions: Sequence[int]) -> list[Token]:
     """Stream x (1, T) through `advance`, without gradients, and measure the tokens at `positions`.
 
-    Each of these tokens is taken in twice from the same state, once timed and once traced; nothing of that stays.
+    Each of these tokens is taken in twice from the same state, once timed and once traced; the method is unchanged.
     Raises `BadInput` for a position that x does not reach.
     """
     wanted = sorted(set(positions))
@@ -77,7 +77,7 @@ def _now(x: Tensor) -> float:
 
 
 def state_bytes(state: Any) -> int:
-    """Bytes of a tree of tensors: lists, tuples, mappings, dataclasses of them; what else is in it weighs nothing."""
+    """The bytes of a tree of tensors in lists, tuples, mappings and dataclasses; other values count nothing."""
     if isinstance(state, Tensor):
         return state.numel() * state.element_size()
     if isinstance(state, Mapping):

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 SCHEMA = 1
 TEST: Split = "test"
 COLUMNS = 32
-"""Characters that a picture is wide on a terminal, at most."""
+"""The largest width of a picture on a terminal, in characters."""
 LINE = 100
-"""Characters that all pictures beside one another are wide on a terminal, at most."""
+"""The largest width of a row of pictures on a terminal, in characters."""
 ACROSS = 8
-"""Pictures beside one another in a figure."""
+"""The number of pictures in a row of a figure."""
 BLOCKS = " ▀▄█"  # ink in neither pixel, the upper, the lower, both
 INK = 128
-"""A pixel of a terminal's picture has ink from this grey level on."""
+"""The grey level from which a pixel has ink on a terminal."""
 NOT_GIVEN = 160  # the grey of what a completion was not given
 
 
@@ -50,16 +50,16 @@ def write(
     seed: int = 0,
     length: int | None = None,
 ) -> dict[str, Any]:
-    """What the settled method's predictor writes, as plain data: `count` sequences of its own and `count` completions.
+    """What a method's predictor writes, as plain data: `count` sequences of its own and `count` completions.
 
     Symbols are drawn from softmax(logits / temperature), the likeliest at temperature 0. The record has `schema`,
-    `predictor`, `kind`, `temperature`, `context` (how many given symbols each of `written` begins with: T_c under SMT
-    with `start: context`, else 1), `written`, and `completed`, a list of {given, truth, written}. By `kind`:
+    `predictor`, `kind`, `temperature`, `context` (the number of given symbols at the start of each of `written`: T_c
+    under SMT with `start: context`, else 1), `written`, and `completed`, a list of {given, truth, written}. By `kind`:
 
-    - image: pictures are lists of rows of grey levels 0 .. 255. `given` is how many of the first rows were, half the
-      picture or more; `truth` is the test picture, `written` the completion with the given rows. A picture that is no
-      longer than what is given of it is left out.
-    - text: strings. `given` is the first half of a test window or more, `truth` and `written` are how it goes on.
+    - image: pictures are lists of rows of grey levels 0 .. 255. `given` is the number of given rows, at least half of
+      them; `truth` is the test picture, `written` the completion with the given rows. A picture with nothing left to
+      write is left out.
+    - text: strings. `given` is the first half of a test window or more, `truth` and `written` are its continuations.
     - symbols, for all other tasks: nothing is written freely. `given` is a test sequence, `truth` its labels, `written`
       the likeliest answers; -1 where nothing is scored.
 
@@ -98,7 +98,7 @@ def write(
 
 
 def kind(task: Task) -> Literal["image", "text", "symbols"]:
-    """What can be written of the task: only where the labels are the next inputs can a model go on by itself."""
+    """What can be written for a task: a model can continue by itself only where the labels are the next inputs."""
     x, y, _ = task.sample(TEST, 1, task.config.length, streams.generator(0, "samples", "kind"))
     if task.output_size != task.vocab_size or not torch.equal(x[:, 1:], y[:, :-1]):
         return "symbols"
@@ -115,11 +115,11 @@ def _at_pictures(task: Task) -> Task:
 
 
 def _pictures(pen: Pen, task: Task, x: Tensor, context: int) -> dict[str, Any]:
-    """Pictures written after the first symbols of the test pictures x (N, T), and after half of each or more."""
+    """Pictures written after the first symbols of test pictures x (N, T), and after half of each or more."""
     total = x.shape[1]
     truths = _shown(task.picture(x))
     height, width = len(truths[0]), len(truths[0][0])
-    # As many symbols as a picture is wide are whole rows of pixels, whether each stands for a pixel or for a square.
+    # A multiple of the width is whole rows of pixels, whether a symbol stands for a pixel or for a square of them.
     half = -(-max(total // 2, context) // width) * width
     free, completed = pen.write(x, (context, half))
     after = zip(truths, _shown(task.picture(completed)))
@@ -131,7 +131,7 @@ def _pictures(pen: Pen, task: Task, x: Tensor, context: int) -> dict[str, Any]:
 
 
 def _texts(pen: Pen, task: Task, x: Tensor, context: int) -> dict[str, Any]:
-    """Texts written after the first symbols of the test windows x (N, T), and after half of each or more."""
+    """Texts written after the first symbols of test windows x (N, T), and after half of each or more."""
     half = max(x.shape[1] // 2, context)
     free, completed = pen.write(x, (context, half))
     parts = (task.text(part) or [] for part in (x[:, :half], x[:, half:], completed[:, half:]))
@@ -147,16 +147,16 @@ def _shown(pictures: Tensor | None) -> list[list[list[int]]]:
 
 
 class Pen(NamedTuple):
-    """How a method writes on."""
+    """Continues sequences by drawing symbols from a method's predictor."""
 
     method: Method
     temperature: float
     generator: torch.Generator
 
     def write(self, x: Tensor, given: tuple[int, ...]) -> tuple[Tensor, ...]:
-        """For each number n >= 1 of `given`: x (N, T) with what comes after the first n symbols written anew, (N, T).
+        """For each n >= 1 of `given`: x (N, T) with everything after the first n symbols written by the method, (N, T).
 
-        All in one pass, because each symbol has to wait for the last.
+        All are written in one pass, because each symbol has to wait for the one before.
         """
         device = self.generator.device
         kept = torch.tensor(given, device=device).repeat_interleave(len(x))  # (N len(given),)
@@ -165,20 +165,20 @@ class Pen(NamedTuple):
         state, symbols = self.method.initial_state(len(x)), [x[:, :first]]
         for t in range(first, x.shape[1]):
             logits, state = self.method.advance(state, symbols[-1], LAST)
-            drawn = draw(_sane(logits[:, -1]), self.temperature, self.generator)
+            drawn = draw(_checked(logits[:, -1]), self.temperature, self.generator)
             symbols.append(torch.where(t < kept, x[:, t], drawn)[:, None])
         return torch.cat(symbols, 1).cpu().chunk(len(given))
 
 
 def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Symbols (N,) from softmax(logits / temperature), logits (N, V); at temperature 0 the likeliest."""
+    """Draw symbols (N,) from softmax(logits / temperature), logits (N, V); at temperature 0 the likeliest."""
     if temperature == 0:
         return logits.argmax(-1)
     below = logits.double() - logits.amax(-1, keepdim=True).double()  # so that no temperature overflows
     return torch.multinomial((below / temperature).softmax(-1), 1, generator=generator)[:, 0]
 
 
-def _sane(logits: Tensor) -> Tensor:
+def _checked(logits: Tensor) -> Tensor:
     """The logits (..., V). Raises `BadInput` where their softmax is no distribution."""
     if not logits.logsumexp(-1).isfinite().all():
         raise BadInput("the predictor's logits are not finite")
@@ -186,19 +186,19 @@ def _sane(logits: Tensor) -> Tensor:
 
 
 def _answers(method: Method, x: Tensor, y: Tensor, context: int) -> list[dict[str, Any]]:
-    """Test sequences with the true answers and the likeliest ones; nothing is scored before the context is seen."""
+    """Test sequences with the true and the likeliest answers; nothing is scored before the context has been seen."""
     x, y = x.to(method.noise.device), y.to(method.noise.device, copy=True)
     y[:, : context - 1] = IGNORED
     scored = y != IGNORED
     columns = scored_slice(method.task, x.shape[1], context - 1)
     answers = torch.full_like(y, IGNORED)
-    answers[:, columns] = _sane(method.predict(x, columns)).argmax(-1)
+    answers[:, columns] = _checked(method.predict(x, columns)).argmax(-1)
     answers = answers.masked_fill(~scored, IGNORED)
     rows = zip(x.tolist(), y.tolist(), answers.tolist())
     return [{"given": given, "truth": truth, "written": written} for given, truth, written in rows]
 
 
-# To be looked at.
+# Display.
 
 
 def render(record: dict[str, Any]) -> str:
@@ -209,9 +209,9 @@ def render(record: dict[str, Any]) -> str:
 
 
 def half_blocks(picture: list[list[int]]) -> list[str]:
-    """A picture (H, W) as lines of characters of two pixels each, one above the other; at most `COLUMNS` wide.
+    """A picture (H, W) as lines of characters, each of two pixels, one above the other; at most `COLUMNS` wide.
 
-    Of a larger one, each square of pixels becomes its brightest, so that thin lines stay.
+    In a larger picture each square of pixels becomes its brightest, so that thin lines stay.
     """
     pixels = np.asarray(picture)
     cell = -(-pixels.shape[1] // COLUMNS)
@@ -233,10 +233,10 @@ def _render_pictures(record: dict[str, Any]) -> list[str]:
         lines += ["", "written"]
         for first in range(0, len(written), across):
             lines += ["", *_beside(written[first : first + across], width)]
-    for one in record["completed"]:
-        blank = np.array(one["truth"])
-        blank[one["given"] :] = 0
-        blocks = [half_blocks(picture) for picture in (blank.tolist(), one["truth"], one["written"])]
+    for completion in record["completed"]:
+        blank = np.array(completion["truth"])
+        blank[completion["given"] :] = 0
+        blocks = [half_blocks(picture) for picture in (blank.tolist(), completion["truth"], completion["written"])]
         width = max(len(blocks[0][0]), len("written"))
         lines += ["", *_beside([["given"], ["truth"], ["written"]], width), *_beside(blocks, width)]
     return lines
@@ -246,30 +246,30 @@ def _render_text(record: dict[str, Any]) -> list[str]:
     lines = []
     for text in record["written"]:
         lines += ["", "written", _printable(text)]
-    for one in record["completed"]:
+    for completion in record["completed"]:
         for part in ("given", "truth", "written"):
-            lines += ["", part, _printable(one[part])]
+            lines += ["", part, _printable(completion[part])]
     return lines
 
 
 def _printable(text: str) -> str:
-    """Text that leaves the terminal as it is: a model may write escape sequences."""
+    """The text without control characters: a model may write escape sequences."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _render_symbols(record: dict[str, Any]) -> list[str]:
     lines = []
-    for one in record["completed"]:
-        width = max(len(str(symbol)) for part in one.values() for symbol in part)
+    for completion in record["completed"]:
+        width = max(len(str(symbol)) for part in completion.values() for symbol in part)
         lines.append("")
         for part in ("given", "truth", "written"):
-            symbols = ["." if symbol == IGNORED else str(symbol) for symbol in one[part]]
+            symbols = ["." if symbol == IGNORED else str(symbol) for symbol in completion[part]]
             lines.append(f"{part:<8} {' '.join(symbol.rjust(width) for symbol in symbols)}")
     return lines
 
 
 def picture_grid(record: dict[str, Any]) -> Figure:
-    """The pictures of an image record: those written freely, then completions below what was given and what is true.
+    """The pictures of an image record: those written freely, then completions below what was given and the truth.
 
     Raises `BadInput` for a record without pictures.
     """
@@ -305,12 +305,13 @@ def _strips(record: dict[str, Any]) -> list[tuple[str, list[np.ndarray]]]:
     for first in range(0, len(written), ACROSS):
         strips.append(("written", [np.array(picture) for picture in written[first : first + ACROSS]]))
     for first in range(0, len(completed), ACROSS):
-        some = completed[first : first + ACROSS]
-        truths = [np.array(one["truth"]) for one in some]
+        row = completed[first : first + ACROSS]
+        truths = [np.array(completion["truth"]) for completion in row]
         given = [truth.copy() for truth in truths]
-        for picture, one in zip(given, some):
-            picture[one["given"] :] = NOT_GIVEN
-        strips += [("given", given), ("truth", truths), ("completed", [np.array(one["written"]) for one in some])]
+        for picture, completion in zip(given, row):
+            picture[completion["given"] :] = NOT_GIVEN
+        written_rows = [np.array(completion["written"]) for completion in row]
+        strips += [("given", given), ("truth", truths), ("completed", written_rows)]
     return strips
 
 

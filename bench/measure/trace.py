@@ -5,16 +5,16 @@
         loss.backward()
     trace.cost().whole.sequential_operations
 
-An operator depends on the last writers of what it reads, through views and in-place writes: true dependencies of
-values, not of memory that is used again. So a full overwrite starts anew, and what is made from a shape alone
-(`zeros_like`) depends on nothing. Parts of a buffer are told apart exactly for the layouts that slicing makes. Where it
-cannot be told who wrote last (a part that several smaller writes overwrote together; scattered indices; lists of
-tensors that one `_foreach_` call changes), a dependency is assumed: chains may come out too long, never too short. What
-Python does with a value that it fetched (`.item()`) is not followed.
+An operator depends on the last writers of what it reads, through views and in-place writes: these are dependencies of
+values, not of reused memory. So a full overwrite depends on nothing that was there, and what is made from a shape alone
+(`zeros_like`) depends on nothing. Parts of a buffer are told apart exactly for the layouts that slicing makes. If the
+last writer is ambiguous (a part that several smaller writes overwrote together; scattered indices; lists of tensors
+that one `_foreach_` call changes), a dependency is assumed: chains may come out too long, never too short. What Python
+does with a value that it fetched (`.item()`) is not followed.
 
-An operator runs backward when the autograd engine runs it: recomputed segments of checkpoints are backward work, and
-the seed of a gradient is not. Views and metadata cost nothing and are no operators, neither are tensors left unfilled
-(`empty`). Memory that kernels use inside one operator is not seen.
+An operator is backward work when the autograd engine runs it: recomputed segments of checkpoints are backward work, and
+the seed of a gradient is not. Views and metadata cost nothing and are not operators, nor are tensors left unfilled
+(`empty`). Memory that kernels use inside an operator is not seen.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ _graph_task: Callable[[], int] = torch._C._current_graph_task_id  # -1: not in t
 
 @dataclass(frozen=True)
 class Chain:
-    """What one part of a step costs: the forward pass, the backward pass, or the whole step."""
+    """The cost of one part of a step: the forward pass, the backward pass, or the whole step."""
 
     flops: int
-    """Of matrix products, convolutions and Fourier transforms."""
+    """FLOPs of matrix products, convolutions and Fourier transforms."""
     elementwise: int
     """All other arithmetic, in elements; `bench.measure.flops` says how they are counted."""
     operations: int
-    """Operators that compute; a fused recurrence counts as many as it has time steps."""
+    """The number of operators that compute; a fused recurrence counts one for each of its time steps."""
     sequential_operations: int
-    """The longest chain of them in which each depends on the one before."""
+    """The length of the longest chain of operators in which each depends on the one before."""
     sequential_flops: int
-    """The heaviest such chain, in FLOPs and elements together."""
+    """The work of the heaviest such chain, FLOPs and elements together."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a traced step costs. A part's chain runs through operators of the other part without counting them."""
+    """The cost of a traced step. A part's chain runs through operators of the other part without counting them."""
 
     forward: Chain
     backward: Chain
@@ -64,7 +64,7 @@ class Cost:
     peak_bytes: int
     """The most bytes of tensors made during the trace that were alive at one time; views share their storage."""
     uncounted: dict[str, int]
-    """Operators that no rule counts, with the number of their calls: FLOPs and elements are too low by theirs.
+    """Operators that no rule counts, with the number of their calls: FLOPs and elements lack their work.
 
     Each still counts as one operation.
     """
@@ -76,30 +76,30 @@ UNFILLED = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty
 QUERIES = {"is_pinned", "is_same_size", "is_contiguous", "_has_compatible_shallow_copy_type", "_has_same_storage_numel"}
 OVERWRITES = {"copy", "fill", "zero", "normal", "uniform", "random", "bernoulli", "exponential", "log_normal", "cauchy"}
 OVERWRITES |= {"geometric", "copy_to", "_foreach_copy", "_foreach_zero"}
-"""Operators that, in place, do not read what they write over."""
+"""Operators that, in place, do not read what they overwrite."""
 
 
 class Kind(Enum):
-    """What an operator is to a trace."""
+    """How a trace treats an operator."""
 
     NOTHING = auto()
     """Views, metadata, marks of the profiler."""
     MAKES = auto()
-    """Makes memory without computing what is in it."""
+    """Allocates memory without computing its contents."""
     COMPUTES = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class _Operator:
-    """All that is known of an operator before it is called."""
+    """What is known about an operator before it is called."""
 
     name: str
     kind: Kind
     work: flops.Rule | None
-    composite: bool  # made of other operators, and seen as one only where autograd is off altogether
+    composite: bool  # made of other operators, and seen whole only where autograd is off altogether
     shape_only: bool  # reads no values
-    written: tuple[int | str, ...]  # its arguments that it writes to, by position or keyword
-    overwritten: tuple[int | str, ...]  # those of them that it does not read
+    written: tuple[int | str, ...]  # the arguments that it writes to, by position or keyword
+    overwritten: tuple[int | str, ...]  # those among them that it does not read
 
 
 @cache
@@ -122,7 +122,7 @@ def _operator(func: OpOverload) -> _Operator:
         composite=torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"),
         shape_only=func.namespace in ("aten", "prims") and (name.endswith("_like") or name.startswith("new_")),
         written=tuple(written),
-        overwritten=tuple(place for place, blind in written.items() if blind),
+        overwritten=tuple(key for key, blind in written.items() if blind),
     )
 
 
@@ -131,11 +131,11 @@ def _operator(func: OpOverload) -> _Operator:
 Region = tuple[int, tuple[tuple[int, int], ...]]
 """Offset in bytes, and (size, stride in bytes) of each dimension, largest stride first, merged where dense."""
 TRIES = 256
-"""How much work is put into telling two regions apart before they are taken to overlap."""
+"""The number of steps of telling two regions apart after which they are taken to overlap."""
 
 
 def region(tensor: Tensor) -> Region:
-    """Which bytes of its storage the tensor is: the same for all views of the same elements in the same order."""
+    """The bytes of a tensor in its storage: the same for all views of the same elements in the same order."""
     width = tensor.element_size()
     dims = [(size, step * width) for size, step in zip(tensor.shape, tensor.stride()) if size != 1 and step]
     merged: list[tuple[int, int]] = []
@@ -148,12 +148,12 @@ def region(tensor: Tensor) -> Region:
 
 
 def overlap(a: Region, b: Region) -> bool:
-    """Whether two regions of a storage share a byte; True where that takes too long to tell."""
+    """Whether two regions of a storage share a byte; True where that would take too long to find out."""
     return _meet(b[0] - a[0], a[1], b[1])
 
 
 def covers(a: Region, b: Region) -> bool:
-    """Whether `a` surely holds all of `b`: they are equal, or `a` is dense and spans it."""
+    """Whether `a` certainly covers all of `b`: they are equal, or `a` is dense and spans it."""
     if a == b:
         return True
     dense = len(a[1]) == 1
@@ -166,7 +166,7 @@ def _span(dims: tuple[tuple[int, int], ...]) -> int:
 
 @lru_cache(100_000)
 def _meet(distance: int, a: tuple[tuple[int, int], ...], b: tuple[tuple[int, int], ...]) -> bool:
-    """Whether distance = (sum of index * step over a's dimensions) - (the same over b's) for indices that exist."""
+    """Whether distance = (sum of index * step over a's dimensions) - (the same over b's) for some valid indices."""
     ranges: dict[int, tuple[int, int]] = {}  # step -> the least and the greatest multiple of it
     for sign, dims in ((1, a), (-1, b)):
         for size, step in dims:
@@ -196,12 +196,12 @@ def _meet(distance: int, a: tuple[tuple[int, int], ...], b: tuple[tuple[int, int
 # Chains.
 
 Value = tuple[int, int, int, int, int, int]
-"""The longest chain that ends in an operator: operations and work, of the forward part, the backward, the whole."""
+"""The longest chains that end in an operator: operations and work of forward part, backward part and whole step."""
 START: Value = (0, 0, 0, 0, 0, 0)
 
 
 class _Storage:
-    """Who wrote to a storage last: a value for each region, the latest last; the key None is the whole of it."""
+    """The last writers of a storage: a value for each region, the latest one last; the key None means all of it."""
 
     __slots__ = ("bytes", "made", "reference", "writes")
 
@@ -221,7 +221,7 @@ class _Storage:
         self.writes[where] = value
 
     def read(self, tensor: Tensor) -> Iterator[Value]:
-        """The values of those who wrote what this tensor shows."""
+        """The values of the operators that wrote what this tensor shows."""
         if len(self.writes) == 1 and None in self.writes:
             yield self.writes[None]
         elif self.writes and tensor.numel():
@@ -236,7 +236,7 @@ class _Storage:
 class Trace(TorchDispatchMode):
     """Measures what runs inside `with`, on any device and in any thread of the autograd engine.
 
-    Each `with` starts anew. An operator takes some tens of microseconds longer than untraced.
+    Each `with` starts afresh. A traced operator takes some tens of microseconds longer.
     """
 
     def __init__(self) -> None:
@@ -258,7 +258,7 @@ class Trace(TorchDispatchMode):
         return Cost(
             forward=_chain(forward, self._longest[:2]),
             backward=_chain(backward, self._longest[2:4]),
-            whole=_chain([one + other for one, other in zip(forward, backward)], self._longest[4:]),
+            whole=_chain([a + b for a, b in zip(forward, backward)], self._longest[4:]),
             peak_bytes=self._peak,
             uncounted=dict(self._uncounted),
         )
@@ -274,7 +274,7 @@ class Trace(TorchDispatchMode):
         super().__exit__(*raised)
         self._entered -= 1
         if not self._entered:
-            self._storages = {}  # nothing is told any more when a tensor dies
+            self._storages = {}  # so that no callback runs when a tensor dies
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -308,8 +308,8 @@ class Trace(TorchDispatchMode):
         value = self._count(operator, self._read(operator, args, kwargs, inputs), args, kwargs, out)
         for tensor in made:
             self._storage(tensor, made=True).writes = {None: value}
-        for place in operator.written:
-            for tensor in flops.tensors((_argument(place, args, kwargs),)):
+        for key in operator.written:
+            for tensor in flops.tensors((_argument(key, args, kwargs),)):
                 storage = self._storage(tensor)
                 whole = tensor.numel() * tensor.element_size() == storage.bytes
                 storage.write(None if whole else region(tensor), value)
@@ -317,11 +317,11 @@ class Trace(TorchDispatchMode):
     def _read(
         self, operator: _Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Tensor]
     ) -> Value:
-        """The longest chains that end in what the operator reads."""
+        """The longest chains that end in a value the operator reads."""
         if operator.shape_only:
             return START
         if operator.overwritten:
-            inputs = flops.tensors([arg for place, arg in enumerate(args) if place not in operator.overwritten])
+            inputs = flops.tensors([arg for index, arg in enumerate(args) if index not in operator.overwritten])
             inputs += flops.tensors([arg for name, arg in kwargs.items() if name not in operator.overwritten])
         before: Value | None = None
         for tensor in inputs:
@@ -334,10 +334,10 @@ class Trace(TorchDispatchMode):
     def _count(
         self, operator: _Operator, before: Value, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
     ) -> Value:
-        """Add the operator to its part; the longest chains that end in it."""
+        """Add the operator to its part, and return the longest chains that end in it."""
         try:
             matmul, elements, steps = operator.work(args, kwargs, out)  # type: ignore[misc]
-        except Exception:  # no rule, or not for arguments such as these
+        except Exception:  # there is no rule, or not for such arguments
             self._uncounted[operator.name] += 1
             matmul, elements, steps = 0, 0, 1
         weight = matmul + elements
@@ -355,12 +355,12 @@ class Trace(TorchDispatchMode):
         return value
 
     def _storage(self, tensor: Tensor, made: bool = False) -> _Storage:
-        """The record of a tensor's storage; what was there before the trace counts no bytes as memory."""
+        """The record of a tensor's storage; memory from before the trace counts no bytes."""
         memory = tensor.untyped_storage()
         key, size = memory._cdata, memory.nbytes()
         storage = self._storages.get(key)
         if storage is None:
-            # Told when the memory is given back, before another storage can have the same key.
+            # The callback runs when the memory is freed, before another storage can have the same key.
             storage = _Storage(made, weakref.ref(memory, lambda _: self._died(key)))
             self._storages[key] = storage
         if storage.bytes != size:
@@ -385,10 +385,10 @@ def _key(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _argument(place: int | str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    if isinstance(place, str):
-        return kwargs.get(place)
-    return args[place] if place < len(args) else None
+def _argument(key: int | str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    if isinstance(key, str):
+        return kwargs.get(key)
+    return args[key] if key < len(args) else None
 
 
 def _longer(a: Value, b: Value) -> Value:

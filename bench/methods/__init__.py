@@ -1,5 +1,6 @@
-"""The surface that a method imports: the contract, the RNN methods share, and the decorator."""
+"""What a method imports: the contract, the base of recurrent methods, and the decorator."""
 
+from bench.feasibility import impossible
 from bench.methods.base import (
     EVERY,
     NONE,
@@ -13,7 +14,6 @@ from bench.methods.base import (
     RecurrentMethod,
     Teaching,
     cross_entropy,
-    impossible,
     scored_slice,
 )
 from bench.registry import register_method

@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import curriculum, registry
-from bench.config import Config, ModelConfig, Optimiser, Run, TrainingConfig, scored_lengths
+from bench.config import Config, ModelConfig, Optimiser, Run, TrainingConfig
 from bench.models.backbone import RECURRENCES, Recurrence
 from bench.models.rnn import RNN
-from bench.tasks.base import HELD, IGNORED, Batch, Task, columns_from, undrawable
+from bench.tasks.base import IGNORED, Batch, Task, columns_from
 
 Predict = Callable[[Tensor, slice], Tensor]
 """x (B, T), columns -> logits (B, n, O) at these n columns."""
@@ -27,7 +26,7 @@ NONE = slice(0)
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of training with its share of the budget and its own optimiser. Only the parameters in `groups` train."""
+    """A part of training with a share of the budget and its own optimiser. Only the parameters in `groups` train."""
 
     name: str
     share: float
@@ -36,37 +35,37 @@ class Phase:
     """Each group's gradient is clipped on its own."""
     batch_size: int
     length: int | None = None
-    """Columns of its batches; None: the task's."""
+    """The length of its batches; None: the task's."""
     rates: tuple[float, ...] = ()
-    """The learning rate of each group, in multiples of the optimiser's; (): 1 for all."""
+    """The learning rate of each group, as a multiple of the optimiser's; (): 1 for all."""
     until: float | None = None
-    """It ends early once its loss, averaged over some twenty steps, is below this; what it leaves is the next one's."""
+    """The phase ends early once its loss, averaged over some twenty steps, is below this; the next gets the rest."""
     stages: int = 1
-    """Equal parts of it whose work differs; `Method.stage` says which one it is in."""
+    """The number of equal parts whose work differs; `Method.stage` says which part training is in."""
 
 
 class Carry(NamedTuple):
-    """What a method carries through a stream, in trees of tensors; the trainer keeps it in its checkpoints."""
+    """What a method carries through a stream, as trees of tensors; the trainer keeps it in its checkpoints."""
 
     lanes: Any = ()
-    """Each lane's own, lanes first: begun anew where the stream says so."""
+    """What belongs to each lane, lanes first: reset where the lane restarts."""
     shared: Any = ()
-    """Of all lanes together, never reset: running statistics, say."""
+    """What all lanes share, which is never reset: running statistics, for example."""
 
 
 class Credit(NamedTuple):
-    """What an online method makes of one column: sums over its scored labels."""
+    """The result of one column for an online method: sums over the scored labels of the column."""
 
     gradient: dict[str, Tensor]
-    """By the parameter's name; the harness divides by the scored labels of a window of columns."""
+    """The gradient by parameter name; the harness divides it by the scored labels of a window of columns."""
     weight: Tensor
     """The number of scored labels."""
     scalars: dict[str, Tensor]
-    """To be logged, divided likewise; a "loss" among them, in nats."""
+    """Scalars for the log, divided in the same way; a "loss" among them, in nats."""
 
 
 class Predictor(NamedTuple):
-    """Something that is scored."""
+    """A model that is scored."""
 
     name: str
     predict: Predict
@@ -75,20 +74,20 @@ class Predictor(NamedTuple):
 
 
 class Teaching(NamedTuple):
-    """A teacher that writes memories such as the predictor's own, K tokens of width d, as what is measured sees it."""
+    """A teacher that writes memories like the predictor's own, K tokens of width d, as measures see it."""
 
     memories: Callable[[Tensor, Sequence[int]], Tensor]
     """Inputs x (B, T) and n columns -> the memories after these, (B, n, K, d)."""
     decode: Callable[[Tensor, Tensor], Tensor]
     """Memories (B, K, d) and the F - 1 inputs after each -> logits (B, F, O), the first for the memory's own column."""
     future: int
-    """F, at most: how many outputs are predicted from one memory."""
+    """F, the largest number of outputs that are predicted from one memory."""
     rollout: Callable[[Tensor], Tensor]
     """Inputs x (B, T) -> the predictor's own memories after each (B, T, K, d)."""
 
 
 class MethodConfig(Config):
-    """Fields of a method; each method has its own."""
+    """Base of a method's config, which each method extends by fields of its own."""
 
 
 class Method(nn.Module, ABC):
@@ -107,24 +106,24 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     recurrences: ClassVar[tuple[Recurrence, ...]] = RECURRENCES
-    """Backbones it can train, by their kind; `()`: it uses none, and the model's backbone changes nothing."""
+    """The kinds of recurrence it can train; `()`: it uses no backbone, and `model.backbone` changes nothing."""
     data: ClassVar[Literal["sequences", "streams"]] = "sequences"
     targets: ClassVar[tuple[str, ...]] = ("dense", "sparse")
     """Whether it can learn from tasks that score every column (dense), only some (sparse), or both."""
     outside_autograd: ClassVar[Mapping[str, str]] = {}
-    """By phase: how credit also reaches earlier inputs without a path in autograd, in words, for the report."""
+    """By phase, how credit reaches earlier inputs without a path in autograd: a phrase for the report."""
     gradient_is: ClassVar[Mapping[str, Literal["exact", "unbiased", "own"]]] = {}
-    """By phase, what `gradients` promises, and `check` examines. "exact": the gradient of the mean cross-entropy of the
-    predictor's logits over the scored positions; "unbiased": that, on average over `self.noise`; "own": the gradient of
-    the "loss" that is handed over, whatever it is. No entry: no promise."""
+    """By phase, what the gradient is promised to be, and `check` tests. "exact": the gradient of the mean cross-entropy
+    of the predictor's logits over the scored positions; "unbiased": that, on average over `self.noise`; "own": the
+    gradient of the "loss" that is handed over, whatever it is. No entry: no promise."""
     answers: ClassVar[Mapping[str, str]] = {}
-    """By phase, which scalar is the cross-entropy of its answers, for a curriculum and the online loss. No entry: the
+    """By phase, which scalar is the cross-entropy of the answers, for a curriculum and the online loss. No entry: the
     "loss"."""
     growing_state: ClassVar[bool] = False
     """Whether the predictor's state grows with the sequence, as a Transformer's does; a recurrent network's may not."""
 
     stage: int = 0
-    """Which part of its phase training is in, where a phase has several `stages`."""
+    """The part of the phase that training is in, where a phase has several `stages`."""
     carry: Any = None
     """What `gradients` keeps from one batch to the next: a tree of tensors, which the trainer keeps in checkpoints."""
 
@@ -137,16 +136,16 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def refuses(cls, run: Run) -> str | None:
-        """Why this run of the method cannot be trained, or None. For checks between the parts of a run."""
+        """Why a run of this method cannot be trained, in one line, or None: for checks across the configs of a run."""
         return None
 
     @property
     def first(self) -> int:
-        """How many inputs the predictor has to see before it can answer: 0, unless its first memory is of several."""
+        """The number of inputs before the predictor's first memory: 0, unless that is the memory of several inputs."""
         return 0
 
     def recurrent_network(self) -> RNN | None:
-        """The recurrent network that is trained, if it is one: what is measured of memories is measured of it."""
+        """The recurrent network that is trained, if there is one; measures of memories look at it."""
         return None
 
     def teaching(self) -> Teaching | None:
@@ -154,7 +153,7 @@ class Method(nn.Module, ABC):
         return None
 
     def traits(self) -> dict[str, Any]:
-        """What results say of the method beside its name, so that nobody has to know that."""
+        """What results say about the method beside its name, so that readers need not know the name."""
         return {
             "state": "growing" if self.growing_state else "constant",
             "data": self.data,
@@ -163,85 +162,85 @@ class Method(nn.Module, ABC):
         }
 
     def phases(self, training: TrainingConfig) -> list[Phase]:
-        """In the order in which they are trained; by default one that trains everything."""
+        """The phases in the order in which they are trained; by default one that trains everything."""
         return [Phase("train", 1.0, training.optimiser, (tuple(self.parameters()),), training.batch_size)]
 
     def objective(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What earns credit, apart from how it is assigned: the summed loss of logits (.., O) at y (..), its weight.
+        """What earns credit, apart from how it is assigned: the summed loss of logits (.., O) at y (..), and a weight.
 
-        The weight is the number of labels that are scored. Override it for another loss than cross-entropy, in nats.
+        The weight is the number of scored labels. Override this for another loss than cross-entropy, in nats.
         """
         return _summed_cross_entropy(logits, y)
 
     def mean_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The objective per scored label; 0 where nothing is scored."""
+        """The objective divided by the number of scored labels; 0 where nothing is scored."""
         return _mean(*self.objective(logits, y))
 
     def scored_loss(self, batch: Batch) -> Tensor:
-        """`mean_loss` of what is predicted of whole sequences, of the columns that the task scores alone."""
+        """The `mean_loss` of the predictor on whole sequences, computed only at the columns that the task scores."""
         columns = scored_slice(self.task, batch.x.shape[1])
         return self.mean_loss(self.predict(batch.x, columns), batch.y[:, columns])
 
     def train_only(self, phase: Phase) -> None:
-        """Only the parameters of this phase require gradients."""
+        """Let only the parameters of this phase require gradients."""
         self.requires_grad_(False)
         for parameter in (parameter for group in phase.groups for parameter in group):
             parameter.requires_grad_(True)
 
     @property
     def piece(self) -> int | None:
-        """Columns of a stream that make one step of the optimiser; None: all of a batch."""
+        """The number of columns of a stream per optimiser step; None: all columns of a batch."""
         return None
 
     @property
     def block(self) -> int:
-        """Columns that `step` takes at once, if it is more than 1 as x_t, y_t (B, block), or fewer before a start."""
+        """The number of columns that `step` takes at once; above 1, x_t and y_t are (B, block), or fewer columns."""
         return 1
 
     def begin(self, lanes: int) -> Carry:
-        """What is carried before any input."""
+        """The carry before any input."""
         return Carry()
 
     def draw(self, shape: tuple[int, int], phase: str) -> Any:
-        """Every random choice for inputs of a shape (B, T), from `self.noise`: a tree of tensors of fixed shapes.
+        """Make every random choice for inputs of a shape (B, T), from `self.noise`: a tree of tensors of fixed shapes.
 
-        It sees no data. For `step`, each tensor has the columns first: T of them.
+        It sees no data. For `step`, the first axis of each tensor is the T columns.
         """
         return ()
 
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
-        """Scalars with a "loss", which is differentiated, and what is carried on. Pure in parameters and arguments.
+        """Scalars with a "loss", which is differentiated, and the next carry. Pure in parameters and arguments.
 
-        Of a stream it gets a piece, in which lanes may begin anew anywhere, as `batch.start` says; nothing is reset
-        for it. What is carried on is detached by the harness.
+        A batch of a stream is one piece of it, in which lanes may restart at any column, as `batch.start` says; the
+        method resets them itself. The harness detaches the carry.
         """
         raise NotImplementedError
 
     def step(self, carry: Carry, x_t: Tensor, y_t: Tensor, drawn_t: Any) -> tuple[Carry, Credit]:
-        """One column x_t, y_t (B,) of a stream, or a `block`, and the credit for it. Pure; writes no `.grad`.
+        """Take one column x_t, y_t (B,) of a stream, or a `block`: the next carry, and credit. Pure; writes no `.grad`.
 
-        The choices are those of the first column. The harness has begun the lanes of the carry anew where they do.
+        `drawn_t` holds the choices of the first column. The harness has reset the lanes of the carry that restart here.
         """
         raise NotImplementedError
 
     def direction(self, gradient: dict[str, Tensor], shared: Any) -> dict[str, Tensor]:
-        """What an online method hands to the optimiser for the mean gradient of a window."""
+        """What the optimiser gets in place of an online method's mean gradient of a window; the identity by default."""
         return gradient
 
     def gradients(self, batch: Batch, phase: str) -> Iterator[dict[str, Tensor]]:
-        """A generator: at each `yield` the gradients are in `.grad`, and scalars (with a "loss") are handed over.
+        """Yield scalars (with a "loss") whenever the gradients in `.grad` are ready for a step.
 
         The trainer clips, steps and clears the gradients at each yield. Scalars stay on the device. What must survive
-        from one batch to the next is kept in `self.carry`. This default differentiates `losses`, for methods that do
-        something to the gradient.
+        from one batch to the next is kept in `self.carry`. This default differentiates `losses`, for methods that edit
+        the gradient afterwards.
         """
         lanes, columns = batch.x.shape
         scalars, _ = self.losses(batch, self.draw((lanes, columns), phase), self.begin(lanes), phase)
         scalars["loss"].backward()
         yield {name: value.detach() for name, value in scalars.items()}
 
-    def settle(self, phase: str) -> None:
-        """Make the predictor whole: called before every scoring and at the end of each phase."""
+    def sync_predictor(self, phase: str) -> None:
+        """Bring the predictor up to date with what was trained: called before each scoring and at each phase's end."""
 
     @abstractmethod
     def initial_state(self, lanes: int) -> Any:
@@ -249,18 +248,18 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def advance(self, state: Any, x: Tensor, columns: slice = EVERY, start: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Take in x (B, T), T >= 1: logits (B, n, O) for y at the asked n columns, and the state after the last.
+        """Take in x (B, T), T >= 1: logits (B, n, O) for y at the n asked columns, and the state after the last one.
 
-        A lane begins anew before each column where `start` (B, T), bool, is true. Any cut of x into pieces gives the
-        same, and what is said of y_t depends on no later input.
+        A lane restarts at each column where `start` (B, T), bool, is true. Any cut of x into pieces gives the same
+        logits, and those for y_t depend on no later input.
         """
 
     def predict(self, x: Tensor, columns: slice = EVERY) -> Tensor:
-        """Whole sequences x (B, T) -> logits (B, n, O) at the asked columns: `advance` from the initial state."""
+        """Logits (B, n, O) of whole sequences x (B, T) at the asked columns: `advance` from the initial state."""
         return self.advance(self.initial_state(len(x)), x, columns)[0]
 
     def predictors(self) -> tuple[Predictor, ...]:
-        """What is scored: the trained predictor first, then reference lines such as a teacher."""
+        """The models that are scored: the trained predictor first, then reference lines such as a teacher."""
         return (Predictor("predictor", self.predict),)
 
     def predictor_modules(self) -> list[nn.Module]:
@@ -293,12 +292,12 @@ class RecurrentMethod(Method):
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean over scored positions, in nats; 0 where nothing is scored. logits (..., O), y (...)."""
+    """Mean cross-entropy over scored positions, in nats; 0 where nothing is scored. logits (..., O), y (...)."""
     return _mean(*_summed_cross_entropy(logits, y))
 
 
 def _summed_cross_entropy(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum over scored positions, and their number."""
+    """The sum of the cross-entropy over scored positions, and the number of these."""
     total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=IGNORED, reduction="sum")
     return total, (y != IGNORED).sum()
 
@@ -311,40 +310,3 @@ def scored_slice(task: Task, length: int, first: int = 0) -> slice:
     """The scored columns from `first` on; as a slice, because a list would be copied to the device at every step."""
     columns = columns_from(task.scored_columns(length), first)
     return slice(columns.start, columns.stop, columns.step)
-
-
-def impossible(run: Run) -> str | None:
-    """Why this run cannot be trained, from what its method, task and backbone declare; None when it can."""
-    method, task = registry.methods.get(run.method), registry.tasks.get(run.task)
-    recurrence = registry.backbones.get(run.model.backbone).recurrence
-    if method.recurrences and recurrence not in method.recurrences:
-        kinds = " and ".join(method.recurrences)
-        return f"{run.method} trains {kinds} recurrences only; that of {run.model.backbone} is {recurrence}"
-    length = run.task_config.length  # type: ignore[attr-defined]
-    missing = task.missing()
-    if missing:
-        return missing
-    built = task(run.task_config)
-    if reason := _unscorable(run, built) or curriculum.refuses(run, built, method.data):
-        return reason
-    kind = "dense" if built.scored_columns(length) == range(length) else "sparse"
-    if kind not in method.targets:
-        return f"{run.method} learns from {' and '.join(method.targets)} targets only; {run.task} is {kind}"
-    return method.refuses(run)
-
-
-def _unscorable(run: Run, task: Task) -> str | None:
-    """Why sequences of some length cannot be drawn, or have no label that is scored; None when all is well."""
-    trained, *_ = lengths = scored_lengths(run)
-    for length in lengths:
-        field = "" if length == trained else "evaluation.lengths: "
-        for split in HELD if field else (*HELD, "train"):  # the smallest, with the lowest bound, first
-            if reason := undrawable(task, split, length):
-                return f"{field}{reason}"
-        columns = task.scored_columns(length)
-        if not columns_from(columns, run.evaluation.score_from):
-            return (
-                f"evaluation.score_from: {run.evaluation.score_from} given; should be at most {columns[-1]}, the last "
-                f"column that {task.name} scores at length {length}"
-            )
-    return None

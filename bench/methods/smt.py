@@ -59,7 +59,7 @@ class SMTConfig(MethodConfig):
     )
     empty_share: Share | None = Field(
         None,
-        description="share of draws at t = 0, whose transition starts at the empty context; null: 1 / T like any t",
+        description="share of draws at t = 0, whose transition starts at the empty context; null: 1 / T, as for any t",
     )
 
     @model_validator(mode="after")
@@ -77,7 +77,7 @@ class Drawn(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """What SMT sees of a batch at the positions t it drew; n of them per row, N = B n."""
+    """What SMT sees of a batch at the positions t that it drew, n per row, N = B n in all."""
 
     before: Tensor  # (N, C) context of m_{t-1}
     context: Tensor  # (N, C) context of m_t
@@ -101,7 +101,7 @@ def cut_windows(x: Tensor, y: Tensor, t: Tensor, context: int, future: int, firs
 
 
 def dynamics_loss(predicted: Tensor, memory: Tensor, counts: Tensor | None = None) -> Tensor:
-    """Mean squared error between memories (N, K, d); over the rows where `counts` (N,) is true."""
+    """Mean squared error between memories (N, K, d), over the rows where `counts` (N,) is true."""
     if counts is None:
         return F.mse_loss(predicted, memory)
     each = (predicted - memory).square().flatten(1).mean(1)
@@ -145,7 +145,7 @@ class SMT(TaughtMethod):
         config: Any = run.method_config
         if reason := super().refuses(run):
             return reason
-        columns = config.length or run.task_config.length  # type: ignore[attr-defined]
+        columns = config.length or run.task_config.length
         if config.length:
             task = registry.tasks.get(run.task)(run.task_config)
             if reason := undrawable(task, "train", columns, run.evaluation.score_from):
@@ -170,14 +170,14 @@ class SMT(TaughtMethod):
 
     @property
     def first(self) -> int:
-        """How many inputs the first memory has seen."""
+        """The number of inputs that the first memory has seen."""
         return self.config.context if self.config.start == "context" else 0
 
     def phases(self, training: TrainingConfig) -> list[Phase]:
         return [self.smt_phase(1.0, training)]
 
     def smt_phase(self, share: float, training: TrainingConfig) -> Phase:
-        """Supervised memory training, with that share of the budget."""
+        """The phase of supervised memory training, with a share of the budget."""
         return Phase(
             "smt", share, training.optimiser, self.smt_groups(), training.batch_size, length=self.config.length
         )
@@ -191,10 +191,10 @@ class SMT(TaughtMethod):
         return self.draw_smt(shape)
 
     def draw_smt(self, shape: tuple[int, int]) -> Drawn:
-        """Positions, no two alike in a row, at or after the first memory; memory tokens for L_unif.
+        """Distinct positions per row, none before the first memory, and the memory tokens for L_unif.
 
-        A run of consecutive ones that would begin before the first or end after the last is moved inside, so that no
-        position is drawn less often than those in the middle.
+        A run of consecutive positions that would begin before the first or end after the last is moved inside, so that
+        no position is drawn less often than those in the middle.
         """
         (batch_size, length), device = shape, self.noise.device
         earliest, latest = max(self.first - 1, 0), length - 1
@@ -242,7 +242,7 @@ class SMT(TaughtMethod):
         memories = self.teacher.encode(contexts.flatten(0, 1)).unflatten(0, contexts.shape[:2])
         return memories[:, :-1].flatten(0, 1), memories[:, 1:].flatten(0, 1)
 
-    def settle(self, phase: str) -> None:
+    def sync_predictor(self, phase: str) -> None:
         if phase == "smt":
             self.take_over()
 
@@ -261,14 +261,14 @@ class SMT(TaughtMethod):
         return self.rnn.read(memories[:, columns].flatten(-2)), state
 
     def roll(self, state: Any, x: Tensor, start: Tensor | None = None) -> tuple[Tensor, Any]:
-        """The RNN on its own memories, inputs x (B, T) given: memories after each input (B, T, K, d), the last state.
+        """Run the RNN on its own memories over inputs x (B, T): memories after each (B, T, K, d), and the last state.
 
-        Before the first memory of `start: context`, the empty one stands in; nothing is scored there.
+        With `start: context`, the empty memory stands in until the first one is there; nothing is scored before that.
         """
         if not self.first:
             return self._unroll(state, x, start)
         if start is not None and start[:, 1:].any():
-            raise NotImplementedError("start: context has no lanes that begin anew")
+            raise NotImplementedError("start: context has no lanes that restart")
         memory, window = state
         parts, waiting = [], 0 if window is None else min(self.first - window.shape[1], x.shape[1])
         if waiting:
@@ -287,7 +287,7 @@ class SMT(TaughtMethod):
         return features.unflatten(-1, memory.shape[1:]), memory
 
     def rollout(self, x: Tensor) -> Tensor:
-        """Whole sequences x (B, T) on the RNN's own memories: (B, T, K, d)."""
+        """The RNN's own memories over whole sequences x (B, T): (B, T, K, d)."""
         return self.roll(self.initial_state(len(x)), x)[0]
 
     def predict_teacher(self, x: Tensor, columns: slice = EVERY) -> Tensor:
@@ -298,6 +298,6 @@ class SMT(TaughtMethod):
         return Teaching(self.teacher_memories, self.teacher.decode, self.config.future, self.rollout)
 
     def teacher_memories(self, x: Tensor, columns: Sequence[int]) -> Tensor:
-        """Memories after these n columns of x (B, T), every context encoded afresh: (B, n, K, d)."""
+        """Memories after n columns of x (B, T), each encoded from its own context: (B, n, K, d)."""
         contexts = (x[:, max(0, t + 1 - self.config.context) : t + 1] for t in columns)
         return torch.stack([self.teacher.encode(context) for context in contexts], 1)

@@ -4,12 +4,12 @@ This project's form of SMT (Kumar & Isola, arXiv 2606.06479; `bench.methods.smt`
 teacher, e_t = MSE(f(m~_{t-1}, x_t), m_t) at all t, and m~ a memory with noise added, normalised again:
 
     L_dec  = cross-entropy of D(m~_t, x_{t+1}, ...) at y_t, ..., at some t of the teacher's memories, drawn evenly, and
-             some of the updater's, drawn where e_t is large: what the updater needs reaches the memory before, too
-    L_dyn  = mean of w_t e_t over the variance of memories, w_t = e_t^focal at mean 1: a memory that hardly varies gains
-             nothing by it, and transitions that come seldom count
+             some of the updater's, drawn where e_t is large: the previous memory learns what the updater needs
+    L_dyn  = mean of w_t e_t divided by the variance of memories, w_t = e_t^focal at mean 1: memories cannot lower
+             the loss by varying less, and rare transitions count
     L_unif = as in SMT
 
-The teacher comes first, alone, at one position per batch: L_dyn else collapses memories that hold nothing yet.
+The teacher trains alone first, at one position per batch: otherwise L_dyn collapses memories that hold nothing yet.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from bench.registry import register_method
 from bench.tasks.base import IGNORED, Batch, Task
 
 SMALLEST = 1e-3
-"""Variances of memories below this count as this."""
+"""The least variance of memories by which L_dyn is divided."""
 
 
 class TeacherPhaseConfig(Config):
@@ -45,7 +45,7 @@ class TeacherPhaseConfig(Config):
 
 
 class SMTDenseConfig(MethodConfig):
-    """The defaults are those that were found on retrieval (results/tuning)."""
+    """The defaults were found on retrieval (results/tuning)."""
 
     lambda_dec: NonNegative = 1.0
     lambda_dyn: NonNegative = 0.1
@@ -91,7 +91,7 @@ class SMTDense(TaughtMethod):
         return self.taught(training, 1.0)
 
     def taught(self, training: TrainingConfig, share: float) -> list[Phase]:
-        """The phases in which the teacher trains, with this share of the budget together."""
+        """The phases in which the teacher trains; together they have this share of the budget."""
         first, teacher = self.config.teacher, tuple(self.teacher.parameters())
         rnn = (*self.rnn.embedding.parameters(), *self.rnn.updater.parameters())
         groups, rates = (teacher, rnn), (1.0, self.config.updater_rate)
@@ -106,14 +106,14 @@ class SMTDense(TaughtMethod):
         return self.draw_position(shape[1]) if phase == "teacher" else self.draw_smt(shape)
 
     def draw_position(self, length: int) -> Tensor:
-        """One column for the whole batch, (): the last half of the time, else one of the later half."""
+        """One column for the whole batch, (): in half of the draws the last one, else any of the second half."""
         late, where = torch.rand(2, generator=self.noise, device=self.noise.device)
         half = length // 2
         column = half + (where * (length - half)).long().clamp(max=length - half - 1)
         return torch.where(late < 0.5, length - 1, column)
 
     def draw_smt(self, shape: tuple[int, int]) -> Drawn:
-        """What of the noise is a choice, and what is added to memories."""
+        """Draw which memories are decoded, and the noise that is added to memories."""
         generator, device = self.noise, self.noise.device
         size = self.model.memory_tokens, self.model.d
         even, uniform = torch.rand(2, *shape, generator=generator, device=device)
@@ -139,7 +139,7 @@ class SMTDense(TaughtMethod):
         return {"loss": dec + self.config.lambda_unif * unif, "L_dec": dec, "L_unif": unif}
 
     def smt_losses(self, batch: Batch, drawn: Drawn) -> dict[str, Tensor]:
-        """The weighted sum as "loss", its three parts, and the mean one-step error as it is."""
+        """The weighted sum as "loss", its three parts, and the plain mean of the one-step error."""
         config, (x, y, _) = self.config, batch
         memories = self.teacher.encode(x)  # (B, T + 1, K, d)
         before, after = memories[:, :-1], memories[:, 1:]
@@ -151,7 +151,7 @@ class SMTDense(TaughtMethod):
             dyn = dyn / _variance(after).clamp(min=SMALLEST)
         t, read = self._decoded(after, predicted, error.detach(), drawn)
         width = min(config.future or x.shape[1], x.shape[1])
-        if x.device.type == "cpu":  # elsewhere the device would have to be waited for
+        if x.device.type == "cpu":  # (on a GPU this would wait for the device)
             width = min(width, x.shape[1] - int(t.min()))
         future = windows(x, t + 1, width - 1, 0).flatten(0, 1)
         targets = windows(y, t, width, IGNORED).flatten(0, 1)
@@ -162,7 +162,7 @@ class SMTDense(TaughtMethod):
         return {"loss": loss, "L_dec": dec, "L_dyn": dyn, "L_unif": unif, "one_step": error.mean()}
 
     def _decoded(self, after: Tensor, predicted: Tensor, error: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
-        """The columns (B, n) whose memories are decoded, and these memories: the teacher's, then the updater's."""
+        """The columns (B, n) whose memories are decoded, and their memories: the teacher's, then the updater's."""
         count = drawn.read.shape[1]
         own = round(self.config.predicted * count)
         even = drawn.even.topk(count - own, dim=1).indices
@@ -170,7 +170,7 @@ class SMTDense(TaughtMethod):
         rows = torch.arange(len(after), device=after.device)[:, None]
         return torch.cat([even, hard], 1), torch.cat([after[rows, even], predicted[rows, hard]], 1)
 
-    def settle(self, phase: str) -> None:
+    def sync_predictor(self, phase: str) -> None:
         if phase in ("teacher", "smt"):
             self.take_over()
 
@@ -181,11 +181,11 @@ class SMTDense(TaughtMethod):
         return Teaching(self.teacher_memories, self.teacher.decode, self.config.future or 2**31, self.rollout)
 
     def teacher_memories(self, x: Tensor, columns: Sequence[int]) -> Tensor:
-        """Memories after these n columns of x (B, T), in one pass: (B, n, K, d)."""
+        """Memories after n columns of x (B, T), in one pass: (B, n, K, d)."""
         return self.teacher.encode(x)[:, torch.as_tensor(columns, device=x.device) + 1]
 
     def rollout(self, x: Tensor) -> Tensor:
-        """Whole sequences x (B, T) on the RNN's own memories: (B, T, K, d)."""
+        """The RNN's own memories over whole sequences x (B, T): (B, T, K, d)."""
         features, state = self.rnn.scan(self.initial_state(len(x)), x)
         return features.unflatten(-1, state.shape[1:])
 
@@ -200,6 +200,6 @@ def _noisy(memories: Tensor, noise: Tensor) -> Tensor:
 
 
 def _variance(memories: Tensor) -> Tensor:
-    """The mean of the variances over axis 0, as `var(0).mean()`, which takes ten times as long; 0 of a single row."""
+    """`memories.var(0).mean()` at a tenth of its time; 0 for a single row."""
     squares = (memories - memories.mean(0)).square().mean()
     return squares * (len(memories) / max(1, len(memories) - 1))

@@ -1,7 +1,7 @@
 """DMT after dense SMT: labels at all columns for one pass of the teacher, rollouts in pieces that grow.
 
-As in `bench.methods.smt_dmt`, but each rollout begins at the teacher's memory of a column within the sequence: what a
-rollout from the beginning has forgotten cannot be mended by a label.
+As in `bench.methods.smt_dmt`, but each rollout begins at the teacher's memory of a column within the sequence: no label
+can restore what a rollout from the beginning has forgotten.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.tasks.base import Batch
 
 
 class DenseDMTConfig(Config):
-    """The second half of training."""
+    """Fields of the last phase."""
 
     share: Annotated[float, Field(gt=0, lt=1)] = Field(0.4, description="of the budget")
     lambda_dyn: NonNegative = 10.0
@@ -89,8 +89,8 @@ class SMTDenseDMT(SMTDense):
         after = self.rnn.update(before.flatten(0, 1), x[:, columns].flatten())
         dyn = dynamics_loss(after, memories[:, columns + 1].flatten(0, 1))
         scored = scored_slice(self.task, x.shape[1])
-        places = (torch.arange(x.shape[1], device=x.device)[scored] - offset) % x.shape[1]
-        answered = after.unflatten(0, x.shape)[:, places]
+        positions = (torch.arange(x.shape[1], device=x.device)[scored] - offset) % x.shape[1]
+        answered = after.unflatten(0, x.shape)[:, positions]
         answered = answered.detach() if dmt.detach_readout else answered
         readout = cross_entropy(self.rnn.read(answered.flatten(-2)), y[:, scored])
         return {"loss": dmt.lambda_dyn * dyn + dmt.lambda_readout * readout, "L_dyn": dyn, "L_readout": readout}

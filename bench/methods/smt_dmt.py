@@ -1,4 +1,4 @@
-"""DAgger Memory Training after SMT: the RNN rolls out on its own memories, the frozen teacher says what they should be.
+"""DAgger Memory Training after SMT: the RNN rolls out on its own memories, which the frozen teacher corrects.
 
 Source: Kumar & Isola, arXiv 2606.06479; the idea from Ross et al., *DAgger*, arXiv 1011.0686. With rollout memories
 m^_t = f(m^_{t-1}, x_t) on given inputs and labels m_t = E(x_<=t) at every k-th position:
@@ -46,7 +46,7 @@ class DMTConfig(Config):
 
 
 class Labelled(NamedTuple):
-    """The random choices of a batch."""
+    """The random choices of one batch."""
 
     t: Tensor  # (n,) the labelled positions
     offset: Tensor | None  # (1,) where the first piece begins
@@ -70,7 +70,7 @@ class SMTDMT(SMT):
     @classmethod
     def refuses(cls, run: Run) -> str | None:
         config: Any = run.method_config
-        length = run.task_config.length  # type: ignore[attr-defined]
+        length = run.task_config.length
         if config.start == "context" and (config.dmt.pieces or config.dmt.sweeps):
             return "dmt.pieces and dmt.sweeps begin at memories from the first column on: start should be empty"
         if config.dmt.pieces and config.dmt.sweeps:
@@ -131,7 +131,7 @@ class SMTDMT(SMT):
         return {"loss": dmt.lambda_dyn * dyn + dmt.lambda_readout * readout, "L_dyn": dyn, "L_readout": readout}
 
     def _rolled(self, x: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The RNN's own memories before and after each column of x (B, T), both (B, T, K, d)."""
+        """The RNN's own memories before and after each column of x (B, T), each (B, T, K, d)."""
         dmt, (lanes, length) = self.config.dmt, x.shape
         if offset is None and not dmt.sweeps:
             memories = self.rollout(x)
@@ -148,15 +148,15 @@ class SMTDMT(SMT):
         return earlier, after
 
     def _encoded(self, x: Tensor, columns: Tensor) -> Tensor:
-        """The teacher's memories after columns (n,) of x (B, T), -1 being before the first: (B, n, K, d)."""
+        """The teacher's memories after columns (n,) of x (B, T): (B, n, K, d); column -1 stands for no input."""
         width = min(self.config.context, x.shape[1])
         contexts = windows(x, columns.expand(len(x), -1) - width + 1, width, Teacher.PAD)  # (B, n, C)
         return self.teacher.encode(contexts.flatten(0, 1)).unflatten(0, contexts.shape[:2])
 
     def draw_labelled(self, length: int) -> Tensor:
-        """Every k-th of the P positions after the first memory, from a random one on: (n,), n = P // k, in order.
+        """Every k-th of the P positions after the first memory, from a random one on, in order: (n,), n = P // k.
 
-        They are counted modulo P, so that each position is as likely as any other and no two are alike.
+        Positions are counted modulo P, so that all are equally likely and none is drawn twice.
         """
         positions, device = min(length - self.first, self.config.dmt.rollout), self.noise.device
         every = min(self.config.dmt.every, positions)

@@ -1,7 +1,7 @@
-"""SMT, DMT, then BPTT: what a pretrained RNN gains when its teacher is no longer its ceiling.
+"""SMT, DMT, then BPTT: what a pretrained RNN gains once its teacher no longer limits it.
 
-Kumar & Isola, arXiv 2606.06479, name fine-tuning with BPTT as open. The RNN is unrolled from its first memory, which
-the teacher wrote and which stays as it is; gradients go through every step, to embedding, updater and readout.
+Kumar & Isola, arXiv 2606.06479, leave fine-tuning with BPTT open. The RNN is unrolled from its first memory, which the
+teacher wrote and which is not trained; gradients go through every step, to embedding, updater and readout.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SMTDMTBPTTConfig(SMTDMTConfig):
 
 @register_method("smt+dmt+bptt")
 class SMTDMTBPTT(SMTDMT):
-    """The phases "smt", "dmt" and "bptt"; `init_from` either of the first two, of a run of smt+dmt too."""
+    """The phases "smt", "dmt" and "bptt"; `init_from` may name either of the first two, also of a run of smt+dmt."""
 
     Config = SMTDMTBPTTConfig
     config: SMTDMTBPTTConfig

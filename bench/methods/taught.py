@@ -1,4 +1,4 @@
-"""What the published and the dense form of SMT share: a teacher from which the RNN takes readout and first memory."""
+"""The base of published and dense SMT: a teacher from which the RNN takes its readout and its first memory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bench.tasks.base import IGNORED
 
 
 class TaughtMethod(RecurrentMethod):
-    """A recurrent method whose memories are a teacher's, `self.teacher`, which has a `decoder`."""
+    """A recurrent method whose memories are taught by `self.teacher`, which has a `decoder`."""
 
     teacher: Any
 
     @classmethod
     def refuses(cls, run: Run) -> str | None:
         if registry.backbones.get(run.model.backbone).memory(run.model) is None:
-            return f"the teacher writes a memory of K tokens, which the state of {run.model.backbone} is not"
+            return f"the teacher writes a memory of K tokens, but the state of {run.model.backbone} is no such memory"
         if run.model.readout != "transformer":
             return (
                 f"the readout takes the decoder's weights: model.readout should be transformer, not {run.model.readout}"
@@ -29,21 +29,21 @@ class TaughtMethod(RecurrentMethod):
         return None
 
     def decoded_loss(self, memory: Tensor, future: Tensor, targets: Tensor, t: Tensor, length: int) -> Tensor:
-        """Cross-entropy of the teacher's decoder from memories after columns t (N,), of sequences of that length.
+        """Cross-entropy of the teacher's decoder from memories after columns t (N,) of sequences of a given length.
 
-        memory (N, K, d), inputs that follow (N, F - 1), targets (N, F). Where the task scores few columns, the decoder
-        ends in these alone.
+        memory (N, K, d), future: the inputs that follow (N, F - 1), targets (N, F). Where the task scores few columns,
+        the decoder computes only the logits of these.
         """
         scored, width = scored_slice(self.task, length), targets.shape[1]
         if 2 * len(range(length)[scored]) > width:
             return cross_entropy(self.teacher.decode(memory, future), targets)
-        places = torch.arange(length, device=t.device)[scored] - t[:, None]  # (N, n)
-        outside, places = (places < 0) | (places >= width), places.clamp(0, width - 1)
-        logits = self.teacher.decode(memory, future, places)
-        return cross_entropy(logits, targets.gather(1, places).masked_fill(outside, IGNORED))
+        outputs = torch.arange(length, device=t.device)[scored] - t[:, None]  # (N, n)
+        outside, outputs = (outputs < 0) | (outputs >= width), outputs.clamp(0, width - 1)
+        logits = self.teacher.decode(memory, future, outputs)
+        return cross_entropy(logits, targets.gather(1, outputs).masked_fill(outside, IGNORED))
 
     def empty_memory(self) -> Tensor:
-        """The teacher's memory of nothing, (K, d)."""
+        """The teacher's memory before any input, (K, d)."""
         raise NotImplementedError
 
     def predict_teacher(self, x: Tensor, columns: slice = EVERY) -> Tensor:
@@ -55,13 +55,13 @@ class TaughtMethod(RecurrentMethod):
 
     @torch.no_grad()
     def take_over(self) -> None:
-        """The readout takes the decoder's weights, and the rollout's first memory becomes the teacher's."""
+        """Copy the decoder's weights into the readout, and the teacher's first memory into the updater."""
         self.rnn.readout.load_state_dict(self.teacher.decoder.state_dict())
         updater: Any = self.rnn.updater
         updater.start.copy_(self.empty_memory())
 
     def draw_compared(self, tokens: int, sample: int) -> Tensor | None:
-        """Which of so many memory tokens take part in L_unif, by their numbers (sample,); None: all."""
+        """The indices (sample,) of the memory tokens that L_unif compares; None: all of them."""
         if tokens <= sample:
             return None
         return torch.randperm(tokens, generator=self.noise, device=self.noise.device)[:sample]

@@ -1,9 +1,9 @@
-"""Truncated BPTT(k1, k2): every k1 columns a step, with the loss of these and gradients back through k2 columns.
+"""Truncated BPTT(k1, k2): a step every k1 columns, on their loss, with gradients back through k2 columns.
 
 Source: Williams & Peng, *An efficient gradient-based algorithm for on-line training of recurrent network trajectories*,
 Neural Computation 2(4), 1990. With k1 = 2, k2 = 4, at columns 4 and 5:
 
-    carried: the state before column 2, under the weights of then;  run again: columns 2 3 4 5;  loss: columns 4 5
+    carried: the state before column 2, under earlier weights;  run again: columns 2 3 4 5;  loss: columns 4 5
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TBPTTConfig(MethodConfig):
 
 @register_method("tbptt")
 class TBPTT(RecurrentMethod):
-    """The state is carried along the stream; what is cut is the gradient."""
+    """The state is carried along the stream; only the gradient is cut."""
 
     Config = TBPTTConfig
     config: TBPTTConfig

@@ -1,4 +1,4 @@
-"""The causal Transformer: trained on the same targets, it attends to the whole past instead of carrying a memory."""
+"""The causal Transformer baseline: it is trained on the same targets, and attends to the whole past."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.tasks.base import Batch, Task
 
 @register_method("transformer")
 class Transformer(Method):
-    """Predicts in parallel; its state when streaming is the key/value cache, which grows with the past."""
+    """Predicts in parallel over time; its streaming state is the key/value cache, which grows with the past."""
 
     recurrences = ()
     gradient_is = {"train": "exact"}
@@ -37,8 +37,8 @@ class Transformer(Method):
     ) -> tuple[Tensor, Past]:
         hidden = []
         for t, x_t in enumerate(x.unbind(1)):
-            one, state = self.network.step(state, x_t, None if start is None else start[:, t])
-            hidden.append(one)
+            output, state = self.network.step(state, x_t, None if start is None else start[:, t])
+            hidden.append(output)
         return self.network.read(torch.stack(hidden, 1)[:, columns]), state
 
     def predict(self, x: Tensor, columns: slice = EVERY) -> Tensor:

@@ -1,13 +1,14 @@
-"""Networks: the RNN and its backbones, SMT's teacher, the causal Transformer. What a plugin may import of them."""
+"""Networks: the RNN and its backbones, SMT's teacher, the causal Transformer; what a plugin may import of these."""
 
 from bench.models.backbone import Backbone, State, map_tree
 from bench.models.jacobian import Transition, flat, unflat
 from bench.models.layers import Block, Readout, attend, rms_normalise
 from bench.models.local import Local, Site, Traced
 from bench.models.rnn import RNN
+from bench.models.sizes import matched_width
 from bench.models.teacher import Teacher, windows
 from bench.models.transformer import CausalTransformer
-from bench.models.updater import Updater, matched_width
+from bench.models.updater import Updater
 from bench.registry import register_backbone
 
 __all__ = [

@@ -1,9 +1,9 @@
-"""The backbone contract: what maps a state and an embedded input to the next state, and owns its loop over time.
+"""The backbone contract: a backbone maps a state and an embedded input to the next state, and owns its time loop.
 
     s_t = step(s_{t-1}, u_t),    features(s_t, u_t) -> readout,    scan = all of a sequence at once
 
-A state is a tree of tensors, (nested) tuples or mappings of them, each with the lanes first. It needs no normalising
-from outside: what a step returns is what the next one takes.
+A state is a tree of tensors, (nested) tuples or mappings of them, each with the lanes first. Nothing outside normalises
+it: what a step returns is what the next one takes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from bench.config import ModelConfig
 from bench.models.local import Local, Traced
 
 State = Any
-"""A tree of tensors: one, or a tuple or mapping of trees."""
+"""A tree of tensors: a single one, or a tuple or mapping of trees."""
 Recurrence = Literal["dense", "elementwise", "linear"]
-"""How a unit's next state depends on the states: on all of them; on its own alone; on its own alone, and linearly.
+"""What the next state of a unit depends on: the states of all units, its own state alone, or its own state linearly.
 
-"linear" lets credit be carried forward, or a sequence be scanned in parallel, at the price of an element-wise step.
+With "linear", credit can be carried forward and a sequence scanned in parallel, at the price of an element-wise step.
 """
 RECURRENCES: tuple[Recurrence, ...] = get_args(Recurrence)
 
@@ -30,8 +30,8 @@ RECURRENCES: tuple[Recurrence, ...] = get_args(Recurrence)
 class Backbone(nn.Module):
     """One layer, or a stack, of a recurrent network. Plugins subclass this and `register_backbone`.
 
-    A subclass builds its modules in `__init__` from the sizes of the config (d, the width of an input; the rest as it
-    likes), sets `width`, and implements `initial`, `step` and `features`.
+    A subclass builds its modules in `__init__` from the sizes in the config (d is the width of an input), sets `width`,
+    and implements `initial`, `step` and `features`.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Backbone(nn.Module):
     matched: ClassVar[bool] = True
     """Whether `model.updater_width: null` gives it about as many parameters as the transformer updater has."""
     width: int
-    """F, the numbers in what the readout sees."""
+    """F, the number of features that the readout sees."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -63,17 +63,17 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def prepare(self, u: Tensor) -> tuple[Callable[[State, Tensor], State], Tensor]:
-        """For a rollout over u (B, T, d): the step, and the inputs as it takes them, (B, T, ...).
+        """For a rollout over u (B, T, d): the step function, and the inputs in the form it takes, (B, T, ...).
 
-        Override it where work is saved that depends on no state; the steps must equal `step`.
+        Override this to do work that depends on no state once, for all inputs; the steps must equal `step`.
         """
         return self.step, u
 
     def scan(self, state: State, u: Tensor, start: Tensor | None = None) -> tuple[Tensor, State]:
         """Take in u (B, T, d), T >= 1: features (B, T, F) and the last state.
 
-        A lane begins anew before each column where `start` (B, T), bool, is true. This is the loop of steps; override
-        it where there is a faster way that equals it in float64.
+        A lane restarts at each column where `start` (B, T), bool, is true. This is the loop of steps; override it where
+        there is a faster way that equals it in float64.
         """
         fresh = None if start is None else self.initial(len(u))
         step, inputs = self.prepare(u)
@@ -86,18 +86,18 @@ class Backbone(nn.Module):
         return torch.stack(features, 1), state
 
     def local(self, state: State, u: Tensor) -> Local:
-        """`step`, with what methods ask of it that carry credit forward; names are those of this module's parameters.
+        """Take a `step`, and give the derivatives that carry credit forward, by the names of this module's parameters.
 
-        Every parameter that the next state depends on is of a site. A backbone need not say it, nor the two after it.
+        Every parameter that the next state depends on belongs to a site. This method and the next three are optional.
         """
         raise NotImplementedError
 
     def begin_traces(self, lanes: int) -> dict[str, Tensor]:
-        """Zeros, lanes and units first: the influence of the parameters before any input, element by element."""
+        """The traces before any input, zeros with lanes and units first: the influence of the parameters on a unit."""
         raise NotImplementedError
 
     def trace(self, state: State, u: Tensor, traces: dict[str, Tensor]) -> Traced:
-        """`step` where a unit depends on itself alone, which carries the exact influence on along with the state."""
+        """Take a `step` where a unit depends on itself alone, and carry the exact influence along with the state."""
         raise NotImplementedError
 
     def trace_credit(self, traces: dict[str, Tensor], by_state: Tensor) -> dict[str, Tensor]:
@@ -106,17 +106,17 @@ class Backbone(nn.Module):
 
     @classmethod
     def says(cls, what: Literal["local", "trace"]) -> bool:
-        """Whether `local` or `trace` speaks of the step of this class: none below its own has another step."""
+        """Whether `local` or `trace` belongs to the `step` of this class, not to one that a subclass has replaced."""
         return what in vars(definer(cls, "step", what))
 
 
 def definer(cls: type, *names: str) -> type:
-    """The first class, from this one up, that defines one of these names."""
-    return next(one for one in cls.__mro__ if vars(one).keys() & set(names))
+    """The first class in the method resolution order that defines one of these names."""
+    return next(ancestor for ancestor in cls.__mro__ if vars(ancestor).keys() & set(names))
 
 
 def map_tree(function: Callable[..., Tensor], *trees: State) -> State:
-    """Apply a function to the tensors that stand at the same places of trees of one shape."""
+    """Apply a function to the corresponding tensors of trees of the same form."""
     first = trees[0]
     if isinstance(first, Tensor):
         return function(*trees)
@@ -133,5 +133,5 @@ def leaves(tree: State) -> list[Tensor]:
 
 
 def reset(state: State, fresh: State, where: Tensor) -> State:
-    """The state, but `fresh` in the lanes `where` (B,) is true."""
+    """The state, with `fresh` in the lanes in which `where` (B,) is true."""
     return map_tree(lambda old, new: torch.where(where.view(-1, *[1] * (old.ndim - 1)), new, old), state, fresh)

@@ -1,8 +1,8 @@
-"""A teacher that writes the memories of all prefixes of a sequence in one causal pass: this project's, for dense SMT.
+"""A teacher that writes the memories of all prefixes of a sequence in one causal pass: the teacher of dense SMT.
 
 Tokens attend to the tokens before them; at every position K registers read the tokens up to it. With T = 3 inputs:
 
-    BOS x0 x1 x2  ->  m of nothing, m after x0, m after x1, m after x2
+    BOS x0 x1 x2  ->  m before any input, m after x0, m after x1, m after x2
 
 The published teacher encodes each prefix by itself, T + 1 passes. Registers do not see one another: they are K more
 query heads of one attention (Ainslie et al., *GQA*, arXiv 2305.13245, share keys in this way).
@@ -33,7 +33,7 @@ from bench.models.layers import (
 
 
 class Read(NamedTuple):
-    """What the teacher has read when it streams."""
+    """What the teacher has read so far, when it streams."""
 
     caches: list[Cache]
     """Keys and values of the tokens, one pair per block."""
@@ -44,7 +44,7 @@ class Read(NamedTuple):
 class ShiftedEmbedding(nn.Module):
     """Symbols -> vectors; with `shift` the vector of the symbol before is added, by a table of its own.
 
-    One layer then sees pairs of symbols, which a causal Transformer else has to learn to find (the token shift of
+    One layer then sees pairs of symbols, which a causal Transformer otherwise has to learn to find (the token shift of
     Peng et al., *RWKV*, arXiv 2305.13048).
     """
 
@@ -54,7 +54,7 @@ class ShiftedEmbedding(nn.Module):
         self.before = embedding(symbols, d) if shift else None
 
     def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
-        """x (B, T) -> (B, T, d); `before` (B, 1) is the symbol before the first: None when there is none."""
+        """x (B, T) -> (B, T, d); `before` (B, 1) is the symbol before the first, None when there is none."""
         vectors = self.own(x)
         if self.before is None:
             return vectors
@@ -75,7 +75,7 @@ class DenseTeacher(nn.Module):
         self.encoder = stack(config, config.encoder_layers)
         self.future_embedding = ShiftedEmbedding(vocab_size, config.d, shift)
         self.decoder = Readout(config, config.decoder_layers, output_size)
-        # What a block sees of its tokens, each of which sees as much below, adds up to the context.
+        # What a block sees of its tokens, each of which saw as much one block below, adds up to the context.
         self.span = max(1, (context - 1 - shift) // config.encoder_layers + 1)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -84,17 +84,17 @@ class DenseTeacher(nn.Module):
 
     def encode_last(self, x: Tensor) -> Tensor:
         """The memory after all of x (B, T): (B, K, d). Registers read at one position only, which costs much less."""
-        return self.read(self._from_the_beginning(x), last_alone=True)[0][:, 0]
+        return self.read(self._from_the_beginning(x), last_only=True)[0][:, 0]
 
-    def decode(self, memory: Tensor, future: Tensor, places: Tensor | None = None) -> Tensor:
+    def decode(self, memory: Tensor, future: Tensor, outputs: Tensor | None = None) -> Tensor:
         """Memory m_t (N, K, d), inputs x_{t+1} .. x_{t+F-1} (N, F-1) -> logits for y_t .. y_{t+F-1} (N, F, O).
 
-        With `places` (N, n) only these of the F outputs: (N, n, O).
+        With `outputs` (N, n), only these of the F outputs: (N, n, O).
         """
-        return self.decoder.ahead(memory, self.future_embedding(future), places)
+        return self.decoder.ahead(memory, self.future_embedding(future), outputs)
 
     def start(self, lanes: int) -> tuple[Tensor, Read]:
-        """The memory of nothing (B, K, d), and what streaming goes on from."""
+        """The memory before any input (B, K, d), and what has then been read."""
         nothing = torch.empty(lanes, 0, dtype=torch.long, device=self.registers.device)
         memories, read = self.read(self._from_the_beginning(nothing))
         return memories[:, 0], read
@@ -107,13 +107,13 @@ class DenseTeacher(nn.Module):
     def _from_the_beginning(self, x: Tensor) -> Tensor:
         return F.pad(x, (1, 0), value=self.begin)
 
-    def read(self, tokens: Tensor, before: Read | None = None, last_alone: bool = False) -> tuple[Tensor, Read]:
-        """Tokens (B, n) after those of `before`: memories after each of them, or the last alone, and all that is read.
+    def read(self, tokens: Tensor, before: Read | None = None, last_only: bool = False) -> tuple[Tensor, Read]:
+        """Read tokens (B, n) after those of `before`: memories after each, or only the last, and what has been read.
 
-        After `before` comes a single token.
+        With `before`, n is 1.
         """
         hidden = self.embedding(tokens, before and before.last)
-        registers, n = self.registers[None, None], 1 if last_alone else tokens.shape[1]
+        registers, n = self.registers[None, None], 1 if last_only else tokens.shape[1]
         past = before.caches[0][0].shape[2] if before else 0
         mask = self._mask(past, tokens)
         caches: list[Cache] = []
@@ -122,16 +122,16 @@ class DenseTeacher(nn.Module):
             ready, cache = weights(block, tokens.numel()), before.caches[i] if before else None
             if i + 1 < len(self.encoder):
                 hidden, kept = ready.run(hidden, mask, causal=mask is None, cache=cache)
-            else:  # only its keys and values are needed of the tokens
+            else:  # the last block needs only the tokens' keys and values
                 kept = _keys_and_values(ready, hidden, cache)
             caches.append(kept)
             registers = _attend(ready, registers, n, kept, mask)
         return rms_normalise(registers), Read(caches, tokens[:, -1:])
 
     def _mask(self, past: int, tokens: Tensor) -> Tensor | None:
-        """What each token may attend to, (1, 1, n, past + n): the beginning, and the last `span` up to itself.
+        """What each token may attend to, (1, 1, n, past + n): the first token, and the last `span` up to itself.
 
-        None where that is all up to itself.
+        None where that is everything up to itself.
         """
         total = past + tokens.shape[1]
         if total <= self.span:
@@ -142,16 +142,16 @@ class DenseTeacher(nn.Module):
 
 
 def _keys_and_values(block: Weights, tokens: Tensor, cache: Cache | None) -> Cache:
-    """Of tokens (B, n, d) after those in the cache, each (B, heads, all, head width)."""
+    """Keys and values of the cache and of tokens (B, n, d) after it, each (B, heads, all, head width)."""
     start = 0 if cache is None else cache[0].shape[2]
-    keys, values = block.place(block.before_attention(tokens), KEYS_AND_VALUES, start)
+    keys, values = block.heads_at(block.before_attention(tokens), KEYS_AND_VALUES, start)
     return grown(cache, (keys, values))
 
 
 def _attend(block: Weights, registers: Tensor, n: int, cache: Cache, mask: Tensor | None) -> Tensor:
     """Registers (B, n, K, d) at the last n positions read the tokens up to each of them, through the block.
 
-    Registers (1, 1, K, d) are the same for all.
+    Registers (1, 1, K, d) are shared by all lanes and positions.
     """
     (keys, values), count = cache, registers.shape[2]
     queries = block.project(block.before_attention(registers), QUERIES).flatten(2, 3)  # (B, n, K, heads, head width)

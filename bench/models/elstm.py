@@ -4,7 +4,7 @@
     features = sigmoid(O [u_t, c_t] + b) c_t
 
 Products of vectors are element-wise. The Jacobian is diagonal, so that real-time recurrent learning is exact at the
-price of a step. The output gate is seen by the readout only.
+price of a step. Only the readout sees the output gate.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from bench.config import ModelConfig
 from bench.models.backbone import Backbone
 from bench.models.local import Traced, with_one
-from bench.models.updater import keep_gate_bias, matched_width
+from bench.models.sizes import matched_width
+from bench.models.updater import keep_gate_bias
 from bench.registry import register_backbone
 
 
 @register_backbone("elstm")
 class ELSTM(Backbone):
-    """One layer of `model.updater_width` units. The bias of the gate that keeps begins at 1, or chrono."""
+    """One layer of `model.updater_width` units. The bias of the forget gate f begins at 1, or by `model.chrono`."""
 
     recurrence = "elementwise"
 
@@ -36,9 +37,9 @@ class ELSTM(Backbone):
         self.width = matched_width(config, parts)
         self.map, self.out = nn.Linear(d, 2 * self.width), nn.Linear(d + self.width, self.width)
         self.own = nn.Parameter(torch.randn(2, self.width) * self.width**-0.5)  # w_z, w_f
-        for one in (self.map, self.out):
-            nn.init.normal_(one.weight, std=one.in_features**-0.5)
-            nn.init.zeros_(one.bias)
+        for linear in (self.map, self.out):
+            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+            nn.init.zeros_(linear.bias)
         keep = keep_gate_bias(config, self.width)
         with torch.no_grad():
             self.map.bias[self.width :] = 1.0 if keep is None else keep
@@ -76,6 +77,6 @@ class ELSTM(Backbone):
         return {"map.weight": matrix[:, :-1], "map.bias": matrix[:, -1], "own": own}
 
     def _gates(self, state: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """z, and f, which keeps the state."""
+        """The new value z, and the forget gate f, which keeps the state."""
         new, keep = (self.map(u).unflatten(1, (2, -1)) + self.own * state[:, None]).unbind(1)
         return new.tanh(), keep.sigmoid()

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.config import ModelConfig
-from bench.models.updater import Updater, keep_gate_bias, matched_width, pairs
+from bench.models.sizes import matched_width
+from bench.models.updater import Updater, keep_gate_bias, pairs
 from bench.registry import register_backbone
 
 

@@ -1,11 +1,11 @@
-"""The gru-cell backbone: a gated recurrent unit at full rank, beside `gru`, whose maps are of low rank.
+"""The gru-cell backbone: a gated recurrent unit at full rank; that of `gru` has maps of low rank.
 
     v, r = sigmoid(W [h_{t-1}, u_t] + b);    h_t = v h_{t-1} + (1 - v) c
 
     model.reset: after     c = tanh(A u_t + a + r (R h_{t-1} + b'))
     model.reset: before    c = tanh(C [r h_{t-1}, u_t] + b')
 
-Before the product the gate is where Cho et al. have it, arXiv 1406.1078; after it, where cuDNN and PyTorch have it.
+Cho et al., arXiv 1406.1078, reset before the product; cuDNN and PyTorch reset after it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from bench.config import ModelConfig
 from bench.models.backbone import Backbone
 from bench.models.local import Local, Site, with_one
-from bench.models.updater import keep_gate_bias, matched_width
+from bench.models.sizes import matched_width
+from bench.models.updater import keep_gate_bias
 from bench.registry import register_backbone
 
 
@@ -36,9 +37,9 @@ class GRUCell(Backbone):
 
         self.width = matched_width(config, maps)
         self.maps = maps(self.width)
-        for one in self.maps.values():
-            nn.init.normal_(one.weight, std=one.in_features**-0.5)  # type: ignore[arg-type, operator]
-            nn.init.zeros_(one.bias)  # type: ignore[arg-type]
+        for linear in self.maps.values():
+            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)  # type: ignore[arg-type, operator]
+            nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
         if (keep := keep_gate_bias(config, self.width)) is not None:
             with torch.no_grad():
                 self.maps["gates"].bias[: self.width] = keep  # type: ignore[operator]
@@ -94,7 +95,7 @@ class GRUCell(Backbone):
             moved = reset[..., None] * x + seen_by_reset[..., None] * (to_reset @ x)
             return keep[..., None] * x + by_keep[..., None] * (to_keep @ x) + by_new[..., None] * (to_new @ moved)
 
-        by_reset = by_new[:, :, None] * to_new * seen_by_reset[:, None]  # the one gate that reaches every unit
+        by_reset = by_new[:, :, None] * to_new * seen_by_reset[:, None]  # (the only gate that reaches every unit)
         sites = (
             _site("gates", with_one(state, u), torch.cat([torch.diag_embed(by_keep), by_reset], 2)),
             _site("new", with_one(seen, u), by_new[:, None, None]),
@@ -102,12 +103,12 @@ class GRUCell(Backbone):
         return Local(new + keep * (state - new), sites, push)
 
     def _gates(self, state: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """v, which keeps the state, and r, which resets it."""
+        """The update gate v, which keeps the state, and the reset gate r."""
         keep, reset = self.maps["gates"](torch.cat([state, u], 1)).sigmoid().chunk(2, 1)
         return keep, reset
 
     def _recurrent(self, name: str) -> Tensor:
-        """The columns of a map's weight that meet the state."""
+        """The columns of a map's weight that multiply the state."""
         return self.maps[name].weight[:, : self.width]  # type: ignore[index]
 
 

@@ -2,8 +2,8 @@
 
     s_t = f(s_{t-1}, x_t; theta),    J = ds_t / ds_{t-1}  (N, N),    I = ds_t / dtheta with s_{t-1} held  (N, parameter)
 
-A lane's state is a vector of N real numbers here, whatever tree it is; theta are the embedding's and the backbone's
-parameters. Fused attention has no forward mode and no batching rule, so attention takes PyTorch's plain form.
+Here the state of a lane is a vector of N real numbers, whatever its tree; theta are the parameters of the embedding and
+the backbone. Fused attention has no forward mode and no batching rule, so attention takes PyTorch's plain form.
 """
 
 from __future__ import annotations
@@ -32,64 +32,64 @@ class Transition(nn.Module):
         return self.updater.step(state, self.embedding(x_t))
 
     def step(self, state: Tensor, x_t: Tensor) -> Tensor:
-        """Vectors (B, N), x_t (B,) -> the next vectors."""
+        """States (B, N), x_t (B,) -> the next states (B, N)."""
         return flat(self(self.tree(state), x_t))
 
     def tree(self, vectors: Tensor) -> State:
-        """Vectors (B, N) as the backbone's own state."""
+        """States (B, N) in the form of the backbone's own state."""
         return unflat(vectors, self.updater.initial(1))
 
     def push(self, state: Tensor, x_t: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
-        """The next state, and J tangent, by forward mode; all (B, N)."""
+        """The next state, and J times the tangent, by forward mode; each (B, N)."""
         with _plain_attention():
-            after, moved, *_ = jvp(lambda one: self.step(one, x_t), (state,), (tangent,))
+            after, moved, *_ = jvp(lambda vectors: self.step(vectors, x_t), (state,), (tangent,))
         return after, moved
 
     def pull(self, state: Tensor, x_t: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The next state (B, N), J^T cotangent (B, N), and I^T cotangent by lane, (B, *shape) of each parameter."""
+        """The next state (B, N), and J^T (B, N) and I^T (per lane and parameter, (B, *shape)) times the cotangent."""
 
-        def lane(one: Tensor, x: Tensor, into: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-            after, back, *_ = vjp(self._lane(x), one, self.theta())
+        def lane(vector: Tensor, x: Tensor, into: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+            after, back, *_ = vjp(self._lane(x), vector, self.theta())
             return after, *back(into)
 
         with _plain_attention():
             return vmap(lane)(state, x_t, cotangent)
 
     def jacobians(self, state: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The next state (B, N), J (B, N, N) and I by lane, (B, N, *shape) of each parameter, row by row."""
+        """The next state (B, N), J (B, N, N), and I per lane and parameter, (B, N, *shape), computed row by row."""
 
-        def lane(one: Tensor, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-            after, back, *_ = vjp(self._lane(x), one, self.theta())
-            return after, *vmap(back)(torch.eye(len(one), dtype=one.dtype, device=one.device))
+        def lane(vector: Tensor, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+            after, back, *_ = vjp(self._lane(x), vector, self.theta())
+            return after, *vmap(back)(torch.eye(len(vector), dtype=vector.dtype, device=vector.device))
 
         with _plain_attention():
             return vmap(lane)(state, x_t)
 
     def theta(self) -> dict[str, Tensor]:
         """The recurrent parameters by name, detached."""
-        return {name: one.detach() for name, one in self.named_parameters()}
+        return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
     def _lane(self, x: Tensor) -> Callable[[Tensor, dict[str, Tensor]], Tensor]:
         """The step of one lane: a vector (N,) and the parameters -> the next vector."""
         fixed = dict(self.named_buffers())
 
-        def step(one: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-            state = self.tree(one[None])
+        def step(vector: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+            state = self.tree(vector[None])
             return flat(functional_call(self, (parameters, fixed), (state, x[None])))[0]
 
         return step
 
 
 def flat(state: State) -> Tensor:
-    """A tree of (B, ...) as vectors (B, N) of real numbers."""
-    real = [torch.view_as_real(one) if one.is_complex() else one for one in leaves(state)]
-    parts = [one.flatten(1) for one in real]
+    """A tree of tensors (B, ...) as vectors (B, N) of real numbers."""
+    real = [torch.view_as_real(leaf) if leaf.is_complex() else leaf for leaf in leaves(state)]
+    parts = [leaf.flatten(1) for leaf in real]
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def unflat(vectors: Tensor, like: State) -> State:
-    """Vectors (B, N) as a tree of the form of `like`, whose own lanes do not matter."""
-    parts = iter(vectors.split([one[0].numel() * (2 if one.is_complex() else 1) for one in leaves(like)], 1))
+    """Vectors (B, N) as a tree of the form of `like`, which may have any number of lanes."""
+    parts = iter(vectors.split([leaf[0].numel() * (2 if leaf.is_complex() else 1) for leaf in leaves(like)], 1))
 
     def filled(form: Tensor) -> Tensor:
         part, shape = next(parts), (len(vectors), *form.shape[1:])

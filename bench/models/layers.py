@@ -1,4 +1,4 @@
-"""Pre-norm Transformer blocks with RMSNorm and rotary positions, shared by every model here.
+"""Pre-norm Transformer blocks with RMSNorm and rotary positions, shared by all models.
 
 Rotary positions: Su et al., *RoFormer*, arXiv 2104.09864. RMSNorm: Zhang & Sennrich, arXiv 1910.07467.
 """
@@ -21,22 +21,58 @@ LAST = slice(-1, None)
 EVERY = slice(None)
 """All positions."""
 ALL, QUERIES, KEYS_AND_VALUES = slice(0, 3), slice(0, 1), slice(1, 3)
-"""Parts of an attention's projection."""
+"""The parts of the joint projection to queries, keys and values."""
 Rows = slice | Tensor
-"""Positions that are read: the same of all sequences, or each one's own, (B, n) int64."""
+"""The positions that are read: the same for all sequences, or those of each sequence, (B, n) int64."""
 Cache = tuple[Tensor, Tensor]
-"""Keys and values of one block so far, each (B, heads, n, head width)."""
+"""The keys and values of one block so far, each (B, heads, n, head width)."""
+
+
+class Symbols(NamedTuple):
+    """Vectors that a first block is applied to, where they are rows of a table."""
+
+    table: Tensor  # (V, d)
+    index: Tensor  # (B, T) int64
 
 
 def rms_normalise(x: Tensor) -> Tensor:
-    """Scale the last axis to a root mean square of 1 (0 stays 0). Memory tokens are always kept so."""
+    """Scale the last axis to a root mean square of 1 (0 stays 0). Memory tokens are always normalised in this way."""
     return F.rms_norm(x, x.shape[-1:], eps=EPS)
+
+
+class SquaredReLU(torch.autograd.Function):
+    """max(x, 0)^2, whose derivative is 2 max(x, 0): half the time of the chain rule through relu and product."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        positive = F.relu(x)
+        return positive.mul_(positive)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return (gradient * F.relu(x)).mul_(2)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return (tangent * F.relu(x)).mul_(2)
 
 
 def activation(x: Tensor) -> Tensor:
     """Squared ReLU (So et al., *Primer*, arXiv 2109.08668); GELU took a fifth of a training step on a CPU."""
-    positive = F.relu(x)
-    return positive * positive
+    # A compiler fuses operators by itself, and traces no function with a jvp; little data is soon passed over.
+    if torch.compiler.is_compiling() or x.numel() < 2**16:
+        positive = F.relu(x)
+        return positive * positive
+    return SquaredReLU.apply(x)
 
 
 @lru_cache(maxsize=64)
@@ -51,9 +87,9 @@ def _angles(length: int, width: int, device: torch.device, dtype: torch.dtype) -
 
 
 def rotate(x: Tensor, start: int, length: int | None = None) -> Tensor:
-    """Rotary positions start, start + 1, ... on x (B, T, n, heads, head width), n of queries and keys.
+    """Apply rotary positions start, start + 1, ... to x (B, T, n, heads, head width), n of queries and keys.
 
-    With a `length`, T may be 1: the same at all of so many positions.
+    With a `length`, T may be 1: then x is the same at `length` positions.
     """
     cos, sin = _angles(start + (length or x.shape[1]), x.shape[-1], x.device, x.dtype)
     if start:
@@ -62,14 +98,14 @@ def rotate(x: Tensor, start: int, length: int | None = None) -> Tensor:
 
 
 def grown(cache: Cache | None, new: Cache) -> Cache:
-    """A cache, if there is one, with the keys and values of the positions that follow."""
+    """The cache, if there is one, extended by the keys and values of the positions that follow."""
     return new if cache is None else (torch.cat([cache[0], new[0]], 2), torch.cat([cache[1], new[1]], 2))
 
 
 def take(x: Tensor, rows: Rows) -> Tensor:
-    """These rows of x (B, T, d), one after another in memory: (B, n, d).
+    """These rows of x (B, T, d), contiguous in memory: (B, n, d).
 
-    A product with rows that are apart is rounded in one way where its weights are trained and in another where they are
+    The product of rows that are not contiguous is rounded differently when its weights are trained and when they are
     frozen.
     """
     if isinstance(rows, slice):
@@ -79,7 +115,7 @@ def take(x: Tensor, rows: Rows) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm whose gain is 1 + g, with g at 0 to begin with: weight decay pulls the gain to 1, not to 0."""
+    """RMSNorm whose gain is 1 + g, where g starts at 0: weight decay pulls the gain to 1, not to 0."""
 
     def __init__(self, d: int) -> None:
         super().__init__()
@@ -91,7 +127,7 @@ class RMSNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward part, each on normalised input and added to it."""
+    """Attention, then a feed-forward part, each on a normalised input and with a residual connection."""
 
     def __init__(self, config: ModelConfig, depth: int) -> None:
         super().__init__()
@@ -119,21 +155,23 @@ class Block(nn.Module):
         causal: bool = False,
         cache: Cache | None = None,
         rows: Rows = EVERY,
+        symbols: Symbols | None = None,
     ) -> tuple[Tensor, Cache]:
-        """x (B, T, d) -> the asked n rows of the output (B, n, d), and the keys and values of all positions so far.
+        """x (B, T, d) -> the n asked rows of the output (B, n, d), and the keys and values of all positions so far.
 
-        `mask` (B, 1, 1, T), bool, true where a position may be attended to. With a `cache` of n positions, x is the
-        next single position.
+        `mask` (B, 1, 1, T), bool, is true where a position may be attended to. With a `cache` of n positions, x is the
+        single position that follows. `symbols` say which vectors x consists of, where they are few: each is projected
+        once.
         """
-        return weights(self, x.shape[:-1].numel()).run(x, mask, causal, cache, rows)
+        return weights(self, x.shape[:-1].numel()).run(x, mask, causal, cache, rows, symbols)
 
 
 class Weights(NamedTuple):
-    """A block's weights as it applies them, each as in `F.linear`."""
+    """The weights of a block in the form in which it applies them, each as in `F.linear`."""
 
     heads: int
     attention_gain: Tensor | None
-    """None where a gain is in the weights after it; so with the other."""
+    """None where the gain is multiplied into the weights after it; the same holds for `feedforward_gain`."""
     qkv: Tensor
     merge: Tensor
     feedforward_gain: Tensor | None
@@ -141,20 +179,32 @@ class Weights(NamedTuple):
     contract: tuple[Tensor, Tensor]
 
     def run(
-        self, x: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None = None, rows: Rows = EVERY
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        cache: Cache | None = None,
+        rows: Rows = EVERY,
+        symbols: Symbols | None = None,
     ) -> tuple[Tensor, Cache]:
         """`Block.forward`."""
-        start, normal = 0 if cache is None else cache[0].shape[2], self.before_attention(x)
+        start = 0 if cache is None else cache[0].shape[2]
         span = None if isinstance(rows, Tensor) else range(x.shape[1])[rows]
         read = x if span == range(x.shape[1]) else take(x, rows)
-        alone = bool(span) and (not causal or rows == LAST)  # the rows can attend without those that are not read
-        if span and alone and span.step == 1 and 2 * len(span) < x.shape[1]:  # else one product is cheaper than two
+        alone = bool(span) and (not causal or rows == LAST)  # attention needs only the queries of these rows
+        if symbols is not None:
+            each = self.project(self.before_attention(symbols.table), ALL)
+            projected = F.embedding(symbols.index, each.flatten(1)).unflatten(-1, each.shape[1:])
+            q, *kv = self.rotated(projected, ALL, start)
+            q = q[:, :, rows] if alone and read is not x else q
+        elif span and alone and span.step == 1 and 2 * len(span) < x.shape[1]:  # (otherwise one product is cheaper)
+            normal = self.before_attention(x)
             q, *kv = (
-                *self.place(take(normal, rows), QUERIES, start + span[0]),
-                *self.place(normal, KEYS_AND_VALUES, start),
+                *self.heads_at(take(normal, rows), QUERIES, start + span[0]),
+                *self.heads_at(normal, KEYS_AND_VALUES, start),
             )
         else:
-            q, *kv = self.place(normal, ALL, start)
+            q, *kv = self.heads_at(self.before_attention(x), ALL, start)
             q = q[:, :, rows] if alone and read is not x else q
         k, v = grown(cache, (kv[0], kv[1]))
         masked = causal and cache is None and not alone
@@ -162,31 +212,38 @@ class Weights(NamedTuple):
         return self.after_attention(read, mixed if alone or read is x else take(mixed, rows)), (k, v)
 
     def before_attention(self, x: Tensor) -> Tensor:
-        """x (..., d), normalised."""
+        """The normalised input of attention: x (..., d) -> the same shape."""
         return F.rms_norm(x, x.shape[-1:], self.attention_gain, EPS)
 
     def project(self, normal: Tensor, parts: slice) -> Tensor:
-        """Queries, keys, values or some of them, of normalised x (..., d): (..., parts, heads, head width)."""
+        """Queries, keys and values, or some of them, of normalised x (..., d): (..., parts, heads, head width)."""
         inner = self.merge.shape[1]
         weight = self.qkv if parts == ALL else self.qkv[parts.start * inner : parts.stop * inner]
         return F.linear(normal, weight).view(*normal.shape[:-1], -1, self.heads, inner // self.heads)
 
-    def place(self, normal: Tensor, parts: slice, start: int) -> tuple[Tensor, ...]:
-        """The same of x (B, T, d), queries and keys rotated to positions start, ...: each (B, heads, T, head width)."""
-        turned = min(parts.stop, 2) - parts.start
-        turning, plain = self.project(normal, parts).split((turned, parts.stop - parts.start - turned), 2)
-        found = (*rotate(turning, start).unbind(2), *plain.unbind(2))
-        return tuple(one.transpose(1, 2) for one in found)
+    def heads_at(self, normal: Tensor, parts: slice, start: int) -> tuple[Tensor, ...]:
+        """`project` of x (B, T, d) at positions start, start + 1, ..., to which queries and keys are rotated.
+
+        Each part is (B, heads, T, head width).
+        """
+        return self.rotated(self.project(normal, parts), parts, start)
+
+    def rotated(self, projected: Tensor, parts: slice, start: int) -> tuple[Tensor, ...]:
+        """What `heads_at` gives, of what is projected already: (B, T, parts, heads, head width)."""
+        count = min(parts.stop, 2) - parts.start
+        rotating, plain = projected.split((count, parts.stop - parts.start - count), 2)
+        turned = (*rotate(rotating, start).unbind(2), *plain.unbind(2))
+        return tuple(part.transpose(1, 2) for part in turned)
 
     def after_attention(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """The rest of the block: x (..., d), and what its heads read (..., heads x head width) -> the shape of x."""
+        """The rest of the block: x (..., d) and what its heads read (..., heads x head width) -> the shape of x."""
         x = x + F.linear(mixed, self.merge)
         normal = F.rms_norm(x, x.shape[-1:], self.feedforward_gain, EPS)
         return x + F.linear(activation(F.linear(normal, *self.expand)), *self.contract)
 
 
 def weights(block: Block, rows: int | None = None) -> Weights:
-    """Those of a block that is applied to so many rows, or (None) again and again.
+    """The weights of a block that is applied to `rows` rows, or repeatedly (None).
 
     The gain of a norm is multiplied into the weights after it, unless these are larger than what they are applied to.
     """
@@ -196,18 +253,18 @@ def weights(block: Block, rows: int | None = None) -> Weights:
         return Weights(
             block.heads, attention_gain, block.qkv.weight, block.merge.weight, feedforward_gain, expand, contract
         )
-    qkv, expanding = (_cast(one) for one in (block.qkv.weight * attention_gain, block.expand.weight * feedforward_gain))
+    qkv, expanding = map(_cast, (block.qkv.weight * attention_gain, block.expand.weight * feedforward_gain))
     return Weights(block.heads, None, qkv, block.merge.weight, None, (expanding, block.expand.bias), contract)
 
 
 def _cast(weight: Tensor) -> Tensor:
-    """Where autocast is on, as it would cast a weight at every use."""
+    """The weight in autocast's precision where that is on, which would otherwise cast it at every use."""
     device = weight.device.type
     return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
 
 
 def prepared(blocks: nn.ModuleList) -> list[Callable[..., Any]]:
-    """The blocks as functions, for a rollout that applies them again and again: what depends on no input is done."""
+    """The blocks as functions, for a rollout that applies them repeatedly: what depends on no input is done once."""
     return [weights(block).run for block in blocks]  # type: ignore[arg-type]
 
 
@@ -222,12 +279,27 @@ def attend(
     mask: Tensor | None = None,
     causal: bool = False,
     rows: Rows = EVERY,
+    symbols: Symbols | None = None,
 ) -> Tensor:
-    """x (B, T, d) through the blocks: the asked rows, to which the last block keeps; `mask` as in `Block.forward`."""
+    """x (B, T, d) through the blocks: the asked rows, to which the last block keeps; the rest as in `Block.forward`."""
     *below, last = blocks
     for block in below:
-        x, _ = block(x, mask, causal)
-    return last(x, mask, causal, rows=rows)[0]
+        x, _ = block(x, mask, causal, symbols=symbols)
+        symbols = None
+    return last(x, mask, causal, rows=rows, symbols=symbols)[0]
+
+
+def attend_to_symbols(
+    blocks: nn.ModuleList,
+    table: Tensor,
+    index: Tensor,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    rows: Rows = EVERY,
+) -> Tensor:
+    """The same of x = table[index], a table (V, d) and index (B, T) int64."""
+    few = Symbols(table, index) if len(table) < index.numel() else None
+    return attend(blocks, F.embedding(index, table), mask, causal, rows, few)
 
 
 def embedding(symbols: int, d: int) -> nn.Embedding:
@@ -252,7 +324,7 @@ class FixedEmbedding(nn.Module):
 
 
 class Readout(nn.Module):
-    """Causal blocks, a norm and a linear map to logits: SMT's decoder without its embedding, and the RNN's readout."""
+    """Causal blocks, a norm and a linear map to logits: SMT's decoder but for its embedding, and the RNN's readout."""
 
     def __init__(self, config: ModelConfig, depth: int, output_size: int) -> None:
         super().__init__()
@@ -268,10 +340,10 @@ class Readout(nn.Module):
         """tokens (B, T, d) -> logits (B, n, O) at the asked positions; by default at the last."""
         return self.head(self.norm(attend(self.blocks, tokens, causal=True, rows=columns)))
 
-    def ahead(self, memory: Tensor, future: Tensor, places: Tensor | None = None) -> Tensor:
+    def ahead(self, memory: Tensor, future: Tensor, outputs: Tensor | None = None) -> Tensor:
         """Memory (N, K, d), then F - 1 tokens (N, F - 1, d) -> logits (N, F, O), the first after the memory alone.
 
-        With `places` (N, n) only these of the F outputs: (N, n, O).
+        With `outputs` (N, n), only these of the F outputs: (N, n, O).
         """
         last = memory.shape[1] - 1
-        return self(torch.cat([memory, future], 1), slice(last, None) if places is None else places + last)
+        return self(torch.cat([memory, future], 1), slice(last, None) if outputs is None else outputs + last)

@@ -1,11 +1,11 @@
-"""What one step of a cell says of itself, so that credit can be carried forward without autograd.
+"""The derivatives that a cell gives of its own step, so that credit can be carried forward without autograd.
 
     z_g = W_g a_g for each weight matrix W_g (q, m);    D_g = ds_t / dz_g (N, q);    I_g[i, k, j] = D_g[i, k] a_g[j]
     J = ds_t / ds_{t-1} (N, N), as a function that multiplies by it
 
-A lane's state is a vector of N real numbers here, as in `bench.models.jacobian`. The influence of a matrix that is used
-once a step is thus an outer product, of m and N q numbers. Where a unit depends on itself alone, J is diagonal, and the
-influence of all steps so far is no larger than the parameters: a trace of each.
+Here the state of a lane is a vector of N real numbers, as in `bench.models.jacobian`. The influence of a matrix that is
+used once a step is thus an outer product of m and N q numbers. Where a unit depends on itself alone, J is diagonal, and
+the influence of all steps so far is as large as the parameters: a trace of each.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from torch import Tensor
 
 
 class Site(NamedTuple):
-    """A weight matrix W (q, m) where it is used, with its bias as a further column if it has one."""
+    """One use of a weight matrix W (q, m), with its bias as a further column if it has one."""
 
     names: tuple[str, ...]
-    """Of the parameters: the weight, and the bias that belongs to the last number of `a`, a 1."""
+    """The names of the weight and of the bias; the bias belongs to the last number of `a`, a 1."""
     a: Tensor
-    """What it is multiplied by, (B, m)."""
+    """The vector that W multiplies, (B, m)."""
     gain: Tensor
-    """D: (B, N, q); or of G gates that act unit by unit on S parts of the state, (B, S, G, n): N = S n, q = G n."""
+    """D: (B, N, q); or, for G gates that act unit by unit on S parts of the state, (B, S, G, n): N = S n, q = G n."""
     token: bool = True
     """Whether the embedded input is the last part of `a`, before the 1."""
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """(q, m)."""
+        """The shape (q, m) of W."""
         return self.gain.shape[2:].numel(), self.a.shape[1]
 
     def pulled(self, vectors: Tensor) -> Tensor:
-        """D^T v for v (B, r, N): (B, r, q)."""
+        """D^T v for r vectors v (B, r, N): (B, r, q)."""
         if self.gain.ndim == 3:
             return torch.bmm(vectors, self.gain)
         if self.gain.shape[1:3] == (1, 1):
@@ -48,7 +48,7 @@ class Site(NamedTuple):
         return self.gain.square().sum(2).flatten(1) * self.a.square().sum(1, keepdim=True)
 
     def by_token(self, weight: Tensor, d: int) -> Tensor:
-        """How the state depends on an embedded input of d numbers through this site's weight (q, ..): (B, N, d)."""
+        """The derivative of the state by an embedded input of d numbers, through the weight (q, ..): (B, N, d)."""
         columns = weight[:, -d:]
         if self.gain.ndim == 3:
             return self.gain @ columns
@@ -56,7 +56,7 @@ class Site(NamedTuple):
         return parts.flatten(1, 2)
 
     def add_to(self, matrix: Tensor, factor: Tensor) -> None:
-        """matrix (B, N, q) += factor (B) D, in place."""
+        """Add factor (B) D to matrix (B, N, q), in place."""
         factor = factor[:, None, None]
         if self.gain.ndim == 3:
             matrix.add_(self.gain * factor)
@@ -66,7 +66,7 @@ class Site(NamedTuple):
         diagonal.add_(self.gain * factor[..., None])
 
     def add_influence(self, influence: Tensor) -> None:
-        """influence (B, N, q, m) += I, in place."""
+        """Add I to influence (B, N, q, m), in place."""
         if self.gain.ndim == 3:
             influence.addcmul_(self.gain[..., None], self.a[:, None, None])
             return
@@ -77,16 +77,16 @@ class Site(NamedTuple):
 
 
 class Local(NamedTuple):
-    """One step of a cell."""
+    """One step of a cell, with its derivatives."""
 
     state: Tensor
-    """After it, (B, N)."""
+    """The state after it, (B, N)."""
     sites: tuple[Site, ...]
     push: Callable[[Tensor], Tensor]
-    """X (B, N, k) -> J X."""
+    """The function X (B, N, k) -> J X."""
 
     def pull(self, vectors: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """I^T v for v (B, r, N), site by site as b (B, r, q) and a (B, 1, m), whose outer products it is."""
+        """I^T v for v (B, r, N), for each site as the factors b (B, r, q) and a (B, 1, m) of an outer product."""
         return [(site.pulled(vectors), site.a[:, None]) for site in self.sites]
 
     def squares(self) -> Tensor | None:
@@ -96,18 +96,18 @@ class Local(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """One step of a cell whose units depend on themselves alone; its numbers may be complex."""
+    """One step of a cell whose units depend on themselves alone, with its traces; its numbers may be complex."""
 
     state: Tensor
-    """After it, (B, n)."""
+    """The state after it, (B, n)."""
     decay: Tensor
     """The diagonal of J, (B, n)."""
     token: Tensor
-    """How each unit depends on the embedded input, (B, n, d)."""
+    """The derivative of each unit by the embedded input, (B, n, d)."""
     traces: dict[str, Tensor]
-    """Of the parameters, lanes and units first."""
+    """The traces by parameter, lanes and units first."""
 
 
 def with_one(*parts: Tensor) -> Tensor:
-    """Vectors (B, ..) one after another, and a 1 for the bias."""
+    """Concatenate vectors (B, ..), and a 1 for the bias."""
     return torch.cat([*parts, parts[0].new_ones(len(parts[0]), 1)], 1)

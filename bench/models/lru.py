@@ -16,11 +16,11 @@ from torch.nn.functional import linear
 from bench.config import ModelConfig
 from bench.models.backbone import Backbone
 from bench.models.local import Traced
-from bench.models.updater import matched_width
+from bench.models.sizes import matched_width
 from bench.registry import register_backbone
 
 RADII = (0.9, 0.999)
-"""|lambda| begins between these: a memory of tens to a thousand steps."""
+"""|lambda| is initialised between these: a memory of tens to a thousand steps."""
 
 
 @register_backbone("lru")
@@ -57,12 +57,12 @@ class LRU(Backbone):
             self.numbers["D"].normal_()
 
     def decay(self) -> Tensor:
-        """lambda (n,), complex."""
+        """The decay lambda (n,), complex."""
         size = (-self.numbers["nu"].exp()).exp()
         return torch.polar(size, self.numbers["theta"].exp())
 
     def driven(self, u: Tensor) -> Tensor:
-        """exp(gamma) (B u) for u (..., d): (..., n), complex."""
+        """The scaled input exp(gamma) (B u) for u (..., d): (..., n), complex."""
         real, imaginary = (linear(u, part).to(u.dtype) for part in self.numbers["B"])
         return torch.complex(real, imaginary) * self.numbers["gamma"].exp()
 
@@ -73,7 +73,7 @@ class LRU(Backbone):
         return self.decay() * state + self.driven(u)
 
     def features(self, state: Tensor, u: Tensor) -> Tensor:
-        """Of states (..., n) after inputs (..., d): (..., d)."""
+        """The features of states (..., n) after inputs (..., d): (..., d)."""
         real, imaginary = self.numbers["C"]
         return linear(state.real, real) - linear(state.imag, imaginary) + self.numbers["D"] * u
 
@@ -90,7 +90,7 @@ class LRU(Backbone):
         return {name: zero.expand(lanes, self.units, *rest) for name, rest in shapes.items()}
 
     def trace(self, state: Tensor, u: Tensor, traces: dict[str, Tensor]) -> Traced:
-        """Traces of lambda, exp(gamma) and B, as Zucchet et al. carry them, arXiv 2305.15947."""
+        """Carry traces of lambda, exp(gamma) and B, after Zucchet et al., arXiv 2305.15947."""
         decay, gain = self.decay(), self.numbers["gamma"].exp()
         driven = self.driven(u)
         moved = {
@@ -116,7 +116,7 @@ class LRU(Backbone):
 def linear_scan(factor: Tensor, added: Tensor) -> Tensor:
     """h_t = factor_t h_{t-1} + added_t from h_{-1} = 0, for added (B, T, n) and factor (T, n) or (B, T, n).
 
-    Neighbours are joined in pairs and the half as long sequence is scanned: O(T) work in O(log T) steps (Blelloch,
+    Neighbours are joined in pairs, and the sequence of pairs is scanned: O(T) work in O(log T) steps (Blelloch,
     *Prefix sums and their applications*, 1990).
     """
     if added.shape[1] == 1:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from bench.config import ModelConfig
 from bench.models.backbone import Backbone
 from bench.models.local import Local, Site, with_one
-from bench.models.updater import keep_gate_bias, matched_width
+from bench.models.sizes import matched_width
+from bench.models.updater import keep_gate_bias
 from bench.registry import register_backbone
 
 
 @register_backbone("lstm")
 class LSTM(Backbone):
-    """One layer of `model.updater_width` units; its state is (c, h). The forget gate's bias begins at 1, or chrono."""
+    """One layer of `model.updater_width` units; its state is (c, h). The forget bias begins at 1, or by `chrono`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from bench.config import ModelConfig
 from bench.models.layers import activation, rms_normalise
-from bench.models.updater import Updater, matched_width, pairs
+from bench.models.sizes import matched_width
+from bench.models.updater import Updater, pairs
 from bench.registry import register_backbone
 
 

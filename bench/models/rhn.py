@@ -2,8 +2,8 @@
 
 c, f = W [h_{t-1}, u_t] + b;    h_t = sigmoid(f) h_{t-1} + (1 - sigmoid(f)) tanh(c / 2)
 
-The half is that of the public code of Benzing et al., *Optimal Kronecker-sum approximation of real time recurrent
-learning*, arXiv 1902.03993, whose benchmarks this cell is for.
+The half comes from the public code of Benzing et al., *Optimal Kronecker-sum approximation of real time recurrent
+learning*, arXiv 1902.03993; the cell is here for their benchmarks.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from bench.config import ModelConfig
 from bench.models.backbone import Backbone
 from bench.models.local import Local, Site, with_one
-from bench.models.updater import keep_gate_bias, matched_width
+from bench.models.sizes import matched_width
+from bench.models.updater import keep_gate_bias
 from bench.registry import register_backbone
 
 
 @register_backbone("rhn")
 class RHN(Backbone):
-    """One layer of `model.updater_width` units. The bias of the gate that keeps begins at 1, or chrono."""
+    """One layer of `model.updater_width` units. The bias of the carry gate f begins at 1, or by `model.chrono`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -58,6 +59,6 @@ class RHN(Backbone):
         return Local(new + keep * (state - new), (site,), push)
 
     def _gates(self, state: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """tanh(c / 2) and sigmoid(f)."""
+        """The new value tanh(c / 2) and the carry gate sigmoid(f)."""
         new, keep = self.map(torch.cat([state, u], 1)).chunk(2, 1)
         return (0.5 * new).tanh(), keep.sigmoid()

@@ -1,4 +1,4 @@
-"""The RNN: an embedding, a backbone that takes in one input at a time, a readout g of the backbone's features.
+"""The RNN: an embedding, a backbone that takes in one input at a time, and a readout g of the backbone's features.
 
 s_t = f(s_{t-1}, x_t),    p(y_t | x_<=t) = softmax(g(features(s_t, x_t)))
 """
@@ -17,14 +17,14 @@ from bench.models.backbone import Backbone, State
 from bench.models.layers import FixedEmbedding, Readout, embedding
 
 MOST_ROWS = 16_384
-"""Features read at a time: CUDA's attention kernels refuse batches of 65,536 rows and more."""
+"""The number of rows read at a time: CUDA's attention kernels refuse batches of 65,536 rows and more."""
 
 
 class RNN(nn.Module):
     """The recurrent predictor that every recurrent method trains.
 
-    A transformer readout sees the features as K tokens where the backbone's state is a grid of these, else as one token
-    that a linear map makes of them; a linear readout sees them as they are.
+    A transformer readout sees the features as K tokens where the backbone's state is a grid of tokens, else as a token
+    that a linear map makes of them; a linear readout sees the features themselves.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int, output_size: int) -> None:
@@ -48,25 +48,25 @@ class RNN(nn.Module):
         return self.updater.initial(lanes)
 
     def step(self, state: State, token: Tensor) -> State:
-        """f on an embedded input token (B, d): the next state."""
+        """The next state f(state, token) after an embedded input token (B, d)."""
         return self.updater.step(state, token)
 
     def update(self, state: State, x_t: Tensor) -> State:
-        """f: x_t (B,) int64 -> the next state."""
+        """The next state f(state, x_t) after inputs x_t (B,) int64."""
         return self.step(state, self.embedding(x_t))
 
     def scan(self, state: State, x: Tensor, start: Tensor | None = None) -> tuple[Tensor, State]:
-        """Take in x (B, T): features (B, T, F) and the last state. Lanes begin anew where `start` (B, T) is true."""
+        """Take in x (B, T): features (B, T, F) and the last state. Lanes restart where `start` (B, T) is true."""
         return self.updater.scan(state, self.embedding(x), start)
 
     def unroll(self, *_: Any) -> NoReturn:
-        """Raises `BadInput` that says what to use instead: there was such a loop before 0.2."""
+        """Raise a `BadInput` that says what to use instead of this loop, which existed before 0.2."""
         raise BadInput(
             "rnn.unroll: since 0.2 it is rnn.scan(state, x, start) -> features, state; see docs/add-a-method.md"
         )
 
     def read(self, features: Tensor) -> Tensor:
-        """g: features (..., F) -> logits (..., O)."""
+        """The readout g: features (..., F) -> logits (..., O)."""
         if features.shape[-1] != self.updater.width:
             raise BadInput(
                 f"rnn.read: {tuple(features.shape)} given; since 0.2 it should be features (..., {self.updater.width}) "

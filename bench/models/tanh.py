@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.config import ModelConfig
 from bench.models.backbone import Backbone
 from bench.models.local import Local, Site, with_one
-from bench.models.updater import matched_width
+from bench.models.sizes import matched_width
 from bench.registry import register_backbone
 
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.config import ModelConfig
-from bench.models.layers import Readout, attend, embedding, rms_normalise, stack
+from bench.models.layers import Readout, attend_to_symbols, embedding, rms_normalise, stack
 
 
 def windows(sequence: Tensor, first: Tensor, width: int, fill: int) -> Tensor:
     """Pieces of `sequence` (B, T): out[b, i, j] = sequence[b, first[b, i] + j], or `fill` beyond either end.
 
-    `first` (B, n) -> (B, n, width). Neither copies rows in Python nor waits for the device.
+    `first` (B, n) -> (B, n, width). It neither copies rows in Python nor waits for the device.
     """
     length = sequence.shape[1]
     index = first[..., None] + torch.arange(width, device=sequence.device)  # (B, n, width)
@@ -26,10 +26,10 @@ def windows(sequence: Tensor, first: Tensor, width: int, fill: int) -> Tensor:
 
 
 CHUNK = 64
-"""Contexts encoded at a time on a CPU, the shortest first and each chunk only as wide as its longest.
+"""The number of contexts encoded at a time on a CPU, shortest first, each chunk as wide as its longest context.
 
-Half of the padding is never computed and the activations stay in the cache: forward and backward over 256 contexts of 0
-to 32 inputs took two thirds of the time. A GPU gets all in one piece; there the widths would have to be waited for.
+Half of the padding is never computed, and the activations stay in the cache: forward and backward over 256 contexts of
+0 to 32 inputs took two thirds of the time. A GPU gets all in one piece, as it would have to be waited for the widths.
 """
 
 
@@ -51,7 +51,7 @@ class Teacher(nn.Module):
         """E: contexts (N, C), right-aligned and padded in front with PAD -> memories (N, K, d).
 
         Contexts end next to the registers, so a token's relative position says how long ago it was. A context of
-        padding alone (or C = 0) is the empty one.
+        padding only (or C = 0) is the empty one.
         """
         if contexts.device.type != "cpu" or len(contexts) <= CHUNK:
             return self._encode(contexts)
@@ -61,17 +61,21 @@ class Teacher(nn.Module):
         return torch.cat([self._encode(chunk) for chunk in chunks])[order.argsort()]
 
     def _encode(self, contexts: Tensor) -> Tensor:
-        batch = contexts.shape[0]
-        registers = self.registers.expand(batch, -1, -1)
-        tokens = torch.cat([self.context_embedding(contexts.clamp(min=0)), registers], 1)  # (N, C + K, d)
-        present = torch.cat([contexts != self.PAD, contexts.new_ones(batch, len(self.registers)).bool()], 1)
-        return rms_normalise(
-            attend(self.encoder, tokens, mask=present[:, None, None], rows=slice(-len(self.registers), None))
+        symbols, count = self.context_embedding.weight, len(self.registers)
+        registers = torch.arange(len(symbols), len(symbols) + count, device=contexts.device).expand(len(contexts), -1)
+        index = torch.cat([contexts, registers], 1)  # (N, C + K)
+        read = attend_to_symbols(
+            self.encoder,
+            torch.cat([symbols, self.registers]),
+            index.clamp(min=0),
+            mask=(index != self.PAD)[:, None, None],
+            rows=slice(-count, None),
         )
+        return rms_normalise(read)
 
-    def decode(self, memory: Tensor, future: Tensor, places: Tensor | None = None) -> Tensor:
+    def decode(self, memory: Tensor, future: Tensor, outputs: Tensor | None = None) -> Tensor:
         """D: memory m_t (N, K, d), inputs x_{t+1} .. x_{t+F-1} (N, F-1) -> logits for y_t .. y_{t+F-1} (N, F, O).
 
-        With `places` (N, n) only these of the F outputs: (N, n, O).
+        With `outputs` (N, n), only these of the F outputs: (N, n, O).
         """
-        return self.decoder.ahead(memory, self.future_embedding(future), places)
+        return self.decoder.ahead(memory, self.future_embedding(future), outputs)

@@ -12,16 +12,16 @@ from bench.models.layers import Cache, Readout, embedding
 
 
 class Past(NamedTuple):
-    """What the Transformer carries when it streams; it grows with the past."""
+    """The state of a streaming Transformer, which grows with the past."""
 
     caches: list[Cache]
     """One (keys, values) per block."""
     first: Tensor | None = None
-    """The first position (B,) that a lane attends to; None: all see everything."""
+    """The first position (B,) that each lane attends to; None: all lanes attend to everything."""
 
 
 class CausalTransformer(nn.Module):
-    """Decoder-only, of the RNN's size: by default as many blocks as its updater and readout have together."""
+    """A decoder-only Transformer of the RNN's size: by default as many blocks as updater and readout together."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, output_size: int) -> None:
         super().__init__()
@@ -35,13 +35,13 @@ class CausalTransformer(nn.Module):
         return self.body(self.embedding(x), columns)
 
     def initial_state(self, lanes: int) -> Past:
-        """Nothing seen yet."""
+        """The state before any input."""
         heads, width = self.config.heads, self.config.attention_width // self.config.heads
         empty = self.embedding.weight.new_empty(lanes, heads, 0, width)
         return Past([(empty, empty) for _ in self.body.blocks])
 
     def step(self, past: Past, x_t: Tensor, start: Tensor | None = None) -> tuple[Tensor, Past]:
-        """One input x_t (B,), in lanes that begin anew where `start` (B,): the last block's output (B, d), the past."""
+        """Take in x_t (B,), in lanes that restart where `start` (B,): the last block's output (B, d), and the state."""
         seen = past.caches[0][0].shape[2]
         first, mask = past.first, None
         if start is not None:

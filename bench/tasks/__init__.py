@@ -1,5 +1,6 @@
-"""The surface that a task imports: the contract, the decorator, bad input, and label corruption."""
+"""What a task imports: the contract, the decorator, bad input, and label corruption."""
 
+from bench.config import TaskConfig
 from bench.errors import BadInput
 from bench.registry import register_task
 from bench.tasks.base import (
@@ -8,7 +9,6 @@ from bench.tasks.base import (
     Split,
     StreamState,
     Task,
-    TaskConfig,
     corrupt,
     corrupted_ceiling,
     corrupted_floor,

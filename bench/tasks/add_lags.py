@@ -15,9 +15,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from bench.config import Positive
+from bench.config import Positive, TaskConfig
 from bench.registry import register_task
-from bench.tasks.base import Batch, Split, StreamState, TaskConfig
+from bench.tasks.base import Batch, Split, StreamState
 from bench.tasks.endless import EndlessTask, by_column, started
 
 
@@ -26,7 +26,7 @@ class AddLagsConfig(TaskConfig):
 
     length: Positive = 256
     near: Positive = Field(5, description="steps back to the bit that raises the chance of a 1")
-    far: Positive = Field(9, description="steps back to the one that lowers it")
+    far: Positive = Field(9, description="steps back to the bit that lowers it")
 
     @model_validator(mode="after")
     def _in_order(self) -> AddLagsConfig:
@@ -61,12 +61,12 @@ class AddLags(EndlessTask):
         return Batch(x, y, started(x, begins)), (bits[:, length:].clone(),)
 
     def _chances(self, bits: Tensor) -> Tensor:
-        """P(y = 1) at each but the first `far` columns of bits."""
+        """P(y = 1) at each column of bits but the first `far`."""
         near, far = self.config.near, self.config.far
         return 0.5 + 0.5 * bits[:, far - near : -near].double() - 0.25 * bits[:, :-far].double()
 
     def _chances_known(self, t: int) -> list[float]:
-        """P(y = 1) at a column of a sequence, for each of the equally likely pasts."""
+        """P(y = 1) at column t of a sequence, for each of the equally likely pasts."""
         seen = [(0, 1) if t >= lag else (0,) for lag in (self.config.near, self.config.far)]
         return [0.5 + 0.5 * near - 0.25 * far for near, far in product(*seen)]
 
@@ -79,7 +79,7 @@ class AddLags(EndlessTask):
 
     def accuracy_ceiling(self, length: int, score_from: int = 0) -> float:
         best = [[max(p, 1 - p) for p in self._chances_known(t)] for t in range(score_from, length)]
-        return sum(sum(one) / len(one) for one in best) / (length - score_from)
+        return sum(sum(right) / len(right) for right in best) / (length - score_from)
 
     def stream_facts(self) -> dict[str, float]:
         far = self.config.far

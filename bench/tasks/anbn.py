@@ -1,9 +1,9 @@
-"""anbn: n times a, a newline, n times b, a newline, and so on without end; the next character is to be predicted.
+"""anbn: n times a, a newline, n times b, a newline, and so on without end; each label is the next character.
 
     x = a a | b b | a | b  ->  y = a | b b | a | b |        (| is the newline)
 
-n is uniform on 1 to `most`. How many a there will be cannot be known; then all is, by counting. From the code of Tallec
-& Ollivier, arXiv 1702.05043, where most is 32.
+n is uniform on 1 to `most`. The number of a's cannot be known before they end; the rest follows by counting them. From
+the code of Tallec & Ollivier, arXiv 1702.05043, where `most` is 32.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.config import Positive
+from bench.config import Positive, TaskConfig
 from bench.registry import register_task
-from bench.tasks.base import Batch, Split, StreamState, TaskConfig
+from bench.tasks.base import Batch, Split, StreamState
 from bench.tasks.endless import EndlessTask, by_column, chain, run_lengths, since, started
 
 A, B, NEWLINE = range(3)
@@ -47,16 +47,16 @@ class AnBn(EndlessTask):
             return torch.randint(1, self.config.most + 1, (lanes,), generator=generator, device=generator.device)
 
         begins = state is None
-        n, place = state or (drawn(), torch.zeros(lanes, dtype=torch.long, device=generator.device))
-        counts = torch.cat([n[:, None], by_column(length, drawn)], 1)  # of a pair of lines, if it began there
+        n, position = state or (drawn(), torch.zeros(lanes, dtype=torch.long, device=generator.device))
+        counts = torch.cat([n[:, None], by_column(length, drawn)], 1)  # the n of a pair of lines that began there
         steps = 2 * counts + 2
-        steps[:, 0] -= place
+        steps[:, 0] -= position
         last, ago = since(chain(steps))
-        n, place = counts.gather(1, last), ago + torch.where(last == 0, place[:, None], 0)
-        ends = (place == n) | (place == 2 * n + 1)
-        text = torch.where(ends, NEWLINE, torch.where(place < n, A, B))  # (B, T + 1)
+        n, position = counts.gather(1, last), ago + torch.where(last == 0, position[:, None], 0)
+        ends = (position == n) | (position == 2 * n + 1)
+        text = torch.where(ends, NEWLINE, torch.where(position < n, A, B))  # (B, T + 1)
         x = text[:, :-1].contiguous()
-        state = (n[:, -1].clone(), place[:, -1].clone())
+        state = (n[:, -1].clone(), position[:, -1].clone())
         return Batch(x, text[:, 1:].contiguous(), started(x, begins)), state
 
     def loss_floor(self, length: int, score_from: int = 0) -> float:
@@ -73,23 +73,23 @@ class AnBn(EndlessTask):
         many, back = run_lengths(x, A), run_lengths(x, B)
         columns = torch.arange(x.shape[1], device=x.device)
         last = torch.where(x == A, columns, -1).cummax(1).values
-        n = many.gather(1, last.clamp(min=0)) * (last >= 0)  # of the last line of a
+        n = many.gather(1, last.clamp(min=0)) * (last >= 0)  # the length of the last line of a's
         before = torch.cat([torch.full_like(x[:, :1], B), x[:, :-1]], 1)
         stops = 1 / (self.config.most + 1 - many).clamp(min=1).double()
-        likely = torch.zeros(*x.shape, 3, dtype=torch.float64, device=x.device)
-        likely[..., NEWLINE] = torch.where(x == A, stops, ((x == B) & (back >= n)).double())
-        likely[..., A] = torch.where(x == A, 1 - stops, ((x == NEWLINE) & (before != A)).double())
-        likely[..., B] = 1 - likely[..., NEWLINE] - likely[..., A]
-        return likely
+        probabilities = torch.zeros(*x.shape, 3, dtype=torch.float64, device=x.device)
+        probabilities[..., NEWLINE] = torch.where(x == A, stops, ((x == B) & (back >= n)).double())
+        probabilities[..., A] = torch.where(x == A, 1 - stops, ((x == NEWLINE) & (before != A)).double())
+        probabilities[..., B] = 1 - probabilities[..., NEWLINE] - probabilities[..., A]
+        return probabilities
 
 
 @lru_cache(maxsize=256)
 def _least(length: int, most: int, score_from: int) -> tuple[float, float]:
-    """Loss (nats) and accuracy of the best predictor at columns from `score_from` to `length` of a text's beginning.
+    """Loss (nats) and accuracy of the best predictor at columns `score_from` to `length` of a text.
 
-    After k of n times a, the next one is a newline with probability 1 / (most - k + 1), if n is k or more.
+    After k of n a's, the next character is a newline with probability 1 / (most - k + 1), if n is k or more.
     """
-    begin = [1.0]  # how likely a pair of lines begins at a column
+    begin = [1.0]  # the probability that a pair of lines begins at a column
     for t in range(1, length):
         begin.append(sum(begin[t - 2 * n - 2] for n in range(1, most + 1) if t >= 2 * n + 2) / most)
     loss = errors = 0.0

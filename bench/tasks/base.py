@@ -1,4 +1,4 @@
-"""The task contract: what is drawn, what is scored, and how well one can do at all."""
+"""The task contract: what is drawn, what is scored, and the best scores that are possible."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench import streams
-from bench.config import Config, Positive
+from bench.config import TaskConfig
 from bench.errors import BadInput
 
 Split = Literal["train", "valid", "test"]
@@ -26,17 +26,11 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T) int64
     y: Tensor  # (B, T) int64
-    start: Tensor | None = None  # (B, T) bool: the lane begins anew before this column; None: whole sequences
+    start: Tensor | None = None  # (B, T) bool: the lane restarts at this column; None: whole sequences
 
 
 StreamState = tuple[Tensor, ...]
-"""Where the lanes of a stream stand: all that the next piece depends on, in tensors that a checkpoint can hold."""
-
-
-class TaskConfig(Config):
-    """Difficulty knobs of a task. Every task has a length; the others are its own."""
-
-    length: Positive = 32
+"""The state of a stream's lanes: everything the next piece depends on, in tensors that a checkpoint can hold."""
 
 
 class Task(ABC):
@@ -51,12 +45,12 @@ class Task(ABC):
     name: ClassVar[str]
     Config: ClassVar[type[TaskConfig]] = TaskConfig
     axis: ClassVar[str] = "length"
-    """The knob that makes this task harder."""
+    """The knob that makes the task harder."""
     unit: ClassVar[Literal["nats", "bits"]] = "nats"
     """The unit in which reports show this task's loss; it is always measured in nats per scored token."""
 
     continues: ClassVar[bool] = False
-    """Whether a lane of its streams goes on without end; else it begins anew with each sequence."""
+    """Whether a lane of its streams goes on without end; otherwise it restarts with each sequence."""
 
     fingerprint: str | None = None
     """A hash of the data behind a natural task, as a property: a result is stale when its data has changed."""
@@ -68,7 +62,7 @@ class Task(ABC):
     def missing(cls) -> str | None:
         """Why this task cannot run on this machine, in one line; None when it can.
 
-        A natural task whose data is not here says which commands would bring it; building it then raises `BadInput`.
+        A natural task whose data is missing says which commands would bring it; building it then raises `BadInput`.
         """
         return None
 
@@ -93,11 +87,11 @@ class Task(ABC):
     def stream(
         self, split: Split, lanes: int, length: int, generator: torch.Generator, state: StreamState | None = None
     ) -> tuple[Batch, StreamState]:
-        """The same data as endless lanes, `length` columns at a time: the next piece, and where the lanes then stand.
+        """The same data as endless lanes, `length` columns at a time: the next piece, and the lanes' state after it.
 
-        Pass the returned state to the next call; None begins anew. However the columns are cut into pieces, they are
-        the same. In this default one sequence follows another in each lane, `start` true at its first column; what is
-        drawn and not yet handed out is the state. `scored_columns` speaks of whole sequences, not of pieces.
+        Pass the returned state to the next call; None restarts. However the columns are cut into pieces, they are the
+        same. In this default one sequence follows another in each lane, with `start` true at its first column, and the
+        state is what is drawn and not yet handed out. `scored_columns` describes whole sequences, not pieces.
         """
         parts = [] if state is None else [state]
         while sum(x.shape[1] for x, _, _ in parts) < length:
@@ -109,18 +103,18 @@ class Task(ABC):
         return Batch(x[:, :length], y[:, :length], start[:, :length]), rest
 
     def advance(self, state: StreamState, loss: Tensor) -> StreamState:
-        """Where a stream stands once the mean loss of the last batch that was drawn is known: a curriculum may move on.
+        """The state once the mean loss of the last batch is known, a tensor () in nats: a curriculum may move on.
 
-        It is called with a tensor () in nats, after the steps that learned from the batch.
+        The trainer calls this after the steps that learned from the batch.
         """
         return state
 
     def standing(self, state: StreamState) -> dict[str, Tensor]:
-        """What curves tell of where the stream stands that is learned from, tensors () by name, such as a level."""
+        """Values for the training curve that describe a stream's state, tensors () by name, such as a level."""
         return {}
 
     def scored_columns(self, length: int) -> range:
-        """The columns of a batch in which some label may be scored; the rest is -1 in every row."""
+        """The columns of a batch in which some label may be scored; all others are -1 in every row."""
         return range(length)
 
     def chance(self, length: int, score_from: int = 0) -> float:
@@ -136,28 +130,28 @@ class Task(ABC):
         return None
 
     def stream_facts(self) -> dict[str, float]:
-        """`loss_floor` and `accuracy_ceiling` of endless streams, where they are not those of sequences."""
+        """`loss_floor` and `accuracy_ceiling` of endless streams, where they differ from those of sequences."""
         return {}
 
     def oracle(self, x: Tensor) -> Tensor | None:
         """Bayes-optimal probabilities of every label given the past: x (B, T) -> (B, T, O), float64.
 
-        None, the default, where they are not known; uniform or anything where nothing is scored. They are worked out
-        from x alone, of which any symbols may be given, and those at t from no more than `x[:, :t+1]`.
+        None, the default, where they are not known; they may be anything where nothing is scored. They follow from x
+        alone, which may hold any symbols, and those at t from no more than `x[:, :t+1]`.
         """
         return None
 
     @property
     def picture_symbols(self) -> int | None:
-        """How many symbols make a picture; None where sequences are no pictures."""
+        """The number of symbols in a picture; None where sequences are no pictures."""
         return None
 
     def picture(self, x: Tensor) -> Tensor | None:
-        """Whole pictures x (N, picture_symbols) as grey levels (N, H, W), uint8, to be looked at; None: no pictures."""
+        """Whole pictures x (N, picture_symbols) as grey levels (N, H, W), uint8, for display; None: no pictures."""
         return None
 
     def text(self, x: Tensor) -> list[str] | None:
-        """Sequences x (N, T) as text, to be read; None where they are no text."""
+        """Sequences x (N, T) as text, for display; None where they are no text."""
         return None
 
     def rules(self) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -165,10 +159,10 @@ class Task(ABC):
         return {"echo the last symbol": lambda x: x}
 
     def shortcuts(self, length: int, score_from: int = 0) -> dict[str, float]:
-        """Accuracy that trivial rules reach, measured on 2,048 fixed sequences.
+        """The accuracy of trivial rules, measured on 2,048 fixed sequences.
 
-        The rules of the task, and two that every task has: the commonest label, and the commonest label given the
-        last symbol, both fitted on other sequences than they are scored on.
+        These are the task's own rules and two that every task has, the commonest label and the commonest label after
+        the last symbol, both fitted on other sequences than they are scored on.
         """
         fit, score = (self._drawn(split, length, score_from) for split in ("train", "test"))
         scored = score.y != IGNORED
@@ -189,7 +183,7 @@ class Task(ABC):
         return hide(self.sample(split, 2048, length, streams.generator(0, "shortcuts", split)), score_from)
 
     def _counts(self, batch: Batch) -> Tensor:
-        """How often each label stands at each input symbol, as float64 (V, O)."""
+        """The number of times that each label occurs at each input symbol, as float64 (V, O)."""
         scored = batch.y != IGNORED
         pairs = batch.x[scored] * self.output_size + batch.y[scored]
         table = torch.bincount(pairs, minlength=self.vocab_size * self.output_size)
@@ -197,12 +191,12 @@ class Task(ABC):
 
 
 def columns_from(columns: range, score_from: int) -> range:
-    """Those of the columns that are not before `score_from`."""
+    """The columns from `score_from` on."""
     return columns[max(0, -((columns.start - score_from) // columns.step)) :]
 
 
 def undrawable(task: Task, split: Split, length: int, score_from: int = 0) -> str | None:
-    """Why sequences of a length that have a label from a column on cannot be drawn; None when they can."""
+    """Why no sequences of a length can be drawn that have a label from column `score_from` on; None when they can."""
     try:
         task.sample(split, 1, length, streams.generator(0, "possible"))
         columns = task.scored_columns(length)
@@ -214,7 +208,7 @@ def undrawable(task: Task, split: Split, length: int, score_from: int = 0) -> st
 
 
 def hide(batch: Batch, score_from: int) -> Batch:
-    """The batch without the labels before a column; the one that is given stays, as its y may be a view of its x."""
+    """A batch without labels before column `score_from`; the given batch stays, as its y may be a view of its x."""
     if score_from == 0:
         return batch
     y = batch.y.clone()
@@ -223,26 +217,28 @@ def hide(batch: Batch, score_from: int) -> Batch:
 
 
 def hide_in_stream(batch: Batch, score_from: int, position: Tensor) -> tuple[Batch, Tensor]:
-    """As `hide`, for a piece of a stream: labels less than `score_from` columns after their lane began anew.
+    """Like `hide`, for a piece of a stream: hides labels less than `score_from` columns after their lane started.
 
-    `position` (B,) says how many columns each lane had before the piece; the second result, how many it then has.
-    Raises `BadInput` for a `start` of the contract before 0.2.
+    `position` (B,) is the number of columns of each lane before the piece; the second result is that after it. Raises
+    `BadInput` for a `start` of the contract before 0.2.
     """
     if batch.start is None or batch.start.shape != batch.x.shape:
         given = None if batch.start is None else tuple(batch.start.shape)
         raise BadInput(
-            f"stream gives a batch whose start is {given}: since 0.2 it says at each column whether the lane begins "
-            f"anew before it, {tuple(batch.x.shape)}; see docs/add-a-task.md"
+            f"stream gives a batch whose start is {given}: since 0.2 it says at each column whether the lane "
+            f"restarts there, {tuple(batch.x.shape)}; see docs/add-a-task.md"
         )
     t = torch.arange(batch.x.shape[1], device=batch.x.device)
-    begun = torch.where(batch.start, t, -1).cummax(1).values  # the last column at which the lane began, -1: before
+    begun = (
+        torch.where(batch.start, t, -1).cummax(1).values
+    )  # the last column at which the lane started; -1: before the piece
     since = torch.where(begun >= 0, t - begun, position[:, None] + t)
     y = batch.y.masked_fill(since < score_from, IGNORED) if score_from else batch.y
     return batch._replace(y=y), since[:, -1] + 1
 
 
 def corrupt(y: Tensor, labels: range, probability: float, generator: torch.Generator) -> Tensor:
-    """Each label becomes, with that probability, a uniformly random one of `labels` (the true one included)."""
+    """Replace each label, with some probability, by a uniformly random one of `labels` (perhaps the true one)."""
     if probability == 0:
         return y
     noise = torch.randint(labels.start, labels.stop, y.shape, generator=generator, device=y.device)
@@ -251,7 +247,7 @@ def corrupt(y: Tensor, labels: range, probability: float, generator: torch.Gener
 
 
 def corrupted_oracle(y: Tensor, size: int, labels: range, probability: float = 0.0) -> Tensor:
-    """How likely each of `size` labels is where y (B, T) is known but for its corruption: (B, T, size), float64."""
+    """Probabilities of `size` labels where y (B, T) is known but for its corruption: (B, T, size), float64."""
     likely = torch.zeros(*y.shape, size, dtype=torch.float64, device=y.device)
     likely.scatter_(-1, y[..., None], 1 - probability)
     likely[..., labels.start : labels.stop] += probability / len(labels)

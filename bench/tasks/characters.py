@@ -1,4 +1,4 @@
-"""What tasks of text in few symbols share: characters as places in an alphabet that comes with the data."""
+"""The base of text tasks with few symbols: a character is an index into an alphabet that comes with the data."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bench.config import Positive
+from bench.config import Positive, TaskConfig
 from bench.errors import BadInput
-from bench.tasks.base import TaskConfig
 from bench.tasks.windows import WindowTask
 
 
@@ -42,7 +41,7 @@ class CharacterTask(WindowTask):
 
 
 def read(path: Path) -> str:
-    """The text of a file, gzipped or not. Raises `BadInput` in one line for what is none."""
+    """The text of a file, gzipped or not. Raises `BadInput` in one line for a file without text."""
     try:
         raw = path.read_bytes()
         if raw[:2] == b"\x1f\x8b":
@@ -55,18 +54,18 @@ def read(path: Path) -> str:
 
 
 def save(into: Path, parts: Mapping[Any, str], alphabet: str) -> dict[str, Any]:
-    """Write each split's text as symbols; what is counted of them.
+    """Write each split's text as symbols, and return their counts.
 
-    Raises `BadInput` for a split without text, and for characters that are not of the alphabet.
+    Raises `BadInput` for a split without text, and for characters outside the alphabet.
     """
     counts = {}
     for split, text in parts.items():
         if len(text) < 2:
             raise BadInput(f"the {split} split has {len(text)} characters; should have two or more")
         if foreign := sorted(set(text) - set(alphabet)):
-            raise BadInput(f"the {split} split has {foreign[0]!r}, which is none of the {len(alphabet)} symbols")
-        place = np.zeros(128, np.uint8)
-        place[np.frombuffer(alphabet.encode(), np.uint8)] = np.arange(len(alphabet))
-        np.save(into / f"{split}.npy", place[np.frombuffer(text.encode(), np.uint8)])
+            raise BadInput(f"the {split} split has {foreign[0]!r}, which is not among the {len(alphabet)} symbols")
+        index = np.zeros(128, np.uint8)
+        index[np.frombuffer(alphabet.encode(), np.uint8)] = np.arange(len(alphabet))
+        np.save(into / f"{split}.npy", index[np.frombuffer(text.encode(), np.uint8)])
         counts[split] = {"tokens": len(text)}
     return counts

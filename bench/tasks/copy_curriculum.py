@@ -1,10 +1,10 @@
-"""copy-curriculum: give back a string of bits, which grows longer as it is learnt.
+"""copy-curriculum: give back a string of bits; the strings grow longer as the task is learned.
 
-    x = 2 1 0 1 3 3 3 3  ->  y = 3 3 3 3 2 1 0 1        (a string of T = 3; 2 begins it, 3 says that nothing comes)
+    x = 2 1 0 1 3 3 3 3  ->  y = 3 3 3 3 2 1 0 1        (a string of T = 3; 2 begins it, 3 means nothing)
 
-A stream has a level L, 1 at first, and strings of T = max(1, L - u) bits, u uniform on 0 to 4, each from the initial
-state. Once the mean loss, over some thousand columns, is below `pass_below` bits a label, the next string that begins
-brings the level L + 1. The answer can be known; the loss is over all labels, most of which are easy. From the code of
+A stream has a level L, 1 at first, and strings of T = max(1, L - u) bits, u uniform on 0 to 4; the lane restarts with
+each string. Once the mean loss over about a thousand columns is below `pass_below` bits a label, the next string raises
+the level to L + 1. Every label can be known; the loss is over all labels, most of which are easy. From the code of
 Benzing et al., arXiv 1902.03993 (string memorisation).
 """
 
@@ -17,16 +17,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.config import Positive
+from bench.config import Positive, TaskConfig
 from bench.errors import BadInput
 from bench.registry import register_task
-from bench.tasks.base import Batch, Split, StreamState, Task, TaskConfig, corrupted_oracle
+from bench.tasks.base import Batch, Split, StreamState, Task, corrupted_oracle
 from bench.tasks.endless import by_column, chain, since
 
 BEGIN, NOTHING = 2, 3
 SPREAD = 5
 KEPT = 0.999
-"""Of the mean loss, at a column."""
+"""The decay per column of the moving average of the loss."""
 
 
 class CopyCurriculumConfig(TaskConfig):
@@ -36,13 +36,13 @@ class CopyCurriculumConfig(TaskConfig):
         34, description="columns of a string for evaluation: 2 T + 2; held-out streams have the level T"
     )
     pass_below: Annotated[float, Field(gt=0)] = Field(0.15, description="mean bits a label at which the level rises")
-    then: Annotated[float, Field(gt=0)] = Field(0.3, description="what the mean is set to when it does")
+    then: Annotated[float, Field(gt=0)] = Field(0.3, description="the mean loss is set to this when the level rises")
     highest: Positive = Field(128, description="the level rises no further")
 
 
 @register_task("copy-curriculum")
 class CopyCurriculum(Task):
-    """A whole string again, at a level that rises with what is learnt of the stream."""
+    """Repeating a whole string, at a level that rises as the stream is learned."""
 
     Config = CopyCurriculumConfig
     config: CopyCurriculumConfig
@@ -68,29 +68,33 @@ class CopyCurriculum(Task):
         if state is None:
             level = torch.tensor(1 if split == "train" else (self.config.length - 2) // 2, device=device)
             first = drawn()
-            size, place = (level - first // 2).clamp(min=1), torch.zeros_like(first)
+            size, position = (level - first // 2).clamp(min=1), torch.zeros_like(first)
             past = torch.cat([first.new_zeros(lanes, self.config.highest + 1), first[:, None] % 2], 1)
             mean, columns = torch.ones((), dtype=torch.float64, device=device), torch.zeros_like(level)
         else:
-            level, mean, columns, size, place, past = state
-        rises = (mean < self.config.pass_below) & (2 * size + 2 - place <= length).any() & (level < self.config.highest)
+            level, mean, columns, size, position, past = state
+        rises = (
+            (mean < self.config.pass_below) & (2 * size + 2 - position <= length).any() & (level < self.config.highest)
+        )
         level, mean = level + rises, torch.where(rises, self.config.then, mean)
         numbers = by_column(length, drawn)
-        sizes = torch.cat([size[:, None], (level - numbers // 2).clamp(min=1)], 1)  # of a string, if it began there
+        sizes = torch.cat(
+            [size[:, None], (level - numbers // 2).clamp(min=1)], 1
+        )  # the size of a string that began there
         steps = 2 * sizes + 2
-        steps[:, 0] -= place
+        steps[:, 0] -= position
         last, ago = since(chain(steps))
-        size, place = sizes.gather(1, last), ago + torch.where(last == 0, place[:, None], 0)  # (B, T + 1)
-        bits = torch.cat([past, numbers % 2], 1)  # each column has one, shown or not
+        size, position = sizes.gather(1, last), ago + torch.where(last == 0, position[:, None], 0)  # (B, T + 1)
+        bits = torch.cat([past, numbers % 2], 1)  # each column has a bit, shown or not
         here = torch.arange(length + 1, device=device) + self.config.highest + 1
-        x = torch.where(place == 0, BEGIN, torch.where(place <= size, bits[:, here], NOTHING))
+        x = torch.where(position == 0, BEGIN, torch.where(position <= size, bits[:, here], NOTHING))
         again = bits.gather(1, here - size - 1)
-        y = torch.where(place <= size, NOTHING, torch.where(place == size + 1, BEGIN, again))
+        y = torch.where(position <= size, NOTHING, torch.where(position == size + 1, BEGIN, again))
         state = (
             *(level, mean, torch.full_like(columns, length)),
-            *(size[:, -1].clone(), place[:, -1].clone(), bits[:, length:].clone()),
+            *(size[:, -1].clone(), position[:, -1].clone(), bits[:, length:].clone()),
         )
-        return Batch(*(part[:, :-1].contiguous() for part in (x, y, place == 0))), state
+        return Batch(*(part[:, :-1].contiguous() for part in (x, y, position == 0))), state
 
     def advance(self, state: StreamState, loss: Tensor) -> StreamState:
         level, mean, columns, *rest = state
@@ -110,10 +114,10 @@ class CopyCurriculum(Task):
         return 1.0
 
     def oracle(self, x: Tensor) -> Tensor:
-        """Of a string from its beginning."""
+        """The probabilities in a string from its beginning."""
         columns = torch.arange(x.shape[1], device=x.device)
-        after = (x == NOTHING).long().cumsum(1).clamp(max=1).cumsum(1)  # columns since the first that says nothing
-        size = columns - after  # of the string, where it has ended
+        after = (x == NOTHING).long().cumsum(1).clamp(max=1).cumsum(1)  # columns since the first NOTHING
+        size = columns - after  # the size of the string, once it has ended
         again = x.gather(1, (columns - size - 1).clamp(min=0))
         y = torch.where(after == 0, NOTHING, torch.where(after == 1, BEGIN, again))
         return corrupted_oracle(y, 4, range(4))

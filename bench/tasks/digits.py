@@ -33,7 +33,7 @@ class DigitsConfig(ImageConfig):
 
 @register_task("digits")
 class Digits(WindowTask):
-    """Grey levels of 8 x 8 digits."""
+    """The next grey level of 8 x 8 digits."""
 
     Config = DigitsConfig
     vocab_size = 17

@@ -1,6 +1,6 @@
-"""What tasks share whose lanes go on without end: strings one after another, of lengths that are drawn as they begin.
+"""The base of tasks with endless lanes: strings follow one another, and their lengths are drawn as they begin.
 
-Each column of a stream has random numbers of its own, used or not, so that any cut into pieces gives the same.
+Each column of a stream has random numbers of its own, used or not, so that any cut into pieces gives the same data.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ class EndlessTask(Task):
 
 
 def started(x: Tensor, begins: bool) -> Tensor:
-    """`start` of a piece of lanes that never begin anew: true at the first column of x (B, T) where they begin."""
+    """The `start` of a piece of lanes that never restart: true at the first column of x (B, T) where they begin."""
     return ((torch.arange(x.shape[1], device=x.device) == 0) & begins).expand(len(x), -1)
 
 
 def by_column(length: int, draw: Callable[[], Tensor]) -> Tensor:
-    """What `draw` gives for one column, (B,), for so many: (B, T)."""
+    """What `draw` gives for one column, (B,), drawn for each of `length` columns: (B, T)."""
     return torch.stack([draw() for _ in range(length)], 1)
 
 
 def chain(steps: Tensor) -> Tensor:
-    """The columns that are reached from the first, where column c leads to c + steps[:, c]: (B, T), bool.
+    """The columns reached from the first one, where column c leads to c + steps[:, c]: (B, T), bool.
 
-    By pointer jumping: after k rounds those that are less than 2^k steps away.
+    This is pointer jumping: after k rounds, columns less than 2^k steps away are reached.
     """
     lanes, length = steps.shape
     columns = torch.arange(length, device=steps.device)
@@ -50,13 +50,13 @@ def chain(steps: Tensor) -> Tensor:
 
 
 def since(begins: Tensor) -> tuple[Tensor, Tensor]:
-    """At each column the last one that begins a string, and how many columns ago that was; the first column does."""
+    """At each column, the last column that begins a string, and how many columns ago that was; column 0 begins one."""
     columns = torch.arange(begins.shape[1], device=begins.device)
     last = torch.where(begins, columns, 0).cummax(1).values
     return last, columns - last
 
 
 def run_lengths(x: Tensor, symbol: int) -> Tensor:
-    """How many times in a row the symbol has come, at each column of x (B, T); 0 where it is another."""
+    """The number of times in a row that a symbol has come, at each column of x (B, T); 0 where another one comes."""
     columns = torch.arange(x.shape[1], device=x.device)
     return columns - torch.where(x != symbol, columns, -1).cummax(1).values

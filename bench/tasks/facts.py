@@ -1,4 +1,4 @@
-"""What scores are judged against: the facts that a task states, asked once, as plain numbers that are what they say."""
+"""What scores are judged against: the facts that a task states, as plain numbers that have been checked."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from bench.errors import BadInput
 from bench.tasks.base import Task
 
 ROUNDING = 9
-"""Digits to which a sum of shares may be taken for 0 or 1."""
+"""The number of digits to which a sum of shares may be rounded to 0 or 1."""
 
 
 def task_facts(task: Task, length: int, score_from: int = 0) -> dict[str, Any]:
-    """What accuracy and loss from column `score_from` on are to be judged against.
+    """The facts that accuracy and loss from column `score_from` on are judged against.
 
-    Raises `BadInput`, in one line, for a fact that is no number or none that can be, such as a floor of NaN.
+    Raises `BadInput`, in one line, for a fact that is no number or no possible one, such as a floor of NaN.
     """
     shortcuts = {
         rule: _number(task, f"shortcut {rule!r}", share, most=1)
         for rule, share in stated(task, "shortcuts", length, score_from).items()
     }
     if not shortcuts:
-        raise BadInput(f"{task.name}: shortcuts is empty; should hold the accuracy of one rule or more")
+        raise BadInput(f"{task.name}: shortcuts is empty; should hold the accuracy of at least one rule")
     rule = max(shortcuts, key=lambda name: shortcuts[name])
 
     def fact(name: str, most: float = math.inf, known: bool = True) -> float | None:
@@ -43,9 +43,9 @@ def task_facts(task: Task, length: int, score_from: int = 0) -> dict[str, Any]:
 
 
 def stated(task: Task, name: str, length: int, score_from: int) -> Any:
-    """The fact of that name as the task states it.
+    """A named fact as the task states it.
 
-    Raises `BadInput` for one that knows of no `score_from` and is to hold from there on.
+    Raises `BadInput` where the fact takes no `score_from` and has to.
     """
     state = getattr(task, name)
     if score_from == 0:
@@ -54,17 +54,17 @@ def stated(task: Task, name: str, length: int, score_from: int) -> Any:
         inspect.signature(state).bind(length, score_from)
     except TypeError:
         raise BadInput(
-            f"{task.name}: {name}(length) does not say what holds from evaluation.score_from, {score_from}, on; "
+            f"{task.name}: {name}(length) does not say what holds from evaluation.score_from ({score_from}) on; "
             f"should be {name}(length, score_from=0)"
         ) from None
     return state(length, score_from)
 
 
 def _number(task: Task, name: str, value: Any, most: float) -> float:
-    """A number from 0 to `most` as a float, whatever holds it: Python's, numpy's, or a tensor of one number."""
+    """A number from 0 to `most` as a float, from Python, numpy or a tensor of one number."""
     try:
         number = value.item() if hasattr(value, "item") else value
-    except (ValueError, RuntimeError):  # numpy's and torch's word for more than one number
+    except (ValueError, RuntimeError):  # (what numpy and torch raise for more than one number)
         number = value
     if isinstance(number, numbers.Real) and math.isfinite(number) and 0 <= round(float(number), ROUNDING) <= most:
         return float(number)

@@ -18,10 +18,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from bench.config import Positive
+from bench.config import Positive, TaskConfig
 from bench.errors import BadInput
 from bench.registry import register_task
-from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig, corrupted_oracle
+from bench.tasks.base import IGNORED, Batch, Split, Task, corrupted_oracle
 
 SMALL_KEY_SPACE = 1024  # up to here one random number for every possible key costs less than waiting for the device
 

@@ -20,10 +20,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from bench.config import Natural
+from bench.config import Natural, TaskConfig
 from bench.errors import BadInput
 from bench.registry import register_task
-from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig
+from bench.tasks.base import IGNORED, Batch, Split, Task
 
 Range = tuple[Natural, Natural]
 
@@ -116,7 +116,7 @@ class ModularArithmetic(Task):
         w = torch.arange(self.config.factors[0], self.config.factors[1] + 1, device=x.device)
         b = torch.arange(first, last + 1, device=x.device)
         every = (w[:, None] * torch.arange(modulus, device=x.device)[:, None, None] + b) % modulus
-        shares = [_votes(every.flatten(1), modulus)[x[:, 0]]]  # to each input, of all rules
+        shares = [_votes(every.flatten(1), modulus)[x[:, 0]]]  # of all rules, for each input
         b = (x[:, 1, None] - w * x[:, 0, None]) % modulus  # with each w, after one example: (B, number of w)
         possible = ((b >= first) & (b <= last)).double()
         for i in range(2, x.shape[1], 2):
@@ -138,7 +138,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def gcd_shares(modulus: int, seen: int) -> dict[int, float]:
-    """How likely gcd(V, x_2 - x_1, .., x_seen - x_1) is each divisor of V, for independent uniform x.
+    """The probability that gcd(V, x_2 - x_1, .., x_seen - x_1) is each divisor of V, for independent uniform x.
 
     Before the first example it is 0, as in `bayes_after`.
     """
@@ -151,19 +151,19 @@ def gcd_shares(modulus: int, seen: int) -> dict[int, float]:
 
 
 def _firsts(modulus: int, offsets: Range) -> range:
-    """The first inputs to look at: they shift y_1 only, which changes no count while all offsets are possible."""
+    """The first inputs to count over: they shift y_1 only, which changes no count while all offsets are possible."""
     return range(1) if offsets == (0, modulus - 1) else range(modulus)
 
 
 def _answers(modulus: int, factors: Range, offsets: Range, x: int) -> np.ndarray:
-    """What every rule answers to x: (number of w, number of b)."""
+    """The answer of every rule to x: (number of w, number of b)."""
     w, b = (np.arange(first, last + 1) for first, last in (factors, offsets))
     return (w[:, None] * x + b) % modulus
 
 
 @lru_cache
 def _blank(modulus: int, factors: Range, offsets: Range) -> np.ndarray:
-    """How many rules give each answer to each first input: (V, first inputs)."""
+    """The number of rules that give each answer to each first input: (V, first inputs)."""
     answers = [_answers(modulus, factors, offsets, x).ravel() for x in _firsts(modulus, offsets)]
     return np.stack([np.bincount(answer, minlength=modulus) for answer in answers], 1)
 

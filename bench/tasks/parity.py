@@ -12,8 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bench.config import TaskConfig
 from bench.registry import register_task
-from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig, corrupted_oracle
+from bench.tasks.base import IGNORED, Batch, Split, Task, corrupted_oracle
 
 
 class ParityConfig(TaskConfig):

@@ -1,10 +1,10 @@
-"""recency: which of the past symbols will be asked for? Later ones more likely.
+"""recency: say which past symbol will be asked for, where later ones are likelier.
 
     x = 3 1 0 2 2 4  ->  y = . . . . . 2      (4 with weight 1, 2 with 0.9 + 0.81, 0 with 0.73, ..)
 
 The label of the last position is the symbol k steps back, k drawn with weight decay ** k and never beyond the start.
-With `primacy` the k steps count from the start. The best predictor knows how often, and how lately, every symbol came;
-none can know the label, so judge against the ceiling. From the paper's reference code (arXiv 2606.06479).
+With `primacy` the k steps count from the start. The best predictor knows how often, and how recently, each symbol came;
+no predictor can know the label, so judge against the ceiling. From the paper's reference code (arXiv 2606.06479).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pydantic import Field
 from torch import Tensor
 
 from bench import streams
-from bench.config import Share
+from bench.config import Share, TaskConfig
 from bench.registry import register_task
-from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig
+from bench.tasks.base import IGNORED, Batch, Split, Task
 
-STANDARD_ERROR = 5e-4  # of floor and ceiling; takes at most a few seconds, once for every length
-CHUNK = 2**20  # symbols drawn at a time, for 8 MB; of short sequences fewer, as no more are needed
+STANDARD_ERROR = 5e-4  # of floor and ceiling, computed once for every length in at most a few seconds
+CHUNK = 2**20  # symbols drawn at a time, 8 MB; short sequences need fewer
 
 
 class RecencyConfig(TaskConfig):
@@ -36,7 +36,7 @@ class RecencyConfig(TaskConfig):
 
 @register_task("recency")
 class Recency(Task):
-    """A past symbol, most likely a late one (or an early one)."""
+    """A past symbol, most likely a recent one (or an early one)."""
 
     Config = RecencyConfig
     config: RecencyConfig
@@ -72,12 +72,12 @@ class Recency(Task):
         batch, length = x.shape
         weight = weights(length, self.config.decay, x.device)
         weight = weight if self.config.primacy else weight.flip(0)
-        likely = weight.new_zeros(batch, self.config.symbols).scatter_add_(1, x, weight.expand(batch, -1))
-        return likely[:, None].expand(-1, length, -1)  # right at the last position, which is the one that is scored
+        probabilities = weight.new_zeros(batch, self.config.symbols).scatter_add_(1, x, weight.expand(batch, -1))
+        return probabilities[:, None].expand(-1, length, -1)  # right at the last position, the only one scored
 
 
 def weights(length: int, decay: float, device: torch.device | str = "cpu") -> Tensor:
-    """How likely k steps from the favoured end are, (T,) float64."""
+    """The probability of k steps from the favoured end, (T,) float64."""
     weight = decay ** torch.arange(length, dtype=torch.float64, device=device)
     return weight / weight.sum()
 
@@ -86,8 +86,8 @@ def weights(length: int, decay: float, device: torch.device | str = "cpu") -> Te
 def bayes(length: int, symbols: int, decay: float) -> tuple[float, float]:
     """Loss (nats) and accuracy of the Bayes-optimal predictor, which gives each symbol the weight of its positions.
 
-    There is no closed form: the means over random sequences of a fixed stream, as many as bring both standard errors
-    under `STANDARD_ERROR`. Start and end are alike. Weights that together are below 1e-9 are left out.
+    There is no closed form: these are means over random sequences of a fixed stream, as many as bring both standard
+    errors under `STANDARD_ERROR`. Recency and primacy have the same values. Weights below 1e-9 in sum are left out.
     """
     weight = weights(length, decay)
     weight = weight[: int((1 - weight.cumsum(0) > 1e-9).sum()) + 1]

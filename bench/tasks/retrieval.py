@@ -2,7 +2,7 @@
 
     x = 3 1 0 7 4 2 5 0  ->  y = . . . . . . . 7
 
-The id symbol 0 stands at a random place in the first half and once more at the end; the symbol after its first
+The id symbol 0 stands at a random position in the first half and once more at the end; the symbol after its first
 appearance, the needle, is the label of the last position. A single symbol must cross the whole sequence, so the task
 shows whether a method's gradients do. Source: the paper, arXiv 2606.06479 (its gradient-stability task).
 """
@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from bench.config import Share
+from bench.config import Share, TaskConfig
 from bench.errors import BadInput
 from bench.registry import register_task
 from bench.tasks.base import (
@@ -23,7 +23,6 @@ from bench.tasks.base import (
     Batch,
     Split,
     Task,
-    TaskConfig,
     corrupt,
     corrupted_ceiling,
     corrupted_floor,
@@ -40,13 +39,13 @@ class RetrievalConfig(TaskConfig):
     length: Annotated[int, Field(ge=SHORTEST)] = 32
     symbols: Annotated[int, Field(ge=2)] = Field(8, description="ordinary symbols, 1..symbols; 0 is the id symbol")
     corruption: Share = Field(0.0, description="probability that the label is a uniformly random symbol instead")
-    needle_from: Share = Field(0.0, description="earliest place of the first id symbol, as a share of the length")
-    needle_to: Share = Field(0.5, description="its latest place, exclusive; equal to needle_from: always that place")
+    needle_from: Share = Field(0.0, description="earliest position of the first id symbol, as a share of the length")
+    needle_to: Share = Field(0.5, description="its latest position, exclusive; equal to needle_from: always that one")
 
     @model_validator(mode="after")
     def _range_in_order(self) -> RetrievalConfig:
         if self.needle_from > self.needle_to:
-            raise ValueError(f"needle_from ({self.needle_from}) is behind needle_to ({self.needle_to})")
+            raise ValueError(f"needle_from ({self.needle_from}) should not be above needle_to ({self.needle_to})")
         return self
 
 
@@ -61,8 +60,8 @@ class Retrieval(Task):
     def vocab_size(self) -> int:
         return self.config.symbols + 1
 
-    def places(self, length: int) -> range:
-        """Where the first id symbol may stand: within its range, and two places before the last one at the latest."""
+    def positions(self, length: int) -> range:
+        """The positions of the first id symbol: within its range, and at least two before the last one."""
         if length < SHORTEST:
             raise BadInput(f"{self.name}: length {length} given; should be at least {SHORTEST}")
         first, stop = (int(share * length + ROUNDING) for share in (self.config.needle_from, self.config.needle_to))
@@ -70,13 +69,13 @@ class Retrieval(Task):
         return range(first, max(first + 1, min(stop, length - SHORTEST + 1)))
 
     def sample(self, split: Split, batch_size: int, length: int, generator: torch.Generator) -> Batch:
-        places, symbols, device = self.places(length), self.config.symbols, generator.device
+        positions, symbols, device = self.positions(length), self.config.symbols, generator.device
         x = torch.randint(1, symbols + 1, (batch_size, length), generator=generator, device=device)
-        place = torch.randint(places.start, places.stop, (batch_size, 1), generator=generator, device=device)
-        x.scatter_(1, place, 0)
+        position = torch.randint(positions.start, positions.stop, (batch_size, 1), generator=generator, device=device)
+        x.scatter_(1, position, 0)
         x[:, -1] = 0
         y = torch.full_like(x, IGNORED)
-        needle = x.gather(1, place + 1)  # (B, 1)
+        needle = x.gather(1, position + 1)  # (B, 1)
         y[:, -1:] = corrupt(needle, range(1, symbols + 1), self.config.corruption, generator)
         return Batch(x, y)
 

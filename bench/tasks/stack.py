@@ -16,10 +16,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.config import Positive
+from bench.config import Positive, TaskConfig
 from bench.errors import BadInput
 from bench.registry import register_task
-from bench.tasks.base import IGNORED, Batch, Split, Task, TaskConfig, corrupted_oracle
+from bench.tasks.base import IGNORED, Batch, Split, Task, corrupted_oracle
 
 
 class StackConfig(TaskConfig):
@@ -78,18 +78,18 @@ class Stack(Task):
 
     def oracle(self, x: Tensor) -> Tensor:
         full = torch.where(x > 0, 1, -1).cumsum(1)  # after each input
-        place = torch.where(x > 0, full, full + 1)
-        return corrupted_oracle(comes_off(x, place), self.output_size, range(self.output_size))
+        slot = torch.where(x > 0, full, full + 1)
+        return corrupted_oracle(comes_off(x, slot), self.output_size, range(self.output_size))
 
 
-def comes_off(x: Tensor, place: Tensor) -> Tensor:
-    """What each pop of x (B, T) takes, where `place` (B, T) is the place of the stack that an input fills or empties.
+def comes_off(x: Tensor, slot: Tensor) -> Tensor:
+    """What each pop of x (B, T) takes, where `slot` (B, T) is the slot of the stack that an input fills or empties.
 
-    Every second event at one place is a pop, and takes what the push before it put there: with the events in order of
-    place, then of time, every pop finds its symbol one step earlier.
+    Every second event at one slot is a pop, and takes what the push before it put there: with the events in order of
+    slot, then of time, every pop finds its symbol one step earlier.
     """
     length = x.shape[1]
-    order = (place * length + torch.arange(length, device=x.device)).argsort(1)
+    order = (slot * length + torch.arange(length, device=x.device)).argsort(1)
     return torch.empty_like(x).scatter_(1, order, x.gather(1, order).roll(1, 1))
 
 

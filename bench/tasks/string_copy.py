@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.config import Share
+from bench.config import Share, TaskConfig
 from bench.errors import BadInput
 from bench.registry import register_task
 from bench.tasks.base import (
@@ -23,7 +23,6 @@ from bench.tasks.base import (
     Batch,
     Split,
     Task,
-    TaskConfig,
     corrupt,
     corrupted_ceiling,
     corrupted_floor,

@@ -29,11 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.config import Positive
+from bench.config import Positive, TaskConfig
 from bench.errors import BadInput
 from bench.registry import register_task
 from bench.tasks import data
-from bench.tasks.base import Split, TaskConfig
+from bench.tasks.base import Split
 from bench.tasks.windows import WindowTask
 
 END = b"<|endoftext|>"

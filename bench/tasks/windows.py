@@ -3,7 +3,7 @@
     tokens = 5 1 4 1 5 9 2, a window of length 4 from the second token:  x = 1 4 1 5 -> y = 4 1 5 9
 
 The arrays are prepared once (see `data`) and memory-mapped, so that memory holds only what is drawn. A split that is
-small enough is copied to the accelerator; of a larger one the windows are gathered on the CPU and sent over.
+small enough is copied to the accelerator; from a larger one, windows are gathered on the CPU and sent over.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.config import TaskConfig
 from bench.errors import BadInput
 from bench.tasks import data
-from bench.tasks.base import SPLITS, Batch, Split, StreamState, Task, TaskConfig
+from bench.tasks.base import SPLITS, Batch, Split, StreamState, Task
 
 LARGEST_ON_DEVICE = 512 * 2**20  # bytes; holds each of mnist and sketchy (278 MB), not tinystories (1.9 GB)
 
 READ, READ_AT_ONCE = 2**24, 2**20
-"""Tokens of a split that are looked at for labels: those that are missed are rarer than one in some millions."""
+"""The number of tokens of a split that are read for labels: labels that are missed are rarer than one in millions."""
 
 
 class ImageConfig(TaskConfig):
-    """Knobs of the tasks whose tokens are images one after another."""
+    """Knobs of tasks whose tokens are a sequence of images."""
 
     start: Literal["image", "anywhere"] = "image"
-    """Where windows begin. Either way a window that is longer than what is left of its image runs into the next."""
+    """Where windows begin. In either case a window runs on into the next image where it is long enough."""
 
 
 class WindowTask(Task):
@@ -38,28 +39,28 @@ class WindowTask(Task):
     continues = True
     dataset: ClassVar[data.Dataset]
     image_tokens: ClassVar[int] = 1
-    """Tokens of one image, for tasks with an `ImageConfig`."""
+    """The number of tokens of an image, for tasks with an `ImageConfig`."""
 
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)
         arrays, self.about = self.load()
         self._columns = {split: tuple(map(torch.from_numpy, self.split_arrays(arrays, split))) for split in SPLITS}
-        self._placed: dict[tuple[Split, torch.device], tuple[Tensor, ...]] = {}
+        self._on_device: dict[tuple[Split, torch.device], tuple[Tensor, ...]] = {}
         anywhere = getattr(config, "start", "anywhere") == "anywhere"
         self._stride = 1 if anywhere else self.image_tokens
 
     @property
     def picture_symbols(self) -> int | None:
-        """The tokens of an image, for tasks of images."""
+        """The number of tokens of an image, for tasks of images."""
         return self.image_tokens if isinstance(self.config, ImageConfig) else None
 
     @classmethod
     def missing(cls) -> str | None:
-        """Which commands bring the data, when it is not here."""
+        """Which commands bring the data, when it is missing."""
         return data.missing(cls.name, cls.dataset)
 
     def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """All arrays by name, and what is known about them. Raises `BadInput` when they are not here."""
+        """All arrays by name, and what is known about them. Raises `BadInput` when they are missing."""
         return data.arrays(self.name, self.dataset)
 
     def split_arrays(self, arrays: dict[str, np.ndarray], split: Split) -> tuple[np.ndarray, ...]:
@@ -72,7 +73,7 @@ class WindowTask(Task):
         return self.about["fingerprint"]
 
     def tokens(self, split: Split) -> int:
-        """How many tokens the split has."""
+        """The number of tokens of a split."""
         return self._columns[split][0].shape[0]
 
     def look_up(self, columns: tuple[Tensor, ...], index: Tensor) -> Tensor:
@@ -80,22 +81,24 @@ class WindowTask(Task):
         return columns[0][index].long()
 
     def chance(self, length: int, score_from: int = 0) -> float:
-        """Accuracy of guessing blindly among the labels that occur in the data, of whose splits the start is read."""
-        places = (torch.arange(score_from, length) + 1).remainder(self._stride).unique()  # of the labels, in an image
+        """Accuracy of guessing blindly among the labels that occur in the data, at the beginning of each split."""
+        positions = (
+            (torch.arange(score_from, length) + 1).remainder(self._stride).unique()
+        )  # of the labels, in an image
         counts = torch.zeros(self.output_size, dtype=torch.long)
         for split in SPLITS:
             total = self.tokens(split)
             starts = torch.arange(0, min(total, READ), self._stride)
-            for some in starts.split(max(1, READ_AT_ONCE // len(places))):
+            for some in starts.split(max(1, READ_AT_ONCE // len(positions))):
                 if counts.all():
                     break
-                index = (some[:, None] + places).remainder(total)
+                index = (some[:, None] + positions).remainder(total)
                 labels = self.look_up(self._columns[split], index)
                 counts += labels.flatten().bincount(minlength=self.output_size)
         return 1 / int(counts.count_nonzero())
 
     def sample(self, split: Split, batch_size: int, length: int, generator: torch.Generator) -> Batch:
-        """Windows from random places. Raises `BadInput` when the split is shorter than a window."""
+        """Windows from random positions. Raises `BadInput` when the split is shorter than a window."""
         starts = (self._held(split, length) - length - 1) // self._stride + 1
         first = torch.randint(starts, (batch_size,), generator=generator, device=generator.device) * self._stride
         return self._windows(split, first, length)
@@ -103,7 +106,7 @@ class WindowTask(Task):
     def stream(
         self, split: Split, lanes: int, length: int, generator: torch.Generator, state: StreamState | None = None
     ) -> tuple[Batch, StreamState]:
-        """Lanes that read on from a random place each; after the last token comes the first. Only None begins anew.
+        """Lanes that each read on from a random position; after the last token comes the first. Only None restarts.
 
         The state is the lanes' positions alone: nothing needs to be drawn ahead.
         """
@@ -134,10 +137,10 @@ class WindowTask(Task):
         return Batch(window[:, :-1].contiguous(), window[:, 1:].contiguous())
 
     def _on(self, split: Split, device: torch.device) -> tuple[Tensor, ...]:
-        """The split's arrays on the device, or on the CPU if they are too large for that."""
+        """The split's arrays on the device, or on the CPU where they are too large for it."""
         columns = self._columns[split]
         if device.type == "cpu" or sum(column.nbytes for column in columns) > LARGEST_ON_DEVICE:
             return columns
-        if (split, device) not in self._placed:
-            self._placed[split, device] = tuple(column.to(device) for column in columns)
-        return self._placed[split, device]
+        if (split, device) not in self._on_device:
+            self._on_device[split, device] = tuple(column.to(device) for column in columns)
+        return self._on_device[split, device]

@@ -1,4 +1,4 @@
-"""Does a method, task or backbone keep the contract? The suite behind `check`, for use in tests too.
+"""Tests of whether a method, task or backbone keeps the contract: the suites behind `check`, also for use in tests.
 
 from bench.testing import conformance
 
@@ -19,29 +19,29 @@ from bench.testing.suite import Broken, NotApplicable, Outcome, Row, Suite
 __all__ = ["Broken", "NotApplicable", "Outcome", "check", "conformance", "tiny"]
 
 Kind = Literal["method", "task", "backbone"]
-SUITES: dict[str, Suite[Any]] = {one.kind: one for one in (method.suite, task.suite, backbone.suite)}
+SUITES: dict[str, Suite[Any]] = {suite.kind: suite for suite in (method.suite, task.suite, backbone.suite)}
 
 
 def suite_of(kind: str) -> Suite[Any]:
-    """The suite for that kind of thing. Raises `BadInput` for another kind."""
+    """The suite for a kind of plugin. Raises `BadInput` for an unknown kind."""
     if kind not in SUITES:
         raise unknown("kind", kind, SUITES)
     return SUITES[kind]
 
 
 def check(kind: Kind, name: str, set: Sequence[str] = ()) -> Iterator[Outcome]:
-    """Examine every row for what is registered under that name; `set` holds KEY=VALUE overrides of its runs."""
+    """Examine every row for the plugin registered under a name; `set` holds KEY=VALUE overrides of its runs."""
     return suite_of(kind).outcomes(name, set)
 
 
 def tiny(name: str, set: Sequence[str] = ()) -> tuple[Method, Task]:
-    """A method of that name on a tiny run in float64, and its task, for tests of one's own; `set` as in `check`."""
+    """A method by name, on a tiny run in float64, and its task, for your own tests; `set` as in `check`."""
     subject = method.Subject(name, set)
     return subject.build(subject.run())
 
 
 def conformance(kind: Kind, name: str, set: Sequence[str] = ()) -> Callable[..., None]:
-    """A pytest test, one case for every row, for what is registered under that name; give it a name with `test_`.
+    """A pytest test with a case for every row, for the plugin registered under a name; assign it to a `test_...` name.
 
     `set` holds KEY=VALUE overrides of the runs that are made, such as "method.window=4".
     """
@@ -54,6 +54,6 @@ def conformance(kind: Kind, name: str, set: Sequence[str] = ()) -> Callable[...,
         outcome = suite.outcome(row, name, set)
         if outcome.state == "skipped":
             pytest.skip(outcome.detail)
-        assert outcome.state == "passed", f"{kind} {name}: {row.name}: {outcome.detail}. To mend: {row.mend}"
+        assert outcome.state == "passed", f"{kind} {name}: {row.name}: {outcome.detail}. To fix: {row.fix}"
 
     return test

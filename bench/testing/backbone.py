@@ -1,4 +1,4 @@
-"""The rows for backbones. Each is examined at a tiny size, in float64 where numbers are compared."""
+"""The rows for backbones, each examined at a tiny size, in float64 where numbers are compared."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from bench.measure.inference import state_bytes
 from bench.models.backbone import Backbone, State, leaves, map_tree
 from bench.models.jacobian import Transition, flat, unflat
 from bench.models.rnn import RNN
+from bench.models.sizes import SizesOnly, count_parameters
 from bench.models.transformer_updater import TransformerUpdater
-from bench.models.updater import SizesOnly, count_parameters
 from bench.testing import local, method
 from bench.testing.probes import central_difference, global_state, same_global_state, slope_along, unit_directions
 from bench.testing.suite import Broken, NotApplicable, Suite
@@ -34,11 +34,11 @@ LANES = 3
 LARGE = 1e4
 STEPS = 200
 TIMES = 4.0
-"""As many parameters as the transformer updater has, or as few, may a backbone have."""
+"""The largest factor between the parameters of a backbone and those of the transformer updater."""
 
 
 class Subject:
-    """A backbone by its name, at a tiny size changed by `model.FIELD=VALUE` overrides."""
+    """A backbone by its name, at a tiny size but for `model.FIELD=VALUE` overrides."""
 
     def __init__(self, name: str, sets: Sequence[str]) -> None:
         self.cls: type[Backbone] = registry.backbones.get(name)
@@ -48,7 +48,7 @@ class Subject:
         self.fields = {key.removeprefix("model."): value for key, value in pairs if key.startswith("model.")}
 
     def config(self, **fields: Any) -> ModelConfig:
-        """The tiny size, or another."""
+        """The config of the tiny size, but for the given fields."""
         return ModelConfig.parse({**TINY, **fields, **self.fields, "backbone": self.name}, "model")
 
     def build(self, dtype: torch.dtype = torch.float64, **fields: Any) -> Backbone:
@@ -57,7 +57,7 @@ class Subject:
             return at_precision(self.cls(self.config(**fields)), dtype)
 
     def trainee(self) -> method.Subject:
-        """bptt with this backbone."""
+        """The method bptt with this backbone."""
         return method.Subject("bptt", [*self.sets, f"model.backbone={self.name}"])
 
 
@@ -77,7 +77,7 @@ def _inputs(backbone: Backbone, length: int, lanes: int = LANES, dtype: torch.dt
 
 
 def _somewhere(backbone: Backbone, lanes: int = LANES, dtype: torch.dtype = torch.float64) -> State:
-    """A state that the backbone comes to: after three inputs of its own."""
+    """A state that the backbone can reach: that after three inputs."""
     state = backbone.initial(lanes)
     for u in _randoms((lanes, 3, backbone.config.d), "before", dtype=dtype).unbind(1):
         state = backbone.step(state, u)
@@ -89,7 +89,7 @@ def _real(tree: State) -> Tensor:
 
 
 def _three_steps(backbone: Backbone) -> tuple[Callable[[], Tensor], dict[str, nn.Parameter]]:
-    """A loss on the features of three steps, and all that it should depend on: parameters, state and inputs."""
+    """A loss on the features of three steps, and everything it should depend on: parameters, state and inputs."""
     state, u = _somewhere(backbone), _inputs(backbone, 3)
     aim = _randoms((LANES, 3, backbone.width), "loss")
     vector = nn.Parameter(flat(state))
@@ -105,13 +105,13 @@ def _three_steps(backbone: Backbone) -> tuple[Callable[[], Tensor], dict[str, nn
 def _gradients(loss: Tensor, of: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     found = torch.autograd.grad(loss, list(of.values()), allow_unused=True)
     return {
-        name: torch.zeros_like(one) if gradient is None else gradient
-        for (name, one), gradient in zip(of.items(), found, strict=True)
+        name: torch.zeros_like(parameter) if gradient is None else gradient
+        for (name, parameter), gradient in zip(of.items(), found, strict=True)
     }
 
 
 def _furthest(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """The largest difference between tensors that should be equal, as a share of their size above 1."""
+    """The largest difference between tensors that should be equal, relative to their largest value above 1."""
     return max((x - y).abs().max().item() / max(1.0, y.abs().max().item()) for x, y in zip(a, b, strict=True))
 
 
@@ -128,25 +128,23 @@ def _shapes(subject: Subject) -> str:
 
 
 def _form(state: State) -> str:
-    return " and ".join(f"(B, {', '.join(map(str, one.shape[1:]))})" for one in leaves(state))
+    return " and ".join(f"(B, {', '.join(map(str, leaf.shape[1:]))})" for leaf in leaves(state))
 
 
 def _fits(backbone: Backbone, lanes: int, dtype: torch.dtype) -> None:
-    """Raises `Broken` unless a step keeps the form of the state."""
+    """Raise `Broken` unless a step keeps the form of the state, and features have the right shape."""
     before, u = backbone.initial(lanes), _inputs(backbone, 1, lanes, dtype)[:, 0]
     after = backbone.step(before, u)
-    kept = [(one.shape, one.dtype) for one in leaves(before)], [(one.shape, one.dtype) for one in leaves(after)]
-    if kept[0] != kept[1] or any(len(one) != lanes for one in leaves(before)):
-        raise Broken(
-            f"a step makes {_form(after)} of {_form(before)}, {lanes} lanes; should be of the same form and dtype"
-        )
+    forms = [[(leaf.shape, leaf.dtype) for leaf in leaves(state)] for state in (before, after)]
+    if forms[0] != forms[1] or any(len(leaf) != lanes for leaf in leaves(before)):
+        raise Broken(f"a step maps {_form(before)} to {_form(after)}, {lanes} lanes; should keep form and dtype")
     features = backbone.features(after, u)
     if features.shape != (lanes, backbone.width) or features.dtype != dtype:
         wanted = f"{dtype} {(lanes, backbone.width)}"
         raise Broken(f"`features` gives {features.dtype} {tuple(features.shape)}; should be {wanted}")
     grid = backbone.memory(backbone.config)
     if grid and (isinstance(before, tuple) or before.shape[1:] != grid):
-        raise Broken(f"`memory` says {grid}, and the state is {_form(before)}")
+        raise Broken(f"`memory` says {grid}, but the state is {_form(before)}")
 
 
 @suite.row("other sizes", "take d and the other sizes from the config")
@@ -169,7 +167,7 @@ def _finite(subject: Subject) -> str:
         u = _inputs(backbone, 3, dtype=torch.float32).mul(factor).requires_grad_()
         features, _ = backbone.scan(backbone.initial(LANES), u)
         gradients = _gradients(features.sum(), {**dict(backbone.named_parameters()), "the inputs": u})  # type: ignore[dict-item]
-        bad = [name for name, one in {"the features": features, **gradients}.items() if not one.isfinite().all()]
+        bad = [name for name, value in {"the features": features, **gradients}.items() if not value.isfinite().all()]
         if bad:
             raise Broken(f"inputs times {factor:g}: {', '.join(bad[:3])} not finite")
         largest = max(largest, features.abs().max().item())
@@ -181,7 +179,7 @@ def _independent(subject: Subject) -> str:
     backbone = subject.build()
     state, u = _somewhere(backbone), _inputs(backbone, 3)
     together, _ = backbone.scan(state, u)
-    alone = [backbone.scan(map_tree(lambda one, i=i: one[i, None], state), u[i, None])[0] for i in range(LANES)]
+    alone = [backbone.scan(map_tree(lambda leaf, i=i: leaf[i, None], state), u[i, None])[0] for i in range(LANES)]
     furthest = _furthest([together], [torch.cat(alone)])
     if not furthest <= 1e-9:
         raise Broken(f"a batch of {LANES} and {LANES} batches of one differ by up to {furthest:.2g}")
@@ -203,7 +201,7 @@ def _deterministic(subject: Subject) -> str:
     return "equal inputs give equal outputs, and no global generator is moved"
 
 
-@suite.row("a scan is the loop of steps", "make `scan` equal to the loop, for lanes that begin anew and any cut")
+@suite.row("a scan is the loop of steps", "make `scan` equal to the loop, for lanes that restart and any cut")
 def _scan(subject: Subject) -> str:
     backbone = subject.build()
     state, u = _somewhere(backbone), _inputs(backbone, 11)
@@ -221,8 +219,8 @@ def _scan(subject: Subject) -> str:
             _furthest([torch.cat(pieces, 1), *leaves(now)], [features, *leaves(last)]),
         )
         if not off <= 1e-9:
-            anew = ", with lanes that begin anew" if start is not None else ""
-            raise Broken(f"`scan`, whole or in pieces{anew}, differs from the loop of steps by up to {off:.2g}")
+            restarts = ", with lanes that restart" if start is not None else ""
+            raise Broken(f"`scan`, whole or in pieces{restarts}, differs from the loop of steps by up to {off:.2g}")
         worst = max(worst, off)
     return f"whole and in pieces, largest difference {worst:.1g}"
 
@@ -232,10 +230,10 @@ def _reach(subject: Subject) -> str:
     backbone = subject.build()
     loss, of = _three_steps(backbone)
     found = _gradients(loss(), of)
-    bad = [name for name, one in found.items() if not one.isfinite().all()]
+    bad = [name for name, gradient in found.items() if not gradient.isfinite().all()]
     if bad:
         raise Broken(f"after three steps the gradient of {', '.join(bad[:3])} is not finite")
-    still = [name for name, one in found.items() if not one.any()]
+    still = [name for name, gradient in found.items() if not gradient.any()]
     if still:
         raise Broken(f"after three steps no gradient reaches {', '.join(still[:3])} ({len(still)} in all)")
     return f"finite and not zero in {len(found) - 2} parameters, the state and the inputs"
@@ -246,14 +244,14 @@ def _exact(subject: Subject) -> str:
     backbone = subject.build()
     loss, of = _three_steps(backbone)
     found, directions = _gradients(loss(), of), unit_directions(of)
-    scale, worst = max(one.norm().item() for one in found.values()), 0.0
+    scale, worst = max(gradient.norm().item() for gradient in found.values()), 0.0
     for name, parameter in of.items():
         with torch.no_grad():
             slope = central_difference(parameter, directions[name], lambda: loss().item())
         given = slope_along(found[name], directions[name])
         off = abs(given - slope) / max(abs(slope), 1e-3 * scale, 1e-6)
         if not off <= 1e-4:
-            raise Broken(f"along a direction of {name} the gradient says {given:.6g}, differences {slope:.6g}")
+            raise Broken(f"along a direction of {name} the gradient gives {given:.6g}, central differences {slope:.6g}")
         worst = max(worst, off)
     return f"within {worst:.1g} of central differences, along a direction of each of {len(of)} tensors"
 
@@ -275,18 +273,18 @@ def _products(subject: Subject) -> str:
     leaf = vectors.clone().requires_grad_()
     (wanted,) = torch.autograd.grad((transition.step(leaf, x) * tangent).sum(), leaf)
     exact = [torch.einsum("bij,bj->bi", jacobian, tangent), wanted]
-    exact += [torch.einsum("bn,bn...->b...", tangent.to(one.dtype), one) for one in by_parameter.values()]
+    exact += [torch.einsum("bn,bn...->b...", tangent.to(rows.dtype), rows) for rows in by_parameter.values()]
     furthest = _furthest([pushed, pulled, *into.values()], exact)
     if not furthest <= 1e-9:
         raise Broken(f"forward mode, reverse mode by lane and autograd differ by up to {furthest:.2g}")
     return f"N = {vectors.shape[1]}: forward mode, reverse mode by lane and autograd within {furthest:.1g}"
 
 
-@suite.row("says its own step", "let `local` or `trace` be what autograd finds of `step`; or define neither")
+@suite.row("says its own step", "let `local` or `trace` agree with autograd through `step`, or define neither")
 def _says(subject: Subject) -> str:
     spoken = [what for what in ("local", "trace") if subject.cls.says(what)]
     if not spoken:
-        raise NotApplicable("neither `local` nor `trace` speaks of its step")
+        raise NotApplicable("neither `local` nor `trace` describes its step")
     backbone, worst = subject.build(), 0.0
     state = _somewhere(backbone)
     into, along = (_randoms(flat(state).shape, name) for name in ("cotangent", "tangent"))
@@ -315,19 +313,17 @@ def _recurrence(subject: Subject) -> str:
         def step(vector: Tensor) -> Tensor:
             return flat(backbone.step(unflat(vector[None], state), u[:1]))[0]
 
-        return torch.autograd.functional.jacobian(step, flat(map_tree(lambda one: one[:1], state))[0])
+        return torch.autograd.functional.jacobian(step, flat(map_tree(lambda leaf: leaf[:1], state))[0])
 
     state = _somewhere(backbone)
     first = jacobian(state)
     units = torch.arange(len(first)) // (2 if leaves(state)[0].is_complex() else 1)  # a complex unit is a pair
     across = first[units[:, None] != units].abs().max().item()
     if isinstance(state, tuple) or across > 1e-12:
-        raise Broken(f"{kind} says each unit depends on itself alone; another one moves it by {across:.2g}")
-    moved = (jacobian(map_tree(lambda one: 2 * one, state)) - first).abs().max().item()
+        raise Broken(f"{kind} means that a unit depends on itself alone, but another one moves it by {across:.2g}")
+    moved = (jacobian(map_tree(lambda leaf: 2 * leaf, state)) - first).abs().max().item()
     if kind == "linear" and moved > 1e-12:
-        raise Broken(
-            f"linear says the Jacobian does not depend on the state; twice the state changes it by {moved:.2g}"
-        )
+        raise Broken(f"linear means a Jacobian independent of the state, but twice the state changes it by {moved:.2g}")
     return kind
 
 
@@ -340,7 +336,7 @@ def _bounded(subject: Subject) -> str:
             state = backbone.step(state, u)
             if _form(state) != _form(first):
                 raise Broken(f"after {t} steps the state is {_form(state)}; it began as {_form(first)}")
-            if not all(one.isfinite().all() for one in leaves(state)):
+            if not all(leaf.isfinite().all() for leaf in leaves(state)):
                 raise Broken(f"after {t} steps the state is not finite")
             if backbone.memory(backbone.config):
                 sizes = state.square().mean(-1).sqrt()
@@ -349,29 +345,31 @@ def _bounded(subject: Subject) -> str:
                     raise Broken(
                         f"after {t} steps the largest root mean square of a memory token is {found}; should be 1"
                     )
-    most = max(one.abs().max().item() for one in leaves(state))
+    most = max(leaf.abs().max().item() for leaf in leaves(state))
     return f"{state_bytes(state) // LANES} bytes over {STEPS} steps; at most {most:.2g} at the end"
 
 
 @suite.row(
     "as large as the others",
-    "size it by bench.models.matched_width, or by a field of its own and say `matched = False`",
+    "choose its size by bench.models.matched_width, or by a field of its own with `matched = False`",
 )
 def _parameters(subject: Subject) -> str:
     if not subject.cls.matched:
-        raise NotApplicable("its size is its own, as it says")
-    told = []
+        raise NotApplicable("its size is not matched, as it declares")
+    sizes = []
     for name, config in (("tiny", subject.config()), ("the paper's", ModelConfig(backbone=subject.name))):
         with SizesOnly():
             count, target = count_parameters(subject.cls(config)), count_parameters(TransformerUpdater(config))
         ratio = count / target
-        told.append(f"{name} size: {count:,} parameters, {ratio:.2f} times the transformer updater's")
+        sizes.append(f"{name} size: {count:,} parameters, {ratio:.2f} times the transformer updater's")
         if not 1 / TIMES <= ratio <= TIMES:
-            raise Broken(f"{told[-1]}; should be within a factor of {TIMES:g}")
-    return "; ".join(told)
+            raise Broken(f"{sizes[-1]}; should be within a factor of {TIMES:g}")
+    return "; ".join(sizes)
 
 
-@suite.row("learns an easy task", "see that the memory can hold what the token says, and that gradients point right")
+@suite.row(
+    "learns an easy task", "check that the memory can hold what the token says, and that gradients point the right way"
+)
 def _learns(subject: Subject) -> str:
     return method.learns(subject.trainee())
 

@@ -1,4 +1,4 @@
-"""What a backbone says of its own step, against autograd."""
+"""The derivatives that a backbone gives of its own step, compared with autograd."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from bench.models.backbone import Backbone, State
 from bench.models.jacobian import flat, unflat
 
 Compared = Iterator[tuple[str, Tensor, Tensor]]
-"""What, as the backbone says it, as autograd finds it."""
+"""What is compared, its value by the backbone, and its value by autograd."""
 
 
 def of_local(backbone: Backbone, state: State, u: Tensor, cotangent: Tensor, tangent: Tensor) -> Compared:
-    """All that `local` says of one step from a state, weighed by vectors (B, N)."""
+    """Everything that `local` gives for one step from a state, in products with vectors (B, N)."""
     found = backbone.local(state, u)
     vectors, token = flat(state).requires_grad_(), u.clone().requires_grad_()
     after = flat(backbone.step(unflat(vectors, state), token))
@@ -38,11 +38,11 @@ def of_local(backbone: Backbone, state: State, u: Tensor, cotangent: Tensor, tan
         alone = site.pulled(torch.eye(cotangent.shape[1], dtype=u.dtype).expand(len(u), -1, -1))
         yield f"rows of {weight}", site.squares(), alone.square().sum(2) * site.a.square().sum(1, keepdim=True)
     yield "the embedded input", into, by_token
-    yield from ((f"{name}, of no site", torch.zeros_like(one), one) for name, one in wanted.items())
+    yield from ((f"{name}, of no site", torch.zeros_like(by), by) for name, by in wanted.items())
 
 
 def of_traces(backbone: Backbone, u: Tensor, cotangent: Tensor) -> Compared:
-    """What `trace` and `trace_credit` say after inputs u (B, T, d), weighed by a vector (B, N)."""
+    """What `trace` and `trace_credit` give after inputs u (B, T, d), in products with a vector (B, N)."""
     traces, state = backbone.begin_traces(len(u)), backbone.initial(len(u))
     with torch.no_grad():
         for u_t in u.unbind(1):
@@ -63,5 +63,5 @@ def of_traces(backbone: Backbone, u: Tensor, cotangent: Tensor) -> Compared:
         whole = backbone.step(whole, u_t)
     wanted = torch.autograd.grad((flat(whole) * cotangent).sum(), [*named.values()], materialize_grads=True)
     credit = backbone.trace_credit(traces, by_state)
-    for name, one in zip(named, wanted, strict=True):
-        yield name, credit.get(name, torch.zeros_like(one)), one
+    for name, by_autograd in zip(named, wanted, strict=True):
+        yield name, credit.get(name, torch.zeros_like(by_autograd)), by_autograd

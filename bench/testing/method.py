@@ -1,4 +1,4 @@
-"""The rows for methods. Each is examined on a tiny run, in float64 where numbers are compared."""
+"""The rows for methods, each examined on a tiny run, in float64 where numbers are compared."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from bench import registry, streams
 from bench.build import build_method, build_task
 from bench.config import Run
 from bench.engine import Engine, form_of
+from bench.feasibility import impossible
 from bench.grid import make_grid
 from bench.measure import cost
 from bench.measure.inference import state_bytes
-from bench.methods.base import EVERY, NONE, Method, MethodConfig, Phase, impossible, scored_slice
+from bench.methods.base import EVERY, NONE, Method, MethodConfig, Phase, scored_slice
 from bench.models.backbone import map_tree
 from bench.results import Folder
 from bench.tasks.base import IGNORED, Batch, Task
@@ -50,28 +51,28 @@ TINY: Mapping[str, Any] = {
     "precision": "float64",
 }
 TASKS = ({"name": "parity", "length": 6}, {"name": "retrieval", "length": 6, "symbols": 3})
-"""What a method is examined on: the first that it can be trained on."""
+"""A method is examined on the first of these tasks that it can be trained on."""
 EASY = (
     {"name": "recency", "length": 4, "symbols": 4, "decay": 0.0},
     {"name": "retrieval", "length": 4, "symbols": 4, "needle_from": 0.5},
     {"name": "parity", "length": 3},
 )
-"""What every method should learn: the last symbol again, or a parity of three bits."""
+"""Tasks that every method should learn: repeating the last symbol, or the parity of three bits."""
 EASY_MODEL = {"d": 16, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1}
 EASY_STEPS = 400
-LEARNT = 0.9
-"""Share of the ceiling of accuracy, on the valid split, at which an online method's training ends."""
+LEARNED = 0.9
+"""The share of the accuracy ceiling, on the valid split, at which the training of an online method ends."""
 ROWS = 3
 DRAWS = 100
 DRAWN_LANES = 300
-"""Of noise, for the mean of an unbiased gradient, each over so many lanes."""
+"""The mean of an unbiased gradient is taken over DRAWS draws of noise, each with DRAWN_LANES lanes."""
 CUT = 5
-"""Columns of a stream's batches, where it matters that they end within sequences."""
+"""The length of a stream's batches, where it matters that they end within sequences."""
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """What `gradients` handed over for one batch: the mean over its yields, by parameter, and of the losses."""
+    """The gradient of one batch, averaged over its yields, by parameter, and the mean loss."""
 
     by_name: dict[str, Tensor]
     loss: float
@@ -79,7 +80,7 @@ class Gradient:
 
 
 class Subject:
-    """A method by its name, and the tiny runs of it that the rows look at."""
+    """A method by its name, and the tiny runs on which the rows examine it."""
 
     def __init__(self, name: str, sets: Sequence[str]) -> None:
         self.cls: type[Method] = registry.methods.get(name)
@@ -87,7 +88,7 @@ class Subject:
         self.sets = sets
 
     def run(self, tasks: Sequence[Mapping[str, Any]] = TASKS, **fields: Any) -> Run:
-        """The run on the first of these tasks that the method can be trained on. Raises `Broken` when there is none."""
+        """A run on the first of these tasks that the method can be trained on. Raises `Broken` when there is none."""
         reasons = []
         for task in tasks:
             base = {**TINY, "task": dict(task), "method": {"name": self.name}, **fields}
@@ -101,7 +102,7 @@ class Subject:
         raise Broken(f"can be trained on none of the tasks of this check: {'; '.join(dict.fromkeys(reasons))}")
 
     def _backbones(self) -> list[str]:
-        """Those of the kinds of recurrence that the method trains: one of each kind first."""
+        """The backbones that the method can train: one of each kind of recurrence first."""
         kinds = {name: registry.backbones.get(name).recurrence for name in sorted(registry.backbones.names())}
         first = {kind: name for name, kind in kinds.items()} | {"dense": "transformer"}
         fits = [first[kind] for kind in self.cls.recurrences if kind in first]
@@ -111,7 +112,7 @@ class Subject:
         ] or ["transformer"]
 
     def build(self, run: Run) -> tuple[Method, Task]:
-        """The run's method at its start, and its task."""
+        """The run's method at initialisation, and its task."""
         task = build_task(run)
         return build_method(run, task), task
 
@@ -152,16 +153,16 @@ def _batch(task: Task, length: int, seed: int = 0, *, rows: int = ROWS, hidden: 
     return Batch(x, y, (torch.arange(x.shape[1]) == 0).expand(rows, -1))
 
 
-def _settled(method: Method, phases: Sequence[Phase], index: int) -> Phase:
-    """The phase of that index, with those before it at their end and only its parameters training."""
+def _entered(method: Method, phases: Sequence[Phase], index: int) -> Phase:
+    """Enter the phase with an index: earlier phases are at their end, and only its own parameters are trained."""
     for phase in phases[:index]:
-        method.settle(phase.name)
+        method.sync_predictor(phase.name)
     method.train_only(phases[index])
     return phases[index]
 
 
 def _gradient(method: Method, batch: Batch, phase: Phase, noise: int = 0) -> Gradient:
-    """All gradients of one batch, with nothing carried into it; no step is taken."""
+    """The gradients of one batch, with nothing carried into it; no step is taken."""
     method.noise.manual_seed(streams.derive(noise, "check", "noise"))
     method.carry = None
     method.zero_grad()
@@ -201,11 +202,11 @@ def _short(value: Any) -> str:
 
 @torch.no_grad()
 def streamed(method: Method, x: Tensor) -> Tensor:
-    """Logits (B, T, O) of x (B, T), taken in one column at a time."""
+    """Logits (B, T, O) of x (B, T), advancing by one column at a time."""
     state, logits = method.initial_state(len(x)), []
     for x_t in x.split(1, 1):
-        one, state = method.advance(state, x_t)
-        logits.append(one)
+        step_logits, state = method.advance(state, x_t)
+        logits.append(step_logits)
     return torch.cat(logits, 1)
 
 
@@ -226,30 +227,30 @@ def _claimed(method: Method, phase: Phase) -> dict[str, torch.nn.Parameter]:
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error."""
+    """The mean and its standard error."""
     array = np.asarray(values)
     return float(array.mean()), float(array.std(ddof=1) / len(array) ** 0.5)
 
 
 def _every_phase(subject: Subject, run: Run) -> Iterator[tuple[Method, Task, Phase]]:
-    """A new method for each phase, ready for its gradients."""
+    """A new method in each of its phases, ready for gradients."""
     for index in itertools.count():
         method, task = subject.build(run)
         phases = method.phases(run.training)
         if index >= len(phases):
             return
-        yield method, task, _settled(method, phases, index)
+        yield method, task, _entered(method, phases, index)
 
 
 def _length(run: Run) -> int:
-    return run.task_config.length  # type: ignore[attr-defined]
+    return run.task_config.length
 
 
 # The rows.
 
 
 @suite.row(
-    "phases and shapes", "return from `phases`, `gradients`, `predict` and `advance` what bench.methods.Method says"
+    "phases and shapes", "let `phases`, `gradients`, `predict` and `advance` return what bench.methods.Method says"
 )
 def _shapes(subject: Subject) -> str:
     run = subject.run()
@@ -258,11 +259,13 @@ def _shapes(subject: Subject) -> str:
     names = [phase.name for phase in phases]
     if not phases or len(set(names)) < len(names) or not math.isclose(sum(phase.share for phase in phases), 1):
         shares = [phase.share for phase in phases]
-        raise Broken(f"phases {names} with shares {shares}; there should be one or more, all named apart, summing to 1")
+        raise Broken(
+            f"phases {names} with shares {shares}; should be one or more, with distinct names and shares that sum to 1"
+        )
     length = _length(run)
     batch = _batch(task, length)
-    for one, _, phase in _every_phase(subject, run):
-        found = _gradient(one, batch, phase)
+    for entered, _, phase in _every_phase(subject, run):
+        found = _gradient(entered, batch, phase)
         if not math.isfinite(found.loss):
             raise Broken(f"phase {phase.name}: loss {found.loss}")
     for name, predict, _ in method.predictors():
@@ -277,7 +280,7 @@ def _shapes(subject: Subject) -> str:
             raise Broken(
                 f"`advance` gives {_short(read)} for {count} columns; should be {(ROWS, count, task.output_size)}"
             )
-    return f"phases {', '.join(names)}; predictors {', '.join(one.name for one in method.predictors())}"
+    return f"phases {', '.join(names)}; predictors {', '.join(predictor.name for predictor in method.predictors())}"
 
 
 @suite.row(
@@ -356,7 +359,7 @@ def _predict(subject: Subject) -> str:
     return f"largest difference {furthest:.1g}"
 
 
-@suite.row("no leak from the future", "let what is said of y_t depend on x_0 .. x_t only")
+@suite.row("no leak from the future", "let the logits for y_t depend on x_0 .. x_t only")
 def _causal(subject: Subject) -> str:
     run = subject.run()
     method, task = subject.trained(run)
@@ -378,7 +381,7 @@ def _causal(subject: Subject) -> str:
                     raise Broken(f"predictor {name}: changing x after t = {t} moves the logits up to t by {leak:.2g}")
     if noticed == 0:
         raise Broken("no output changes with the inputs at all")
-    return "outputs to t are unchanged when x after t is"
+    return "logits up to t do not change with x after t"
 
 
 @suite.row("state of constant size", "keep a state of fixed size, or set `growing_state = True`")
@@ -396,7 +399,7 @@ def _state(subject: Subject) -> str:
     if subject.cls.growing_state:
         raise NotApplicable(f"the state grows with the sequence, as it says: {sizes[8]} to {sizes[32]} bytes")
     if sizes[8] == 0:
-        raise Broken("the state holds no tensors that could be weighed")
+        raise Broken("the state holds no tensors whose size could be measured")
     if sizes[8] != sizes[32]:
         raise Broken(f"the state has {sizes[8]} bytes after 8 inputs and {sizes[32]} after 32")
     return f"{sizes[8]} bytes"
@@ -432,10 +435,10 @@ def _reach(subject: Subject) -> str:
     return f"finite, in every parameter ({'; '.join(counts)})"
 
 
-@suite.row("gradients are what is promised", "mend the gradient, or what `gradient_is` says of it")
+@suite.row("gradients are what is promised", "correct the gradient, or what `gradient_is` promises")
 def _promised(subject: Subject) -> str:
     run = subject.run()
-    told = []
+    kept = []
     for method, task, phase in _every_phase(subject, run):
         promise = method.gradient_is.get(phase.name)
         if promise is None:
@@ -444,21 +447,21 @@ def _promised(subject: Subject) -> str:
         if _gradient(method, batch, phase).yields > 1:
             batch = _batch(task, _length(run))  # the mean over steps is the mean over positions where all are scored
         if promise == "unbiased":
-            told.append(f"{phase.name}: {_unbiased(method, batch, phase)}")
+            kept.append(f"{phase.name}: {_unbiased(method, batch, phase)}")
         elif promise in ("exact", "own"):
-            told.append(f"{phase.name}: {_exact(method, batch, phase, own=promise == 'own')}")
+            kept.append(f"{phase.name}: {_exact(method, batch, phase, own=promise == 'own')}")
         else:
             raise Broken(f"gradient_is says {promise!r} of phase {phase.name}; should be exact, unbiased or own")
     unknown = subject.cls.gradient_is.keys() - {phase.name for _, _, phase in _every_phase(subject, run)}
     if unknown:
         raise Broken(f"gradient_is speaks of {', '.join(sorted(unknown))}, which is no phase")
-    if not told:
+    if not kept:
         raise NotApplicable("`gradient_is` promises nothing")
-    return "; ".join(told)
+    return "; ".join(kept)
 
 
 def _exact(method: Method, batch: Batch, phase: Phase, *, own: bool) -> str:
-    """Against central differences of the loss handed over, or of the streamed predictor's cross-entropy."""
+    """Compare with central differences of the loss handed over, or of the streamed predictor's cross-entropy."""
     found = _gradient(method, batch, phase)
 
     def value() -> float:
@@ -480,9 +483,9 @@ def _exact(method: Method, batch: Batch, phase: Phase, *, own: bool) -> str:
 
 
 def _unbiased(method: Method, batch: Batch, phase: Phase) -> str:
-    """Its mean over noise draws against central differences, within 4 standard errors.
+    """Compare the mean over noise draws with central differences, within 4 standard errors.
 
-    Each draw is over many lanes, whose noise is their own in most methods: that is cheaper than many draws.
+    Each draw has many lanes, which in most methods have noise of their own: that is cheaper than more draws.
     """
     many = Batch(*(part.repeat(DRAWN_LANES // ROWS, 1) for part in batch))  # type: ignore[union-attr]
     claimed = _claimed(method, phase)
@@ -506,7 +509,9 @@ def _unbiased(method: Method, batch: Batch, phase: Phase) -> str:
     return f"mean of {DRAWS} draws over {DRAWN_LANES} lanes, at most {worst:.1f} standard errors away"
 
 
-@suite.row("carries on in a stream", "carry in `Carry` all that the next piece needs, and nothing past a lane's start")
+@suite.row(
+    "carries on in a stream", "carry in `Carry` all that the next piece needs, and nothing across a lane's start"
+)
 def _carries(subject: Subject) -> str:
     if subject.cls.data != "streams":
         raise NotApplicable("it learns from whole sequences")
@@ -518,34 +523,36 @@ def _carries(subject: Subject) -> str:
         cut = -(-CUT // piece) * piece
         x = torch.randint(task.vocab_size, (ROWS, 2 * cut), generator=streams.generator(0, "check", "stream"))
         y = torch.randint(task.output_size, x.shape, generator=streams.generator(1, "check", "stream"))
-        at = cut + (piece + 1) // 2  # where the first lane begins anew, within a piece
+        at = cut + (piece + 1) // 2  # where the first lane restarts, within a piece
         start = (torch.arange(2 * cut) == 0).repeat(ROWS, 1)
-        anew = start.clone()
-        anew[0, at] = True
+        restarted = start.clone()
+        restarted[0, at] = True
 
-        halves = [Batch(*(part[:, columns] for part in (x, y, anew))) for columns in (slice(cut), slice(cut, None))]
-        whole = _summed(method, phase, [Batch(x, y, anew)])
+        halves = [
+            Batch(*(part[:, columns] for part in (x, y, restarted))) for columns in (slice(cut), slice(cut, None))
+        ]
+        whole = _summed(method, phase, [Batch(x, y, restarted)])
         if not _near(_summed(method, phase, halves), whole):
             raise Broken(f"phase {phase.name}: the gradient of a stream changes with where its batches are cut")
 
         later = y.masked_fill(torch.arange(2 * cut) < at, IGNORED)
-        later[1:] = IGNORED  # scored is the first lane alone, from `at` on
+        later[1:] = IGNORED  # only the first lane is scored, from `at` on
         other = x.clone()
         other[0, :at] = (other[0, :at] + 1) % task.vocab_size
-        forgets = [_summed(method, phase, [Batch(one, later, anew)]) for one in (x, other)]
+        forgets = [_summed(method, phase, [Batch(inputs, later, restarted)]) for inputs in (x, other)]
         if not _near(*forgets):
-            raise Broken(f"phase {phase.name}: what came before a lane began anew changes its gradient")
-        other[0, cut:] = x[0, cut:]  # from here on the same: pieces before have to be remembered
-        keeps = [_summed(method, phase, [Batch(one, later, start)]) for one in (x, other)]
+            raise Broken(f"phase {phase.name}: what came before a lane's restart changes its gradient")
+        other[0, cut:] = x[0, cut:]  # from here on the same, so that only memory of earlier pieces can tell
+        keeps = [_summed(method, phase, [Batch(inputs, later, start)]) for inputs in (x, other)]
         if _near(*keeps):
             raise Broken(f"phase {phase.name}: what came before changes nothing: no state is carried")
-    return f"any cut, lanes that begin anew at column {at}"
+    return f"any cut, with a lane that restarts at column {at}"
 
 
 def _summed(method: Method, phase: Phase, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """The gradient of the summed loss of one batch after another, the weights as they are.
+    """The gradient of the loss summed over successive batches, with fixed weights.
 
-    The random choices for a column of an online method are the same however the columns are cut into batches.
+    The random choices of an online method for a column are the same however the columns are cut into batches.
     """
     method.noise.manual_seed(streams.derive(0, "check", "noise"))
     method.carry = None
@@ -558,10 +565,11 @@ def _summed(method: Method, phase: Phase, batches: Sequence[Batch]) -> dict[str,
             nonlocal drawn
             columns = slice(drawn, drawn + shape[1])
             drawn += shape[1]
-            return map_tree(lambda one: one[columns], whole)
+            return map_tree(lambda choices: choices[columns], whole)
 
         method.draw = of_columns  # type: ignore[method-assign]
-    engine, sums = Engine(method, phase), {name: torch.zeros_like(one) for name, one in _claimed(method, phase).items()}
+    engine = Engine(method, phase)
+    sums = {name: torch.zeros_like(parameter) for name, parameter in _claimed(method, phase).items()}
     for batch in batches:
         first = 0
         for ready in engine.stretches(batch):
@@ -576,12 +584,12 @@ def _summed(method: Method, phase: Phase, batches: Sequence[Batch]) -> dict[str,
 
 
 def _near(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    scale = max(one.abs().max().item() for one in (*a.values(), *b.values()))
+    scale = max(gradient.abs().max().item() for gradient in (*a.values(), *b.values()))
     return all((a[name] - b[name]).abs().max().item() <= 1e-9 * max(scale, 1e-30) for name in a)
 
 
 def _trained_in_pieces(run: Run, stops: bool) -> dict[str, Tensor]:
-    """Weights and loss at the end of the run; with `stops`, of one that is stopped after every second batch."""
+    """Weights and loss at the end of a run, which with `stops` is stopped after every second batch."""
     batches = itertools.count()
     with _folder(run) as folder:
         for _ in range(100):
@@ -602,17 +610,19 @@ def _resume(subject: Subject) -> str:
     ends = [_trained_in_pieces(run, stops) for stops in (False, True)]
     different = [name for name in ends[0] if not torch.equal(ends[0][name], ends[1][name])]
     if different:
-        raise Broken(f"stopped and continued it differs in {', '.join(different[:3])} ({len(different)} tensors)")
+        raise Broken(
+            f"a run that was stopped and continued differs in {', '.join(different[:3])} ({len(different)} tensors)"
+        )
     return "stopped after every second batch, equal bit for bit"
 
 
 @suite.row(
-    "learns an easy task", "see that gradients point the right way; give --set training.optimiser.lr=... if it must"
+    "learns an easy task", "check that gradients point the right way; give --set training.optimiser.lr=... if needed"
 )
 def learns(subject: Subject) -> str:
-    """Accuracy on the first easy task that it can be trained on. Raises `Broken` below halfway to the ceiling."""
-    online = form_of(subject.cls) == "step"  # column by column, which takes its time: it ends when it has learnt
-    lanes, every, stop_at = (8, 0.05, LEARNT) if online else (32, 1.0, None)
+    """Train on the first easy task that fits, and raise `Broken` below halfway from chance to the ceiling."""
+    online = form_of(subject.cls) == "step"  # (slow, column by column: training ends once the task is learned)
+    lanes, every, stop_at = (8, 0.05, LEARNED) if online else (32, 1.0, None)
     training = {"batch_size": lanes, "budget": {"steps": EASY_STEPS}, "optimiser": {"lr": 5e-3}, "stop_at": stop_at}
     evaluation = {
         **{"sequences": 512, "reference_sequences": 8, "every": every},
@@ -634,16 +644,16 @@ def learns(subject: Subject) -> str:
 
 @suite.row("cost can be traced", "compute with torch operators, which can be counted")
 def traced(subject: Subject) -> str:
-    """FLOPs of a step of each phase. Raises `Broken` where none is seen."""
+    """FLOPs of a step of each phase. Raises `Broken` where no operator was seen."""
     costs = cost.step_costs(subject.run(precision="float32"))
-    told, uncounted = [], set()
+    counted, uncounted = [], set()
     for name, record in costs.items():
         whole = record["whole"]
         if whole["flops"] + whole["elementwise"] == 0:
             raise Broken(f"phase {name}: no operator of a training step was seen")
         uncounted |= set(record["uncounted"])
-        told.append(f"{name}: {whole['flops']:,} FLOPs, {whole['sequential_operations']:,} sequential operations")
-    return "; ".join(told) + (f"; not counted: {', '.join(sorted(uncounted))}" if uncounted else "")
+        counted.append(f"{name}: {whole['flops']:,} FLOPs, {whole['sequential_operations']:,} sequential operations")
+    return "; ".join(counted) + (f"; not counted: {', '.join(sorted(uncounted))}" if uncounted else "")
 
 
 @suite.row(

@@ -1,4 +1,4 @@
-"""What the rows of several suites look with."""
+"""Probes that the rows of several suites share."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from bench.errors import BadInput
 from bench.testing.suite import Broken
 
 STEP = 1e-5
-"""Of central differences, in float64: their error is about STEP squared, their rounding 1e-16 / STEP."""
+"""The step of central differences in float64: their error is about STEP squared, their rounding 1e-16 / STEP."""
 
 
 def unit_directions(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A random direction of unit length for each parameter."""
     generator = streams.generator(0, "check", "directions")
-    drawn = {name: torch.randn(one.shape, generator=generator, dtype=one.dtype) for name, one in parameters.items()}
-    return {name: one / one.norm() for name, one in drawn.items()}
+    drawn = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in parameters.items()}
+    return {name: direction / direction.norm() for name, direction in drawn.items()}
 
 
 def slope_along(gradient: Tensor, direction: Tensor) -> float:
-    """What a gradient says of the slope along a direction; a complex one is by the real and the imaginary part."""
+    """The slope along a direction by a gradient; a complex gradient is by the real and the imaginary part."""
     return (gradient.conj() * direction).sum().real.item()
 
 
 def central_difference(parameter: Tensor, direction: Tensor, value: Callable[[], float]) -> float:
-    """Central difference of `value()` along a direction of one parameter."""
+    """The central difference of `value()` along a direction of one parameter."""
     original = parameter.detach().clone()
     parameter.data = original + STEP * direction
     above = value()
@@ -43,12 +43,12 @@ def central_difference(parameter: Tensor, direction: Tensor, value: Callable[[],
 
 
 def global_state() -> tuple[Any, ...]:
-    """Where the global random generators stand."""
-    return torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 (looked at, not drawn from)
+    """The states of the global random generators."""
+    return torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 (only read)
 
 
 def same_global_state(a: tuple[Any, ...], b: tuple[Any, ...]) -> str | None:
-    """Which global random generator has moved; None: none."""
+    """Which global random generator has moved, or None."""
     if not torch.equal(a[0], b[0]):
         return "torch's"
     if a[1] != b[1]:
@@ -57,7 +57,7 @@ def same_global_state(a: tuple[Any, ...], b: tuple[Any, ...]) -> str | None:
 
 
 def examine_config(config: type[Config]) -> None:
-    """Unknown keys and values of an impossible type give `BadInput` in one line. Raises `Broken` where they do not."""
+    """Raise `Broken` unless unknown keys and values of a wrong type give `BadInput` in one line."""
     wrong: list[dict[str, Any]] = [{"no_such_field": 1}, *({name: {"no": ["such"]}} for name in config.model_fields)]
     for fields in wrong:
         try:

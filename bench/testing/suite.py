@@ -1,4 +1,4 @@
-"""Rows of a conformance suite: each examines one promise of the contract, and says what to mend where it is broken."""
+"""The rows of a conformance suite: each tests one promise of the contract, and says what to fix where it fails."""
 
 from __future__ import annotations
 
@@ -20,40 +20,39 @@ State = Literal["passed", "failed", "skipped"]
 
 
 class Broken(AssertionError):
-    """The contract is not kept; the message says in what, with numbers."""
+    """The contract is broken; the message says how, with numbers."""
 
 
 class NotApplicable(Exception):
-    """The row has nothing to say here; the message says why."""
+    """The row does not apply; the message says why."""
 
 
 @dataclass(frozen=True)
 class Row(Generic[S]):
-    """One promise. `examine` returns what was found, in a few words, or raises `Broken` or `NotApplicable`."""
+    """One promise. `examine` returns a few words about what it found, or raises `Broken` or `NotApplicable`."""
 
     name: str
-    mend: str
+    fix: str
     examine: Callable[[S], str]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one row went for one method, task or backbone."""
+    """The outcome of one row for one method, task or backbone."""
 
     kind: str
     name: str
     row: str
     state: State
     detail: str
-    mend: str
+    fix: str
     seconds: float
 
 
 class Suite(Generic[S]):
-    """The rows for one kind of thing, in the order in which they are shown.
+    """The rows for one kind of plugin, in the order in which they are shown.
 
-    `build(name, sets)` makes the subject that every row examines; it is made anew for each, so that none depends on
-    another.
+    `build(name, sets)` makes the subject that a row examines, a new one for each row, so that rows are independent.
     """
 
     def __init__(self, kind: str, build: Callable[[str, Sequence[str]], S]) -> None:
@@ -61,11 +60,11 @@ class Suite(Generic[S]):
         self.build = build
         self.rows: list[Row[S]] = []
 
-    def row(self, name: str, mend: str) -> Callable[[Callable[[S], str]], Callable[[S], str]]:
+    def row(self, name: str, fix: str) -> Callable[[Callable[[S], str]], Callable[[S], str]]:
         """Decorator: add a row."""
 
         def add(examine: Callable[[S], str]) -> Callable[[S], str]:
-            self.rows.append(Row(name, mend, examine))
+            self.rows.append(Row(name, fix, examine))
             return examine
 
         return add
@@ -76,7 +75,7 @@ class Suite(Generic[S]):
             yield self.outcome(row, name, sets)
 
     def outcome(self, row: Row[S], name: str, sets: Sequence[str] = ()) -> Outcome:
-        """Examine one row. An exception of the subject's own is a failure like any other."""
+        """Examine one row. An exception that the subject raises is a failure."""
         began = time.perf_counter()
         state: State = "passed"
         with _one_thread():
@@ -88,7 +87,7 @@ class Suite(Generic[S]):
                 state, detail = "failed", str(error)
             except (Exception, SystemExit) as error:
                 state, detail = "failed", f"{type(error).__name__}: {_first_line(error)}{_where(error)}"
-        return Outcome(self.kind, name, row.name, state, detail, row.mend, time.perf_counter() - began)
+        return Outcome(self.kind, name, row.name, state, detail, row.fix, time.perf_counter() - began)
 
 
 def _first_line(error: BaseException) -> str:
@@ -96,14 +95,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """The last place in the traceback, for a message that does not say it."""
+    """The last line in the traceback, which the message lacks."""
     frames = traceback.extract_tb(error.__traceback__)
     return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread, as a cell has, and torch's global generator as it was before."""
+    """Within this context torch has one thread, like a cell; its global generator is restored afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -114,18 +113,21 @@ def _one_thread() -> Iterator[None]:
 
 
 def write_junit(outcomes: Iterable[Outcome], path: Path) -> None:
-    """The outcomes as JUnit XML, which CI services show: a test suite for every subject, a test case for every row."""
+    """Write the outcomes as JUnit XML, for CI services: a test suite for every subject, a test case for every row."""
     root = ET.Element("testsuites")
     suites: dict[str, Any] = {}
-    for one in outcomes:
-        title = f"{one.kind} {one.name}"
+    for outcome in outcomes:
+        title = f"{outcome.kind} {outcome.name}"
         if title not in suites:
             suites[title] = ET.SubElement(root, "testsuite", name=title)
-        case = ET.SubElement(suites[title], "testcase", classname=title, name=one.row, time=f"{one.seconds:.3f}")
-        if one.state == "failed":
-            ET.SubElement(case, "failure", message=_printable(one.detail)).text = _printable(f"to mend: {one.mend}")
-        elif one.state == "skipped":
-            ET.SubElement(case, "skipped", message=_printable(one.detail))
+        case = ET.SubElement(
+            suites[title], "testcase", classname=title, name=outcome.row, time=f"{outcome.seconds:.3f}"
+        )
+        if outcome.state == "failed":
+            failure = ET.SubElement(case, "failure", message=_printable(outcome.detail))
+            failure.text = _printable(f"to fix: {outcome.fix}")
+        elif outcome.state == "skipped":
+            ET.SubElement(case, "skipped", message=_printable(outcome.detail))
     for suite in suites.values():
         for attribute, tag in (
             ("tests", "testcase"),
@@ -137,5 +139,5 @@ def write_junit(outcomes: Iterable[Outcome], path: Path) -> None:
 
 
 def _printable(text: str) -> str:
-    """Without the control characters that XML cannot hold."""
-    return "".join(one if one.isprintable() else " " for one in text)
+    """The text without control characters, which XML cannot hold."""
+    return "".join(character if character.isprintable() else " " for character in text)

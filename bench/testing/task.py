@@ -1,4 +1,4 @@
-"""The rows for tasks. Sampled means are held to what is stated within 5 standard errors, and every draw is seeded."""
+"""The rows for tasks. Sampled means must agree with what is stated within 5 standard errors; every draw is seeded."""
 
 from __future__ import annotations
 
@@ -17,40 +17,41 @@ import torch
 from torch import Tensor
 
 from bench import registry, streams
+from bench.config import TaskConfig
 from bench.errors import BadInput
 from bench.grid import parse_set
-from bench.tasks.base import HELD, IGNORED, SPLITS, Batch, Split, StreamState, Task, TaskConfig
+from bench.tasks.base import HELD, IGNORED, SPLITS, Batch, Split, StreamState, Task
 from bench.tasks.facts import stated, task_facts
 from bench.tasks.windows import WindowTask
 from bench.testing.probes import examine_config, global_state, same_global_state
 from bench.testing.suite import Broken, NotApplicable, Suite
 
 SEQUENCES = 16_384
-"""For a mean."""
+"""The number of sequences for a mean."""
 MOST_TOKENS = 2**21
-"""Drawn at a time: of long sequences fewer."""
+"""The largest number of tokens for a mean, which limits long sequences."""
 MOST_NUMBERS = 2**24
-"""Of an oracle's answers at a time."""
+"""The largest number of probabilities that an oracle gives at a time."""
 ERRORS = 5
-"""Standard errors that a true claim may be off: once in 1.7 million."""
+"""The standard errors within which a sampled mean must agree: a true claim fails once in 1.7 million."""
 STATED_ERROR = 5e-4
-"""Standard error that is granted to a stated floor or ceiling, which may itself come from sampling."""
+"""The standard error granted to a stated floor or ceiling, which may itself come from sampling."""
 TRAINED, HELD_OUT = 4096, 512
-"""Sequences that are looked for in one another."""
+"""The numbers of sequences in which shared ones are searched for."""
 LONGEST = 256
 COMMON = 20
-"""Labels that were all seen this often are all there are."""
+"""If every label that was seen was seen this often, no others are assumed to occur."""
 WINDOWS = 64
 SHARED = 0.1
-"""Share of held-out windows that natural data may have in training too: the same sentence twice."""
+"""The share of held-out windows that natural data may have in training, too: sentences do repeat."""
 SEARCHED = 2**26
-"""Tokens of training data that are searched for them."""
+"""The number of tokens of training data that are searched for them."""
 FEW, MANY = 16, 512
-"""Rows, for the work of sampling."""
+"""Numbers of rows between which the work of sampling is compared."""
 
 
 class Subject:
-    """A task by its name, at its defaults changed by `task.KNOB=VALUE` overrides."""
+    """A task by its name, with its default knobs but for `task.KNOB=VALUE` overrides."""
 
     def __init__(self, name: str, sets: Sequence[str]) -> None:
         self.cls: type[Task] = registry.tasks.get(name)
@@ -59,7 +60,7 @@ class Subject:
         self.knobs = {key.removeprefix("task."): value for key, value in pairs if key.startswith("task.")}
 
     def build(self, **knobs: Any) -> Task:
-        """A new task with these knobs too. Raises `NotApplicable` when its data is not here."""
+        """A new task with further knobs. Raises `NotApplicable` when its data is missing."""
         if reason := self.cls.missing():
             raise NotApplicable(reason)
         return self.cls(self.cls.Config.parse({**self.knobs, **knobs}, f"task({self.name})"))
@@ -73,12 +74,12 @@ class Subject:
         return self.task.config.length
 
     def scored_from(self, length: int) -> tuple[int, ...]:
-        """Columns from which on facts are looked at: all, and the later half of those that are scored."""
+        """The values of `score_from` at which facts are examined: 0, and the middle of the scored columns."""
         columns = self.task.scored_columns(length)
         return 0, columns[len(columns) // 2]
 
     def lengths(self) -> Iterator[int]:
-        """The configured length, and those near it, half and twice that the task has."""
+        """The configured length, and of the lengths near it, half and twice as large those that the task has."""
         yield self.length
         for length in dict.fromkeys((self.length + 1, 2 * self.length, self.length // 2, self.length // 2 + 1)):
             if length not in (0, self.length) and self._has(length):
@@ -104,7 +105,7 @@ def _draw(task: Task, rows: int, length: int, split: Split = "test", seed: int =
 
 
 def _rows(length: int) -> int:
-    """How many sequences to draw for a mean."""
+    """The number of sequences to draw for a mean."""
     return max(64, min(SEQUENCES, MOST_TOKENS // length))
 
 
@@ -113,7 +114,7 @@ def _same(a: Batch, b: Batch) -> bool:
 
 
 def _mean(values: Tensor, scored: Tensor) -> tuple[float, float]:
-    """Mean over the scored positions, and its standard error; sequences are independent, positions are not."""
+    """The mean over scored positions and its standard error: sequences are independent, positions are not."""
     sums, counts = values.double().masked_fill(~scored, 0).sum(1), scored.sum(1).double()
     mean = sums.sum() / counts.sum()
     return mean.item(), ((sums - mean * counts).square().sum().sqrt() / counts.sum()).item()
@@ -155,7 +156,7 @@ def _shapes(subject: Subject) -> str:
 
 @suite.row("scored columns", "let `scored_columns` name all columns that `sample` may score, and score some label")
 def _scored_columns(subject: Subject) -> str:
-    task, told = subject.task, []
+    task, counts = subject.task, []
     for length in subject.lengths():
         scored = (_draw(task, HELD_OUT, length).y != IGNORED).any(0)
         width, columns = len(scored), task.scored_columns(length)
@@ -168,11 +169,11 @@ def _scored_columns(subject: Subject) -> str:
             raise Broken(f"length {length}: scored_columns says {columns}, but there are {width} columns")
         if list(task.scored_columns(width)) != list(columns):
             raise Broken(f"length {length}: scored_columns({width}), the width, is not scored_columns({length})")
-        told.append(f"{int(scored.sum())} of {width}")
-    return f"scored: {', '.join(told)}"
+        counts.append(f"{int(scored.sum())} of {width}")
+    return f"scored: {', '.join(counts)}"
 
 
-@suite.row("deterministic", "draw from the generator that is given, and let nothing else change what is drawn")
+@suite.row("deterministic", "draw from the given generator, and let nothing else change what is drawn")
 def _deterministic(subject: Subject) -> str:
     length = subject.length
     drawn = []
@@ -191,10 +192,10 @@ def _deterministic(subject: Subject) -> str:
     generator = streams.generator(0, "check")
     if _same(*(subject.task.sample("train", 64, length, generator) for _ in range(2))):
         raise Broken("two batches of 64 from one generator are the same")
-    return "equal generators give equal batches, others give others"
+    return "equal generators give equal batches, different ones give different batches"
 
 
-@suite.row("no global random state", "draw from the generator that is given; for fixed draws use bench.streams")
+@suite.row("no global random state", "draw from the given generator; for fixed draws use bench.streams")
 def _no_global_state(subject: Subject) -> str:
     before = global_state()
     task, length = subject.build(), subject.length
@@ -222,12 +223,12 @@ def _splits(subject: Subject) -> str:
         return _data_apart(task)
     length = subject.length
     shared, width = _shared(task, length)
-    said = f"{shared} of {2 * HELD_OUT} held-out sequences of length {width} are in another split too"
+    said = f"{shared} of {2 * HELD_OUT} held-out sequences of length {width} are also in another split"
     if not shared or task.fingerprint is not None:
         if shared > SHARED * 2 * HELD_OUT:
             raise Broken(said)
         return said
-    while shared:  # a few instances, of which there are more at every longer length, or a pool?
+    while shared:  # are there just few instances, and more at greater lengths, or is it one pool?
         if length >= LONGEST:
             raise Broken(f"{said}; of length {width} {shared} still are")
         length *= 2
@@ -242,7 +243,7 @@ def _splits(subject: Subject) -> str:
 
 
 def _shared(task: Task, length: int) -> tuple[int, int]:
-    """How many held-out sequences are in another split too, drawn as the trainer draws them, and their width."""
+    """The number of held-out sequences that are also in another split, drawn as the trainer does, and their width."""
     data = streams.generator(0, "data")
     train = [task.sample("train", 128, length, data).x for _ in range(TRAINED // 128)]
     valid, test = (
@@ -258,24 +259,24 @@ def _shared(task: Task, length: int) -> tuple[int, int]:
 
 
 def _data_apart(task: WindowTask) -> str:
-    """Look for windows of the held-out data in the training data."""
+    """Search the training data for windows of the held-out data."""
     kind = np.uint8 if task.vocab_size <= 256 else np.int32
     train = _read(task, "train", 0, min(task.tokens("train"), SEARCHED)).astype(kind).tobytes()
-    told = []
+    found = []
     for split in HELD:
         unit = max(task.image_tokens, 64)
         starts = range(0, task.tokens(split) - unit, unit)
         chosen = starts[:: max(1, len(starts) // WINDOWS)]
         windows = [_read(task, split, start, unit) for start in chosen]
         hits = sum(train.find(window.astype(kind).tobytes()) >= 0 for window in windows)
-        told.append(f"{hits} of {len(windows)} windows of the {split} split are in the training data")
+        found.append(f"{hits} of {len(windows)} windows of the {split} split are in the training data")
         if hits > SHARED * len(windows):
-            raise Broken(told[-1])
-    return "; ".join(told)
+            raise Broken(found[-1])
+    return "; ".join(found)
 
 
 def _read(task: WindowTask, split: Split, start: int, tokens: int) -> np.ndarray:
-    """Tokens from that place on; a lane's state is its position."""
+    """`tokens` tokens from `start` on; a lane's state is its position."""
     pieces: list[np.ndarray] = []
     position: StreamState = (torch.tensor([start]),)
     generator, most = streams.generator(0, "check"), min(2**20, task.tokens(split) - 1)
@@ -288,7 +289,7 @@ def _read(task: WindowTask, split: Split, start: int, tokens: int) -> np.ndarray
 
 @suite.row(
     "streams continue",
-    "give from `stream` the same data for any cut, `start` true where a lane begins; a tensor state",
+    "let `stream` give the same data for any cut, `start` true where a lane starts, and a state of tensors",
 )
 def _streams(subject: Subject) -> str:
     task, lanes, length = subject.task, 5, subject.length
@@ -306,10 +307,10 @@ def _streams(subject: Subject) -> str:
         return f"pieces of {', '.join(map(str, sizes))} columns give the same lanes"
     generator = streams.generator(0, "check")
     drawn = [task.sample("train", lanes, length, generator) for _ in range(1 + common // length)]
-    begins = torch.cat([torch.arange(one.x.shape[1]).expand_as(one.x) == 0 for one in drawn], 1)
+    begins = torch.cat([torch.arange(batch.x.shape[1]).expand_as(batch.x) == 0 for batch in drawn], 1)
     for name, a, b in (
-        ("x", x, torch.cat([one.x for one in drawn], 1)),
-        ("y", y, torch.cat([one.y for one in drawn], 1)),
+        ("x", x, torch.cat([batch.x for batch in drawn], 1)),
+        ("y", y, torch.cat([batch.y for batch in drawn], 1)),
         ("start", start, begins),
     ):
         width = min(common, b.shape[1])
@@ -319,7 +320,7 @@ def _streams(subject: Subject) -> str:
 
 
 def _pieces(task: Task, lanes: int, size: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """At least so many columns of the train stream: x, y, and where lanes begin, (lanes, columns) each."""
+    """At least `columns` columns of the train stream: x, y, and where lanes start, (lanes, columns) each."""
     generator = streams.generator(0, "check")
     state: StreamState | None = None
     pieces: list[Batch] = []
@@ -332,7 +333,7 @@ def _pieces(task: Task, lanes: int, size: int, columns: int) -> tuple[Tensor, Te
         if not isinstance(state, tuple) or not all(isinstance(part, Tensor) for part in state):
             raise Broken(f"{where}: the state is {type(state).__name__}; should be a tuple of tensors")
         if not _same(piece, task.stream("train", lanes, size, again, kept)[0]):
-            raise Broken(f"{where}: continued from a copy of the state it is another")
+            raise Broken(f"{where}: continued from a copy of the state, the piece is a different one")
         shape = tuple(piece.x.shape)
         if shape != (lanes, size) or piece.y.shape != piece.x.shape:
             raise Broken(f"{where}: x is {shape}, y {tuple(piece.y.shape)}; should be ({lanes}, {size})")
@@ -340,11 +341,11 @@ def _pieces(task: Task, lanes: int, size: int, columns: int) -> tuple[Tensor, Te
         if not isinstance(start, Tensor) or start.dtype != torch.bool or tuple(start.shape) != shape:
             raise Broken(f"{where}: start is {start}; should be truth values {shape}")
         if not pieces and not start[:, 0].all():
-            raise Broken(f"{where}: start is {start[:, 0].tolist()} at first; should be true, as all lanes begin")
+            raise Broken(f"{where}: start is {start[:, 0].tolist()} at first; should be true, as all lanes start")
         pieces.append(piece)
     x, y, starts = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
     if type(task).continues and starts[:, 1:].any():
-        raise Broken("`continues` says that lanes go on without end, and one begins anew")
+        raise Broken("`continues` says that lanes go on without end, but one restarts")
     return x, y, starts
 
 
@@ -353,14 +354,14 @@ def _pieces(task: Task, lanes: int, size: int, columns: int) -> tuple[Tensor, Te
     "let chance, loss_floor, accuracy_ceiling, shortcuts and unigram_loss take (length, score_from=0) and give numbers",
 )
 def _facts(subject: Subject) -> str:
-    told = []
+    found = []
     for score_from in subject.scored_from(subject.length):
         try:
             facts = task_facts(subject.task, subject.length, score_from)
         except BadInput as error:
             raise Broken(f"scored from column {score_from}: {error}") from None
-        told.append(f"shortcut {facts['shortcut']:.3f} from column {score_from} on")
-    return ", ".join(told)
+        found.append(f"shortcut {facts['shortcut']:.3f} from column {score_from} on")
+    return ", ".join(found)
 
 
 @suite.row("chance is blind guessing", "let `chance` be 1 / the number of labels that occur")
@@ -375,14 +376,14 @@ def _chance(subject: Subject) -> str:
         f"chance {chance:.4g}; {occur} of {task.output_size} labels occur, guessing among them reaches {guessing:.4g}"
     )
     low, high = (guessing, guessing) if rarest >= COMMON else (blind, guessing)
-    if natural:  # which has labels that are too rare to be drawn, or to be told of
+    if natural:  # (some of its labels are too rare to be drawn)
         low, high = max(blind, guessing / 2), 1 / int((counts >= COMMON).sum().clamp(min=1))
     if not low - 1e-6 <= chance <= high + 1e-6:
         raise Broken(said)
     return said
 
 
-@suite.row("nothing trivial is too good", "mend `loss_floor` or `accuracy_ceiling`, or the rule that beats them")
+@suite.row("nothing trivial is too good", "correct `loss_floor` or `accuracy_ceiling`, or the rule that beats them")
 def _trivial(subject: Subject) -> str:
     task, length = subject.task, subject.length
     floor, ceiling, chance = task.loss_floor(length), task.accuracy_ceiling(length), task.chance(length)
@@ -393,25 +394,27 @@ def _trivial(subject: Subject) -> str:
     reached = {
         name: (share, math.sqrt(share * (1 - share) / sequences)) for name, share in task.shortcuts(length).items()
     }
-    reached |= {name: _mean(rule(batch.x) == batch.y, scored) for name, rule in task.rules().items()}  # on more of them
-    best, (accuracy, error) = max(reached.items(), key=lambda one: one[1][0])
-    told = [f"best rule: {best}, {accuracy:.3f}"]
+    reached |= {
+        name: _mean(rule(batch.x) == batch.y, scored) for name, rule in task.rules().items()
+    }  # (on more sequences)
+    best, (accuracy, error) = max(reached.items(), key=lambda item: item[1][0])
+    found = [f"best rule: {best}, {accuracy:.3f}"]
     if ceiling is not None:
-        told.append(f"ceiling {ceiling:.3f}")
+        found.append(f"ceiling {ceiling:.3f}")
         if accuracy > ceiling + _allowed(error):
             raise Broken(f"{best} reaches {accuracy:.4f} +- {error:.4f}; the accuracy ceiling is {ceiling:.4f}")
     if floor is not None:
         fitted = _draw(task, len(batch.x), length, "train").y
         counts = fitted[fitted != IGNORED].bincount(minlength=task.output_size) + 1
         loss, error = _mean(-(counts / counts.sum()).log()[batch.y.clamp(min=0)], scored)
-        told.append(f"label frequencies alone {loss:.3f} nats, floor {floor:.3f}")
+        found.append(f"label frequencies alone {loss:.3f} nats, floor {floor:.3f}")
         if loss < floor - _allowed(error):
             raise Broken(f"label frequencies alone reach {loss:.4f} nats; the loss floor is {floor:.4f}")
-    return "; ".join(told)
+    return "; ".join(found)
 
 
 def _consistent(task: Task, floor: float | None, ceiling: float | None, chance: float) -> None:
-    """What holds for every Bayes-optimal predictor. Raises `Broken` where it does not."""
+    """Raise `Broken` where floor, ceiling and chance cannot be those of a Bayes-optimal predictor."""
     slack = ERRORS * STATED_ERROR
     if ceiling is not None and not chance - slack <= ceiling <= 1:
         raise Broken(f"the accuracy ceiling is {ceiling:.4f}; should be from chance, {chance:.4f}, to 1")
@@ -423,37 +426,39 @@ def _consistent(task: Task, floor: float | None, ceiling: float | None, chance: 
 
 
 def _oracle(subject: Subject, x: Tensor) -> Tensor:
-    """The oracle's answers to all of x. Raises `NotApplicable` where there is none."""
+    """The oracle's probabilities for x (B, T): (B, T, O). Raises `NotApplicable` where there is no oracle."""
     task = subject.task
     shape = (*x.shape, task.output_size)
     parts = [task.oracle(part) for part in x.split(max(1, MOST_NUMBERS // (x.shape[1] * task.output_size)))]
     if parts[0] is None:
-        raise NotApplicable("the task brings no `oracle`")
-    likely = torch.cat(parts)  # type: ignore[arg-type]
-    if tuple(likely.shape) != shape or likely.dtype != torch.float64:
-        raise Broken(f"oracle gives {likely.dtype} {tuple(likely.shape)}; should be torch.float64 {shape}")
-    return likely
+        raise NotApplicable("the task has no `oracle`")
+    probabilities = torch.cat(parts)  # type: ignore[arg-type]
+    if tuple(probabilities.shape) != shape or probabilities.dtype != torch.float64:
+        found = f"{probabilities.dtype} {tuple(probabilities.shape)}"
+        raise Broken(f"oracle gives {found}; should be torch.float64 {shape}")
+    return probabilities
 
 
-@suite.row("floor and ceiling are the oracle's", "mend `loss_floor`, `accuracy_ceiling`, `oracle` or the labels")
+@suite.row("floor and ceiling are the oracle's", "correct `loss_floor`, `accuracy_ceiling`, `oracle` or the labels")
 def _floor(subject: Subject) -> str:
-    task, told = subject.task, []
+    task, means = subject.task, []
     for length in subject.lengths():
         batch = _draw(task, _rows(length) if length == subject.length else HELD_OUT, length)
         scored, labels = batch.y != IGNORED, batch.y.clamp(min=0)[..., None]  # (B, T), (B, T, 1)
-        likely = _oracle(subject, batch.x)
-        off = (likely.sum(-1) - 1).abs().masked_fill(~scored, 0)
-        if not (off.max() <= 1e-6 and likely[scored].min() >= 0):  # (NaN is neither)
-            raise Broken(
-                f"the oracle's probabilities sum to 1 but for {off.max():.2g}, the least is {likely.min():.2g}"
-            )
-        given = likely.gather(-1, labels)[..., 0]
+        probabilities = _oracle(subject, batch.x)
+        off = (probabilities.sum(-1) - 1).abs().masked_fill(~scored, 0)
+        if not (off.max() <= 1e-6 and probabilities[scored].min() >= 0):  # (NaN is neither)
+            least = f"the least is {probabilities.min():.2g}"
+            raise Broken(f"the oracle's probabilities sum to 1 only within {off.max():.2g}; {least}")
+        given = probabilities.gather(-1, labels)[..., 0]
         if (given[scored] == 0).any():
             share = (given[scored] == 0).double().mean()
-            raise Broken(f"length {length}: the oracle holds {share:.2%} of the labels that were drawn for impossible")
+            raise Broken(
+                f"length {length}: the oracle gives probability 0 to {share:.2%} of the labels that were drawn"
+            )
         values = {
             "loss_floor": -given.clamp(min=1e-300).log(),
-            "accuracy_ceiling": likely.argmax(-1) == batch.y,
+            "accuracy_ceiling": probabilities.argmax(-1) == batch.y,
         }
         for score_from, (name, value) in itertools.product(subject.scored_from(length), values.items()):
             found, error = _mean(value[:, score_from:], scored[:, score_from:])
@@ -465,22 +470,22 @@ def _floor(subject: Subject) -> str:
                     f"length {length}, scored from {score_from}: the oracle's {what} is {found:.4f}, the {kind} "
                     f"{bound:.4f}: {off_by}"
                 )
-            told.append(f"{name.split('_')[0]} {found:.4f} +- {error:.4f}")
-    return f"oracle: {told[0]}, {told[1]}"
+            means.append(f"{name.split('_')[0]} {found:.4f} +- {error:.4f}")
+    return f"oracle: {means[0]}, {means[1]}"
 
 
 @suite.row("labels follow from the past", "let y at t, and the oracle's answer, depend on x up to t only")
 def _past(subject: Subject) -> str:
     batch, other = (_draw(subject.task, 32, subject.length, seed=seed) for seed in (0, 1))
     scored, width = batch.y != IGNORED, batch.x.shape[1]
-    likely = _oracle(subject, batch.x)
-    places = sorted(set(np.linspace(0, width - 1, 33).astype(int).tolist()[:-1]))
-    for t in places:
+    probabilities = _oracle(subject, batch.x)
+    times = sorted(set(np.linspace(0, width - 1, 33).astype(int).tolist()[:-1]))
+    for t in times:
         x = torch.cat([batch.x[:, : t + 1], other.x[:, t + 1 :]], 1)
-        moved = (_oracle(subject, x) - likely)[:, : t + 1].abs().amax(-1)[scored[:, : t + 1]]
+        moved = (_oracle(subject, x) - probabilities)[:, : t + 1].abs().amax(-1)[scored[:, : t + 1]]
         if len(moved) and moved.max() > 1e-9:
-            raise Broken(f"with another x after t = {t} the oracle's answers up to t move by {moved.max():.2g}")
-    return f"the oracle's answers to t are unchanged when x after t is, at {len(places)} t"
+            raise Broken(f"changing x after t = {t} moves the oracle's probabilities up to t by {moved.max():.2g}")
+    return f"the oracle's probabilities up to t do not change with x after t, at {len(times)} t"
 
 
 @suite.row("sampling is vectorised", "draw all rows at once with torch operators, without a Python loop over them")
@@ -497,8 +502,8 @@ def _vectorised(subject: Subject) -> str:
 
 
 def _lines(action: Callable[[], object]) -> int:
-    """How many lines of Python run: unlike time, the same on a busy machine. What torch does in C is none."""
-    action()  # tables that are kept from then on
+    """The number of lines of Python that run: unlike time, it is the same on all machines; C code counts none."""
+    action()  # (fills caches)
     count = 0
 
     def local(frame: FrameType, event: str, argument: Any) -> Any:
@@ -538,7 +543,7 @@ def _polite(subject: Subject) -> str:
 
 
 def _tried(subject: Subject, length: int) -> str | None:
-    """How that length is refused, in the config and when it is drawn; None: it is drawn."""
+    """The reason why a length is refused when it is drawn; None when it is drawn."""
     _refused(f"length {length} in the config", lambda: subject.build(length=length))
     drawn: list[Batch] = []
     reason = _refused(f"drawing length {length}", lambda: drawn.append(_draw(subject.task, 64, length)))
@@ -548,7 +553,7 @@ def _tried(subject: Subject, length: int) -> str | None:
 
 
 def _refused(what: str, action: Callable[[], object]) -> str | None:
-    """The one line of `BadInput` that it ends in; None when it does not. Raises `Broken` for any other end."""
+    """The one-line message of the `BadInput` that an action raises, or None. Raises `Broken` for other exceptions."""
     try:
         action()
     except BadInput as error:

@@ -17,8 +17,8 @@ from bench.build import build_method, build_task
 from bench.grid import make_grid
 from bench.launch import LaunchOptions, run_cell, run_cells
 from bench.launch.lease import BEATS, LEASE_SECONDS, Lease, claim, look
+from bench.provenance import run_digest
 from bench.results import Folder, save_tensors, write_json
-from bench.training import run_digest
 from tests.helpers import TINY, folder_of, tiny_run
 
 SECONDS = 30

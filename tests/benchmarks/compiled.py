@@ -25,7 +25,7 @@ from bench.phases import draw
 
 STEPS = 40
 WARM = 12
-"""Steps before these: by then what is compiled anew for other shapes is."""
+"""Steps before these: by then what is compiled again for other shapes is."""
 
 
 def compare(run: Run, index: int) -> str:

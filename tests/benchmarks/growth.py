@@ -83,9 +83,8 @@ def microseconds(name: str, root: Path) -> list[float]:
     return [1e6 * statistics.median(times) / (rows * length) for times, length in zip(spent, LENGTHS, strict=True)]
 
 
-def shares(name: str, root: Path) -> dict[str, float]:
-    """Of the processor time inside operators at the profiled length, by kind."""
-    made = trainer(name, PROFILED, root)
+def shares(made: Trainer) -> dict[str, float]:
+    """The shares of a step's processor time inside operators, by kind of operator."""
     step(made)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         step(made)
@@ -95,6 +94,10 @@ def shares(name: str, root: Path) -> dict[str, float]:
         kind = next((kind for kind, starts in KINDS.items() if operator.startswith(starts)), REST)
         found[kind] += event.self_cpu_time_total
     return {kind: found[kind] / found.total() for kind in (*KINDS, REST)}
+
+
+def worded(parts: dict[str, float]) -> str:
+    return ", ".join(f"{kind} {share:.0%}" for kind, share in parts.items())
 
 
 def draw(times: dict[str, list[float]], parts: dict[str, dict[str, float]]) -> Figure:
@@ -126,9 +129,9 @@ def main() -> None:
     times, parts = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for name in STEPS:
-            times[name], parts[name] = microseconds(name, Path(folder)), shares(name, Path(folder) / "profiled")
-            told = " ".join(f"{kind} {share:.0%}" for kind, share in parts[name].items())
-            print(f"{name:20}{''.join(f'{value:9.1f}' for value in times[name])}   {told}", flush=True)
+            times[name] = microseconds(name, Path(folder))
+            parts[name] = shares(trainer(name, PROFILED, Path(folder) / "profiled"))
+            print(f"{name:20}{''.join(f'{value:9.1f}' for value in times[name])}   {worded(parts[name])}", flush=True)
     draw(times, parts).savefig(sys.argv[1], dpi=130)
 
 

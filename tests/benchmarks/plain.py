@@ -97,7 +97,7 @@ def dmt(method: Any, batch: Batch, drawn: Any) -> dict[str, Tensor]:
                 label = encode(method.teacher, x[:, max(0, t + 1 - config.context) : t + 1])
             errors.append(F.mse_loss(memory, label))
         if t in scored:
-            logits.append(read(rnn, memory.detach()))
+            logits.append(read(rnn, memory.detach() if config.dmt.detach_readout else memory))
     dyn = torch.stack(errors).mean()
     readout = cross_entropy(torch.stack(logits, 1), y[:, sorted(scored)])
     return {"loss": config.dmt.lambda_dyn * dyn + config.dmt.lambda_readout * readout}

@@ -17,6 +17,7 @@ import torch
 from bench.config import Run
 from bench.results import Folder
 from bench.training import Trainer
+from tests.benchmarks.growth import shares, worded
 from tests.benchmarks.plain import made_plain
 from tests.benchmarks.workloads import step
 
@@ -90,7 +91,8 @@ def main() -> None:
         for method in BATCHES[shape]:
             with tempfile.TemporaryDirectory() as folder:
                 times, ours = ratio(run(shape, method), Path(folder))
-            print(f"{shape:8}{method:10}{times:6.2f} x   ({ours:.1f} ms)", flush=True)
+                parts = shares(trainer(run(shape, method), Path(folder) / "profiled", plain=False))
+            print(f"{shape:8}{method:10}{times:6.2f} x   ({ours:.1f} ms: {worded(parts)})", flush=True)
 
 
 if __name__ == "__main__":

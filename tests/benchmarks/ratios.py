@@ -5,7 +5,7 @@ a machine that changes its speed does so for all alike. Time is that of the proc
 others (and also what a workload waits for). One yardstick is bound by arithmetic, the other by the cost of calling
 operators; a machine may be faster in one only. So a workload counts as slower by the smaller of its two rises.
 
-    python -m tests.benchmarks.ratios        # measure anew and write the committed ratios
+    python -m tests.benchmarks.ratios        # measure again and write the committed ratios
 """
 
 from __future__ import annotations

@@ -11,12 +11,16 @@ from bench.methods.base import Carry
 from tests.benchmarks.plain import made_plain
 from tests.helpers import tiny_run
 
-STEPS = [("smt", "smt"), ("smt+dmt", "dmt"), ("bptt", "train")]
+STEPS = [
+    ("smt", {"timesteps": 3, "context": 5, "future": 4}, "smt"),
+    ("smt+dmt", {"dmt": {"every": 3}}, "dmt"),
+    ("smt+dmt", {"dmt": {"every": 4, "detach_readout": False}}, "dmt"),
+    ("bptt", {}, "train"),
+]
 
 
-@pytest.mark.parametrize(("name", "phase"), STEPS)
-def test_a_plain_step_has_the_loss_and_the_gradients_of_ours(name, phase):
-    own = {"smt": {"timesteps": 3, "context": 5, "future": 4}, "smt+dmt": {"dmt": {"every": 3}}}.get(name, {})
+@pytest.mark.parametrize(("name", "own", "phase"), STEPS)
+def test_a_plain_step_has_the_loss_and_the_gradients_of_ours(name, own, phase):
     run = tiny_run({"name": name, **own}, {"name": "parity", "every_step": True}, precision="float64")
     task = build_task(run)
     method = build_method(run, task)

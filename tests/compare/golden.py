@@ -1,6 +1,6 @@
 """Golden losses: the first training losses of every built-in method and backbone, in float64, to the last digit.
 
-    python -m tests.compare.golden results/baselines/golden.json      # write them anew
+    python -m tests.compare.golden results/baselines/golden.json      # write them again
 
 Whatever changes a number (a sign, an alignment, a gradient, a learning rate, a random stream) changes these within 20
 steps, where rounding has not grown yet. They go through the trainer itself; both phases of a method with two are there.
@@ -20,7 +20,8 @@ import torch
 
 from bench import registry
 from bench.config import Run
-from bench.methods.base import Phase, impossible
+from bench.feasibility import impossible
+from bench.methods.base import Phase
 from bench.results import Folder, write_json
 from bench.training import Trainer
 

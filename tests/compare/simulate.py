@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from bench.compare.judge import compare
 from bench.compare.sides import Cell, Side, read
-from bench.grid import Tolerances
+from bench.tolerances import Tolerances
 
 SCORES = ("accuracy", "loss")
 SHARES = (0.33, 0.5, 0.75, 1.0, 2.0)

@@ -1,4 +1,4 @@
-"""The first losses of every method are what they were; made anew by `python -m tests.compare.golden FILE`."""
+"""The first losses of every method are what they were; written by `python -m tests.compare.golden FILE`."""
 
 from __future__ import annotations
 

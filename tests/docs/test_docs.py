@@ -14,7 +14,9 @@ import typer
 
 from bench import scaffold
 from bench.cli import app
+from bench.cli.door import UsageError
 from bench.cli.parts import Group
+from bench.errors import BadInput
 from bench.grid import grid_names, load_collection, make_grid, parse_set, parse_yaml
 from bench.testing.backbone import suite
 
@@ -60,10 +62,18 @@ def test_every_command_shown_parses_and_names_a_grid_that_there_is(line):
 
 
 @pytest.mark.parametrize(
-    "line", ["runn quick", "run", "run quick --sett seed=1", "status nothing", "run quick --set lr=1", "data fetch"]
+    ("line", "error", "message"),
+    [
+        ("runn quick", AssertionError, "no command 'runn'"),
+        ("run", UsageError, "Missing parameter: grid"),
+        ("run quick --sett seed=1", UsageError, "No such option: --sett"),
+        ("status nothing", AssertionError, "'nothing' in"),
+        ("run quick --set lr=1", BadInput, "--set lr"),
+        ("data fetch", UsageError, "Missing parameter: name"),
+    ],
 )
-def test_a_command_that_is_not_one_would_be_found(line):
-    with pytest.raises(Exception):  # noqa: B017 (each in its own way)
+def test_a_command_that_is_not_one_would_be_found(line, error, message):
+    with pytest.raises(error, match=message):
         test_every_command_shown_parses_and_names_a_grid_that_there_is(line)
 
 

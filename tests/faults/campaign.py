@@ -5,7 +5,7 @@
 Each shot is a SIGKILL of a launcher or a worker, or now and then a SIGSTOP of a worker past its lease: alone, or with
 its launcher, as a machine that hangs, so that the other launcher takes the cell over before SIGCONT. Launchers that
 were killed are started again. When the grid is done its cells are compared with the undisturbed ones, bit for bit; then
-it begins anew in another folder, until there were enough kills. It ends with the counts, and with exit code 1 when
+it starts again in another folder, until there were enough kills. It ends with the counts, and with exit code 1 when
 something did not hold.
 Linux only: processes are found in /proc.
 """

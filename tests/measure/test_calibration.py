@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.launch.cell import run_cell
 from bench.measure import calibration
+from bench.provenance import run_digest
 from bench.results import read_json
-from bench.training import run_digest
 from tests.helpers import folder_of, tiny_run
 
 

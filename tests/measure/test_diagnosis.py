@@ -193,7 +193,7 @@ def case(request):
     run = tiny_run(method, {"name": task, "length": 12}, precision="float64", **fields)
     task = build_task(run)
     built = build_method(run, task).eval()
-    built.settle("smt")
+    built.sync_predictor("smt")
     return run, task, built, *dynamics.sequences(run, task, 12, 6)[:2]
 
 

@@ -27,7 +27,7 @@ def built(method: Any = "bptt", task: Any = "retrieval", **fields: Any) -> tuple
     run = tiny_run(method, task, **fields)
     task = build_task(run)
     made = build_method(run, task)
-    made.settle("smt")
+    made.sync_predictor("smt")
     assert isinstance(made, RecurrentMethod)
     return made, task
 

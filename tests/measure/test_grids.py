@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from bench.config import Run
+from bench.feasibility import impossible
 from bench.grid import grid_names, load_collection
 from bench.measure import cost, credit
-from bench.methods.base import impossible
 from tests.helpers import TINY
 
 SHAPES = ("name", "context", "start")

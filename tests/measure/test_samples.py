@@ -14,22 +14,22 @@ from torch import Tensor
 
 from bench import registry, streams
 from bench.build import build_method, build_task
-from bench.config import ModelConfig
+from bench.config import ModelConfig, TaskConfig
 from bench.errors import BadInput
 from bench.measure.samples import draw, half_blocks, kind, picture_grid, render, save_png, write
 from bench.methods.base import EVERY, Method, MethodConfig
-from bench.tasks.base import Batch, Task, TaskConfig
+from bench.tasks.base import Batch, Task
 from tests.helpers import tiny_run
 
 DIGITS = {"name": "digits", "length": 64}
 
 
 def built(method: Any = "bptt", task: Any = None, **fields: Any) -> tuple[Method, Task]:
-    """A method at initialisation, settled, and its task."""
+    """A method at initialisation, with its predictor up to date, and its task."""
     run = tiny_run(dict(method) if isinstance(method, dict) else method, dict(task or DIGITS), **fields)
     task = build_task(run)
     made = build_method(run, task)
-    made.settle("smt")
+    made.sync_predictor("smt")
     return made, task
 
 

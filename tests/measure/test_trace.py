@@ -149,7 +149,7 @@ def test_the_gates_of_a_row_are_apart() -> None:
     assert depth(lambda: (x * 1).chunk(3, 1)[1].sigmoid_() + 1) == 3
 
 
-def test_a_full_overwrite_starts_anew() -> None:
+def test_a_full_overwrite_depends_on_nothing_before() -> None:
     x, y = torch.zeros(3), torch.ones(3)
     overwrites: tuple[Callable[[], Tensor], ...] = (x.zero_, lambda: x.copy_(y), lambda: x.fill_(1.0), x.normal_)
     for overwrite in overwrites:
@@ -164,7 +164,7 @@ def test_a_full_overwrite_starts_anew() -> None:
         assert trace.cost().whole.sequential_operations == 6
 
 
-def test_a_part_that_is_overwritten_starts_anew() -> None:
+def test_a_part_that_is_overwritten_depends_on_nothing_before() -> None:
     x = torch.zeros(4, 3)
 
     with Trace() as trace:
@@ -439,7 +439,7 @@ def test_a_checkpointed_segment_takes_less_memory() -> None:
 # Use.
 
 
-def test_nothing_is_traced_outside_with_and_each_with_starts_anew() -> None:
+def test_nothing_is_traced_outside_with_and_each_with_starts_afresh() -> None:
     trace, x = Trace(), torch.randn(3)
     with trace:
         y = x + 1

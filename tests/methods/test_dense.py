@@ -87,7 +87,7 @@ def test_k_sweeps_from_the_teachers_memories_are_k_steps_of_the_rollout_from_eac
     """The theorem: before column t stands f^k from m_{t-k}, or the rollout from the beginning where t < k."""
     method, (x, _, _) = built("smt-dense+dmt")
     with torch.no_grad():
-        method.settle("smt")
+        method.sync_predictor("smt")
         memories = method.teacher.encode(x)
         found = swept(method.rnn, memories, x, k)
         for t in range(T):
@@ -104,7 +104,7 @@ def test_k_sweeps_from_the_teachers_memories_are_k_steps_of_the_rollout_from_eac
 def test_pieces_begin_at_the_teachers_memories_and_go_on_by_themselves(steps, offset):
     method, (x, _, _) = built("smt-dense+dmt")
     with torch.no_grad():
-        method.settle("smt")
+        method.sync_predictor("smt")
         memories, columns = method.teacher.encode(x), cyclic(T, torch.tensor([offset]))
         assert sorted(columns.tolist()) == list(range(T))
         found = rolled_out(method.rnn, memories[:, columns[::steps]], x, columns, steps)
@@ -178,7 +178,7 @@ def near(method, loss, expected):
 def test_the_loss_of_dmt_is_that_of_a_loop_over_columns(dmt):
     """From the teacher's memory at every k-th column on; the last update of each alone has a gradient."""
     method, batch = built({"name": "smt-dense+dmt", "dmt": dmt})
-    method.settle("smt")
+    method.sync_predictor("smt")
     method.train_only(method.phases(tiny_run().training)[-1])
     offset, (x, y, _) = method.draw((B, T), "dmt"), batch
     config, steps = method.config.dmt, min(method.config.dmt.pieces[0], T)
@@ -235,7 +235,7 @@ def test_a_teacher_that_never_is_has_its_share(tmp_path):
 @pytest.mark.parametrize("dmt", [{"pieces": [4]}, {"pieces": [64]}, {"sweeps": 3}, {"pieces": [3], "rollout": 7}])
 def test_the_published_form_labels_the_same_positions_of_pieces_and_sweeps(dmt):
     method, batch = built({"name": "smt+dmt", "context": 5, "dmt": {"every": 2, **dmt}})
-    method.settle("smt")
+    method.sync_predictor("smt")
     method.train_only(method.phases(tiny_run().training)[-1])
     drawn, config, reach = method.draw((B, T), "dmt"), method.config.dmt, min(T, method.config.dmt.rollout)
     steps = min(config.pieces[0], reach) if config.pieces else 0

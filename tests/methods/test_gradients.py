@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from bench.build import build_method, build_task
 from bench.engine import Engine
 from bench.errors import BadInput
+from bench.feasibility import impossible
 from bench.grid import load_collection
-from bench.methods.base import impossible
 from bench.methods.smt import cut_windows, uniformity_loss
 from bench.phases import draw
 from bench.tasks.base import IGNORED, Batch
@@ -247,7 +247,7 @@ def test_detached_smt_moves_the_encoder_by_the_decoder_alone(dense):
 def test_dmts_losses_and_gradient_equal_those_of_single_rollouts(batch, detach_rollout, detach_readout):
     config = {"every": 1, "detach_rollout": detach_rollout, "detach_readout": detach_readout}
     method = method_of("smt+dmt", context=4, dmt=config)
-    method.settle("smt")
+    method.sync_predictor("smt")
     found, scalars = trained_gradients(method, batch, "dmt")
     squares, terms = [], []
     for row in range(B):
@@ -276,7 +276,7 @@ def test_the_last_phase_of_smt_dmt_bptt_is_bptt_from_the_first_memory(batch, sta
         evaluation={"score_from": 2},
     )
     method = build_method(run, build_task(run))
-    method.settle("smt")
+    method.sync_predictor("smt")
     found, scalars = trained_gradients(method, batch, "bptt")
     terms, first = [], 3 if start == "context" else 0
     for row in range(B):

@@ -16,9 +16,10 @@ from bench import registry
 from bench.build import build_method, build_task
 from bench.config import Run
 from bench.engine import Engine, blocks
+from bench.feasibility import impossible
 from bench.measure.cost import step_costs
 from bench.methods import kf_rtrl, online, rank_one
-from bench.methods.base import Carry, impossible
+from bench.methods.base import Carry
 from bench.tasks.base import IGNORED, Batch
 from bench.testing.method import suite
 from bench.training import Trainer
@@ -112,7 +113,7 @@ def test_another_objective_is_differentiated_through_a_linear_readout_too(monkey
     assert off(summed_credit(method, batch), exact(method, batch)) < 1e-10
 
 
-def test_two_sequences_end_to_end_have_each_ones_gradient_bit_for_bit_if_lanes_begin_anew():
+def test_two_sequences_end_to_end_have_each_ones_gradient_bit_for_bit_if_lanes_restart():
     for name, form in (("tanh", "rtrl"), ("elstm", "rtrl"), ("tanh", "uoro"), ("tanh", "kf-rtrl")):
         method = built(cell(name, form))
         drawn = method.draw((2, T), "train")
@@ -362,7 +363,7 @@ def test_uoro_in_one_block_is_bptt():
     method, batch = blocked(T), stream(3, masked=True)
     assert off(summed_credit(method, batch), exact(method, batch)) < 1e-10
     method, batch = blocked(3, update_every=3 * T), stream(3, starts=True, masked=True)
-    batch = batch._replace(start=batch.start | (torch.arange(T) % 2 == 0))  # blocks are cut where lanes begin anew
+    batch = batch._replace(start=batch.start | (torch.arange(T) % 2 == 0))  # blocks are cut where lanes restart
     assert off(summed_credit(method, batch), exact(method, batch)) > 1e-3
     everywhere = batch._replace(start=torch.ones_like(batch.start))
     assert off(summed_credit(method, everywhere), exact(method, everywhere)) < 1e-10
@@ -393,7 +394,7 @@ def test_blocks_of_uoro_are_unbiased_and_have_the_less_variance_the_longer_they_
         ([0, 0], 1, [(0, 1), (1, 2)]),
     ],
 )
-def test_blocks_are_cut_where_a_lane_begins_anew(starts, size, expected):
+def test_blocks_are_cut_where_a_lane_restarts(starts, size, expected):
     assert blocks(list(map(bool, starts)), size) == expected
 
 

@@ -14,7 +14,8 @@ from bench.methods import EVERY
 from bench.models import RNN, CausalTransformer, Teacher, rms_normalise, windows
 from bench.models.backbone import Backbone, leaves
 from bench.models.layers import LAST, Block, RMSNorm, _angles, attend, stack
-from bench.models.updater import count_parameters, pairs
+from bench.models.sizes import count_parameters
+from bench.models.updater import pairs
 from bench.optimiser import build
 
 SIZES = ModelConfig(d=16, memory_tokens=3, heads=2, encoder_layers=2, decoder_layers=2, updater_layers=2)
@@ -39,7 +40,7 @@ def test_the_causal_transformer_predicts_in_parallel_what_it_streams_with_its_ca
     assert past.caches[0][0].shape == (4, 2, 11, 8)  # the cache holds every position
 
 
-def test_a_lane_of_the_causal_transformer_that_begins_anew_sees_nothing_from_before():
+def test_a_lane_of_the_causal_transformer_that_restarts_sees_nothing_from_before():
     model = CausalTransformer(SIZES, 7, 5).double()
     x, past = torch.randint(0, 7, (2, 9)), model.initial_state(2)
     for t, x_t in enumerate(x.unbind(1)):
@@ -119,7 +120,7 @@ def test_every_updater_keeps_the_memory_shape_and_the_rnn_normalises_its_tokens(
 
 @pytest.mark.parametrize("backbone", EVERY_BACKBONE)
 @pytest.mark.parametrize("length", [1, 2, 7, 16])
-def test_a_scan_equals_a_loop_of_steps_with_lanes_that_begin_anew(backbone, length):
+def test_a_scan_equals_a_loop_of_steps_with_lanes_that_restart(backbone, length):
     rnn = RNN(SIZES.model_copy(update={"backbone": backbone}), 7, 5).double()
     x, starts = torch.randint(0, 7, (4, length)), torch.rand(4, length) < 0.3
     _, state = rnn.scan(rnn.initial_state(4), torch.randint(0, 7, (4, 3)))

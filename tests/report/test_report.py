@@ -22,7 +22,6 @@ from bench import report
 from bench.build import build_method, build_task
 from bench.compare import judge, show, sides
 from bench.errors import BadInput
-from bench.grid import Tolerances
 from bench.report import style
 from bench.report.data import load as read
 from bench.report.data import read_results as load
@@ -30,6 +29,7 @@ from bench.report.sections.summary import exhibits
 from bench.report.text import markdown
 from bench.report.words import escape
 from bench.results import UNTOLD, Folder, load_curves, load_results, write_json
+from bench.tolerances import Tolerances
 from bench.training import Trainer
 from tests.helpers import folder_of, tiny_run
 from tests.report.fabricated import fake, levels, lines, means, only, rename, score, seeds, undo, words

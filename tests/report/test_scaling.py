@@ -43,7 +43,7 @@ def cell(
         model={**BASE, **(model or {})},
         seed=seed,
     )
-    length = run.task_config.length  # type: ignore[attr-defined]
+    length = run.task_config.length
     scores = [score(0.5, bits * BITS, length=length, **NATURAL)]
     scores += [score(0.5, teacher * BITS, "teacher", length, **NATURAL)] if teacher is not None else []
     folder = fake(root, run, scores)

@@ -53,7 +53,7 @@ def test_shakespeare_is_the_text_in_order(tmp_path, packed):
     ("content", "expected"),
     [
         (b"caf\xc3\xa9 " * 50, "is not plain ASCII text"),
-        (b"a*b" * 50, "has '*', which is none of the 65 symbols"),
+        (b"a*b" * 50, "has '*', which is not among the 65 symbols"),
         (b"a", "should have two or more"),
         (gzip.compress(PLAY.encode())[:-20], "truncated or damaged"),
     ],
@@ -90,7 +90,7 @@ def test_ptb_is_brought_by_hand_and_needs_all_three_files(tmp_path):
         data.import_("ptb", tmp_path / "ptb.train.txt")
     for split in ("valid", "test"):
         (tmp_path / f"ptb.{split}.txt").write_text("other # symbols\n")
-    with pytest.raises(BadInput, match="has '#', which is none of"):
+    with pytest.raises(BadInput, match="has '#', which is not among"):
         data.import_("ptb", tmp_path)
 
 

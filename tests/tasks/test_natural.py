@@ -164,7 +164,7 @@ def test_drawing_is_repeatable_and_leaves_the_global_generators_alone(name, knob
 
 
 @pytest.mark.parametrize(("name", "knobs"), VARIANTS)
-def test_lanes_read_on_through_all_the_data_and_begin_anew_only_once(name, knobs):
+def test_lanes_read_on_through_all_the_data_and_restart_only_once(name, knobs):
     task = build(name, **knobs)
     tokens = torch.tensor(whole(task, "test"))
     total, generator = len(tokens), streams.generator(1, "lanes")

@@ -169,7 +169,7 @@ def test_complex_parameters_keep_every_promise(clean):
 
 def test_a_gradient_that_is_nan_is_not_exact(clean):
     outcome = outcome_of(RotatesUnseen, "gradients are exact")
-    assert outcome.state == "failed" and "says nan" in outcome.detail
+    assert outcome.state == "failed" and "gives nan" in outcome.detail
 
 
 def test_every_row_has_its_broken_backbone():
@@ -181,7 +181,7 @@ def test_a_row_fails_for_the_backbone_that_breaks_it(clean, row):
     outcome = outcome_of(BROKEN[row], row)
     assert outcome.state == "failed", outcome
     assert outcome.detail and "\n" not in outcome.detail and "Error" not in outcome.detail.split()[0]
-    assert outcome.mend
+    assert outcome.fix
 
 
 class Counts(GRUUpdater):
@@ -222,8 +222,8 @@ class Inverts(GRUUpdater):
     ("cls", "row", "state", "message"),
     [
         (Counts, "deterministic", "failed", "two calls with the same inputs differ by up to"),
-        (Grows, "shapes and dtypes", "failed", "a step makes (B, 17) and (B, 16) of (B, 16) and (B, 16)"),
-        (Saturates, "recurrence as declared", "failed", "linear says the Jacobian does not depend on the state"),
+        (Grows, "shapes and dtypes", "failed", "a step maps (B, 16) and (B, 16) to (B, 17) and (B, 16)"),
+        (Saturates, "recurrence as declared", "failed", "linear means a Jacobian independent of the state"),
         (Cuts, "gradients reach everything", "failed", "no gradient reaches the state"),
         (Inverts, "cost can be traced", "passed", "not counted: "),
     ],

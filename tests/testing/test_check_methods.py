@@ -197,7 +197,7 @@ def test_a_row_fails_for_the_method_that_breaks_it(clean, row):
     outcome = outcome_of(BROKEN[row], row)
     assert outcome.state == "failed", outcome
     assert outcome.detail and "\n" not in outcome.detail
-    assert outcome.mend
+    assert outcome.fix
 
 
 class Streams(BPTT):
@@ -338,7 +338,7 @@ def test_the_command_tells_what_to_mend_in_a_table_in_json_and_in_junit(clean, t
     assert main(["check", "--plugin", str(file), "--junit", str(junit)]) == 1
     shown = capsys.readouterr().out
     assert "gradient_is speaks of trains, which is no phase" in shown
-    assert "to mend 'gradients are what is promised': mend the gradient" in shown
+    assert "to fix 'gradients are what is promised': correct the gradient" in shown
     assert "12 passed, 1 failed, 1 not applicable" in shown
     (found,) = ET.parse(junit).getroot().findall("testsuite")
     assert (found.get("tests"), found.get("failures")) == ("14", "1")

@@ -217,7 +217,7 @@ def test_a_row_fails_for_the_task_that_breaks_it(clean, row):
     outcome = outcome_of(BROKEN[row], row)
     assert outcome.state == "failed", outcome
     assert outcome.detail and "\n" not in outcome.detail and "Error" not in outcome.detail.split()[0]
-    assert outcome.mend
+    assert outcome.fix
 
 
 class OutOfRange(Parity):
@@ -328,14 +328,14 @@ class HasNothingToAsk(Parity):
         (TrainsOnTest, "splits are disjoint", "windows of the test split are in the training data"),
         (DrawsEveryPiece, "streams continue", "differs between pieces"),
         (StateInAList, "streams continue", "the state is list"),
-        (SaysThatItContinues, "streams continue", "lanes go on without end, and one begins anew"),
+        (SaysThatItContinues, "streams continue", "lanes go on without end, but one restarts"),
         (FloorTooHigh, "nothing trivial is too good", "the loss floor is 0.7200 nats; should be from 0 to log 2"),
         (FloorWithoutCeiling, "nothing trivial is too good", "a loss floor of 0.5000 nats needs a ceiling of 0.6065"),
         (FloorIsNaN, "facts are numbers", "loss_floor is tensor(nan); should be a number from 0 on"),
         (CountsOnBytes, "chance is blind guessing", "chance 0.003906; 17 of 256 labels occur"),
         (CeilingOfAllColumns, "floor and ceiling are the oracle's", "scored from 16: the oracle's accuracy is"),
         (HoldsForImpossible, "floor and ceiling are the oracle's", "100.00% of the labels"),
-        (KnowsNothing, "floor and ceiling are the oracle's", "sum to 1 but for nan"),
+        (KnowsNothing, "floor and ceiling are the oracle's", "sum to 1 only within nan"),
         (IntoLists, "sampling is vectorised", "for 512"),
         (BreaksAtLengthOne, "polite on bad config", "drawing length 1 ends in RuntimeError"),
         (HasNothingToAsk, "polite on bad config", "length 1 is drawn, but no label is scored"),
@@ -350,7 +350,7 @@ def test_few_instances_are_told_from_a_pool(clean):
     few = outcome_of(type("Few", (Parity,), {}), "splits are disjoint", "task.length=4")
     assert (
         few.state == "passed"
-        and "1024 held-out sequences of length 4 are in another split too, as there are few of them" in few.detail
+        and "1024 held-out sequences of length 4 are also in another split, as there are few of them" in few.detail
     )
     fixed = ["task.pairs=1", "task.span=1", "task.key_symbols=1"]
     outcome = next(one for one in check("task", "keys-values", fixed) if one.row == "splits are disjoint")

@@ -19,7 +19,7 @@ def test_the_reservoir_forgets_how_it_began():
     assert apart[-1] < 1e-6 * apart[0]
 
 
-def test_a_lane_that_begins_anew_begins_at_zero():
+def test_a_lane_that_restarts_starts_at_zero():
     built, _ = tiny("echo-state")
     x = torch.randint(2, (2, 6), generator=torch.Generator().manual_seed(0))
     start = torch.zeros(2, 6, dtype=torch.bool)
