@@ -253,7 +253,7 @@ def picture(figure: Figure, dpi: int) -> bytes:
     whole = Pillow.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     file = BytesIO()
     colours = whole.quantize(256, method=Pillow.Quantize.MEDIANCUT, dither=Pillow.Dither.NONE)
-    colours.save(file, "png", optimize=True, dpi=(dpi, dpi))
+    colours.save(file, "png", dpi=(dpi, dpi))
     return file.getvalue()
 
 

@@ -19,6 +19,7 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 RC: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
+    "axes.titley": 1.0,  # or matplotlib looks for a place at each drawing
     "axes.labelsize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

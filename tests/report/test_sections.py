@@ -38,7 +38,7 @@ ALWAYS = {
 OF_THE_SMALL = {
     "efficiency": ["efficiency-2"],
     "complexity": ["complexity-fits"],
-    "samples": [f"samples-{one}" for one in "keys-values modular-arithmetic retrieval stack string-copy".split()],
+    "samples": [f"samples-{one}" for one in ["keys-values", "modular-arithmetic", "retrieval", "stack", "string-copy"]],
     "provenance": ["machines", "shared-configuration", "configurations"],
 }
 """And of a report on all-small."""
