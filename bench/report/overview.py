@@ -11,7 +11,8 @@ import pandas as pd
 
 from bench.report import style
 from bench.report.data import Data
-from bench.report.query import RUN, base, cells, having, in_order, scores, tabulate
+from bench.report.query import RUN, base, cells, having, scores
+from bench.report.tables import in_order, tabulate
 from bench.report.words import clean, counted
 
 PLACE = ["order", "place", "grid", "task"]

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from bench.report import query
+from bench.report import query, tables
 from bench.report.exhibit import MOST_PANELS
 from bench.report.style import GREY, Style, order, tick_text
 from bench.report.words import clean
@@ -115,9 +115,9 @@ class Panel:
 
 def over_seeds(rows: pd.DataFrame, x: str, y: str, method: str, word: str | None = None, **how: Any) -> Line:
     """The mean over seeds of column `y` at each `x`; single seeds where they are too few for an interval."""
-    points = query.tabulate(rows.dropna(subset=y), [x], **{y: "interval"}).sort_values(x)
+    points = tables.tabulate(rows.dropna(subset=y), [x], **{y: "interval"}).sort_values(x)
     few = set(points.loc[(points["seeds"] > 1) & (points["seeds"] < SEEDS_FOR_AN_INTERVAL), x])
-    single = query.per_seed(rows, [x], y)
+    single = tables.per_seed(rows, [x], y)
     shown = [part for _, part in single[single[x].isin(few)].groupby("seed")]
     seeds = tuple((part[x].to_numpy(dtype=float), part[y].to_numpy(dtype=float)) for part in shown)
     at, mean, low, high = (points[name].to_numpy(dtype=float) for name in (x, y, f"{y}_low", f"{y}_high"))

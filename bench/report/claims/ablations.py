@@ -23,8 +23,9 @@ from bench.report.claims.findings import (
 )
 from bench.report.claims.learning import final, of_method, still_learning
 from bench.report.data import Data
-from bench.report.query import base, difference, effective_rank, having, mean_of, number
+from bench.report.query import base, effective_rank, having, number
 from bench.report.sweeps import Ladder, ladders, pairs
+from bench.report.tables import difference, mean_of
 
 SOLVES = 0.9
 """Of the ceiling."""

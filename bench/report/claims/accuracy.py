@@ -8,8 +8,9 @@ from bench.report.claims.base import Verdict, register_claim
 from bench.report.claims.findings import EQUAL, LEARNED, MARGIN, SOLVED, Case, Part, ahead, apart, decide, means, within
 from bench.report.claims.learning import final, of_method, still_learning
 from bench.report.data import Data
-from bench.report.query import base, difference, mean_of, scores
+from bench.report.query import base, scores
 from bench.report.sweeps import Ladder, Pair, ladders, pairs
+from bench.report.tables import difference, mean_of
 from bench.statistics import mean_interval, paired_difference
 
 SYNTHETIC = ("retrieval", "string-copy", "stack", "keys-values", "modular-arithmetic")

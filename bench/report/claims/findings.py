@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from bench.report.claims.base import NUMBERS, Verdict, Word, no_numbers
-from bench.report.query import mean_of
+from bench.report.tables import mean_of
 from bench.report.words import interval as shown
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, Interval
 

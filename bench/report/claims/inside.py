@@ -28,7 +28,8 @@ from bench.report.claims.findings import (
 )
 from bench.report.claims.learning import final, of_method, still_learning
 from bench.report.data import Data
-from bench.report.query import cells, curve_points, having, keys, mean_of, number
+from bench.report.query import cells, curve_points, having, keys, number
+from bench.report.tables import mean_of
 from bench.statistics import mean_interval
 
 FAR_BACK = ("retrieval", "string-copy")

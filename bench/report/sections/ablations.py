@@ -11,18 +11,9 @@ import pandas as pd
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit
-from bench.report.query import (
-    difference,
-    effective_rank,
-    having,
-    in_order,
-    number,
-    per_seed,
-    scores,
-    tabulate,
-    titled,
-)
+from bench.report.query import effective_rank, having, number, scores, titled
 from bench.report.sweeps import sweeps, with_settings
+from bench.report.tables import difference, in_order, per_seed, tabulate
 from bench.report.words import sortable, whole_as_int
 
 TITLE = "Ablations"

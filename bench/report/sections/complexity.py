@@ -27,7 +27,8 @@ from bench.report.fits import (
     paper,
     traced,
 )
-from bench.report.query import number, without_idle
+from bench.report.query import number
+from bench.report.tables import without_idle
 from bench.report.words import clean, counted, number_word, sentences
 
 TITLE = "Cost of a training step and of inference"

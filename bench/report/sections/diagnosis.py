@@ -16,8 +16,9 @@ from bench.drawing import drawing
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit
-from bench.report.query import GROUP, cells, recorded, tabulate, tidy
+from bench.report.query import GROUP, cells, recorded
 from bench.report.style import RC, styles
+from bench.report.tables import tabulate, tidy
 from bench.report.words import clean
 from bench.results import write_atomically
 

@@ -21,22 +21,9 @@ from bench.report import plot
 from bench.report.claims.inside import SMALLEST, silhouette
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit
-from bench.report.query import (
-    GROUP,
-    RUN,
-    cells,
-    chosen,
-    grouped,
-    having,
-    keys,
-    number,
-    placed,
-    recorded,
-    scores,
-    tabulate,
-    tidy,
-)
+from bench.report.query import GROUP, RUN, cells, chosen, having, keys, number, placed, recorded, scores
 from bench.report.style import GREY
+from bench.report.tables import grouped, tabulate, tidy
 from bench.report.words import clean, sentences, sortable
 
 TITLE = "Dynamics"

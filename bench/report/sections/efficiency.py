@@ -13,8 +13,9 @@ from bench.report import plot, style
 from bench.report.claims.findings import LEARNED
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit, uncounted
-from bench.report.query import RUN, base, cells, curve_points, facts, number, varying, without_idle
+from bench.report.query import RUN, base, cells, curve_points, facts, number, varying
 from bench.report.spends import loss_at, spend_to, together
+from bench.report.tables import without_idle
 from bench.report.words import sentences
 from bench.results.frames import scale_of
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, band, mean_interval

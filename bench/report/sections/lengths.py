@@ -10,7 +10,8 @@ import pandas as pd
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit
-from bench.report.query import CONFIG, LINE, free, in_order, names_of, scores, tabulate, titled, without_idle, worded
+from bench.report.query import CONFIG, LINE, free, names_of, scores, titled, worded
+from bench.report.tables import in_order, tabulate, without_idle
 
 TITLE = "Length generalisation"
 NAME, HEADING = "length-generalisation", "Accuracy against test length"

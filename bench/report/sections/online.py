@@ -10,7 +10,8 @@ import pandas as pd
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, exhibit
-from bench.report.query import GROUP, RUN, cells, chosen, facts, grouped, having, number, placed, tabulate, tidy, titled
+from bench.report.query import GROUP, RUN, cells, chosen, facts, having, number, placed, titled
+from bench.report.tables import grouped, tabulate, tidy
 from bench.results.frames import scale_of
 
 TITLE = "Online loss and regret"

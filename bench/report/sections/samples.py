@@ -16,9 +16,10 @@ from matplotlib.patches import Rectangle
 
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit
-from bench.report.query import base, cells, in_order, recorded, tabulate
+from bench.report.query import base, cells, recorded
 from bench.report.sections.dynamics import COMMAND
 from bench.report.style import GREY, PURPLE
+from bench.report.tables import in_order, tabulate
 from bench.report.words import clean, sentences, whole_as_int
 
 TITLE = "Samples"

@@ -12,20 +12,9 @@ import pandas as pd
 from bench.report import plot, style
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit, uncounted
-from bench.report.query import (
-    LINE,
-    RUN,
-    curve_points,
-    having,
-    in_order,
-    number,
-    one_per_run,
-    scores,
-    tabulate,
-    titled,
-    without_idle,
-)
+from bench.report.query import LINE, RUN, curve_points, having, number, one_per_run, scores, titled
 from bench.report.sweeps import sweeps, with_settings
+from bench.report.tables import in_order, tabulate, without_idle
 from bench.report.words import sentences
 from bench.results.frames import scale_of
 from bench.statistics import power_law

@@ -11,20 +11,9 @@ import pandas as pd
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit
-from bench.report.query import (
-    CONFIG,
-    LINE,
-    free,
-    in_order,
-    names_of,
-    per_seed,
-    scores,
-    tabulate,
-    titled,
-    without_idle,
-    worded,
-)
+from bench.report.query import CONFIG, LINE, free, names_of, scores, titled, worded
 from bench.report.sweeps import pairs
+from bench.report.tables import in_order, per_seed, tabulate, without_idle
 from bench.statistics import interquartile_mean
 
 TITLE = "Synthetic tasks"
