@@ -1,8 +1,6 @@
 """The door: `python run_bench.py --help`."""
 
-import sys
-
-from bench.cli import main
+from bench.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -1,4 +1,4 @@
-"""A benchmark of the ways to train recurrent networks: which learns more with the same budget, and what it costs.
+"""A benchmark of ways to train recurrent networks: which one learns more with the same budget, and what it costs.
 
     frame = bench.run("quick", set=["training.budget.tokens=200_000"])
     frame = bench.load_results("results/quick")
@@ -38,11 +38,11 @@ def run(
     measure: Sequence[Literal["cost", "dynamics", "samples", "diagnosis", "calibration"]] | None = None,
     quiet: bool = True,
 ) -> pd.DataFrame:
-    """Run what is not done of a grid, and return `load_results` of its folder.
+    """Run the cells of a grid that are not done, and return `load_results` of its folder.
 
     `grid` is the name of a shipped grid, a YAML file, or what such a file would hold (then `name` names its folder).
-    `set` holds KEY=VALUE overrides. `measure` says what to look at in finished cells; None: what the grid says.
-    `launcher` "local" runs worker processes, "inline" this one; `stuck` and `lease` are told at `run --help`.
+    `set` holds KEY=VALUE overrides. `measure` says what to measure in finished cells; None: what the grid says.
+    `launcher` "local" runs worker processes, "inline" this one; `stuck` and `lease` are described in `run --help`.
     Raises `BadInput` (a `ValueError`) with one line when something given cannot be used, `KeyboardInterrupt` after a
     clean stop, and `OSError` when results cannot be written. Cells that fail do not raise: see the columns `state` and
     `reason`.
@@ -83,7 +83,7 @@ def run(
 
 
 def load_results(path: str | Path) -> pd.DataFrame:
-    """One row per run, scored predictor and test length below `path`; the columns are told in `bench.results`."""
+    """One row per run, scored predictor and test length below `path`; `bench.results` describes the columns."""
     from bench import results
     from bench.paths import at_home
 

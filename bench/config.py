@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from bench import registry
-from bench.errors import BadInput, nearest
+from bench.errors import BadInput, cut, nearest, shown
+from bench.paths import folder_fault
 
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0, le=2**63 - 1)]
+Natural = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -67,9 +68,10 @@ def _ordered(plain: Any, value: Any) -> Any:
 
 
 def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> BadInput:
-    first = error.errors()[0]
+    errors = error.errors()  # a key that is unknown may be what was meant by one that is missing
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     *parents, field = [str(part) for part in first["loc"]] or [""]
-    path = ".".join(part for part in (where, *parents, field) if part)
+    path = ".".join(cut(part) for part in (where, *parents, field) if part)
     if first["type"] == "extra_forbidden":
         allowed = list(_fields_at(cls, parents))
         guess = nearest(field, allowed)
@@ -81,7 +83,7 @@ def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> BadIn
         message = message.replace("a valid array", "a list, and an axis of it a list of lists")
     if first["type"] == "missing" or not first["loc"]:
         return BadInput(f"{path}: {message}")
-    return BadInput(f"{path}: {first['input']!r} given; {message}")
+    return BadInput(f"{path}: {shown(first['input'])} given; {message}")
 
 
 def _fields_at(cls: type[BaseModel], parents: list[str]) -> Mapping[str, Any]:
@@ -287,6 +289,13 @@ class InitFrom(Config):
         description="a phase that this run's method has too; it and those before it are not trained again"
     )
 
+    @field_validator("run")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if fault := folder_fault(name):
+            raise ValueError(fault)
+        return name
+
 
 @dataclass(frozen=True)
 class Run:
@@ -414,7 +423,7 @@ def _configured(kind: registry.Registry[Any], data: dict[str, Any], where: str) 
     name = fields.pop("name", None)
     prefix = f"{where}.{kind.kind}" if where else kind.kind
     if not isinstance(name, str):
-        raise BadInput(f"{prefix}.name: {name!r} given; should be a {kind.kind}'s name: {', '.join(kind.names())}")
+        raise BadInput(f"{prefix}.name: {shown(name)} given; should be a {kind.kind}'s name: {', '.join(kind.names())}")
     cls = kind.get(name)
     config = cls.Config.parse(fields, f"{prefix}({name})")
     _require_that_it_is_kept(config, f"{prefix}({name})")
@@ -430,4 +439,5 @@ def _require_that_it_is_kept(config: Config, where: str) -> None:
         raise BadInput(f"{where}: cannot be written as JSON and read back: {str(error).splitlines()[0]}") from None
     for name, value in config:
         if getattr(again, name) != value:
-            raise BadInput(f"{where}.{name}: {value!r} is {getattr(again, name)!r} once written as JSON and read back")
+            told = f"{shown(value)} is {shown(getattr(again, name))}"
+            raise BadInput(f"{where}.{name}: {told} once written as JSON and read back")

@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class BadInput(ValueError):
     """The user's input cannot be used. The message is one line that says what to change."""
 
 
+def cut(text: str, most: int = 80) -> str:
+    """A text as a message repeats it: of a long one the first `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as a message repeats it: as Python writes it, which is on one line, and of a long one the beginning."""
+    return cut(repr(value), most)
+
+
+def line(error: BaseException, otherwise: str | None = None) -> str:
+    """The first line of an error's message; when it has none, or one that cannot be had, that, or the error's kind."""
+    try:
+        text = str(error).strip()
+    except Exception:
+        text = ""
+    return next(iter(text.splitlines()), otherwise or type(error).__name__)
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
     """The allowed name closest to `given`, or None when none is close."""
-    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(given[:100], list(allowed), n=1, cutoff=0.5)
     return close[0] if close else None
 
 
@@ -21,4 +41,4 @@ def unknown(field: str, given: str, allowed: Iterable[str]) -> BadInput:
     names = list(allowed)
     guess = nearest(given, names)
     hint = f"; did you mean {guess!r}?" if guess else ""
-    return BadInput(f"{field}: {given!r} is unknown; allowed: {', '.join(names) or 'nothing'}{hint}")
+    return BadInput(f"{field}: {shown(given)} is unknown; allowed: {', '.join(names) or 'nothing'}{hint}")

@@ -38,22 +38,24 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import re
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 
 from bench import compiling, registry
 from bench.build import build_method, build_task
 from bench.config import Config, InitFrom, ModelConfig, Outline, Run, config_in, uses_backbone
-from bench.errors import BadInput, nearest, unknown
+from bench.errors import BadInput, cut, nearest, shown, unknown
 from bench.fields import canonical, is_value, value_at
 from bench.measure import NAMES as MEASURES
 from bench.models.sizes import count_parameters, nearest_size
+from bench.paths import folder_name
+from bench.read_yaml import parse_yaml, read_yaml
 from bench.results.folder import groups
 from bench.tolerances import Tolerances
 
@@ -61,6 +63,11 @@ SECTIONS = ("task", "method", "model", "training", "evaluation")
 FIELDS = (*SECTIONS, "seed", "device", "precision", "threads", "init_from")
 KINDS: dict[str, registry.Registry[Any]] = {"task": registry.tasks, "method": registry.methods}
 SHIPPED = files("bench") / "grids"
+
+MOST_DOTS = 8
+"""In a key; no field is so deep."""
+MOST_CELLS = 100_000
+"""Of a grid; they are counted before any is made."""
 
 Fields = dict[str, Any]
 """Fields of a run as nested plain data; partial while a grid is expanded."""
@@ -173,55 +180,14 @@ class Collection:
 # Reading.
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe; reads 1e-3 as a number, as YAML 1.2 does; refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> Any:
-    """12:30:00 is a text, not, as YAML 1.1 has it, a number to the base of 60; 010, which to it is 8, is refused."""
-    if re.match(r"[-+]?0[\d_]", node.value):
-        problem = f"{node.value} given; a number should have no leading zero, and a text be in quotes"
-        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-    return node.value if ":" in node.value else loader.construct_yaml_int(node)
-
-
-def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
-    return node.value if ":" in node.value else loader.construct_yaml_float(node)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
-_Loader.add_constructor("tag:yaml.org,2002:float", _number)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Plain data from YAML. Raises `BadInput` with the line at fault."""
-    try:
-        return yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = (error.problem or "is not YAML").replace("\t", "\\t")
-        if "'\\t'" in problem:
-            problem = "a tab cannot indent YAML; use spaces"
-        raise BadInput(f"{where}{line}: {problem}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise BadInput(f"{where}: is not YAML: {str(error).splitlines()[0]}") from None
-
-
 def grid_names() -> dict[str, str]:
     """The shipped grids: name -> what it is for."""
-    found = sorted((file for file in SHIPPED.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return {file.name[:-5]: parse_yaml(file.read_text("utf-8"), file.name).get("about", "").strip() for file in found}
+    return {name: parse_yaml(file.read_text("utf-8"), file.name).get("about", "").strip() for name, file in _shipped()}
+
+
+def _shipped() -> list[tuple[str, Traversable]]:
+    """Their names and files, in alphabetical order."""
+    return sorted((file.name[:-5], file) for file in SHIPPED.iterdir() if file.name.endswith(".yaml"))
 
 
 def load_collection(name: str, sets: Sequence[str] = (), site: Site | None = None) -> Collection:
@@ -235,8 +201,19 @@ def load_collection(name: str, sets: Sequence[str] = (), site: Site | None = Non
         raise BadInput(f"{where}: {others[0]}: cannot stand beside grids; allowed: about, grids, cost")
     if not gathered.grids:
         raise BadInput(f"{where}: grids: names none; should be names of grids: {', '.join(grid_names())}")
+    for key, names in (("grids", gathered.grids), ("cost", gathered.cost)):
+        _require_different([grid_name(one) for one in names], f"{where}: {key}")
     trained = tuple(load_grid(one, sets, site) for one in gathered.grids)
     return Collection(stem, trained, tuple(load_grid(one) for one in gathered.cost))
+
+
+def _require_different(names: Sequence[str], where: str) -> None:
+    """Raise `BadInput` where two grids would share a folder; there are file systems to which A is a."""
+    seen = set[str]()
+    for name in names:
+        if name.casefold() in seen:
+            raise BadInput(f"{where}: two are called {shown(name)}, and would share a folder; rename a file")
+        seen.add(name.casefold())
 
 
 def load_grid(name: str, sets: Sequence[str] = (), site: Site | None = None) -> Grid:
@@ -245,20 +222,25 @@ def load_grid(name: str, sets: Sequence[str] = (), site: Site | None = None) -> 
     return make_grid(stem, data, sets, site)
 
 
-def _read(name: str) -> tuple[str, Any]:
+def grid_name(given: str) -> str:
+    """What a grid is called, and its folder: a file by its name without the suffix. Raises `BadInput`."""
+    path = Path(given)
+    return folder_name(path.stem if _is_file(given) else given, f"grid {shown(given)}")
+
+
+def _is_file(given: str) -> bool:
+    """Whether a grid is given as a file, rather than as a shipped one's name."""
+    return Path(given).suffix in (".yaml", ".yml") or "/" in given
+
+
+def _read(given: str) -> tuple[str, Any]:
     """A grid's name and what its file holds."""
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or "/" in name:
-        try:
-            text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "is not text"
-            raise BadInput(f"grid {name!r}: {reason}; shipped grids: {', '.join(grid_names())}") from None
-        return path.stem, parse_yaml(text, path.name)
-    shipped = SHIPPED / f"{name}.yaml"
-    if not shipped.is_file():
-        raise unknown("grid (a shipped name or a YAML file)", name, grid_names())
-    return name, parse_yaml(shipped.read_text("utf-8"), f"{name}.yaml")
+    shipped = [name for name, _ in _shipped()]
+    if not _is_file(given):
+        if given not in shipped:
+            raise unknown("grid (a shipped name or a YAML file)", given, shipped)
+        return given, read_yaml(Path(str(SHIPPED / f"{given}.yaml")), f"grid {given}")
+    return grid_name(given), read_yaml(Path(given), f"grid {shown(given)}", f"; shipped grids: {', '.join(shipped)}")
 
 
 def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None = None) -> Grid:
@@ -267,7 +249,7 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None 
     `site` is for cells that run elsewhere: it makes settings of the grid's `slurm` section, and says whether there are
     GPUs there.
     """
-    where = f"grid {name}"
+    where = f"grid {folder_name(name, 'grid')}"
     if not isinstance(data, Mapping):
         raise BadInput(f"{where}: should hold keys such as base and axes, not {type(data).__name__}")
     grid = GridFile.parse(data, where)
@@ -312,9 +294,9 @@ def parse_set(text: str) -> tuple[str, Any]:
     """`--set KEY=VALUE`: the key, checked, and the value, read as YAML."""
     key, equals, value = text.partition("=")
     if not equals:
-        raise BadInput(f"--set {text!r}: should be KEY=VALUE, for example training.optimiser.lr=1e-3")
-    _check_key(key.strip(), f"--set {text}")
-    return key.strip(), parse_yaml(value, f"--set {text}")
+        raise BadInput(f"--set {shown(text)}: should be KEY=VALUE, for example training.optimiser.lr=1e-3")
+    _check_key(key.strip(), f"--set {cut(text)}")
+    return key.strip(), parse_yaml(value, f"--set {cut(text)}")
 
 
 def _given(sets: Sequence[str]) -> dict[str, Any]:
@@ -323,9 +305,9 @@ def _given(sets: Sequence[str]) -> dict[str, Any]:
     seen = set[str]()
     for text in sets:
         key, value = parse_set(text)
-        named = set(_names(_nested({key: value}, f"--set {text}")))
+        named = set(_names(_nested({key: value}, f"--set {cut(text)}")))
         if twice := sorted(named & seen):
-            raise BadInput(f"--set {text}: {twice[0].removesuffix('.name')} is given twice")
+            raise BadInput(f"--set {cut(text)}: {twice[0].removesuffix('.name')} is given twice")
         seen |= named
         given[key] = value
     return given
@@ -364,6 +346,8 @@ def _unfolded(value: Any) -> Any:
     fields: Fields = {}
     for key, inner in value.items():
         unfolded = _unfolded(inner)
+        if str(key).count(".") > MOST_DOTS:
+            raise BadInput(f"field {shown(key)}: has more than {MOST_DOTS} dots")
         for part in reversed(str(key).split(".")):
             unfolded = {part: unfolded}
         fields = _merged(fields, unfolded)
@@ -413,14 +397,19 @@ def _cells(
     """Every cell as nested fields, and where it stands, in the file's order."""
     listed = _axes_among(grid, sets, where)
     fixed = {key: value for key, value in sets.items() if key not in listed}
+    shapes = []
     for part in grid.parts or [Part()]:
         axes = {key: values for key, values in {**grid.axes, **part.axes}.items() if key not in fixed} | listed
         ladders = {key: values for key, values in {**grid.ladders, **part.ladders}.items() if key not in sets}
-        base = _merged(_nested(grid.base, where), _nested(part.base, where))
-        overrides = [
-            (_conditions(override.where, f"{where}.overrides.where"), _nested(override.set, where))
-            for override in (*grid.overrides, *part.overrides)
-        ]
+        shapes.append((part, axes, ladders))
+    count = sum(
+        math.prod(map(len, axes.values())) * (1 + sum(map(len, ladders.values()))) for _, axes, ladders in shapes
+    )
+    if count > MOST_CELLS:
+        raise BadInput(f"{where}: has {_about(count)} cells; should have at most {MOST_CELLS:,}")
+    for part, axes, ladders in shapes:
+        base = _merged(_base(grid.base, where), _base(part.base, where))
+        overrides = [_override(override, where) for override in (*grid.overrides, *part.overrides)]
         products = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         rungs = [{}, *({key: value} for key, values in ladders.items() for value in values)]
         for rung, product in itertools.product(rungs, products):
@@ -434,6 +423,25 @@ def _cells(
                 plain = _cell(base, _without(chosen, ablated), overrides, _without(given, ablated), where, gpu)
                 off = tuple(key for key, values in ablated.items() if _departs(cell, plain, key, values, gpu))
             yield cell, Place(at, next(iter(rung), None), off)
+
+
+def _base(given: Mapping[str, Any], where: str) -> Fields:
+    """The fields of a base, also those that an axis replaces in every cell, checked."""
+    fields = _nested(given, where)
+    _check_fields(fields, {}, f"{where}.base")
+    return fields
+
+
+def _override(override: Override, where: str) -> tuple[Conditions, Fields]:
+    """An override's conditions and fields, both checked, though it may match no cell."""
+    conditions = conditions_of(override.where, f"{where}.overrides.where")
+    fields = _nested(override.set, where)
+    _check_fields(fields, dict(conditions), f"{where}.overrides.set")
+    return conditions, fields
+
+
+def _about(count: int) -> str:
+    return f"{count:,}" if count < 10**12 else f"about 10^{len(str(count)) - 1}"
 
 
 NAMED = ("task.name", "method.name")
@@ -497,7 +505,7 @@ def _cell(
     for key, value in chosen.items():
         if key == "case":
             if not isinstance(value, Mapping):
-                raise BadInput(f"{where}: axis case: {value!r} given; should be a mapping of fields")
+                raise BadInput(f"{where}: axis case: {shown(value)} given; should be a mapping of fields")
             place = _merged(place, _nested(value, where))
         else:
             place = _merged(place, _nested({key: value}, where))
@@ -512,7 +520,7 @@ def _cell(
 # Conditions.
 
 
-def _conditions(wanted: Mapping[str, Any], where: str) -> Conditions:
+def conditions_of(wanted: Mapping[str, Any], where: str) -> Conditions:
     """What a `where` asks for. Raises `BadInput` for a field that there is not, or a value that it can never have."""
     fields = _nested(wanted, where)
     found: Conditions = []
@@ -526,26 +534,57 @@ def _conditions(wanted: Mapping[str, Any], where: str) -> Conditions:
     return found + _of_configs([Outline], fields, where)
 
 
-def _of_configs(classes: Sequence[type[Config]], wanted: Mapping[str, Any], where: str) -> Conditions:
-    """Conditions on a config that is of one of these classes."""
+def _check_fields(fields: Fields, conditions: Mapping[tuple[str, ...], list[Any]], where: str) -> None:
+    """Raise `BadInput` for a field that there is not, or a value that it can never have, in part of a cell.
+
+    Knobs of a task or a method may be those of any that the fields name, or else the conditions.
+    """
+    rest = {name: value for name, value in fields.items() if name not in KINDS}
+    for first, kind in KINDS.items():
+        own = dict(fields.get(first, {}))
+        names = [own.pop("name")] if "name" in own else conditions.get((first, "name"), kind.names())
+        classes = [kind.get(_text(name, f"{where}.{first}")).Config for name in names]
+        _of_configs(classes, own, f"{where}: {first}", several=False)
+    source = rest.pop("init_from", None)
+    if isinstance(source, Mapping) and "run" not in source:  # another cell, by its fields
+        conditions_of({name: value for name, value in source.items() if name != "phase"}, f"{where}: init_from")
+    elif source is not None:
+        InitFrom.parse(source, f"{where}.init_from")
+    chosen = {name: value for name, value in rest.items() if name not in ("device", "precision") or value != "auto"}
+    _of_configs([Outline], chosen, where, several=False)
+
+
+def _text(name: Any, where: str) -> str:
+    if not isinstance(name, str):
+        raise BadInput(f"{where}: {shown(name)} given; should be a name")
+    return name
+
+
+def _of_configs(
+    classes: Sequence[type[Config]], wanted: Mapping[str, Any], where: str, several: bool = True
+) -> Conditions:
+    """Conditions on a config that is of one of these classes; `several`: a list is so many values."""
     found: Conditions = []
     for name, value in wanted.items():
         having = [cls for cls in classes if name in cls.model_fields]
         if not having:
             raise unknown(where, name, sorted({field for cls in classes for field in cls.model_fields}))
         inner = [one for one in (config_in(cls.model_fields[name]) for cls in having) if one]
+        if several and value == [] and not any(is_value(cls, name, []) for cls in having):
+            raise BadInput(f"{where}: {name}: [] given; should have at least one value")
         if inner and isinstance(value, Mapping):
-            found += [((name, *path), allowed) for path, allowed in _of_configs(inner, value, f"{where}.{name}")]
+            within = _of_configs(inner, value, f"{where}.{name}", several)
+            found += [((name, *path), allowed) for path, allowed in within]
         else:
-            found.append(((name,), _allowed(having, name, value, where)))
+            found.append(((name,), _allowed(having, name, value, where, several)))
     return found
 
 
-def _allowed(classes: Sequence[type[Config]], name: str, wanted: Any, where: str) -> list[Any]:
+def _allowed(classes: Sequence[type[Config]], name: str, wanted: Any, where: str, several: bool) -> list[Any]:
     """The values of a field that a condition allows, as results hold them."""
     found, refused = [], None
     for cls in classes:
-        values = wanted if isinstance(wanted, list) and not is_value(cls, name, wanted) else [wanted]
+        values = wanted if several and isinstance(wanted, list) and not is_value(cls, name, wanted) else [wanted]
         try:
             found += [canonical(cls, name, value, where) for value in values]
         except BadInput as error:
@@ -574,7 +613,7 @@ def _value(cell: Fields, path: Sequence[str], gpu: bool | None) -> Any:
 
 def matches(run: Run, wanted: Fields, where: str) -> bool:
     """Whether a run has these values at these keys. Raises `BadInput` for what no run could have."""
-    return _has(run, _conditions(wanted, where))
+    return _has(run, conditions_of(wanted, where))
 
 
 def _has(run: Run, conditions: Conditions) -> bool:
@@ -672,7 +711,7 @@ def _link(run: Run, selector: Fields, runs: Sequence[Run], where: str) -> Run:
     wanted = {key: value for key, value in selector.items() if key != "phase"}
     if "phase" not in selector or not wanted:
         raise BadInput(f"{where}: init_from: should say the phase and the other cell's fields, such as its method")
-    conditions = _conditions(wanted, f"{where}: init_from")
+    conditions = conditions_of(wanted, f"{where}: init_from")
     same = [
         other
         for other in runs

@@ -20,12 +20,16 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from bench import sources
-from bench.errors import BadInput, unknown
+from bench.errors import BadInput, line, shown, unknown
+from bench.paths import folder_name
 
 T = TypeVar("T", bound=type)
 
 failures: dict[str, str] = {}
 """Plugins that could not be loaded: name -> reason, in one line."""
+
+LONGEST_NAME = 64
+"""Bytes of a plugin's name: a run's folder is called after three of them."""
 
 TAKEN = {"name", "parse", "changes"}
 """No names for a config's fields: the key that names its task or method, and what every config can do."""
@@ -41,9 +45,14 @@ def place(cls: type) -> str:
         return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _fault(config: Any) -> str | None:
-    """What makes a field of a config unfit to tell runs apart; None when there is nothing."""
-    for name in getattr(config, "model_fields", ()):
+def _fault(cls: type) -> str | None:
+    """What makes a class's config unfit, or a field of it unfit to tell runs apart; None when there is nothing."""
+    from bench.config import Config
+
+    config = getattr(cls, "Config", Config)
+    if not (isinstance(config, type) and issubclass(config, Config)):
+        return f"its Config is {shown(config)}; should be a class that derives from bench.config.Config"
+    for name in config.model_fields:
         if name in TAKEN:
             return f"a field of its Config is called {name!r}, which the harness uses itself; give it another name"
         first, second = (getattr(config.model_construct(), name, None) for _ in range(2))
@@ -54,6 +63,10 @@ def _fault(config: Any) -> str | None:
 
 def _mismatch(kind: str, cls: type) -> str | None:
     """Where a class does not fit the contract of its kind, as one from before 0.2; None: nowhere, as far as is seen."""
+    if kind == "task":
+        from bench.tasks.base import Task
+
+        return None if issubclass(cls, Task) else "should derive from bench.tasks.Task; see docs/add-a-task.md"
     if kind == "backbone":
         from bench.models.backbone import Backbone
 
@@ -102,12 +115,15 @@ class Registry(Generic[T]):
 
     def register(self, name: str) -> Callable[[T], T]:
         """Class decorator. Raises `BadInput`, naming places, when the name is taken, or class or config are unfit."""
+        folder_name(name, f"the name of a {self.kind}", LONGEST_NAME)
 
         def add(cls: T) -> T:
+            if not isinstance(cls, type):
+                raise BadInput(f"{self.kind} {name!r}: {shown(cls)} is registered; should be a class")
             other = self._classes.get(name)
             if other is not None and place(other) != place(cls):
                 raise BadInput(f"{self.kind} {name!r} is registered twice: at {place(other)} and at {place(cls)}")
-            if fault := _fault(getattr(cls, "Config", None)) or _mismatch(self.kind, cls):
+            if fault := _fault(cls) or _mismatch(self.kind, cls):
                 raise BadInput(f"{self.kind} {name!r} at {place(cls)}: {fault}")
             sources.note(cls.__module__)
             cls.name = name  # type: ignore[attr-defined]
@@ -151,20 +167,25 @@ def _guarded(name: str, load: Callable[[], object]) -> None:
     before = [dict(registry._classes) for registry in REGISTRIES]
     try:
         load()
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         for registry, classes in zip(REGISTRIES, before, strict=True):
             registry._classes = classes
-        reason = str(error).strip().splitlines() or ["no message"]
-        failures[name] = reason[0] if isinstance(error, BadInput) else f"{type(error).__name__}: {reason[0]}"
+        kind = "" if isinstance(error, BadInput) else f"{type(error).__name__}: "
+        failures[name] = f"{kind}{line(error, 'no message')}"
 
 
 def load_plugin(file: str | Path) -> None:
     """Import one plugin file. Loading it again does nothing; a failure goes to `failures` under the file's name."""
-    path = Path(file).resolve()
+    try:
+        path = Path(file).resolve()
+    except RuntimeError:  # a link to itself
+        path = Path(file)
     if path in _plugin_files:
         return
     if not path.is_file():
-        raise BadInput(f"--plugin: no file {str(file)!r}")
+        raise BadInput(f"--plugin: no file {shown(str(file))}")
     for registry in REGISTRIES:  # built-ins come first, so that a clash is the plugin's failure
         registry._load()
     _plugin_files.append(path)

@@ -630,7 +630,7 @@ class Trainer:
             self.folder.drop("checkpoint.pt")  # those of earlier attempts, none of which is further
 
     def _resume(self) -> bool:
-        """Resume from the newest checkpoint that can be continued exactly, with the weights of an earlier attempt."""
+        """Resume from the newest checkpoint that can be continued exactly, and take over the weights beside it."""
         for folder in self.folder.checkpoints():
             try:
                 saved = load_tensors(folder / "checkpoint.pt", "cpu")

@@ -11,9 +11,9 @@ torch.set_num_threads(1)
 @pytest.fixture
 def clean(monkeypatch):
     """Plugins loaded in a test leave the registries as they were."""
-    for one in registry.REGISTRIES:
-        one.names()
-    for one in registry.REGISTRIES:
-        monkeypatch.setattr(one, "_classes", dict(one._classes))
+    for known in registry.REGISTRIES:
+        known.names()
+    for known in registry.REGISTRIES:
+        monkeypatch.setattr(known, "_classes", dict(known._classes))
     monkeypatch.setattr(registry, "failures", {})
     monkeypatch.setattr(registry, "_plugin_files", [])

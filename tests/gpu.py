@@ -53,7 +53,7 @@ from tests.helpers import mnist_files, tiny_run
 
 TOTAL_SECONDS, PART_SECONDS = 590.0, 170.0
 TOLERANCE = 1e-3
-"""Of parity: the largest difference of a loss, and of the gradients' norm to their difference's, relative."""
+"""The tolerance of parity: the relative difference of a loss, and the norm of the gradients' difference, relative."""
 PUBLISHED = {"smt": 0.216, "dmt": 16.8}
 """Seconds a step in the reference, one H200, at the sizes of `paper`, by phase."""
 TASKS = ("tinystories", "mnist", "sketchy")
@@ -101,7 +101,7 @@ class Machine(NamedTuple):
 def _yaml(value: Any) -> str:
     """Nested plain data as YAML in a line."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {_yaml(one)}" for name, one in value.items()) + "}"
+        return "{" + ", ".join(f"{name}: {_yaml(inner)}" for name, inner in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -164,10 +164,10 @@ def _compared(run: Run, index: int, device: str) -> dict[str, Any]:
         phase = method.phases(run.training)[index]
         method.train_only(phase)
         engines.append(Engine(method, phase))
-    real = {one.dtype for one in other.parameters() if one.is_floating_point()}.pop()
+    real = {parameter.dtype for parameter in other.parameters() if parameter.is_floating_point()}.pop()
 
-    def there(one: Tensor) -> Tensor:
-        return one.to(device, real) if one.is_floating_point() else one.to(device)
+    def there(tensor: Tensor) -> Tensor:
+        return tensor.to(device, real) if tensor.is_floating_point() else tensor.to(device)
 
     drawn: list[Any] = []
     draws = on_cpu.draw
@@ -179,8 +179,8 @@ def _compared(run: Run, index: int, device: str) -> dict[str, Any]:
     for _ in range(3):
         other.load_state_dict(on_cpu.state_dict())
         batch, lanes = draw(run, task, on_cpu, engines[0].phase, generator, lanes)
-        moved = Batch(*(None if one is None else one.to(device) for one in batch))
-        for here, away in zip(*(one.stretches(b) for one, b in zip(engines, (batch, moved)))):
+        moved = Batch(*(None if part is None else part.to(device) for part in batch))
+        for here, away in zip(*(engine.stretches(b) for engine, b in zip(engines, (batch, moved)))):
             if here.scalars is None or away.scalars is None:
                 continue
             losses.append(abs(away.scalars["loss"].item() / here.scalars["loss"].item() - 1))
@@ -191,7 +191,7 @@ def _compared(run: Run, index: int, device: str) -> dict[str, Any]:
             engines[0].take(1e-3)
             other.load_state_dict(on_cpu.state_dict())
     worst = {"loss": _most(losses), "gradient": _most(gradients)}
-    fine = bool(losses) and all(one <= TOLERANCE for one in worst.values())
+    fine = bool(losses) and all(error <= TOLERANCE for error in worst.values())
     return {**worst, "steps": len(losses), "equal": fine}
 
 
@@ -204,7 +204,7 @@ def _like(function: Callable[[Tensor], Tensor], drawn: Any) -> Any:
     """`map_tree` of what is drawn, whose named tuples keep their names and may hold None."""
     if drawn is None or isinstance(drawn, Tensor):
         return drawn if drawn is None else function(drawn)
-    parts = [_like(function, one) for one in drawn]
+    parts = [_like(function, part) for part in drawn]
     return type(drawn)(*parts) if hasattr(drawn, "_fields") else tuple(parts)
 
 
@@ -356,7 +356,7 @@ def sampling(rows: Rows, machine: Machine) -> None:
 def _streamed(run: Run, positions: list[int]) -> dict[str, Any]:
     x = torch.zeros(1, positions[-1] + 1, dtype=torch.long, device=run.device)
     tokens = stream_costs(build_method(run, build_task(run)), x, positions)
-    return {f"seconds_at_{one.position}": one.seconds for one in tokens} | {"state_bytes": tokens[-1].state_bytes}
+    return {f"seconds_at_{token.position}": token.seconds for token in tokens} | {"state_bytes": tokens[-1].state_bytes}
 
 
 def first(rows: Rows, machine: Machine, task: str) -> None:
@@ -375,8 +375,12 @@ def first(rows: Rows, machine: Machine, task: str) -> None:
         return {
             "steps": costs["steps"],
             "seconds_a_step": costs["training_seconds"] / costs["steps"],
-            **{f"loss_at_{one['steps']}": one["train_loss"] for one in points if one.get("train_loss") is not None},
-            **{f"{one['predictor']}_loss": one["loss"] for one in points[-1]["scores"]},
+            **{
+                f"loss_at_{point['steps']}": point["train_loss"]
+                for point in points
+                if point.get("train_loss") is not None
+            },
+            **{f"{score['predictor']}_loss": score["loss"] for score in points[-1]["scores"]},
         }
 
     rows.add(task, train)
@@ -404,8 +408,8 @@ def small_data(folder: Path) -> None:
     if all(entry.here for entry in data.catalogue() if entry.name in TASKS):
         return
     words = ["a", "cat", "dog", "sat", "ran", "on", "the", "mat", "and", "saw", "red", "sun"]
-    told = (" ".join(random.choice(words, 60)) for _ in range(400))
-    (source / "stories.txt").write_text("".join(f"{one.capitalize()}.<|endoftext|>\n" for one in told))
+    stories = (" ".join(random.choice(words, 60)) for _ in range(400))
+    (source / "stories.txt").write_text("".join(f"{story.capitalize()}.<|endoftext|>\n" for story in stories))
     names = [f"n{photo:08d}-{i}" for photo in range(80) for i in (1, 2)]
     np.savez(source / "drawings.npz", names=names, images=random.integers(120, 256, (160, 64, 64), dtype=np.uint8))
     for name, file in zip(TASKS, ("stories.txt", ".", "drawings.npz")):
@@ -434,7 +438,9 @@ def summary(folder: Path) -> str:
         columns = list(dict.fromkeys(column for row in rows.values() for column in row))
         if rows:
             lines += [f"| | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
-            lines += [f"| {row} | {' | '.join(_text(one.get(c)) for c in columns)} |" for row, one in rows.items()]
+            lines += [
+                f"| {row} | {' | '.join(_text(record.get(c)) for c in columns)} |" for row, record in rows.items()
+            ]
         lines.append("")
     return "\n".join([*lines, f"Published, one H200, seconds a step: {_line(PUBLISHED)}. Parity: {TOLERANCE:g}.", ""])
 
@@ -453,8 +459,8 @@ def failed(folder: Path) -> list[str]:
     return [
         f"{row} ({name})"
         for name, rows in parts.items()
-        for row, one in rows.items()
-        if "failed" in one or not one.get("equal", True)
+        for row, record in rows.items()
+        if "failed" in record or not record.get("equal", True)
     ]
 
 

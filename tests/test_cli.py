@@ -6,8 +6,10 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +107,42 @@ BAD_COMMANDS = {
     "cost of a collection": ("cost all-small", "gathers other grids"),
     "sample of nothing": ("sample nowhere", "is not a run's folder"),
     "diagnose nothing": ("diagnose nowhere", "is not a run's folder"),
+    "unknown experiment": ("diagnose gradient-qualty", "did you mean 'gradient-quality'?"),
+    "sequences of an experiment": ("diagnose convergence --sequences 4", "4 given; is for runs, not for convergence"),
+    "keep a run's diagnosis": ("diagnose . --results x", "'x' given; is for one of influence-balancing"),
     "sample at a negative temperature": ("sample nowhere --temperature=-1", "'-1' given"),
     "unknown data command": ("data fech mnist", "did you mean 'fetch'?"),
     "unknown data set": ("data fetch mnits", "did you mean 'mnist'?"),
     "import of nothing": ("data import mnist --from nowhere", "'nowhere'"),
     "import from nowhere": ("data import mnist", "--from is missing"),
+    "a dash for a command": ("-", "command: '-' is unknown; allowed: list, run"),
+    "a dash for a data command": ("data -", "data: command: '-' is unknown; allowed: list, fetch, import"),
+    "a flag with a value": ("run small.yaml --dry-run=maybe", "--dry-run takes no value"),
+    "a lease without end": (
+        "run small.yaml --lease inf",
+        "lease: inf given; should be above 0 and at most 2,592,000 seconds",
+    ),
+    "a lease that is no number": ("run small.yaml --lease nan", "run: --lease: 'nan' given"),
+    "a lease of ages": ("run small.yaml --lease 1e12", "lease: 1000000000000.0 given"),
+    "stuck that is no number": ("run small.yaml --stuck nan", "run: --stuck: 'nan' given"),
+    "cost at an absurd length": (
+        "cost small.yaml --lengths 999999999999",
+        "999999999999 given; should be up to 1,048,576",
+    ),
+    "absurdly many samples": (
+        "sample nowhere --count 100000000",
+        "'100000000' given; should be less than or equal to 10000",
+    ),
+    "a seed beyond all": (f"sample nowhere --seed {10**30}", "given; "),
+    "sample without a temperature": ("sample nowhere --temperature nan", "--temperature: 'nan' given"),
+    "a home of nobody": ("data import mnist --from ~nosuchuser/x", "there is no such home folder"),
+    "check: an unknown field": ("check bptt --set sed=1", "'sed' is unknown"),
+    "check: an unknown knob": ("check retrieval --set task.lenght=8", "task(retrieval).lenght: unknown key"),
+    "check: a bad value": ("check gru --set model.d=x", "model.d: 'x' given"),
+    "a long value": (f"run small.yaml --set seed={'x' * 5000}", f"'{'x' * 79}... given; should be a valid integer"),
+    "a long name": (f"run {'x' * 5000}", "is unknown; allowed: "),
+    "a long command": ("x" * 5000, "is unknown; allowed: "),
+    "a status of a path": ("status ...yaml", "it names a folder"),
 }
 
 
@@ -117,7 +150,7 @@ def assert_one_line(capsys: pytest.CaptureFixture[str], code: int, expected: str
     out, err = capsys.readouterr()
     assert code == 2
     assert len(err.splitlines()) == 1, err
-    assert err.startswith("error: ")
+    assert err.startswith("error: ") and len(err) <= 401 and err[:-1].isprintable()
     assert expected in err
     assert out == ""
     assert not (folder / "results").exists()
@@ -188,6 +221,77 @@ def test_list_shows_what_there_is_and_plugins_that_failed(folder: Path, capsys: 
     registry._plugin_files.clear()
 
 
+@pytest.mark.parametrize(
+    "command", ["run small.yaml", "status small.yaml", "cost small.yaml", "check", "data fetch mnist"]
+)
+def test_a_plugin_that_was_asked_for_and_cannot_be_loaded_ends_the_command(
+    command: str, folder: Path, clean: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "broken.py").write_text("1 / 0")
+    assert cli.main([*command.split(), "--plugin", "broken.py"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "error: --plugin broken.py could not be loaded: ZeroDivisionError: division by zero\n")
+
+
+def test_data_list_tells_of_a_plugin_that_cannot_be_loaded(
+    folder: Path, clean: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "broken.py").write_text("1 / 0")
+    assert cli.main(["data", "list", "--plugin", "broken.py"]) == 0
+    assert "warning: plugin broken.py could not be loaded: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_an_end_of_file_is_no_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def ends(*_: object) -> None:
+        raise EOFError("nothing left")
+
+    monkeypatch.setattr(registry, "load_plugin", ends)
+    assert cli.main(["list", "--plugin", "x.py"]) == 2
+    assert capsys.readouterr().err == "error: a file ends before it should: nothing left\n"
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "load_plugin", interrupted)
+    assert cli.main(["list", "--plugin", "x.py"]) == 130
+
+
+@pytest.mark.parametrize("options", [{"lease": math.inf}, {"lease": math.nan}, {"lease": 0}, {"stuck": math.nan}])
+def test_a_wait_without_end_is_refused_in_python_too(options: dict[str, float]) -> None:
+    with pytest.raises(BadInput, match=r"(lease|stuck): .* given; should be above 0"):
+        bench.run(GRID, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", "| true"])
+def test_closed_streams_end_cleanly(closed: str, folder: Path) -> None:
+    command = f"{sys.executable} {ROOT / 'run_bench.py'}"
+    for arguments, code in (("list grids", 0), ("status small.yaml", 0), ("run qick", 2)):
+        shell = ["bash", "-c", f"{command} {arguments} {closed}"]
+        done = subprocess.run(shell, cwd=folder, capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr + done.stdout
+        assert done.returncode == (0 if "|" in closed else code)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("launcher", ["inline", "local"])
+def test_forty_ctrl_cs_end_a_run_like_one(launcher: str, folder: Path) -> None:
+    (folder / "long.yaml").write_text(changed(**{"training.budget": {"steps": 10**7}}))
+    command = [sys.executable, str(ROOT / "run_bench.py"), "run", "long.yaml", "--launcher", launcher, "--workers", "1"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        until = time.monotonic() + 60
+        while not list(folder.glob("results/long/*/attempts/*/curve.json")) and time.monotonic() < until:
+            if list(folder.glob("results/long/*/attempts/*/status.json")):
+                break
+            time.sleep(0.1)
+        for _ in range(40):
+            run.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        out, err = run.communicate(timeout=60)
+    assert run.returncode == 130, (out, err)
+    assert "Traceback" not in out + err
+
+
 def test_data_list_is_there_for_people_and_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["data", "list", "--json"]) == 0
     entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
@@ -239,7 +343,7 @@ def test_dry_run_tells_what_would_happen_and_writes_nothing(
 @pytest.mark.parametrize(
     ("sets", "reason"),
     [
-        (["method=smt", "model.backbone=lstm"], "a memory of K tokens, which the state of lstm is not"),
+        (["method=smt", "model.backbone=lstm"], "the state of lstm is no such memory"),
         (
             ["method=rtrl", "method.max_bytes=1000", "model.backbone=tanh", "model.updater_width=5", "task.symbols=3"],
             # 4 lanes of 5 units times (4 symbols of width 8, a map from 5 + 8 to 5), each number in 4 bytes
@@ -452,6 +556,24 @@ def test_diagnose_says_why_a_run_of_smt_fails(folder: Path, capsys: pytest.Captu
     assert "run GRID --measure diagnosis" in capsys.readouterr().out
     assert read_json(other / "diagnosis.json")["diagnosis"] is None and cli.main(["diagnose", str(other)]) == 2
     assert "should be a run of a method with a teacher, not of bptt" in capsys.readouterr().err
+
+
+def test_an_experiment_is_done_kept_shown_and_found_by_the_report(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.measure.online import costs
+
+    monkeypatch.setattr(costs.measure, "__defaults__", ((4, 8), (8, 16)))
+    assert cli.main(["diagnose", "credit-costs", "--results", "kept", "--out", "costs.png"]) == 0
+    shown = capsys.readouterr().out
+    assert "kf-rtrl" in shown and "the record is in kept/credit-costs.json" in shown
+    assert (folder / "costs.png").read_bytes().startswith(b"\x89PNG")
+    assert {one["value"] for one in read_json(folder / "kept/credit-costs.json")["found"]} == {4, 8, 16}
+    assert cli.main(["diagnose", "credit-costs", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == read_json(folder / "kept/credit-costs.json")
+    assert cli.main(["run", "small.yaml", "--launcher", "inline", "--set", "method=bptt", "--results", "kept"]) == 0
+    assert cli.main(["report", "kept", "--out", "page"]) == 0
+    assert (folder / "page/tables/credit-costs.csv").is_file() and (folder / "page/figures/credit-costs.png").is_file()
 
 
 def test_weights_that_are_not_finite_have_no_score_and_write_nothing(

@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 
-from bench import cli, compiling, registry, streams
+from bench import cli, compiling, engine, registry, streams
 from bench.build import build_method, build_task
 from bench.engine import Engine, compiles, form_of
 from bench.errors import BadInput
@@ -56,7 +56,7 @@ def gradients(run, index, compiled, steps=3):
         batch, lanes = draw(run, task, method, phase, generator, lanes)
         for ready in engine.stretches(batch):
             if ready.scalars is not None:
-                found += [ready.scalars["loss"], *(one.grad.clone() for one in engine.parameters)]
+                found += [ready.scalars["loss"], *(parameter.grad.clone() for parameter in engine.parameters)]
                 engine.take(1e-3)
     return found, engine.compiled.times if engine.compiled else 0
 
@@ -81,13 +81,35 @@ def test_steps_through_the_compiler_without_its_last_part_give_the_same_numbers(
     same_numbers(tiny_run("bptt", {"name": "parity", "length": 3}, model=SMALL, precision="float64"), 0)
 
 
+def online(method, update_every, columns=6):
+    """Lanes restart at every sixth column."""
+    task, training = {"name": "parity", "length": 6}, {**COMPILED, "columns": columns}
+    named = {"name": method, "update_every": update_every}
+    return tiny_run(named, task, model=SMALL, training=training, precision="float64")
+
+
+@pytest.mark.parametrize(("method", "every"), [("rtrl", 3), ("kf-rtrl", 3), ("uoro", 1), ("nobacktrack", 1)])
+def test_online_steps_through_the_compiler_in_blocks_give_the_same_numbers(monkeypatch, method, every):
+    """In blocks of two columns, and of the one that is left over."""
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+    monkeypatch.setattr(engine, "BLOCK", 2)
+    same_numbers(online(method, every, 9), 0)
+
+
+@needs_compiler
+@needs_all
+@pytest.mark.parametrize("method", ["rtrl", "uoro", "nobacktrack", "kf-rtrl"])
+def test_compiled_online_steps_give_the_numbers_of_eager_ones(method):
+    same_numbers(online(method, 11, 22), 0)
+
+
 def same_numbers(run, index):
     """In float64, to ten digits, gradients to eight."""
     eager, _ = gradients(run, index, False)
     compiled, times = gradients(run, index, True)
     assert times and len(eager) == len(compiled)
-    for one, other in zip(eager, compiled, strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-8 if one.ndim else 1e-10, atol=1e-10)
+    for expected, other in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(other, expected, rtol=1e-8 if expected.ndim else 1e-10, atol=1e-10)
 
 
 @needs_compiler
@@ -111,8 +133,8 @@ def stopped_and_not(run, tmp_path):
     assert (parts.files / "checkpoint.pt").exists() and parts.result is None
     torch._dynamo.reset_code_caches()
     Trainer(run, parts).train()
-    one, other = (read_json(folder / "result.json") for folder in (whole, parts))
-    assert one["scores"] == other["scores"]
+    result, other = (read_json(folder / "result.json") for folder in (whole, parts))
+    assert result["scores"] == other["scores"]
     for file in whole.path.glob("weights-*.pt"):
         ours, theirs = load_tensors(file), load_tensors(parts / file.name)
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -179,15 +201,27 @@ def test_eager_is_the_default_and_no_part_of_what_identifies_a_run():
     assert small().identity != said.identity and not compiles(said)
 
 
-def test_an_online_method_is_refused_in_a_line_and_auto_is_eager_there(pretended, tmp_path):
-    run = tiny_run("rtrl", {"name": "parity", "length": 6}, training=COMPILED)
+@pytest.mark.parametrize(
+    ("method", "model", "reason"),
+    [
+        ("rtrl", TINY, "rtrl on transformer asks autograd in each step; tanh with a linear readout does not"),
+        ({"name": "rtrl", "form": "generic"}, SMALL, "rtrl on tanh asks autograd in each step"),
+        ("uoro", {**SMALL, "backbone": "elstm"}, "uoro on elstm asks autograd in each step"),
+        ({"name": "uoro", "block": 4}, SMALL, "uoro in blocks of 4 columns is not compiled"),
+    ],
+)
+def test_an_online_step_that_cannot_be_compiled_is_refused_in_a_line(pretended, tmp_path, method, model, reason):
+    run = tiny_run(method, {"name": "parity", "length": 6}, model=model, training=COMPILED)
     (cell,) = plan([run], tmp_path, LaunchOptions())
-    reason = "training.engine: compiled given; rtrl trains by 'step', and only 'losses' are compiled"
-    assert (cell.decision.action, cell.decision.reason) == ("skip", reason)
+    assert cell.decision.action == "skip"
+    assert cell.decision.reason.startswith(f"training.engine: compiled given; {reason}")
     with pytest.raises(BadInput, match=reason):
         Trainer(run, folder_of(run, tmp_path))
+
+
+def test_auto_compiles_losses_and_no_online_steps(pretended):
     assert not compiles(tiny_run("rtrl", training={**COMPILED, "engine": "auto"}))
-    assert compiles(small(engine="auto"))
+    assert compiles(small(engine="auto")) and compiles(online("rtrl", 1))
 
 
 def test_where_there_is_no_compiler_nothing_starts_and_auto_is_eager(monkeypatch, tmp_path, capsys):

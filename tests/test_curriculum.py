@@ -117,7 +117,7 @@ TBPTT = {"name": "tbptt", "k1": 4, "k2": 4}
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "reason"),
     [
         ({"method": TBPTT, "task": {"name": "parity", "length": 32}}, "tbptt learns from a stream, whose columns"),
         ({"task": {**RETRIEVAL, "length": 8}}, "retrieval of length 8 has no shorter length to begin with"),
@@ -127,20 +127,20 @@ TBPTT = {"name": "tbptt", "k1": 4, "k2": 4}
         ({"method": {"name": "smt", "whole_futures": True, "future": 4}}, "whole_futures needs batches of one length"),
     ],
 )
-def test_a_curriculum_that_makes_no_sense_is_refused_in_one_line(fields, told):
-    assert told in impossible(run_of(below=0.1, **fields))
+def test_a_curriculum_that_makes_no_sense_is_refused_in_one_line(fields, reason):
+    assert reason in impossible(run_of(below=0.1, **fields))
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({}, "give exactly one of below and within"),
         ({"below": 0.1, "within": 0.5}, "give exactly one of below and within"),
         ({"below": 0.1, "lengths": [16, 8]}, "should rise"),
     ],
 )
-def test_a_curriculum_says_when_lengths_open(fields, told):
-    with pytest.raises(BadInput, match=told):
+def test_a_curriculum_says_when_lengths_open(fields, message):
+    with pytest.raises(BadInput, match=message):
         run_of(**fields)
 
 

@@ -35,15 +35,19 @@ def built(name, **fields):
 
 
 def gradient(method):
-    found = {name: one.grad.clone() for name, one in method.named_parameters() if one.grad is not None}
+    found = {
+        name: parameter.grad.clone() for name, parameter in method.named_parameters() if parameter.grad is not None
+    }
     method.zero_grad()
     return found
 
 
 def near(a, b):
     assert a.keys() == b.keys()
-    for name, one in a.items():
-        torch.testing.assert_close(one, b[name], rtol=1e-10, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+    for name, gradient in a.items():
+        torch.testing.assert_close(
+            gradient, b[name], rtol=1e-10, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("backbone", registry.backbones.names())
@@ -131,10 +135,10 @@ class Assigns(BPTT):
 
     def gradients(self, batch, phase):
         for scalars in super().gradients(batch, phase):
-            found = [one.grad for one in self.parameters()]
+            found = [parameter.grad for parameter in self.parameters()]
             self.zero_grad()
-            for one, made in zip(self.parameters(), found, strict=True):
-                one.grad = made
+            for parameter, made in zip(self.parameters(), found, strict=True):
+                parameter.grad = made
             yield scalars
             self.zero_grad()
 
@@ -152,11 +156,11 @@ def test_gradients_of_several_batches_become_their_mean(cls):
     phase = dataclasses.replace(phase, optimiser=phase.optimiser.model_copy(update={"clip": None}))
     engine, seen = Engine(method, phase, accumulate=4), []
     engine.optimiser.step = lambda: seen.append(  # type: ignore[method-assign]
-        {name: one.grad.clone() for name, one in method.named_parameters() if one.grad is not None}
+        {name: parameter.grad.clone() for name, parameter in method.named_parameters() if parameter.grad is not None}
     )
     took = [engine.take(1.0) for batch in batches for ready in engine.stretches(batch) if ready.scalars is not None]
     assert took == [False, False, False, True]
-    near(seen[0], {name: sum(one[name] for one in each) / 4 for name in each[0]})
+    near(seen[0], {name: sum(gradients[name] for gradients in each) / 4 for name in each[0]})
 
 
 def test_what_is_carried_has_no_graph_and_goes_on_from_what_was_kept():
@@ -164,7 +168,7 @@ def test_what_is_carried_has_no_graph_and_goes_on_from_what_was_kept():
     engine = Engine(method, phase)
     list(engine.stretches(batch))
     kept = engine.state_dict()
-    assert not any(one.requires_grad for one in kept["carry"][0] if isinstance(one, torch.Tensor))
+    assert not any(part.requires_grad for part in kept["carry"][0] if isinstance(part, torch.Tensor))
     later = batch._replace(start=torch.zeros(B, T, dtype=torch.bool))
     method.zero_grad()
     list(engine.stretches(later))
@@ -241,6 +245,6 @@ def test_the_average_of_the_weights_is_what_is_scored_and_kept(tmp_path):
     raw = tiny_run("bptt", {"name": "parity", "length": 6}, training={**training, "optimiser": {"lr": 1e-2}})
     plain = Trainer(raw, folder_of(raw, tmp_path))
     plain.train()
-    kept, last = (load_tensors(one.folder.weights("train")) for one in (trainer, plain))
-    assert all(torch.equal(kept[name], one) for name, one in trainer.method.state_dict().items())
+    kept, last = (load_tensors(owner.folder.weights("train")) for owner in (trainer, plain))
+    assert all(torch.equal(kept[name], weight) for name, weight in trainer.method.state_dict().items())
     assert any(not torch.equal(kept[name], last[name]) for name in kept)

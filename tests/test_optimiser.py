@@ -43,8 +43,8 @@ def parameters():
 def test_only_matrices_decay_where_that_is_asked_for(kind):
     matrix, bias = parameters()
     optimiser = build(Optimiser(kind=kind, lr=0.5, decay=0.1, decay_on="matrices"), [[matrix, bias]])
-    for one in (matrix, bias):
-        one.grad = torch.zeros_like(one)
+    for parameter in (matrix, bias):
+        parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
     torch.testing.assert_close(matrix.detach(), torch.tensor([[1.0, 2.0]]) * (1 - 0.5 * 0.1))
     torch.testing.assert_close(bias.detach(), torch.tensor([3.0]))
@@ -75,9 +75,9 @@ def test_the_average_of_the_weights_is_shown_and_taken_away_again():
 @pytest.mark.parametrize("most", [0.1, 100.0])
 def test_clipping_is_torchs_bit_for_bit(most, dtypes):
     generator, groups = torch.Generator().manual_seed(0), []
-    gradients = [torch.randn(5, 3, generator=generator, dtype=one) for one in dtypes]
+    gradients = [torch.randn(5, 3, generator=generator, dtype=dtype) for dtype in dtypes]
     for _ in range(2):
-        group = [nn.Parameter(torch.zeros(5, 3, dtype=one)) for one in (*dtypes, torch.float32)]
+        group = [nn.Parameter(torch.zeros(5, 3, dtype=dtype)) for dtype in (*dtypes, torch.float32)]
         for parameter, gradient in zip(group, gradients, strict=False):  # the last has none
             parameter.grad = gradient.clone()
         groups.append(group)

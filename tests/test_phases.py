@@ -25,7 +25,7 @@ def dmt(share):
 
 
 @pytest.mark.parametrize(
-    ("run", "told"),
+    ("run", "beginning"),
     [
         (accumulating(5, tokens=5 * BATCH), None),
         (accumulating(6, tokens=5 * BATCH), "phase train takes no step: its share of the budget gives 5 of the 6"),
@@ -37,9 +37,9 @@ def dmt(share):
         (accumulating(2, dmt(0.01), tokens=12 * BATCH), "phase dmt takes no step: its share of the budget gives 1"),
     ],
 )
-def test_a_phase_with_fewer_gradients_than_one_step_averages_is_idle(run, told):
+def test_a_phase_with_fewer_gradients_than_one_step_averages_is_idle(run, beginning):
     reason = idle_phase(run)
-    assert reason is None if told is None else reason.startswith(told)
+    assert reason is None if beginning is None else reason.startswith(beginning)
 
 
 def test_work_tells_it_by_the_price_of_a_token():

@@ -44,12 +44,12 @@ def test_the_method_shown_there_trains(tmp_path, monkeypatch):
     assert frame["state"].tolist() == ["done"]
 
 
-@pytest.mark.parametrize("command", [one for one in COMMANDS if one[0] == "run"], ids=" ".join)
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command[0] == "run"], ids=" ".join)
 def test_every_grid_command_shown_is_a_valid_one(command, tmp_path, capsys):
     assert main([*command, *([] if "--dry-run" in command else ["--dry-run"]), "--results", str(tmp_path)]) == 0
 
 
-@pytest.mark.parametrize("command", [one for one in COMMANDS if one[0] != "run"], ids=" ".join)
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command[0] != "run"], ids=" ".join)
 def test_every_other_command_shown_exists(command, capsys):
     words = command[:2] if command[0] == "data" else command[:1]
     assert main([*words, "--help"]) == 0

@@ -15,6 +15,7 @@ from bench import registry
 from bench.build import build_method, build_task
 from bench.errors import BadInput
 from bench.registry import Registry, load_plugin
+from bench.tasks import Task
 from bench.tasks.base import Batch
 from tests.helpers import tiny_run
 
@@ -74,6 +75,35 @@ def test_a_plugin_that_fails_to_import_is_reported_and_stops_nothing(clean, tmp_
     load_plugin(file)
     assert registry.failures[str(file)].startswith(reason)
     assert "bptt" in registry.methods.names()
+
+
+ODD = {
+    "raise BaseException('x')": "BaseException: x",
+    "raise GeneratorExit": "GeneratorExit: no message",
+    "class E(Exception):\n    def __str__(self):\n        raise ValueError\nraise E": "E: no message",
+    "register_method(5)(BPTT)": "the name of a method: 5 given; it names a folder, and should be a text",
+    "register_method(None)(BPTT)": "the name of a method: None given",
+    "register_method('../../evil')(BPTT)": "the name of a method: '../../evil' given; it names a folder",
+    "register_method('a/b')(BPTT)": "should have no / ",
+    "register_method('a\\nb')(BPTT)": "should have no control characters",
+    "register_method('x' * 65)(BPTT)": "should be at most 64 bytes long",
+    "register_method('m')(5)": "method 'm': 5 is registered; should be a class",
+    "@register_method('m')\ndef f(): pass": "is registered; should be a class",
+    "register_task('t')(type('T', (), {}))": "should derive from bench.tasks.Task",
+    "register_method('m')(type('M', (BPTT,), {'Config': 5}))": "its Config is 5; should be a class that derives",
+    "register_method('m')(type('M', (BPTT,), {'Config': None}))": "its Config is None",
+}
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_what_a_plugin_does_amiss_is_its_failure_and_stops_nothing(clean, tmp_path, text):
+    head = "from bench.registry import register_method, register_task\nfrom bench.methods.bptt import BPTT\n"
+    file = tmp_path / "odd.py"
+    file.write_text(head + text)
+    before = registry.methods.names(), registry.tasks.names()
+    load_plugin(file)
+    assert ODD[text] in registry.failures[str(file)] and "\n" not in registry.failures[str(file)]
+    assert (registry.methods.names(), registry.tasks.names()) == before
 
 
 def test_a_name_registered_twice_names_both_places_and_the_first_stays(clean, tmp_path):
@@ -216,6 +246,9 @@ def test_what_is_scored_begins_with_what_was_trained(clean, tmp_path, given):
 def test_a_missing_plugin_file_is_bad_input(clean, tmp_path):
     with pytest.raises(BadInput, match="--plugin: no file"):
         load_plugin(tmp_path / "absent.py")
+    (tmp_path / "itself.py").symlink_to("itself.py")
+    with pytest.raises(BadInput, match="--plugin: no file"):
+        load_plugin(tmp_path / "itself.py")
 
 
 def test_installed_plugins_are_found_by_their_entry_points(tmp_path):
@@ -239,7 +272,7 @@ def test_installed_plugins_are_found_by_their_entry_points(tmp_path):
 def test_registering_a_class_again_from_the_same_place_is_no_clash():
     names = Registry("task", "bench.tasks", "bench.tasks")
 
-    class One:
+    class One(Task):
         pass
 
     assert names.register("one")(One) is One

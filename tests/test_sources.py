@@ -76,7 +76,7 @@ def test_an_edit_after_the_import_changes_no_digest(folder: Path, name: str) -> 
     assert own(folder) == before
     (folder / name).unlink()
     assert own(folder) == before
-    whole = sources.of(*(getattr(registry, kind).get(one) for kind, one in PARTS), Trainer).values()
+    whole = sources.of(*(getattr(registry, kind).get(part) for kind, part in PARTS), Trainer).values()
     hashes = sorted(hashlib.sha256(source).digest() for source in whole)
     assert run_digest(tiny_run("mine")) == hashlib.sha256(b"".join(hashes)).hexdigest()[:16]
 

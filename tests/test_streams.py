@@ -1,4 +1,4 @@
-"""What learns from an endless stream: the exam on streams, and a text on which methods are told apart by it."""
+"""Methods that learn from an endless stream: how they are scored on streams, and a text that tells methods apart."""
 
 from __future__ import annotations
 
@@ -95,15 +95,15 @@ def test_only_columns_of_a_stream_that_are_scored_are_read(monkeypatch, scored, 
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORED)
     kept, found = method.rnn.read, []
     monkeypatch.setattr(method.rnn, "read", lambda features: found.append(features.shape[1]) or kept(features))
-    told = score_stream(method, Batch(x, y, start), "rnn")
-    assert found == [read] and told["loss"] == pytest.approx(expected.item(), rel=1e-12)
+    scored = score_stream(method, Batch(x, y, start), "rnn")
+    assert found == [read] and scored["loss"] == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_a_stream_is_told_what_its_last_batch_cost_and_goes_on_from_there_after_a_stop(tmp_path, clean):
-    told, levels = [], []
+    heard, levels = [], []
 
     class Rising(AnBn):
-        """The first character of a batch says how often the stream was told of a loss."""
+        """The first character of a batch says how often the stream has heard of a loss."""
 
         def stream(self, split, lanes, length, generator, state=None):
             level = torch.zeros(lanes, dtype=torch.long) if state is None else state[0]
@@ -113,7 +113,7 @@ def test_a_stream_is_told_what_its_last_batch_cost_and_goes_on_from_there_after_
             return Batch(x, x, ((torch.arange(length) == 0) & (state is None)).expand(lanes, -1)), (level,)
 
         def advance(self, state, loss):
-            told.append(loss.item())
+            heard.append(loss.item())
             return (state[0] + 1,)
 
     register_task("rising")(Rising)
@@ -127,7 +127,7 @@ def test_a_stream_is_told_what_its_last_batch_cost_and_goes_on_from_there_after_
     Trainer(run, folder).train()
     assert levels == [[n] * 3 for n in range(4)]
     losses = [point["online_loss"] for point in read_json(folder / "curve.json")[1:]]
-    assert told == pytest.approx(losses, rel=1e-6)
+    assert heard == pytest.approx(losses, rel=1e-6)
 
 
 def test_what_learns_from_a_stream_ends_early_by_its_score_on_the_valid_stream(tmp_path, monkeypatch):
@@ -143,7 +143,7 @@ def test_what_learns_from_a_stream_ends_early_by_its_score_on_the_valid_stream(t
     trainer = training.Trainer(run, folder_of(run, tmp_path))
     result = trainer.train()
     assert result["costs"]["steps"] < 12  # (its score from the start state is at chance)
-    assert any(one is trainer._lanes("valid") for one in seen)
+    assert any(batch is trainer._lanes("valid") for batch in seen)
 
 
 def test_an_online_step_computes_at_the_runs_precision(tmp_path):

@@ -118,7 +118,7 @@ class Plain(str):
 def signature(function: Any) -> str:
     """As it is written: annotations are text in all our modules."""
     found = inspect.signature(function)
-    named = [one.replace(annotation=written(one.annotation)) for one in found.parameters.values()]
+    named = [parameter.replace(annotation=written(parameter.annotation)) for parameter in found.parameters.values()]
     return str(found.replace(parameters=named, return_annotation=written(found.return_annotation)))
 
 
@@ -134,7 +134,7 @@ def test_the_public_surface_is_as_written_down():
     assert before == now, f"{MEND}\n{change}"
 
 
-PUBLIC = [pytest.param(*one, id=f"{one[0]}.{one[1]}") for one in exported() if one[0] in MODULES]
+PUBLIC = [pytest.param(*name, id=f"{name[0]}.{name[1]}") for name in exported() if name[0] in MODULES]
 
 
 @pytest.mark.parametrize(("module", "name", "value"), PUBLIC)
@@ -154,12 +154,12 @@ def constant_docstring(module: str, name: str) -> str | None:
     """The string below the assignment of that name, in the module that it is imported from."""
     found = importlib.import_module(module)
     for node in ast.parse(inspect.getsource(found)).body:
-        if isinstance(node, ast.ImportFrom) and name in [one.name for one in node.names]:
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
             found = importlib.import_module(node.module)
     body = ast.parse(inspect.getsource(found)).body
     for node, after in itertools.pairwise(body):
         targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
-        if name in [getattr(one, "id", None) for one in targets] and isinstance(after, ast.Expr):
+        if name in [getattr(target, "id", None) for target in targets] and isinstance(after, ast.Expr):
             return ast.literal_eval(after.value)
     return None
 

@@ -161,7 +161,10 @@ def test_dmt_begins_from_the_averaged_weights_of_smt(tmp_path, monkeypatch):
     found = {}
 
     def leave(engine):
-        found[engine.phase.name] = {"last": [one.clone() for one in engine.parameters], "average": engine.average}
+        found[engine.phase.name] = {
+            "last": [parameter.clone() for parameter in engine.parameters],
+            "average": engine.average,
+        }
         kept(engine)
 
     kept = Engine.leave
@@ -172,14 +175,16 @@ def test_dmt_begins_from_the_averaged_weights_of_smt(tmp_path, monkeypatch):
     method = build_method(run, build_task(run))
     method.load_state_dict(load_tensors(folder.weights("smt")))
     (smt, _) = method.phases(run.training)
-    handed_on = [one for group in smt.groups for one in group]
-    for one, average, last in zip(handed_on, found["smt"]["average"].values, found["smt"]["last"], strict=True):
-        assert torch.equal(one, average) and not torch.equal(one, last)
+    handed_on = [parameter for group in smt.groups for parameter in group]
+    for parameter, average, last in zip(handed_on, found["smt"]["average"].values, found["smt"]["last"], strict=True):
+        assert torch.equal(parameter, average) and not torch.equal(parameter, last)
     for mine, decoders in zip(method.rnn.readout.parameters(), method.teacher.decoder.parameters(), strict=True):
         assert torch.equal(mine, decoders)
     assert torch.equal(method.rnn.updater.start, method.teacher.encode(torch.empty(1, 0, dtype=torch.long))[0])
     final = load_tensors(folder.weights("dmt"))
-    assert all(torch.equal(final[name], one) for name, one in method.state_dict().items() if name[:7] == "teacher")
+    assert all(
+        torch.equal(final[name], weight) for name, weight in method.state_dict().items() if name[:7] == "teacher"
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,12 +264,12 @@ def test_what_was_inherited_holds_what_the_source_had_inherited(tmp_path):
     three = {"name": "smt+dmt+bptt", "dmt": {"share": 0.3, "every": 3}, "bptt": {"share": 0.3, "batch_size": 8}}
     third = tiny_run(three, init_from={"run": second.id, "phase": "dmt"})
     costs = [read_json(trained(run, tmp_path) / "result.json") for run in (first, second, third)]
-    before = [one["costs"] for one in costs[:2]]
-    assert all(costs[2]["inherited"][name] == sum(one[name] for one in before) for name in ("steps", "tokens"))
+    before = [result["costs"] for result in costs[:2]]
+    assert all(costs[2]["inherited"][name] == sum(spent[name] for spent in before) for name in ("steps", "tokens"))
     assert costs[2]["inherited"]["training_seconds"] > costs[1]["inherited"]["training_seconds"]
     curves = load([tmp_path]).curves
     ends = curves[curves["id"] == third.id].iloc[-1]
-    tokens = sum(one["costs"]["tokens"] for one in costs)
+    tokens = sum(result["costs"]["tokens"] for result in costs)
     assert ends["spent.tokens"] == tokens
     data = load([tmp_path])
     (exhibit,) = exhibits(data)
@@ -318,9 +323,9 @@ LATE = {"task": {"name": "modular-arithmetic", "modulus": 3, "length": 32}, "eva
 
 
 def test_scores_are_judged_by_the_columns_that_are_scored(tmp_path):
-    for one in read_json(trained(tiny_run(**LATE), tmp_path) / "result.json")["scores"]:
-        assert one["accuracy_ceiling"] == pytest.approx(1.0, abs=5e-5)  # .9167 of all columns
-        assert one["loss_floor"] == pytest.approx(1e-4, abs=5e-5)  # .137
+    for scored in read_json(trained(tiny_run(**LATE), tmp_path) / "result.json")["scores"]:
+        assert scored["accuracy_ceiling"] == pytest.approx(1.0, abs=5e-5)  # .9167 of all columns
+        assert scored["loss_floor"] == pytest.approx(1e-4, abs=5e-5)  # .137
 
 
 def test_an_early_end_needs_the_ceiling_of_the_columns_that_are_scored(tmp_path, monkeypatch):
@@ -351,9 +356,9 @@ def stating(**facts):
 def test_facts_may_be_numbers_of_any_kind(tmp_path, clean):
     given = {"chance": torch.tensor(0.5), "loss_floor": np.float32(0.25), "accuracy_ceiling": np.array(1)}
     given |= {"shortcuts": {"guess": np.float64(0.5)}, "unigram_loss": torch.tensor([0.75])}
-    for one in read_json(trained(tiny_run(task=stating(**given)), tmp_path) / "result.json")["scores"]:
+    for scored in read_json(trained(tiny_run(task=stating(**given)), tmp_path) / "result.json")["scores"]:
         names = ("chance", "loss_floor", "accuracy_ceiling", "shortcut", "unigram_loss")
-        assert [one[name] for name in names] == [0.5, 0.25, 1.0, 0.5, 0.75]
+        assert [scored[name] for name in names] == [0.5, 0.25, 1.0, 0.5, 0.75]
 
 
 @pytest.mark.parametrize(
@@ -371,8 +376,8 @@ def test_facts_may_be_numbers_of_any_kind(tmp_path, clean):
 )
 def test_a_fact_that_is_none_is_refused_before_the_first_step(tmp_path, clean, name, value):
     run = tiny_run(task=stating(**{name: value}))
-    told = "shortcut 'guess'" if name == "shortcuts" else name
-    with pytest.raises(BadInput, match=f"stating: {told} is .*; should be a number from 0") as error:
+    fact = "shortcut 'guess'" if name == "shortcuts" else name
+    with pytest.raises(BadInput, match=f"stating: {fact} is .*; should be a number from 0") as error:
         trained(run, tmp_path)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("curve.json"))
@@ -408,7 +413,9 @@ def test_evaluation_sets_are_fixed_and_differ_between_splits_and_seeds():
     assert torch.equal(drawn("test"), drawn("test"))
     assert not torch.equal(drawn("test"), drawn("valid"))
     assert not torch.equal(drawn("test"), drawn("test", seed=1))
-    assert torch.equal(drawn("test"), drawn("test", method="transformer"))  # every method has the same exam
+    assert torch.equal(
+        drawn("test"), drawn("test", method="transformer")
+    )  # all methods are scored on the same sequences
 
 
 def test_streams_of_a_seed_are_unrelated():
@@ -446,8 +453,8 @@ def test_accumulated_gradients_are_the_mean_over_their_batches(tmp_path):
     )
     for _ in range(2):
         list(trainer._steps())
-    for mean, one, two in zip(stepped[0], *seen, strict=True):
-        torch.testing.assert_close(mean, (one + two) / 2)
+    for mean, first, two in zip(stepped[0], *seen, strict=True):
+        torch.testing.assert_close(mean, (first + two) / 2)
 
 
 def test_clipping_is_per_group(tmp_path):
@@ -479,7 +486,7 @@ def test_initial_weights_depend_on_the_seed_alone():
 def test_every_method_and_backbone_trains_under_bfloat16_autocast(tmp_path, method, backbone):
     run = tiny_run(method, precision="bfloat16", model={**TINY, "backbone": backbone})
     result = read_json(trained(run, tmp_path) / "result.json")
-    assert all(math.isfinite(one["loss"]) for one in result["scores"])
+    assert all(math.isfinite(scored["loss"]) for scored in result["scores"])
 
 
 def test_gradients_accumulated_in_one_phase_do_not_reach_the_next(tmp_path):
@@ -497,7 +504,7 @@ def test_gradients_accumulated_in_one_phase_do_not_reach_the_next(tmp_path):
 def test_a_gpu_trains_in_bfloat16_with_tasks_sampled_there(tmp_path, method):
     run = tiny_run(method, device="cuda", precision="bfloat16")
     result = read_json(trained(run, tmp_path) / "result.json")
-    assert all(math.isfinite(one["loss"]) for one in result["scores"])
+    assert all(math.isfinite(scored["loss"]) for scored in result["scores"])
 
 
 def test_training_settings_default_to_the_papers():
@@ -509,7 +516,7 @@ def test_training_settings_default_to_the_papers():
 def rates(run, root) -> list[float]:
     """The learning rate of every optimiser step."""
     found: list[float] = []
-    hook = register_optimizer_step_pre_hook(lambda one, *_: found.append(one.param_groups[0]["lr"]))
+    hook = register_optimizer_step_pre_hook(lambda optimiser, *_: found.append(optimiser.param_groups[0]["lr"]))
     try:
         trained(run, root)
     finally:
@@ -682,7 +689,7 @@ def test_a_budget_of_work_that_no_step_does_is_refused(tmp_path, monkeypatch, cu
     monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
     registry.register_method("guess")(Guess)
     run = tiny_run("guess", "parity", training={"batch_size": 8, "accumulate": 2, "budget": {currency: 1e6}})
-    with pytest.raises(BadInput, match=f"budget.{currency}: given, but a step of phase train has none"):
+    with pytest.raises(BadInput, match=f"budget.{currency}: given, but no rule counts any in a step of phase train"):
         Trainer(run, folder_of(run, tmp_path))
 
 
@@ -716,9 +723,9 @@ def test_precision_leaves_complex_numbers_complex(monkeypatch, precision, real, 
     monkeypatch.setattr(registry.methods, "_classes", dict(registry.methods._classes))
     registry.register_method("lru")(LRU)
     lru = built(tiny_run("lru", precision=precision))
-    assert {one.dtype for one in lru.state_dict().values()} == {complex_}
+    assert {weight.dtype for weight in lru.state_dict().values()} == {complex_}
     assert lru.turn == 1j and lru.decay.imag.any()
-    assert {one.dtype for one in built(tiny_run("bptt", precision=precision)).parameters()} == {real}
+    assert {weight.dtype for weight in built(tiny_run("bptt", precision=precision)).parameters()} == {real}
 
 
 @pytest.mark.parametrize("clip", [1.0, None])

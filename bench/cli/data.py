@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.parts import AsJson, Plugins, bar, load, print_table
+from bench.cli.parts import AsJson, Plugins, bar, load, print_table, say, warn_of_failures
 
 if TYPE_CHECKING:
     from bench.tasks.data import Entry
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def data_list(as_json: AsJson = False, plugin: Plugins = None) -> None:
     """Show each data set: source, size, licence, whether it is here."""
-    load(plugin)
+    load(plugin, needed=False)
     from bench.tasks import data
 
     entries = data.catalogue()
@@ -23,9 +23,11 @@ def data_list(as_json: AsJson = False, plugin: Plugins = None) -> None:
         print(
             json.dumps([entry._asdict() if hasattr(entry, "_asdict") else vars(entry) for entry in entries], indent=1)
         )
+        warn_of_failures()
         return
     rows = [[one.name, one.source, one.size, one.licence, one.here or one.hint] for one in entries]
     print_table("data sets", ["name", "source", "size", "licence", "here"], rows)
+    warn_of_failures()
 
 
 DataName = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name; see `data list`.")]
@@ -57,11 +59,11 @@ def data_import(
 
 def print_splits(entry: Entry) -> None:
     """Where the data lies, how much is in each split and where that came from, and what else was decided."""
-    print(f"{entry.name} is in {entry.here}")
+    say(f"{entry.name} is in {entry.here}")
     settings = dict(entry.settings)
     for split, counts in entry.counts.items():
         held = ", ".join(f"{count:,} {what}" for what, count in counts.items())
         origin = settings.pop(split, None)
-        print(f"  {split}: {held}" + (f" ({origin})" if origin else ""))
+        say(f"  {split}: {held}" + (f" ({origin})" if origin else ""))
     for what, value in settings.items():
-        print(f"  {what.replace('_', ' ')}: {format(value, ',') if isinstance(value, int) else value}")
+        say(f"  {what.replace('_', ' ')}: {format(value, ',') if isinstance(value, int) else value}")

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
 from bench import __version__
 from bench.cli.data import data_fetch, data_import, data_list
+from bench.cli.diagnose import diagnose
 from bench.cli.listing import list_
-from bench.cli.measure import cost, diagnose, sample
+from bench.cli.measure import cost, sample
 from bench.cli.parts import Group, arguments, command_path
 from bench.cli.plugins import check, new_backbone, new_method, new_task
 from bench.cli.report import compare, report
 from bench.cli.run import cancel, run
 from bench.cli.status import status
-from bench.errors import BadInput, unknown
+from bench.errors import BadInput, shown, unknown
+from bench.outgoing import message
 from bench.paths import at_home
 
 # typer brings its own copy of click or uses the installed one, by version; its public BadParameter knows which.
@@ -85,9 +89,8 @@ def _data(ctx: typer.Context) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a letter that the terminal has not is no reason to end
     try:
+        _have_streams()
         arguments[:] = map(_at_home, sys.argv[1:] if argv is None else argv)
         code = typer.main.get_command(app).main(list(arguments), prog_name="run_bench.py", standalone_mode=False)
         sys.stdout.flush()
@@ -108,7 +111,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def script() -> None:
     """The console script `bench`."""
-    sys.exit(main())
+    code = 130
+    with suppress(KeyboardInterrupt):  # one more, while the first is dealt with
+        code = main()
+    with suppress(ValueError):  # (not the main thread)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it has ended; a Ctrl-C more would only break off its leaving
+    sys.exit(code)
+
+
+def _have_streams() -> None:
+    """Something to write to where the shell has closed stdout or stderr: else the next file opened would be it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a letter that the terminal has not is no reason to end
 
 
 def _at_home(word: str) -> str:
@@ -117,8 +138,8 @@ def _at_home(word: str) -> str:
     return f"{option}{equals}{at_home(value)}" if value.startswith("~") else word
 
 
-def _complain(message: str) -> int:
-    print("error:", " ".join(message.splitlines()), file=sys.stderr)
+def _complain(text: str) -> int:
+    print(message(f"error: {text}"), file=sys.stderr)
     return 2
 
 
@@ -134,7 +155,8 @@ def _usage(error: Any) -> str:
     if kind == "MissingParameter":
         return f"{prefix}{name} is missing: {param.help}"
     if kind == "BadOptionUsage":
-        return f"{prefix}{error.option_name} needs a value"
+        takes = any(word.startswith(f"{error.option_name}=") for word in arguments)
+        return f"{prefix}{error.option_name} {'takes no' if takes else 'needs a'} value"
     if param is not None:
         return f"{prefix}{name}: {_given(name)}{error.message.replace('Input should', 'should')}"
     return f"{prefix}{error.format_message()}"
@@ -144,5 +166,5 @@ def _given(option: str) -> str:
     """The word that the command line gives for an option."""
     for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
         if word == option or word.startswith(f"{option}="):
-            return f"{after if word == option else word.partition('=')[2]!r} given; "
+            return f"{shown(after if word == option else word.partition('=')[2])} given; "
     return ""

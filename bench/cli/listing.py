@@ -24,7 +24,7 @@ def list_(
     """Show the tasks, methods, backbones and grids that there are, and plugins that could not be loaded."""
     if kind is not None and kind not in KINDS:
         raise unknown("list", kind, KINDS)
-    load(plugin)
+    load(plugin, needed=False)
     from bench import registry
 
     wanted = KINDS if kind is None else (kind,)

@@ -1,4 +1,4 @@
-"""`cost`, `sample`, `diagnose`: what methods cost, what models write, why they fail."""
+"""`cost`, `sample`: what methods cost, what models write."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from bench.cli.parts import (
     load,
     print_table,
     program,
+    say,
     warn_of_failures,
 )
-from bench.errors import BadInput
+from bench.errors import BadInput, shown
 
 if TYPE_CHECKING:
     from bench.grid import Grid
@@ -57,16 +58,22 @@ def cost(
     _print_cost(folder)
     for one in record["skipped"]:
         at = "" if one["length"] is None else f" at length {one['length']}"
-        print(f"not traced: {one['task']}, {one['method']}, {one['backbone']}{at}: {one['reason']}")
+        say(f"not traced: {one['task']}, {one['method']}, {one['backbone']}{at}: {one['reason']}")
+
+
+LONGEST = 1 << 20
+"""A sequence that `cost` traces: one step of it is computed, and with attention that takes its square of memory."""
 
 
 def _lengths(text: str) -> tuple[int, ...]:
     try:
         found = sorted({int(part) for part in text.split(",")})
     except ValueError:
-        raise BadInput(f"cost: --lengths: {text!r} given; should be whole numbers, such as 8,16,32") from None
+        raise BadInput(f"cost: --lengths: {shown(text)} given; should be whole numbers, such as 8,16,32") from None
     if found[0] < 1:
         raise BadInput(f"cost: --lengths: {found[0]} given; should be 1 or more")
+    if found[-1] > LONGEST:
+        raise BadInput(f"cost: --lengths: {shown(found[-1])} given; should be up to {LONGEST:,}")
     return tuple(found)
 
 
@@ -95,11 +102,15 @@ def _print_cost(folder: Path) -> None:
     print(f"the table is in {folder / 'cost.json'}; for figures: {program()} report {shlex.quote(str(folder))}")
 
 
+HOTTEST = 1e6
+"""A temperature at which all symbols are as likely."""
+
+
 def sample(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    count: Annotated[int, typer.Option(min=1, help="How many to write.")] = 8,
-    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest symbol.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="How many to write.")] = 8,
+    temperature: Annotated[float, typer.Option(min=0, max=HOTTEST, help="0 always takes the likeliest symbol.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, show_default="0", help="Of the draws.")] = 0,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Also write pictures as a PNG file.")] = None,
     as_json: AsJson = False,
     plugin: Plugins = None,
@@ -118,55 +129,3 @@ def sample(
     print(json.dumps(record, indent=1) if as_json else samples.render(record))
     if out is not None and not as_json:
         print(f"written to {out}")
-
-
-def diagnose(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a finished run of an SMT method.")],
-    sequences: Annotated[int, typer.Option(min=2, help="Test sequences to look at.")] = 128,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="Also draw the figure, as a PNG file.")] = None,
-    as_json: AsJson = False,
-    plugin: Plugins = None,
-) -> None:
-    """Say why a network that learned from a teacher's memories fails, or that it does not."""
-    load(plugin)
-    from bench.build import autocast
-    from bench.measure import diagnosis, trained
-    from bench.results import Folder
-
-    folder = Folder(run)
-    described = folder.run()
-    method, task = trained(folder)
-    with autocast(described):
-        record = diagnosis.measure(described, task, method, sequences)
-    found = record["diagnosis"]
-    if found is None:
-        raise BadInput(f"diagnose: {run} given; should be a run of a method with a teacher, not of {described.method}")
-    if out is not None:
-        from bench.report.sections import diagnosis as drawn
-
-        drawn.save_png(found, described.method, Path(out))
-    if as_json:
-        print(json.dumps(record, indent=1))
-        return
-    _print_diagnosis(found)
-    where = f"written to {out}" if out is not None else "given --out FILE; `report` shows it where a grid is measured"
-    print(f"the figure is {where}" + ("" if out is not None else f": {program()} run GRID --measure diagnosis"))
-
-
-WORST = 5
-"""Transitions that `diagnose` lists."""
-
-
-def _print_diagnosis(found: dict[str, Any]) -> None:
-    """The verdict, accuracy by steps, and the transitions that lose most."""
-    print(found["verdict"], end="\n\n")
-    steps = found["after_steps"]
-    rows = [[f"{count}", f"{accuracy:.3f}"] for count, accuracy in zip(steps["k"], steps["accuracy"])]
-    print_table("the network's answers", ["steps from the teacher's memory", "accuracy"], rows)
-    columns = ("lost", "error", "between", "spread", "drift")
-    known = [place for place, lost in enumerate(found["lost"]) if lost is not None]
-    worst = sorted(known, key=lambda place: -found["lost"][place])[:WORST]
-    values = [[found["t"][place], *(found[name][place] for name in columns)] for place in worst]
-    texts = [["-" if value is None else f"{value:.3g}" for value in row] for row in values]
-    heads = ("t", "probability lost", "one-step error", "variance between classes", "of all", "drift")
-    print_table("transitions that lose most", heads, texts)

@@ -12,8 +12,11 @@ import typer
 import typer.core
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from bench.errors import unknown
+from bench.errors import BadInput, cut, line, unknown
+from bench.outgoing import clean, message
+from bench.outgoing import terminal as terminal_text
 
 
 class Group(typer.core.TyperGroup):
@@ -21,9 +24,16 @@ class Group(typer.core.TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that `args` begins with. Raises `BadInput` when there is none of that name."""
-        if args and not args[0].startswith("-") and args[0] not in self.commands:
+        if args and (args[0] == "-" or not args[0].startswith("-")) and args[0] not in self.commands:
             raise unknown(f"{command_path(ctx)}command", args[0], self.commands)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. An end of file that nobody expected is told apart from Ctrl-C, which click does not do."""
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            raise BadInput(f"a file ends before it should: {line(error)}") from error
 
 
 GridName = Annotated[
@@ -51,12 +61,14 @@ MANY = 200
 """Cells; of a larger grid only those are listed with which something is yet to happen."""
 
 
-def load(plugins: Sequence[str] | None) -> None:
-    """Load the files that --plugin names."""
+def load(plugins: Sequence[str] | None, needed: bool = True) -> None:
+    """Load the files that --plugin names. Raises `BadInput` where one that is `needed` cannot be loaded."""
     from bench import registry
 
     for file in plugins or ():
         registry.load_plugin(file)
+        if needed and file in registry.failures:
+            raise BadInput(f"--plugin {cut(file)} could not be loaded: {registry.failures[file]}")
 
 
 def warn_of_failures() -> None:
@@ -64,12 +76,24 @@ def warn_of_failures() -> None:
     from bench import registry
 
     for name, reason in registry.failures.items():
-        print(f"warning: plugin {name} could not be loaded: {reason}", file=sys.stderr)
+        warn(f"plugin {name} could not be loaded: {reason}")
+
+
+def say(text: object) -> None:
+    """A line, or several, for the user, whoever wrote them."""
+    print(terminal_text(text), flush=True)
+
+
+def warn(text: str) -> None:
+    """A line on stderr."""
+    print(message(f"warning: {text}"), file=sys.stderr)
 
 
 def results_folder(name: str, results: Path) -> Path:
     """Where a grid, or a collection of grids, keeps its results."""
-    return results / (Path(name).stem if Path(name).suffix in (".yaml", ".yml") else name)
+    from bench.grid import grid_name
+
+    return results / grid_name(name)
 
 
 def terminal() -> Console:
@@ -79,14 +103,19 @@ def terminal() -> Console:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print it, with a blank line after it. `rows` hold plain text."""
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(title=_text(title), title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(_text(column), overflow="fold")
     for row in rows:
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+        table.add_row(*map(_text, row))
     console = terminal()
     console.print(table)
     console.print()
+
+
+def _text(text: str) -> Text:
+    """A text of any origin for rich: no markup, no control characters."""
+    return Text(terminal_text(text))
 
 
 @contextmanager
@@ -95,8 +124,8 @@ def spinner(what: str, quiet: bool = False) -> Iterator[Callable[[str], None]]:
     if quiet or not sys.stdout.isatty():
         yield lambda done: None
         return
-    with terminal().status(what) as status:
-        yield lambda done: status.update(f"{what}: {done} done")
+    with terminal().status(_text(what)) as status:
+        yield lambda done: status.update(_text(f"{what}: {done} done"))
 
 
 @contextmanager
@@ -106,20 +135,24 @@ def bar(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
         yield lambda what, done, total: None
         return
     if sys.stdout.isatty():
-        from rich.progress import Progress
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-        with Progress(console=terminal(), transient=True) as bars:
+        described = TextColumn("{task.description}", markup=False)
+        columns = (described, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=terminal(), transient=True) as bars:
             task = bars.add_task("")
-            yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total or None)
+            yield lambda what, done, total: bars.update(
+                task, description=clean(what), completed=done, total=total or None
+            )
         return
     begun: list[str] = []
 
-    def say(what: str, done: int, total: int) -> None:
+    def begin(what: str, done: int, total: int) -> None:
         if what not in begun:
             begun.append(what)
-            print(what, flush=True)
+            say(what)
 
-    yield say
+    yield begin
 
 
 arguments: list[str] = []

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from bench.cli.parts import AsJson, load, print_table, program, spinner, warn_of_failures
+from bench.cli.parts import AsJson, load, print_table, program, say, spinner, warn_of_failures
 from bench.errors import BadInput, unknown
 
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="What grids will call it, such as truncated-bptt.")]
@@ -70,6 +70,7 @@ def check(
     """
     from bench import registry
     from bench.testing import check as examine
+    from bench.testing import require_overrides
     from bench.testing.suite import write_junit
 
     kinds = {one.kind: one for one in registry.REGISTRIES}
@@ -92,6 +93,8 @@ def check(
         subjects = [one for one in there if one[1] not in before[one[0]]]
     else:
         raise BadInput("check: nothing is named; give NAME, --plugin FILE, or --all")
+    for one, name in subjects if sets else ():
+        require_overrides(one, name, sets or ())  # type: ignore[arg-type]
     outcomes = []
     for one, name in subjects:
         found = []
@@ -105,7 +108,7 @@ def check(
             print_table(f"{one} {name}", ["row", "outcome", "what was found", "seconds"], rows)
             for each in found:
                 if each.state == "failed":
-                    print(f"to fix {each.row!r}: {each.fix}")
+                    say(f"to fix {each.row!r}: {each.fix}")
     if junit is not None:
         write_junit(outcomes, Path(junit))
     counts = Counter(outcome.state for outcome in outcomes)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.parts import AsJson, print_table, terminal
-from bench.errors import BadInput, unknown
+from bench.cli.parts import AsJson, print_table, say, terminal
+from bench.errors import BadInput, cut, shown, unknown
+from bench.outgoing import clean
 
 if TYPE_CHECKING:
     from bench.tolerances import Tolerances
@@ -84,14 +85,15 @@ def compare(
     else:
         print_table(f"{results} against {baseline}", show.COLUMNS, [show.cells(row) for row in found.rows])
         for heading, told in show.sections(found).items():
-            print("\n  ".join([heading, *told]) + "\n")
+            say("\n  ".join([heading, *map(clean, told)]) + "\n")
         print(show.verdict(found))
     raise typer.Exit(1 if found.failed else 0)
 
 
 def _tolerances(results: str, grid: str | None, kept: Tolerances | None, given: Sequence[str] | None) -> Tolerances:
     """Those of the command line, else of --grid, of the baseline, of RESULTS' own grid."""
-    from bench.grid import grid_names, load_collection, parse_yaml
+    from bench.grid import grid_names, load_collection
+    from bench.read_yaml import parse_yaml
     from bench.results import read_grid
     from bench.tolerances import Tolerances
 
@@ -105,8 +107,8 @@ def _tolerances(results: str, grid: str | None, kept: Tolerances | None, given: 
     for one in given or ():
         key, equals, value = one.partition("=")
         if not equals:
-            raise BadInput(f"compare: --tolerance: {one!r} given; should be NAME=VALUE, such as accuracy=0.05")
+            raise BadInput(f"compare: --tolerance: {shown(one)} given; should be NAME=VALUE, such as accuracy=0.05")
         if key not in fields:
             raise unknown("compare: --tolerance", key, fields)
-        fields[key] = parse_yaml(value, f"--tolerance {one}")
+        fields[key] = parse_yaml(value, f"--tolerance {cut(one)}")
     return Tolerances.parse(fields, "compare: --tolerance")

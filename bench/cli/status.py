@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,8 @@ from bench.cli.parts import (
     load,
     print_table,
     results_folder,
+    say,
+    warn,
     warn_of_failures,
 )
 from bench.errors import BadInput
@@ -76,11 +77,11 @@ def status(
         print_table(grid, columns, shown)
     counts = Counter(row["state"] for row in rows)
     hidden = " (list them with --all)" if len(listed) < len(rows) else ""
-    print(f"{len(rows)} cells: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}{hidden}")
+    say(f"{len(rows)} cells: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}{hidden}")
     if any(row["stale"] for row in rows):
         print("`run --stale` computes anew what is stale")
     for told in mixed:
-        print(f"warning: {told}", file=sys.stderr)
+        warn(told)
     warn_of_failures()
 
 
@@ -122,7 +123,7 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, An
 
         sights, silence = slurm.sights(grid_folder, statuses)
         if silence:
-            print(f"warning: the cluster was not asked: {silence}", file=sys.stderr)
+            warn(f"the cluster was not asked: {silence}")
     rows = []
     for identifier, folder in folders.items():
         told = statuses[identifier]

@@ -64,7 +64,7 @@ class Comparison:
 
     @property
     def regressed(self) -> bool:
-        """Whether a number is worse, or a cell that had a result has none any more."""
+        """Whether a number is worse, or a cell that had a result no longer has one."""
         return bool(self.lost) or bool(self.of("regression"))
 
     @property

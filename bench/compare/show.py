@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from bench import outgoing
 from bench.compare.judge import Comparison, Row
 
 COLUMNS = ("cell", "number", "baseline", "results", "difference", "95 % interval", "tolerance", "seeds", "verdict")
@@ -58,7 +59,7 @@ def markdown(found: Comparison) -> str:
     """Markdown for a pull request: the verdict first, then a table of changes, then all numbers, folded."""
     heading = "Regression" if found.regressed else "Incomplete" if found.failed else "No regression"
     lines = [
-        f"### {heading}: `{found.results}` against `{found.baseline}`",
+        f"### {heading}: {outgoing.markdown(found.results)} against {outgoing.markdown(found.baseline)}",
         "",
         f"{verdict(found)}.",
         "",
@@ -67,7 +68,7 @@ def markdown(found: Comparison) -> str:
     if changed:
         lines += [*_table(changed), ""]
     for heading, sentences in sections(found).items():
-        lines += [f"**{heading}**", "", *(f"- {_escaped(sentence)}" for sentence in sentences), ""]
+        lines += [f"**{heading}**", "", *(f"- {outgoing.markdown(sentence)}" for sentence in sentences), ""]
     if len(changed) < len(found.rows):
         lines += ["<details><summary>All numbers</summary>", "", *_table(list(found.rows)), "", "</details>", ""]
     return "\n".join(lines)
@@ -94,12 +95,8 @@ def plain(found: Comparison) -> dict[str, Any]:
 
 
 def _table(rows: list[Row]) -> list[str]:
-    body = [" | ".join(map(_escaped, cells(row))) for row in rows]
+    body = [" | ".join(map(outgoing.markdown, cells(row))) for row in rows]
     return [f"| {line} |" for line in (" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS), *body)]
-
-
-def _escaped(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
 
 
 def _plain(value: float) -> str:

@@ -28,6 +28,10 @@ from bench.state import RESUMED
 Action = Literal["run", "keep", "skip"]
 
 
+MOST_SECONDS = 30 * 86400
+"""Of waiting: the clocks of the platform cannot wait for ever, and a cell whose owner may be silent so long is lost."""
+
+
 @dataclass(frozen=True)
 class LaunchOptions:
     """How to run the cells of a grid, as far as it does not change their outcome."""
@@ -43,6 +47,11 @@ class LaunchOptions:
     lease_seconds: float = LEASE_SECONDS  # how long a worker may be silent before others take its cell over
     stuck_seconds: float | None = STUCK_SECONDS  # how long a worker may make no step before it is killed
     quiet: bool = False
+
+    def __post_init__(self) -> None:
+        for name, seconds in (("lease", self.lease_seconds), ("stuck", self.stuck_seconds)):
+            if seconds is not None and not 0 < seconds <= MOST_SECONDS:  # (NaN is neither)
+                raise BadInput(f"{name}: {seconds} given; should be above 0 and at most {MOST_SECONDS:,} seconds")
 
     def cell(self) -> dict[str, Any]:
         """The options of `run_cell`."""

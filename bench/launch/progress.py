@@ -16,6 +16,7 @@ from rich.text import Text
 
 from bench.launch.plan import Board, Cell, progress_of
 from bench.launch.remaining import Remaining
+from bench.outgoing import terminal
 
 LINE_SECONDS = 15.0
 """Between two plain lines about cells that are still running."""
@@ -89,7 +90,7 @@ class Lines(View):
 
     def say(self, text: str) -> None:
         """The line itself."""
-        print(text, flush=True)
+        print(terminal(text), flush=True)
 
 
 class Bars(View):
@@ -119,7 +120,7 @@ class Bars(View):
 
     def say(self, text: str) -> None:
         """A line above the bars."""
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(Text(terminal(text)), soft_wrap=True)
 
     def _picture(self, live: Statuses) -> Group:
         board = self.board
@@ -130,7 +131,7 @@ class Bars(View):
             left_text(self.remaining.seconds(live)) if len(board.ends) < len(board.cells) else "",
         )
         if self.note:
-            total.add_row(Text(self.note, style="dim"))
+            total.add_row(Text(terminal(self.note), style="dim"))
         if not (board.running or board.elsewhere):
             return Group(total)
         rows = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -145,7 +146,8 @@ class Bars(View):
             bar = ProgressBar(1, done, width=20)
             loss, accuracy = (number(status.get(key)) for key in ("loss", "accuracy"))
             place = f" {where(live, name)}" if name in board.elsewhere else ""
-            rows.add_row(Text(cell.label + place), status.get("phase") or "", bar, f"{done:.0%}", loss, accuracy)
+            phase = Text(terminal(status.get("phase") or ""))
+            rows.add_row(Text(terminal(cell.label + place)), phase, bar, f"{done:.0%}", loss, accuracy)
         return Group(total, rows)
 
 

@@ -20,6 +20,7 @@ from bench import streams
 from bench.errors import BadInput
 from bench.methods.base import Method, scored_slice
 from bench.models.layers import LAST
+from bench.outgoing import terminal
 from bench.results import write_atomically
 from bench.tasks.base import IGNORED, Split, Task
 
@@ -245,16 +246,11 @@ def _render_pictures(record: dict[str, Any]) -> list[str]:
 def _render_text(record: dict[str, Any]) -> list[str]:
     lines = []
     for text in record["written"]:
-        lines += ["", "written", _printable(text)]
+        lines += ["", "written", terminal(text)]
     for completion in record["completed"]:
         for part in ("given", "truth", "written"):
-            lines += ["", part, _printable(completion[part])]
+            lines += ["", part, terminal(completion[part])]
     return lines
-
-
-def _printable(text: str) -> str:
-    """The text without control characters: a model may write escape sequences."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _render_symbols(record: dict[str, Any]) -> list[str]:

@@ -139,6 +139,11 @@ class Method(nn.Module, ABC):
         """Why a run of this method cannot be trained, in one line, or None: for checks across the configs of a run."""
         return None
 
+    @classmethod
+    def uncompilable(cls, run: Run) -> str | None:
+        """Why the `step` of this run cannot be compiled, in one line; None when it can."""
+        return f"{cls.name} trains by 'step', and does not say that it can be compiled"
+
     @property
     def first(self) -> int:
         """The number of inputs before the predictor's first memory: 0, unless that is the memory of several inputs."""

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.methods.online import RandomOnline, signs, summed
+from bench.methods.online import RandomOnline, signs
 from bench.models.local import Local
 from bench.registry import register_method
 
@@ -59,7 +59,7 @@ class KFRTRL(RandomOnline):
             h = h / p1[:, None, None]
             site.add_to(h, sign / p2)
             after.append((u, h))
-        return tuple(after), self.named(summed(gradient))
+        return tuple(after), self.named(self.summed(gradient))
 
 
 def balance(matrix: Tensor, vector: Tensor) -> Tensor:

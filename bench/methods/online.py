@@ -102,6 +102,16 @@ class Online(RecurrentMethod):
         """Why this method cannot train its network, or None."""
         return None
 
+    @classmethod
+    def uncompilable(cls, run: Run) -> str | None:
+        """A step can be compiled where it asks neither torch.func nor autograd anything, one column at a time."""
+        method: Any = build.build_method(run, build.build_task(run), device="cpu")
+        if method.block > 1:
+            return f"{cls.name} in blocks of {method.block} columns is not compiled"
+        if method.closed and method._seen_as_it_is:
+            return None
+        return f"{cls.name} on {run.model.backbone} asks autograd in each step; tanh with a linear readout does not"
+
     @property
     def piece(self) -> int | None:
         return self.config.update_every
@@ -249,6 +259,17 @@ class Online(RecurrentMethod):
             found |= {name: matrix[:, -1].contiguous() for name in bias}
         return found
 
+    # Over lanes; what looks at estimates lane by lane puts others in their place.
+
+    def summed(self, pairs: Pairs) -> Tensor:
+        """The sum over lanes and copies of outer products, one after another, (P,)."""
+        parts = [(b.flatten(0, 1).t() @ a.flatten(0, 1)).flatten() for b, a in pairs]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def over_lanes(self, each: Tensor) -> Tensor:
+        """The sum of the lanes' own vectors (B, P), (P,)."""
+        return each.sum(0)
+
     @property
     def _theta(self) -> dict[str, Tensor]:
         return {name: one[None] for name, one in self.transition.theta().items()}
@@ -282,12 +303,6 @@ class Differentiated(NamedTuple):
     def squares(self) -> None:
         """Not known."""
         return
-
-
-def summed(pairs: Pairs) -> Tensor:
-    """The sum over lanes and copies of outer products, one after another, (P,)."""
-    parts = [(b.flatten(0, 1).t() @ a.flatten(0, 1)).flatten() for b, a in pairs]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def signs(shape: tuple[int, ...], noise: torch.Generator, like: Tensor) -> Tensor:

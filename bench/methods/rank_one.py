@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.config import Positive
-from bench.methods.online import Pairs, RandomConfig, RandomOnline, signs, summed
+from bench.methods.online import Pairs, RandomConfig, RandomOnline, signs
 
 E = 1e-5
 """Added to the lengths that are balanced, of which each may be 0."""
@@ -55,7 +55,7 @@ class RankOne(RandomOnline):
         along = q @ by_state[:, :, None]
         if self.config.copies > 1:
             along = along / self.config.copies
-        gradient = summed(moved.pull(by_state[:, None])) + summed([(along, w)])
+        gradient = self.summed(moved.pull(by_state[:, None])) + self.summed([(along, w)])
         rho0 = ((length(w) + E) / (length(q) + E)).sqrt()
         rho, pairs = self.balanced(moved, drawn_t)
         w = w / rho0
@@ -72,5 +72,5 @@ class RankOne(RandomOnline):
 
 
 def length(vectors: Tensor) -> Tensor:
-    """Of the last axis, which is kept."""
+    """The norm along the last axis, which is kept."""
     return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)

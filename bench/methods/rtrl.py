@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.methods.online import EMBEDDING, Online, OnlineConfig, one_hot, summed
+from bench.methods.online import EMBEDDING, Online, OnlineConfig, one_hot
 from bench.models.jacobian import flat
 from bench.models.local import Local, Traced
 from bench.registry import register_method
@@ -81,7 +81,7 @@ class RTRL(Online):
         numbers = held.shape[1]
         jacobian = moved.push(torch.eye(numbers, dtype=held.dtype, device=held.device).expand(len(held), -1, -1))
         rows = torch.cat([jacobian, by_state[:, None] @ jacobian], 1) @ held  # (B, N + 1, P)
-        gradient = rows[:, -1].sum(0) + summed(moved.pull(by_state[:, None]))
+        gradient = self.over_lanes(rows[:, -1]) + self.summed(moved.pull(by_state[:, None]))
         influence = rows[:, :-1]
         pieces = influence.split([part.q * part.m for part in self.parts], 2)
         for site, piece in zip(moved.sites, pieces, strict=True):

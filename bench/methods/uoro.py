@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bench.config import Positive
 from bench.methods.base import Carry, Credit
-from bench.methods.online import Pairs, exactly, joined, summed
+from bench.methods.online import Pairs, exactly, joined
 from bench.methods.rank_one import E, RankOne, RankOneConfig, length
 from bench.models.backbone import map_tree
 from bench.registry import register_method
@@ -95,12 +95,12 @@ class UORO(RankOne):
         for move, by_state in zip(reversed(moves), reversed(by_states), strict=True):
             back[:, 0] += by_state
             pairs = move.pull(back)
-            gradient = gradient + summed([(b[:, :1], a[:, :1]) for b, a in pairs])
+            gradient = gradient + self.summed([(b[:, :1], a[:, :1]) for b, a in pairs])
             for part, (b, a) in zip(self._views(z), pairs, strict=True):
                 part.addcmul_(b[:, 1:, :, None], (a if a.shape[1] == 1 else a[:, 1:])[..., None, :])
             back = back @ move.push(one)
         along = (s @ back[:, 0, :, None]) / self.config.copies
-        gradient = gradient + summed([(along, w)])
+        gradient = gradient + self.summed([(along, w)])
         rho0, rho = ((length(a) + E) / (length(b) + E) for a, b in ((w, q), (z, nu)))
         rho0, rho = rho0.sqrt(), rho.sqrt()
         return (torch.addcmul(rho * nu, rho0, q), w / rho0 + z / rho), self.named(gradient)

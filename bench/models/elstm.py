@@ -1,4 +1,4 @@
-"""The elstm backbone: an LSTM whose units see themselves alone (Irie, Gopalakrishnan & Schmidhuber, arXiv 2305.19044).
+"""The elstm backbone: an LSTM without recurrent matrices (Irie, Gopalakrishnan & Schmidhuber, arXiv 2305.19044).
 
     z = tanh(F_z u_t + w_z c_{t-1} + b_z),    f = sigmoid(F_f u_t + w_f c_{t-1} + b_f),    c_t = f c_{t-1} + (1 - f) z
     features = sigmoid(O [u_t, c_t] + b) c_t

@@ -32,7 +32,7 @@ class Symbols(NamedTuple):
     """Vectors that a first block is applied to, where they are rows of a table."""
 
     table: Tensor  # (V, d)
-    index: Tensor  # (B, T) int64
+    at: Tensor  # (B, T) int64, rows of it
 
 
 def rms_normalise(x: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ class Weights(NamedTuple):
         alone = bool(span) and (not causal or rows == LAST)  # attention needs only the queries of these rows
         if symbols is not None:
             each = self.project(self.before_attention(symbols.table), ALL)
-            projected = F.embedding(symbols.index, each.flatten(1)).unflatten(-1, each.shape[1:])
+            projected = F.embedding(symbols.at, each.flatten(1)).unflatten(-1, each.shape[1:])
             q, *kv = self.rotated(projected, ALL, start)
             q = q[:, :, rows] if alone and read is not x else q
         elif span and alone and span.step == 1 and 2 * len(span) < x.shape[1]:  # (otherwise one product is cheaper)

@@ -72,7 +72,7 @@ def _summary(data: Data, made: list[Section]) -> dict[str, bytes]:
     links = {(one.grids[0], one.tasks[0]): one.name for one in curves if isinstance(one, Exhibit) and one.panels}
     whole = Exhibit("summary", "Final scores", streamed(frame), "", table=table_of(frame))
     texts = {
-        "summary.csv": frame.to_csv(index=False),
+        "summary.csv": formats.csv(frame),
         "summary.md": markdown(frame, data.results, links),
         "summary.tex": formats.latex(whole),
     }

@@ -10,9 +10,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from pandas.api import types
 
+from bench.outgoing import spreadsheet
 from bench.report.exhibit import Exhibit
 from bench.report.words import clean, escape
 
@@ -91,8 +93,12 @@ def _alone(value: float) -> str:
 
 
 def csv(table: pd.DataFrame) -> str:
-    """The table whole and at full precision."""
-    return table.to_csv(index=False, lineterminator="\n")
+    """The table whole and at full precision; texts that a spreadsheet would compute are guarded."""
+    guarded = table.rename(columns=spreadsheet)
+    for place, kind in enumerate(table.dtypes):
+        if not (types.is_numeric_dtype(kind) or types.is_bool_dtype(kind)):
+            guarded.isetitem(place, np.array([*map(spreadsheet, table.iloc[:, place])], dtype=object))
+    return guarded.to_csv(index=False, lineterminator="\n")
 
 
 def markdown(exhibit: Exhibit) -> str:

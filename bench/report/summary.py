@@ -15,6 +15,7 @@ import pandas as pd
 
 from bench.report import style
 from bench.report.data import Data
+from bench.report.published import published
 from bench.report.query import Setting, label, remembered, settings, short_names
 from bench.report.words import clean, sortable, whole_as_int
 from bench.results import by_code
@@ -28,7 +29,7 @@ COLUMNS = (
     *("method", "setting", "predictor", "reference", "length", "seeds"),
     *("accuracy", "accuracy_se", "accuracy_low", "accuracy_high", "start_accuracy", *FACTS),
     *("share_of_ceiling", "unit", "loss", "start_loss", "loss_floor", "loss_above_floor", "unigram_loss"),
-    *(*SPENT, "predictor_parameters", "status", "reason"),
+    *("published", *SPENT, "predictor_parameters", "status", "reason"),
 )
 """Of `summarise`, those that people read."""
 
@@ -36,6 +37,7 @@ READ = {
     *("id", "backbone", "predictor", "reference", "length", "accuracy", "start_accuracy", *FACTS, "shortcut_rule"),
     *("unit", "loss", "start_loss", "loss_floor", "unigram_loss", *SPENT, *(f"inherited.{name}" for name in SPENT)),
     *("compile_seconds", "predictor_parameters", "state", "reason", "seed", "progress", "uncounted", "digest"),
+    "published",
 }
 """Columns of results that it is made of, besides those of settings."""
 
@@ -57,11 +59,13 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     many cells are in the means); accuracy, accuracy_se (from two seeds on), accuracy_low and accuracy_high (95 %
     bootstrap interval of the mean, from three seeds on); start_accuracy; chance, shortcut, shortcut_rule,
     accuracy_ceiling, share_of_ceiling; unit (nats or bits), and in it loss, start_loss, loss_floor, loss_above_floor,
-    unigram_loss; steps (of the optimiser), tokens and training_seconds, what phases taken over by `init_from` had cost
-    included; compile_seconds (in no other); predictor_parameters; status, reason. Accuracy and loss of a method that
-    learns from streams are those on held-out streams with its memory carried on, and start_accuracy and start_loss
-    those on sequences from their start; other methods have no such.
+    unigram_loss; published (a figure that another source has for the same row, and this source); steps (of the
+    optimiser), tokens and training_seconds, what phases taken over by `init_from` had cost included; compile_seconds
+    (in no other); predictor_parameters; status, reason. Accuracy and loss of a method that learns from streams are
+    those on held-out streams with its memory carried on, and start_accuracy and start_loss those on sequences from
+    their start; other methods have no such.
     """
+    results = results.assign(published=published(results))
     at = settings(results)
     names = short_names(name for setting in at.values() for name, _ in setting)
     groups: dict[tuple[str, str, str, Setting], list[int]] = {}
@@ -116,6 +120,7 @@ def _means(part: pd.DataFrame, reference: bool) -> dict[str, Any]:
         **{name: losses[name] for name in ("loss", "start_loss", "loss_floor")},
         "loss_above_floor": (part["loss"] - part["loss_floor"]).mean() * scale_of(unit),
         "unigram_loss": losses["unigram_loss"],
+        "published": next(iter(part["published"].dropna()), None),
         **spent,
         "compile_seconds": part["compile_seconds"].mean(),
         "predictor_parameters": float("nan") if reference else part["predictor_parameters"].mean(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import re
 from collections.abc import Sequence
@@ -11,17 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench import outgoing
 from bench.statistics import SEEDS_FOR_AN_INTERVAL
 
-
-def clean(value: Any) -> str:
-    """Text of any origin on one line, without control characters."""
-    return "".join(one if one.isprintable() else " " for one in str(value))
-
-
-def escape(text: object) -> str:
-    """Any text as plain words in a cell of a GitHub table."""
-    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(clean(text), quote=False))
+clean, escape = outgoing.clean, outgoing.markdown
 
 
 def whole_as_int(value: Any) -> Any:

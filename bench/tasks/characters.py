@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,11 @@ from torch import Tensor
 
 from bench.config import Positive, TaskConfig
 from bench.errors import BadInput
+from bench.tasks import data
 from bench.tasks.windows import WindowTask
+
+MOST = 1 << 28
+"""Bytes of a text; those that there are have some millions."""
 
 
 class CharactersConfig(TaskConfig):
@@ -30,7 +32,10 @@ class CharacterTask(WindowTask):
     @property
     def alphabet(self) -> str:
         """The characters, in the order of their symbols."""
-        return self.about["settings"]["alphabet"]
+        alphabet = self.about["settings"].get("alphabet")
+        if not isinstance(alphabet, str):
+            raise BadInput(f"{self.name}: its prepared.json has no alphabet; fetch or import {self.name} again")
+        return alphabet
 
     @property
     def vocab_size(self) -> int:
@@ -43,14 +48,12 @@ class CharacterTask(WindowTask):
 def read(path: Path) -> str:
     """The text of a file, gzipped or not. Raises `BadInput` in one line for a file without text."""
     try:
-        raw = path.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-        return raw.decode("ascii")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BadInput(f"{path.name} is truncated or damaged: {error}") from None
+        text = data.unpacked(path, MOST).decode("ascii")
     except UnicodeDecodeError:
         raise BadInput(f"{path.name} is not plain ASCII text") from None
+    if odd := sorted(one for one in set(text) if not (one.isprintable() or one.isspace())):
+        raise BadInput(f"{path.name} is not plain text: it has the control character {odd[0]!r}")
+    return text
 
 
 def save(into: Path, parts: Mapping[Any, str], alphabet: str) -> dict[str, Any]:

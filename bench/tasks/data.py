@@ -15,6 +15,8 @@ new, whole. What a killed process left behind is named by nothing and swept away
 
 from __future__ import annotations
 
+import errno
+import gzip
 import hashlib
 import json
 import logging
@@ -26,13 +28,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, BaseModel, TypeAdapter
 
 from bench import registry
-from bench.errors import BadInput, unknown
-from bench.paths import at_home
+from bench.errors import BadInput, line, shown, unknown
+from bench.paths import at_home, folder_name, read_regular
 
 Progress = Callable[[str, int, int], None]
 """Called as `progress(what, done, total)` while work goes on; a total of 0 is not known. `done` may start again."""
@@ -42,6 +45,7 @@ Prepare = Callable[[Path, Path, Progress], dict[str, Any]]
 and `settings` for `prepared.json`; the last two are shown. Raises `BadInput` with one line for anything wrong with the
 source."""
 
+MOST_RECORDED = 64 << 20  # bytes of a JSON file
 CHUNK = 1 << 20  # bytes read or downloaded at a time: large enough to be fast, small enough for smooth progress
 
 
@@ -142,8 +146,10 @@ def arrays(name: str, dataset: Dataset) -> tuple[dict[str, np.ndarray], dict[str
     for key, shape in about["arrays"].items():
         path = _folder(name, about) / f"{key}.npy"
         try:
+            if not path.is_file():
+                raise OSError("is missing, or no regular file")
             opened[key] = np.load(path, mmap_mode="c")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise BadInput(f"{name}: {path} is damaged ({line(error)}); fetch or import {name} again") from None
         if list(opened[key].shape) != shape:
             raise BadInput(
@@ -171,7 +177,7 @@ def fetch(name: str, progress: Progress = quiet, sources: tuple[Source, ...] | N
     with _working(f"data fetch {name}", name, progress) as home:
         if missing(name, dataset) is not None:
             downloads, records = home / "downloads", home / "recorded-hashes.json"
-            recorded = json.loads(records.read_text()) if records.exists() else {}
+            recorded = _recorded(records)
             for source in sources:
                 _download(source, recorded.get(source.url, {}).get("sha256"), downloads, progress)
             try:
@@ -196,8 +202,8 @@ def import_(name: str, path: str | Path, progress: Progress = quiet) -> Entry:
     if dataset.prepare is None:
         raise BadInput(f"data import {name}: {name} is bundled ({dataset.origin}); there is nothing to import")
     source = at_home(path).absolute()
-    if not source.exists():
-        raise BadInput(f"data import {name}: no file or folder {str(path)!r}; should be {dataset.accepts}")
+    if not (source.is_file() or source.is_dir()):
+        raise BadInput(f"data import {name}: no file or folder {shown(str(path))}; should be {dataset.accepts}")
     with _working(f"data import {name}", name, progress) as home:
         _prepare(name, dataset, source, home, [], progress)
     return _entry(name, dataset)
@@ -207,13 +213,48 @@ def files_in(folder: Path, pattern: str, *suffixes: str) -> list[Path]:
     """The files in the folder that match the pattern and end in a suffix, sorted.
 
     What begins with a dot or lies in `__MACOSX` is passed over: it is an operating system's own, such as `._NAME`, in
-    which macOS keeps what it knows of NAME.
+    which macOS keeps what it knows of NAME. Raises `BadInput` for a pipe, a device or a link to nothing.
     """
 
     def own(path: Path) -> bool:
         return not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
 
-    return sorted(path for path in folder.glob(pattern) if path.name.lower().endswith(suffixes) and own(path))
+    matching = (path for path in folder.glob(pattern) if path.name.lower().endswith(suffixes))
+    found = sorted(path for path in matching if own(path) and not path.is_dir())
+    for path in found:
+        if not path.is_file():
+            raise BadInput(f"{path} is no regular file")
+    return found
+
+
+@contextmanager
+def decoding(name: str, kind: str = "") -> Iterator[None]:
+    """Any failure of what decodes a file as one line that names it, and `kind`, what the file should be.
+
+    Decoders of a damaged file raise almost anything, `MemoryError` for what it says it holds among it.
+    """
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        what = f"is not {kind}, or is truncated or damaged" if kind else "is truncated or damaged"
+        raise BadInput(f"{name} {what}: {line(error)}") from None
+
+
+def unpacked(path: Path, most: int) -> bytes:
+    """The content of a file, gzipped or not, of which is known that it has at most so many bytes.
+
+    Raises `BadInput` when it has more, or is damaged.
+    """
+    with decoding(path.name), path.open("rb") as file:
+        gzipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        with gzip.GzipFile(fileobj=file) if gzipped else file as content:
+            raw = content.read(most + 1)
+    if len(raw) > most:
+        raise BadInput(f"{path.name} has more than {most:,} bytes; should have at most so many")
+    return raw
 
 
 def fingerprint_of_file(path: Path) -> dict[str, Any]:
@@ -239,17 +280,55 @@ def _entry(name: str, dataset: Dataset) -> Entry:
     return Entry(name, dataset.origin, urls, dataset.size, dataset.licence, here, counts, settings, hint or "")
 
 
+class _Prepared(BaseModel):
+    """What has to be in `prepared.json` for it to be read."""
+
+    version: int
+    folder: Annotated[str, AfterValidator(lambda name: folder_name(name, "folder"))]
+    arrays: dict[Annotated[str, AfterValidator(lambda name: folder_name(name, "array"))], list[int]]
+    counts: dict[str, dict[str, int]]
+    settings: dict[str, Any]
+    fingerprint: str
+
+
+class _Fingerprint(BaseModel):
+    """What has to be in `recorded-hashes.json` of a download."""
+
+    sha256: str
+
+
+DAMAGED: dict[str, Any] = {"folder": "", "arrays": {}}
+"""In the place of a `prepared.json` that cannot be read."""
+
+
 def _about(name: str) -> dict[str, Any] | None:
-    """The contents of `prepared.json`; None when nothing was prepared."""
+    """The contents of `prepared.json`; None when nothing was prepared, and `DAMAGED` where that cannot be told."""
     path = cache() / name / "prepared.json"
     try:
-        return json.loads(path.read_text())
+        about = json.loads(read_regular(path, MOST_RECORDED))
+        _Prepared.model_validate(about, strict=True)
     except FileNotFoundError:
         return None
-    except OSError as error:  # no permission, for one: says nothing about what is here
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return DAMAGED
+        # No permission, for one: it says nothing about what is here.
         raise BadInput(f"{name}: cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        return {"folder": "", "arrays": {}}  # `missing` calls it damaged
+    except (ValueError, RecursionError):
+        return DAMAGED
+    return about
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """The recorded hashes. Raises `BadInput` where they cannot be read: without them any file would do."""
+    try:
+        recorded = json.loads(read_regular(path, MOST_RECORDED))
+        TypeAdapter(dict[str, _Fingerprint]).validate_python(recorded, strict=True)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):
+        raise BadInput(f"{path} is damaged; delete it, and the next download is trusted and recorded") from None
+    return recorded
 
 
 def _folder(name: str, about: Mapping[str, Any]) -> Path:
@@ -278,7 +357,7 @@ def _working(command: str, name: str, progress: Progress) -> Iterator[Path]:
                 _sweep(home)
     except BadInput as error:
         raise BadInput(f"{command}: {error}") from None
-    except (OSError, json.JSONDecodeError) as error:  # no space left, no permission, a record edited by hand
+    except OSError as error:  # no space left, no permission
         raise BadInput(f"{command}: {line(error)}") from None
 
 
@@ -390,8 +469,3 @@ def _fsync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind when it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

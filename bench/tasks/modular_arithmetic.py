@@ -185,9 +185,9 @@ def bayes_after(modulus: int, factors: Range, offsets: Range) -> dict[int, tuple
         total = np.zeros(2)
         for h in _divisors(g):
             share = sum(math.gcd(h, i) == 1 for i in range(1, h + 1)) / g  # phi(h) of the g residues of x - x_1
-            told = factor % (known * h) * modulus  # w mod h V / g leads the index, y_1 follows
+            known_w = factor % (known * h) * modulus  # w mod h V / g leads the index, y_1 follows
             for x in firsts:
-                index = told[:, None] + _answers(modulus, factors, offsets, x)
+                index = known_w[:, None] + _answers(modulus, factors, offsets, x)
                 counts = np.bincount(index.ravel(), minlength=known * h * modulus)
                 total += share / len(firsts) * np.array(_expected(counts.reshape(h, known * modulus)))
         result[g] = (float(total[0]), float(total[1]))

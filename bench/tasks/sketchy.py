@@ -18,9 +18,9 @@ drawn.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +42,8 @@ PATCHES = (SIDE // 2) ** 2
 NAME = re.compile(r"(?:.*[/\\])?(?P<stem>[^/\\]+-\d+)(?:\.png)?", re.IGNORECASE)
 """airplane/n02691156_10151-1.png: the first drawing of the photograph n02691156_10151, in whatever folder."""
 SITE = "http://sketchy.eye.gatech.edu/"
+MOST = 6 << 30  # bytes of an array: all drawings at 256 x 256 have 5 GB
+MOST_SIDE = 4096  # pixels
 AT_ONCE = 256  # images read before they are written
 
 
@@ -144,21 +146,32 @@ Files = Callable[[], list[dict[str, Any]]]
 
 def _npz(path: Path) -> tuple[list[str], Read, Files]:
     """Drawings from an archive with `images` (n, s, s) uint8 and `names` (n,)."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if lacking := {"images", "names"} - set(archive.files):
-                raise BadInput(f"{path.name} has no array {' and no array '.join(sorted(lacking))!r}")
-            images, names = archive["images"], archive["names"]
-    except BadInput:
-        raise
-    except (ValueError, EOFError, OSError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadInput(f"{path.name} is not an .npz archive, or is truncated or damaged: {data.line(error)}") from None
+    with data.decoding(path.name, "an .npz archive"), zipfile.ZipFile(path) as archive:
+        there = {Path(name).stem for name in archive.namelist() if name.endswith(".npy")}
+        if lacking := {"images", "names"} - there:
+            raise BadInput(f"{path.name} has no array {' and no array '.join(sorted(lacking))!r}")
+        for name in ("images", "names"):
+            _require_known_size(archive, f"{name}.npy", path.name)
+        with np.load(path, allow_pickle=False) as arrays:
+            images, names = arrays["images"], arrays["names"]
     if images.dtype != np.uint8 or images.ndim != 3 or not _fits(images.shape[1:]):
         given = f"{images.dtype} {images.shape}"
         raise BadInput(f"{path.name}: images are {given}; should be uint8 (drawings, s, s), s a multiple of {SIDE}")
     if names.shape != images.shape[:1]:
         raise BadInput(f"{path.name}: {images.shape[0]} images but names of shape {names.shape}")
     return [str(name) for name in names], lambda i: shrink(images[i]), lambda: [data.fingerprint_of_file(path)]
+
+
+def _require_known_size(archive: zipfile.ZipFile, member: str, name: str) -> None:
+    """Raise `BadInput` for an array that is larger than such drawings are, or not as large as it says."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(file)
+        size = file.tell() + math.prod(shape) * kind.itemsize
+    stated = archive.getinfo(member).file_size
+    if size > MOST or stated != size:
+        raise BadInput(f"{name}: {member} says it has {size:,} bytes, its archive {stated:,}; should be up to {MOST:,}")
 
 
 def _folder(folder: Path) -> tuple[list[str], Read, Files]:
@@ -186,14 +199,13 @@ def _png(path: Path) -> np.ndarray:
     """The grey levels of an image file, (s, s)."""
     from PIL import Image
 
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            if image.mode not in ("1", "L", "P", "RGB") or image.has_transparency_data:
-                kind = "has transparency" if image.has_transparency_data else f"is of mode {image.mode}"
-                raise BadInput(f"{path.name} {kind}; should be grey or RGB, 8 bits or fewer, without transparency")
-            grey = np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, zlib.error) as error:
-        raise BadInput(f"{path.name} is not a PNG image, or is truncated or damaged: {data.line(error)}") from None
+    with data.decoding(path.name, "a PNG image"), Image.open(path, formats=("PNG",)) as image:
+        if max(image.size) > MOST_SIDE:
+            raise BadInput(f"{path.name} has {image.size[0]}x{image.size[1]} pixels; should have up to {MOST_SIDE}")
+        if image.mode not in ("1", "L", "P", "RGB") or image.has_transparency_data:
+            kind = "has transparency" if image.has_transparency_data else f"is of mode {image.mode}"
+            raise BadInput(f"{path.name} {kind}; should be grey or RGB, 8 bits or fewer, without transparency")
+        grey = np.asarray(image.convert("L"))
     if not _fits(grey.shape):
         raise BadInput(
             f"{path.name} has {grey.shape[1]}x{grey.shape[0]} pixels; should be square, a multiple of {SIDE}"

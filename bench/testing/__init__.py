@@ -8,6 +8,7 @@ test_my_method = conformance("method", "my-method")     # one pytest test for ev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from bench.errors import unknown
@@ -32,6 +33,18 @@ def suite_of(kind: str) -> Suite[Any]:
 def check(kind: Kind, name: str, set: Sequence[str] = ()) -> Iterator[Outcome]:
     """Examine every row for the plugin registered under a name; `set` holds KEY=VALUE overrides of its runs."""
     return suite_of(kind).outcomes(name, set)
+
+
+def require_overrides(kind: Kind, name: str, set: Sequence[str]) -> None:
+    """Raise `BadInput` for overrides that cannot be used with it: a mistake of theirs is none of what is examined."""
+    subject = suite_of(kind).build(name, set)
+    if kind == "method":
+        with suppress(Broken):
+            subject.run()
+    elif kind == "task":
+        subject.cls.Config.parse(subject.knobs, f"task({name})")
+    else:
+        subject.config()
 
 
 def tiny(name: str, set: Sequence[str] = ()) -> tuple[Method, Task]:

@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
+from bench.outgoing import clean
 from bench.results import write_atomically
 
 S = TypeVar("S")
@@ -124,10 +125,10 @@ def write_junit(outcomes: Iterable[Outcome], path: Path) -> None:
             suites[title], "testcase", classname=title, name=outcome.row, time=f"{outcome.seconds:.3f}"
         )
         if outcome.state == "failed":
-            failure = ET.SubElement(case, "failure", message=_printable(outcome.detail))
-            failure.text = _printable(f"to fix: {outcome.fix}")
+            failure = ET.SubElement(case, "failure", message=clean(outcome.detail))
+            failure.text = clean(f"to fix: {outcome.fix}")
         elif outcome.state == "skipped":
-            ET.SubElement(case, "skipped", message=_printable(outcome.detail))
+            ET.SubElement(case, "skipped", message=clean(outcome.detail))
     for suite in suites.values():
         for attribute, tag in (
             ("tests", "testcase"),
@@ -136,8 +137,3 @@ def write_junit(outcomes: Iterable[Outcome], path: Path) -> None:
         ):
             suite.set(attribute, str(len(suite.findall(tag))))
     write_atomically(path, lambda file: ET.ElementTree(root).write(file, encoding="utf-8", xml_declaration=True))
-
-
-def _printable(text: str) -> str:
-    """The text without control characters, which XML cannot hold."""
-    return "".join(character if character.isprintable() else " " for character in text)

@@ -49,12 +49,12 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             made[run.method] = folder_of(run, folder)
             assert run_cell(made[run.method]).state == "done"
             continue
-        one, copy = made[run.method], Folder(folder / run.id)
+        source, copy = made[run.method], Folder(folder / run.id)
         copy.describe(run)
         copy.place(1).mkdir(parents=True)
         for name in ("status.json", "curve.json", "beat"):
-            shutil.copy(one.files / name, copy.place(1) / name)
-        write_json(copy / "result.json", {**(one.result or {}), "digest": run_digest(run)})
+            shutil.copy(source.files / name, copy.place(1) / name)
+        write_json(copy / "result.json", {**(source.result or {}), "digest": run_digest(run)})
     return request.param, folder
 
 

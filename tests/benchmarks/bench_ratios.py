@@ -15,7 +15,7 @@ from tests.benchmarks import ratios, workloads
 
 def test_nothing_is_slower_than_the_committed_ratios(tmp_path):
     now, before = ratios.measure(workloads.everything(tmp_path)), ratios.committed()
-    for name, rise in sorted(ratios.rises(now, before).items(), key=lambda one: -one[1]):
+    for name, rise in sorted(ratios.rises(now, before).items(), key=lambda item: -item[1]):
         print(f"{rise:5.2f}  {name}")
     assert now.keys() == before.keys(), "other workloads than in the committed ratios; write those again"
     found = ratios.slower(now, before)

@@ -1,6 +1,7 @@
-"""How much faster compiled steps are than eager ones, and what compiling costs: the cells of `quick` on one thread.
+"""How much faster compiled steps are than eager ones, and what compiling costs: the cells of a grid on one thread.
 
     python -m tests.benchmarks.compiled task=retrieval 'method=[bptt,transformer]'        # as `run quick --set`
+    python -m tests.benchmarks.compiled online-anbn training.batch_size=64 seed=1         # of another grid
 
 Each line is a method's phase: processor milliseconds of an eager and of a compiled step, medians of steps taken in
 turn; their ratio; the wall seconds of compiling, which nothing kept from before shortens; how many calls compiled.
@@ -57,7 +58,9 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as empty:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty
-        for run in load_grid("quick", [*sys.argv[1:], "device=cpu", "precision=float32"]).runs:
+        names = [word for word in sys.argv[1:] if "=" not in word] or ["quick"]
+        sets = [word for word in sys.argv[1:] if "=" in word]
+        for run in load_grid(names[0], [*sets, "device=cpu", "precision=float32"]).runs:
             for index in range(len(build_method(run, build_task(run)).phases(run.training))):
                 print(compare(run, index), flush=True)
 

@@ -66,7 +66,7 @@ def trainer(name: str, length: int, root: Path) -> Trainer:
         ),
         Folder(root / f"{name}-{length}"),
     )
-    made._enter_phase(next(i for i, one in enumerate(made.phases) if one.name == phase))
+    made._enter_phase(next(i for i, part in enumerate(made.phases) if part.name == phase))
     return made
 
 
@@ -75,9 +75,9 @@ def microseconds(name: str, root: Path) -> list[float]:
     trainers, rows = [trainer(name, length, root) for length in LENGTHS], STEPS[name][2]
     spent: list[list[float]] = [[] for _ in LENGTHS]
     for i in range(ROUNDS + 1):
-        for one, times in zip(trainers, spent, strict=True):
+        for trainer, times in zip(trainers, spent, strict=True):
             began = time.process_time()
-            step(one)
+            step(trainer)
             if i:  # the first sets things up
                 times.append(time.process_time() - began)
     return [1e6 * statistics.median(times) / (rows * length) for times, length in zip(spent, LENGTHS, strict=True)]

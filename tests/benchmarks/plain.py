@@ -30,20 +30,20 @@ def rotated(x: Tensor) -> Tensor:
     return x * cos + torch.cat([second, first], -1) * sin
 
 
-def block(one: Block, x: Tensor, mask: Tensor | None) -> Tensor:
+def block(layer: Block, x: Tensor, mask: Tensor | None) -> Tensor:
     """x (B, T, d); `mask` (.., T, T), true where a position may be attended to."""
-    parts = one.qkv(norm(x, 1 + one.attention_norm.g)).chunk(3, -1)
-    q, k, v = (part.unflatten(-1, (one.heads, -1)).transpose(1, 2) for part in parts)
+    parts = layer.qkv(norm(x, 1 + layer.attention_norm.g)).chunk(3, -1)
+    q, k, v = (part.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for part in parts)
     scores = rotated(q) @ rotated(k).transpose(-1, -2) / q.shape[-1] ** 0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    x = x + one.merge((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
-    return x + one.contract(F.relu(one.expand(norm(x, 1 + one.feedforward_norm.g))).square())
+    x = x + layer.merge((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+    return x + layer.contract(F.relu(layer.expand(norm(x, 1 + layer.feedforward_norm.g))).square())
 
 
 def blocks(stack: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
-    for one in stack:
-        x = block(one, x, mask)
+    for layer in stack:
+        x = block(layer, x, mask)
     return x
 
 

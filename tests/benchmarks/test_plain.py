@@ -24,17 +24,17 @@ def test_a_plain_step_has_the_loss_and_the_gradients_of_ours(name, own, phase):
     run = tiny_run({"name": name, **own}, {"name": "parity", "every_step": True}, precision="float64")
     task = build_task(run)
     method = build_method(run, task)
-    for one in method.parameters():
-        if one.ndim == 1:
-            nn.init.normal_(one, std=0.3)
-    (part,) = (one for one in method.phases(run.training) if one.name == phase)
+    for parameter in method.parameters():
+        if parameter.ndim == 1:
+            nn.init.normal_(parameter, std=0.3)
+    (part,) = (candidate for candidate in method.phases(run.training) if candidate.name == phase)
     method.train_only(part)
     batch, drawn = task.sample("train", 6, 12, torch.Generator().manual_seed(0)), method.draw((6, 12), phase)
     ours = method.losses(batch, drawn, Carry(), phase)[0]["loss"]
     plain = made_plain(method).losses(batch, drawn, Carry(), phase)[0]["loss"]
     torch.testing.assert_close(plain, ours, rtol=1e-10, atol=1e-12)
-    wanted = [one for group in part.groups for one in group]
-    for one, other in zip(*(torch.autograd.grad(loss, wanted, allow_unused=True) for loss in (plain, ours))):
-        assert (one is None) == (other is None)
-        if one is not None:
-            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-12)
+    wanted = [weight for group in part.groups for weight in group]
+    for parameter, other in zip(*(torch.autograd.grad(loss, wanted, allow_unused=True) for loss in (plain, ours))):
+        assert (parameter is None) == (other is None)
+        if parameter is not None:
+            torch.testing.assert_close(parameter, other, rtol=1e-8, atol=1e-12)

@@ -114,17 +114,17 @@ def losses(run: Run) -> list[float]:
 
 def differences(golden: Mapping[str, Any], found: Mapping[str, list[float]], rtol: float = RTOL) -> dict[str, str]:
     """By the run's name, where its losses first leave the golden ones; nothing for those that stay."""
-    told = {}
+    findings = {}
     for name, curve in found.items():
         kept = golden["losses"].get(name)
         if kept is None or len(kept) != len(curve):
-            told[name] = "has no golden losses" if kept is None else f"took {len(curve)} steps, not {len(kept)}"
+            findings[name] = "has no golden losses" if kept is None else f"took {len(curve)} steps, not {len(kept)}"
             continue
         for step, (here, there) in enumerate(zip(curve, kept, strict=True)):
             if not math.isclose(here, there, rel_tol=rtol, abs_tol=0.0):
-                told[name] = f"step {step}: loss {here!r}, golden {there!r}"
+                findings[name] = f"step {step}: loss {here!r}, golden {there!r}"
                 break
-    return told
+    return findings
 
 
 def make(tell: Callable[[str], None] = lambda name: None) -> dict[str, Any]:

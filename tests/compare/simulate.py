@@ -27,7 +27,7 @@ SHARES = (0.33, 0.5, 0.75, 1.0, 2.0)
 
 
 class Rates(NamedTuple):
-    """Of 100 pairs: `quiet` without a false regression, `found` with the planted one found."""
+    """Percentages of pairs: `quiet` without a false regression, `found` with the planted one found."""
 
     quiet: float
     found: float
@@ -47,8 +47,8 @@ def rates(baseline: Side, tolerances: Tolerances, pairs: int = 100, seed: int = 
         new = _drawn(groups, random_, other, {(moved, metric): effect})
         cell = new.cells[moved * count]
         name = (cell.config["task"], cell.config["method"])
-        told = {(*row.cell.split(" ")[:2], row.metric) for row in compare(new, old, tolerances).of("regression")}
-        found += (*name, metric) in told
+        regressed = {(*row.cell.split(" ")[:2], row.metric) for row in compare(new, old, tolerances).of("regression")}
+        found += (*name, metric) in regressed
     return Rates(100 * quiet / pairs, 100 * found / pairs)
 
 
@@ -81,9 +81,11 @@ def _main(path: str) -> None:
     kept = baseline.tolerances or Tolerances()
     print("accuracy  loss   of 100 pairs: without a false regression, with the planted one found")
     for share in SHARES:
-        one = kept.model_copy(update={"accuracy": share * kept.accuracy, "loss": share * kept.loss})
-        found = rates(baseline, one, pairs=200)
-        print(f"{one.accuracy:<8.3f}  {one.loss:<5.3f}  {found.quiet:5.1f}  {found.found:5.1f}", flush=True)
+        tolerances = kept.model_copy(update={"accuracy": share * kept.accuracy, "loss": share * kept.loss})
+        found = rates(baseline, tolerances, pairs=200)
+        print(
+            f"{tolerances.accuracy:<8.3f}  {tolerances.loss:<5.3f}  {found.quiet:5.1f}  {found.found:5.1f}", flush=True
+        )
 
 
 if __name__ == "__main__":

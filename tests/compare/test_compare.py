@@ -134,14 +134,14 @@ def without(whole: Side, *seeds: int, state: str | None = None) -> Side:
 
 def test_what_the_baseline_has_and_the_results_lack_is_a_failure_unless_they_are_meant_to() -> None:
     old = dataclasses.replace(side(), cells=[*side().cells, *side(method="smt").cells])
-    for new, told in (
+    for new, reason in (
         (side(), "stack smt: in side, not in side"),
         (without(old, 1, 2, 3, 4), "stack bptt: 4 of 5 seeds: seed 1 is not there"),
         (without(old, 3, state="stopped"), "stack bptt: 1 of 5 seeds: seed 3 is stopped"),
         (without(old, 0, state="pending"), "seed 0 is pending"),
     ):
         found = against(new, old)
-        assert found.failed and not found.regressed and told in found.missing[0], found.missing
+        assert found.failed and not found.regressed and reason in found.missing[0], found.missing
         assert show.markdown(found).startswith("### Incomplete") and "missing" in show.verdict(found)
         assert not compare(new, old, Tolerances(), partial=True).failed
         assert not against(old, new).failed, "more than the baseline has is no fault"
@@ -178,9 +178,9 @@ def test_seeds_of_two_codes_are_told_and_make_no_baseline(tmp_path: Path) -> Non
     assert not (tmp_path / "base.json").exists()
     (note,) = against(by_codes(*(f"{'a' * 16}-{data * 8}" for data in "121")), old).notes
     assert "different data: 0, 2 by 11111111; 1 by 22222222" in note
-    for one in (by_codes("a" * 16, "a" * 16, "a" * 16), by_codes("a" * 16, None, None)):
-        assert not against(one, old).notes
-        write(tmp_path / "base.json", one, Tolerances())
+    for alike in (by_codes("a" * 16, "a" * 16, "a" * 16), by_codes("a" * 16, None, None)):
+        assert not against(alike, old).notes
+        write(tmp_path / "base.json", alike, Tolerances())
 
 
 # Time.
@@ -295,9 +295,9 @@ def test_a_cell_that_is_copied_is_one_and_with_other_scores_none(trained: Path, 
     result = read_json(copy / "result.json")
     result["scores"][0]["accuracy"] /= 2
     write_json(copy / "result.json", result)
-    with pytest.raises(BadInput) as told:
+    with pytest.raises(BadInput) as error:
         read(grid)
-    assert str(first) in str(told.value) and str(copy) in str(told.value)
+    assert str(first) in str(error.value) and str(copy) in str(error.value)
 
 
 def test_a_baseline_is_not_made_of_cells_that_are_not_done(trained: Path, tmp_path: Path) -> None:
@@ -322,8 +322,10 @@ def test_the_command_writes_a_baseline_and_tells_a_regression_by_its_exit_code(
     write_json(file, record)
     capsys.readouterr()
     assert cli.main(["compare", str(trained), str(file), "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["regressed"] and [row["metric"] for row in told["rows"] if row["verdict"] == "regression"] == ["flops"]
+    report = json.loads(capsys.readouterr().out)
+    assert report["regressed"] and [row["metric"] for row in report["rows"] if row["verdict"] == "regression"] == [
+        "flops"
+    ]
     assert cli.main(["compare", str(trained), str(file), "--tolerance", "cost=2"]) == 0
     record["cells"][0]["seeds"]["7"] = record["cells"][0]["seeds"]["0"]
     write_json(file, record)

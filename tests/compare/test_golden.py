@@ -34,7 +34,7 @@ def test_threads_change_no_golden_loss(kept: Any) -> None:
 def test_every_built_in_method_and_backbone_has_golden_losses(kept: Any) -> None:
     assert set(RUNS) == set(kept["losses"])
     built_in = {
-        kind: {one for one in kind.names() if kind.get(one).__module__.startswith("bench.")}
+        kind: {name for name in kind.names() if kind.get(name).__module__.startswith("bench.")}
         for kind in (registry.methods, registry.backbones)
     }
     assert built_in == {registry.methods: set(golden.METHODS), registry.backbones: set(golden.BACKBONES)}

@@ -112,8 +112,8 @@ def twice_as_slow(patch: pytest.MonkeyPatch) -> None:
 )
 def test_golden_losses_find_what_changes_a_number(plant: Plant, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
-    told = golden.differences(read_json(GOLDEN), {name: golden.losses(golden.runs()[name])})
-    assert name in told, "the golden losses do not see it"
+    found = golden.differences(read_json(GOLDEN), {name: golden.losses(golden.runs()[name])})
+    assert name in found, "the golden losses do not see it"
 
 
 # `compare`, on cells that are really trained.
@@ -132,7 +132,7 @@ def train(root: Path) -> None:
 
 
 class Clock:
-    """Stands in for one that the machine's other work would disturb: it moves when it is read and where it is told."""
+    """A clock that the machine's other work cannot disturb: it moves when it is read and where it is advanced."""
 
     now = 0.0
 
@@ -175,10 +175,13 @@ def planted(plant: Plant, sound: Path, root: Path) -> Comparison:
 
 def test_compare_finds_a_slower_step_by_time_and_by_traced_cost(sound: Path, tmp_path: Path) -> None:
     found = planted(twice_as_slow, sound, tmp_path)
-    told = {row.metric: row for row in found.of("regression")}
-    assert told.keys() == {"flops", "time"}  # the second time waits for nothing of the first: as many in sequence
-    assert 0.9 < told["flops"].interval.mean < 1.1
-    assert "in calibrations per token" in told["time"].note
+    regressions = {row.metric: row for row in found.of("regression")}
+    assert regressions.keys() == {
+        "flops",
+        "time",
+    }  # the second time waits for nothing of the first: as many in sequence
+    assert 0.9 < regressions["flops"].interval.mean < 1.1
+    assert "in calibrations per token" in regressions["time"].note
 
 
 def test_compare_finds_a_loss_that_is_climbed(sound: Path, tmp_path: Path) -> None:

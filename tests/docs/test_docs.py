@@ -17,7 +17,8 @@ from bench.cli import app
 from bench.cli.door import UsageError
 from bench.cli.parts import Group
 from bench.errors import BadInput
-from bench.grid import grid_names, load_collection, make_grid, parse_set, parse_yaml
+from bench.grid import grid_names, load_collection, make_grid, parse_set
+from bench.read_yaml import parse_yaml
 from bench.testing.backbone import suite
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,9 @@ def commands(page: Path) -> list[str]:
     return shown + re.findall(rf"`{PROGRAM} ([^`\n]+)`", text)
 
 
-SHOWN = [pytest.param(one, id=f"{page.name}: {one}") for page in PAGES for one in dict.fromkeys(commands(page))]
+SHOWN = [
+    pytest.param(command, id=f"{page.name}: {command}") for page in PAGES for command in dict.fromkeys(commands(page))
+]
 
 
 def parse(words: list[str]) -> dict:
@@ -52,7 +55,7 @@ def parse(words: list[str]) -> dict:
 def test_every_command_shown_parses_and_names_a_grid_that_there_is(line):
     given = parse(shlex.split(line, comments=True))
     sets = given.get("sets") or []
-    keys = [parse_set(one)[0] for one in sets]
+    keys = [parse_set(text)[0] for text in sets]
     grid = given.get("grid")
     if grid is None or grid.isupper() or grid.endswith((".yaml", ".yml")):
         return

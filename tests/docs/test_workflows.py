@@ -69,7 +69,7 @@ def test_the_summary_is_written_also_when_the_grid_fails():
 CALLS = [(file, line) for file in FILES for line in lines(file)]
 
 
-@pytest.mark.parametrize(("file", "line"), CALLS, ids=lambda one: one.name if isinstance(one, Path) else one)
+@pytest.mark.parametrize(("file", "line"), CALLS, ids=lambda value: value.name if isinstance(value, Path) else value)
 def test_every_command_in_a_workflow_exists(file, line):
     words = shlex.split(line)
     if words[:2] == ["python", "run_bench.py"] or words[0] == "bench":

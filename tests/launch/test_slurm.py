@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 import subprocess
@@ -344,6 +345,21 @@ def test_a_folder_whose_name_slurm_would_change_is_refused(site: Site, tmp_path:
     assert not (tmp_path / "a%j").exists()
 
 
+def test_a_folder_whose_name_would_be_lines_of_the_script_is_refused(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="has a line break or another control character in it; rename it"):
+        launch(tmp_path / "a\ntouch pwned", tiny_run()).dry()
+
+
+def test_a_mistake_in_the_section_of_jobs_is_found_without_a_cluster_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = {"task": "retrieval", "method": "bptt", "training.budget.steps": 1}
+    (tmp_path / "g.yaml").write_text(json.dumps({"base": base, "axes": {"seed": [0]}, "slurm": {"minuts": 5}}))
+    assert cli.main(["run", "g.yaml", "--dry-run"]) == 2
+    assert "slurm.minuts: unknown key" in capsys.readouterr().err
+
+
 def test_the_command_line_wins_over_the_profile_and_the_profile_over_the_grid(tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text("partition: gpu\nminutes: 20\nsetup: [module load cuda]\n")
     merged = gather({"minutes": 10, "gpus": 1}, str(tmp_path / "cluster.yaml"), [("minutes", 30)])
@@ -365,6 +381,20 @@ def test_the_command_line_wins_over_the_profile_and_the_profile_over_the_grid(tm
         ("directives: {array: 3}", "is given by the setting 'parallel'"),
         ("- gpus", "should hold settings"),
         ("overrides: [{where: {}, set: {gpu: 1}}]", "overrides.0.set.gpu"),
+        (
+            "overrides: [{where: {task.lenght: 8}, set: {gpus: 1}}]",
+            "slurm.overrides.0.where: task: 'lenght' is unknown",
+        ),
+        ('partition: "gpu\\ntouch pwned"', "partition: 'gpu\\ntouch pwned' given; should have no line breaks"),
+        ('account: "a\\rb"', "should have no line breaks or other control characters"),
+        ('qos: "a\\0"', "should have no line breaks or other control characters"),
+        ('constraint: "a\\nb"', "constraint: 'a\\nb' given"),
+        ('python: "python\\ntouch pwned"', "python: 'python\\ntouch pwned' given"),
+        ('setup: ["a\\0b"]', "should have no NUL in it"),
+        ('directives: {comment: "a\\ntouch pwned"}', "should have no line breaks"),
+        ('directives: {"x\\ntouch pwned": 1}', "'x\\ntouch pwned' is no name of an option"),
+        ('directives: {"a b=c": 1}', "'a b=c' is no name of an option"),
+        ("[" * 100, "is nested more than 32 deep"),
     ],
 )
 def test_a_bad_profile_is_told_in_one_line(text: str, message: str, tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ def test_it_is_a_few_thousand_operators_and_leaves_the_threads_as_they_were() ->
     assert 0 < operators.count < 20_000, "a tenth of a second"
     record = calibration.measure("cpu", 1)
     assert torch.get_num_threads() == before
-    for one in (record["matmul"], record["chain"]):
-        assert 0 < one["least"] <= one["median"] and one["least"] <= one["mean"]
+    for timed in (record["matmul"], record["chain"]):
+        assert 0 < timed["least"] <= timed["median"] and timed["least"] <= timed["mean"]
     assert record["matmul"]["least"] <= 10 * calibration.unit(record)
 
 

@@ -89,7 +89,9 @@ HEAD = 4
 
 
 def paths(method, phase="train", length=12, task="retrieval", distances=(0, 1, 2, 5, 9), **fields):
-    return {one.distance: one[1:] for one in credit_paths(tiny_run(method, task, **fields), phase, length, distances)}
+    return {
+        path.distance: path[1:] for path in credit_paths(tiny_run(method, task, **fields), phase, length, distances)
+    }
 
 
 def test_a_linear_recurrence_has_two_nodes_a_step(register):
@@ -242,14 +244,14 @@ def test_paths_through_batched_layers_are_those_of_the_elements(register, seed):
     for sources, mask in reversed(layers):
         below = {}
         for position, lengths in arrived.items():
-            below.setdefault(position, set()).update(one + 1 for one in lengths)
+            below.setdefault(position, set()).update(nodes + 1 for nodes in lengths)
             if mask[position]:
-                below.setdefault(int(sources[position]), set()).update(one + 3 for one in lengths)
+                below.setdefault(int(sources[position]), set()).update(nodes + 3 for nodes in lengths)
         arrived = below
     expected = {k: arrived.get(length - 1 - k) for k in range(length)}
     expected = {k: (min(some), max(some)) if some else (None, None) for k, some in expected.items()}
     assert paths(register(cls), distances=range(length)) == expected
-    assert 1 < sum(one[0] is not None for one in expected.values()) < length
+    assert 1 < sum(path[0] is not None for path in expected.values()) < length
 
 
 def test_a_fused_recurrence_grows_like_one_that_is_written_out(register):
@@ -313,7 +315,7 @@ def test_states_written_into_a_buffer_are_told_apart(register):
             yield {"loss": loss.detach()}
 
     found = paths(register(Buffered))
-    assert {k: one[0] - found[0][0] for k, one in found.items()} == {k: 2 * k for k in found}
+    assert {k: lengths[0] - found[0][0] for k, lengths in found.items()} == {k: 2 * k for k in found}
     assert all(shortest == longest for shortest, longest in found.values())
 
 
@@ -372,8 +374,8 @@ def test_symbols_under_a_vmap_may_be_coded_by_hand(register):
 
             def lane(code, y):
                 hidden = code[0] @ self.table
-                for one in code[1:]:
-                    hidden = self.weight @ hidden + one @ self.table
+                for symbol in code[1:]:
+                    hidden = self.weight @ hidden + symbol @ self.table
                 return F.cross_entropy(hidden, y, ignore_index=-1, reduction="sum")
 
             return {"loss": vmap(lane)(codes, batch.y[:, -1]).sum()}, carry
@@ -402,7 +404,9 @@ def test_paths_go_through_the_primal_and_the_tangent_of_a_jvp(register):
         tangent = True
 
     plain = paths(register(LastOnly))
-    assert paths(register(Primal)) == {k: (one + 1, other + 1) for k, (one, other) in plain.items()}  # the unpacking
+    assert paths(register(Primal)) == {
+        k: (shortest + 1, other + 1) for k, (shortest, other) in plain.items()
+    }  # the unpacking
     found = paths(register(Tangent))
     assert found[0] == (None, None)  # how h_j moves with the weights does not depend on what came in at j
     for kind in (0, 1):
@@ -418,10 +422,12 @@ def test_gradients_that_torch_func_takes_are_followed_as_far_as_they_can_be_seen
             def loss(weights):
                 return self.loss(functional_call(self, weights, (batch.x,)), batch.y[:, -1])
 
-            weights = {name: one.detach() if self.detach else one for name, one in self.named_parameters()}
+            weights = {
+                name: parameter.detach() if self.detach else parameter for name, parameter in self.named_parameters()
+            }
             found, value = grad_and_value(loss)(weights)
-            for name, one in self.named_parameters():
-                one.grad = found[name].detach()
+            for name, parameter in self.named_parameters():
+                parameter.grad = found[name].detach()
             yield {"loss": value.detach()}
 
         forward = LastOnly.run
@@ -433,9 +439,9 @@ def test_gradients_that_torch_func_takes_are_followed_as_far_as_they_can_be_seen
     name = register(Detached)
     with pytest.raises(Unfollowed, match="torch.func"):
         paths(name)
-    _, told = next(islice(table([tiny_run(name)], (8,)), 1, None))
-    (row,) = told["skipped"]
-    assert row["method"] == name and "credit paths of phase train" in row["reason"] and told["credit"] == []
+    _, rows = next(islice(table([tiny_run(name)], (8,)), 1, None))
+    (row,) = rows["skipped"]
+    assert row["method"] == name and "credit paths of phase train" in row["reason"] and rows["credit"] == []
 
 
 @pytest.mark.parametrize(("words", "told"), [({}, ""), ({"train": "by a guess"}, ": by a guess")])
@@ -506,13 +512,13 @@ def test_the_transformers_and_smts_paths_do_not_grow():
     itself = found.pop(0)
     assert len(set(found.values())) == 1 and itself[0] < found[1][0]  # what is earlier comes in by attention alone
     far, near = (paths(DMT, "smt", length, distances=(4, length // 2)) for length in (16, 64))
-    assert set(far.values()) == set(near.values()) and all(one[0] for one in far.values())
+    assert set(far.values()) == set(near.values()) and all(lengths[0] for lengths in far.values())
 
 
 def test_which_positions_smt_draws_does_not_matter():
     run = tiny_run({"name": "smt", "future": 1}, {"name": "retrieval", "length": 16})  # a loss at j in one draw of 16
     found = [credit_paths(dataclasses.replace(run, seed=seed), "smt", distances=(1, 4)) for seed in range(3)]
-    assert found[0] == found[1] == found[2] and all(one.shortest for one in found[0])
+    assert found[0] == found[1] == found[2] and all(path.shortest for path in found[0])
 
 
 def test_dmts_credit_is_in_its_labels_and_not_in_the_graph():
@@ -527,8 +533,8 @@ def test_dmts_credit_is_in_its_labels_and_not_in_the_graph():
 
 
 def test_it_starts_from_the_last_label_and_by_default_at_powers_of_two():
-    assert [one.distance for one in credit_paths(tiny_run("transformer"), "train", 20)] == [0, 1, 2, 4, 8, 16]
-    assert [one.distance for one in credit_paths(tiny_run("transformer"), "train", 20, [19, 20, 40])] == [19]
+    assert [path.distance for path in credit_paths(tiny_run("transformer"), "train", 20)] == [0, 1, 2, 4, 8, 16]
+    assert [path.distance for path in credit_paths(tiny_run("transformer"), "train", 20, [19, 20, 40])] == [19]
 
 
 def test_nothing_is_left_behind():

@@ -147,8 +147,8 @@ def test_errors_that_accumulate_are_drift():
     assert record["limit"] == "drift" and record["single"] < 1e-3 and record["scores"]["one_step"] == 1
     steps = dict(zip(record["after_steps"]["k"], record["after_steps"]["accuracy"]))
     assert list(steps) == [1, 2, 4, 8, 16, 32] and steps[8] == 1 and steps[16] == 0
-    told = "the rollout drifts: accuracy 1.000 after 1 step, 1.000 after 8, 0.000 after 16, "
-    assert record["verdict"].startswith(told)
+    verdict = "the rollout drifts: accuracy 1.000 after 1 step, 1.000 after 8, 0.000 after 16, "
+    assert record["verdict"].startswith(verdict)
     assert record["drift"][-1] > 10 * record["error"][-1] > 0
 
 
@@ -230,9 +230,9 @@ def test_numbers_are_those_of_plain_loops(case):
             for j in range(min(teaching.future, 12 - t)):
                 if y[row, t + j] < 0:
                     continue
-                one = slice(row, row + 1)
+                lane = slice(row, row + 1)
                 logits, others = (
-                    teaching.decode(m[t][one], x[one, t + 1 : t + 1 + j])[0, -1] for m in (memories, after)
+                    teaching.decode(m[t][lane], x[lane, t + 1 : t + 1 + j])[0, -1] for m in (memories, after)
                 )
                 lost += (logits.softmax(-1) - others.softmax(-1))[y[row, t + j]].item()
                 ahead.setdefault(j, []).append((logits.argmax() == y[row, t + j]).item())
@@ -266,7 +266,7 @@ def test_long_sequences_are_looked_at_in_places_that_stand_for_all(case, monkeyp
     monkeypatch.setattr("bench.measure.diagnosis.MOST_TIMES", 3)
     monkeypatch.setattr("bench.measure.diagnosis.MOST_DECODED", 5)
     part = diagnose(method, task, x, y, run.evaluation.score_from)
-    kept = [place for place, one in enumerate(part["lost"]) if one is not None]
+    kept = [place for place, loss in enumerate(part["lost"]) if loss is not None]
     assert len(kept) <= 3 and [part["lost"][i] for i in kept] == pytest.approx([whole["lost"][i] for i in kept])
     transitions = len(whole["t"]) - (method.first > 0)
     assert part["single"] == pytest.approx(sum(part["lost"][i] for i in kept) * transitions / 3)
@@ -290,8 +290,8 @@ def test_sequences_without_a_label_to_come_are_in_no_class(case):
     y[0] = IGNORED
     record = diagnose(method, task, x, y, run.evaluation.score_from)
     rest = diagnose(method, task, x[1:], y[1:], run.evaluation.score_from)
-    assert [one is None for one in record["between"]] == [one is None for one in rest["between"]]
-    known = [[one for one in found["between"] if one is not None] for found in (record, rest)]
+    assert [value is None for value in record["between"]] == [value is None for value in rest["between"]]
+    known = [[value for value in found["between"] if value is not None] for found in (record, rest)]
     assert known[0] == pytest.approx(known[1], rel=1e-9, abs=1e-15) and record["spread"] != rest["spread"]
     assert record["scores"] == rest["scores"]
 

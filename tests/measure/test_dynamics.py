@@ -136,7 +136,7 @@ def test_logits_that_are_not_finite_have_no_accuracy(monkeypatch):
     read = method.rnn.read
     monkeypatch.setattr(method.rnn, "read", lambda memories: read(memories).index_fill(1, torch.tensor([3]), math.nan))
     accuracy = dynamics.drift(method, x, y)["accuracy"]
-    assert [t for t, one in enumerate(accuracy) if math.isnan(one)] == [3]
+    assert [t for t, share in enumerate(accuracy) if math.isnan(share)] == [3]
 
 
 def test_with_a_given_context_drift_begins_at_the_first_memory():
@@ -156,11 +156,11 @@ def test_the_record_of_a_trained_run(tmp_path):
 
     record = measure.measure(folder, "dynamics")
     assert json.loads((folder / "dynamics.json").read_text())["trained_length"] == 12
-    assert [one["when"] for one in record["gradients"]] == ["init", "trained"]
-    assert [one["phase"] for one in record["drift"]] == ["smt", "dmt"]
-    assert all(len(one["delta"]) == 24 for one in record["drift"])  # to twice the trained length
+    assert [part["when"] for part in record["gradients"]] == ["init", "trained"]
+    assert [part["phase"] for part in record["drift"]] == ["smt", "dmt"]
+    assert all(len(part["delta"]) == 24 for part in record["drift"])  # to twice the trained length
     assert record["drift"][0]["delta"] != record["drift"][1]["delta"]  # DMT has moved the RNN, not the teacher
-    first, last = (one["norm"] for one in record["gradients"])
+    first, last = (part["norm"] for part in record["gradients"])
     assert first != last and all(math.isfinite(norm) for norm in first + last)
     assert isinstance(measure.trained(folder)[0], SMT)
 

@@ -87,19 +87,19 @@ Term = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 def terms(weight: Tensor, places: tuple[int, ...], stride: int, padding: int, dilation: int, groups: int) -> list[Term]:
-    """Of a convolution whose output has these places; of a transposed one with input and output exchanged."""
+    """Multiply-adds of a convolution with this output; for a transposed one, input and output are exchanged."""
     found = []
     for out, inner, *taps in product(*map(range, weight.shape)):
         channel = out // (weight.shape[0] // groups) * weight.shape[1] + inner
         for place in product(*map(range, places)):
-            at = (stride * one + dilation * tap - padding for one, tap in zip(place, taps, strict=True))
+            at = (stride * output + dilation * tap - padding for output, tap in zip(place, taps, strict=True))
             found.append(((out, *place), (channel, *at), (out, inner, *taps)))
     return found
 
 
 def read(tensor: Tensor, index: tuple[int, ...]) -> Tensor | int:
     """An element of every sequence; 0 in the padding."""
-    inside = all(0 <= one < size for one, size in zip(index, tensor.shape[1:], strict=True))
+    inside = all(0 <= coordinate < size for coordinate, size in zip(index, tensor.shape[1:], strict=True))
     return tensor[(slice(None), *index)] if inside else 0
 
 

@@ -89,8 +89,8 @@ def test_the_effective_rank_is_the_exponential_of_the_entropy_of_the_shares():
 
 
 def test_memories_that_differ_by_rounding_are_all_one():
-    one = torch.randn(1, 2, 8, generator=torch.Generator().manual_seed(0))
-    plane = principal_plane(one * (1 + 1e-7 * torch.randn(50, 1, 1, generator=torch.Generator().manual_seed(1))))
+    memory = torch.randn(1, 2, 8, generator=torch.Generator().manual_seed(0))
+    plane = principal_plane(memory * (1 + 1e-7 * torch.randn(50, 1, 1, generator=torch.Generator().manual_seed(1))))
     assert plane.effective_rank == 0 and not plane.explained.any()
 
 

@@ -20,7 +20,7 @@ def tiny() -> Iterator[Run]:
     """Runs with every task, method and backbone of the shipped grids, with the smallest model and batches."""
     seen = set()
     for grid in grid_names():
-        for run in (run for one in load_collection(grid).grids for run in one.runs):
+        for run in (run for grid_part in load_collection(grid).grids for run in grid_part.runs):
             described = run.describe()
             method = described["method"]
             phase = method.get("dmt", {})

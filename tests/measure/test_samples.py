@@ -141,10 +141,10 @@ def test_completions_keep_what_they_were_given_of_true_test_pictures():
     test = task.split_arrays(task.load()[0], "test")[0].reshape(-1, 8, 8)  # type: ignore[attr-defined]
     originals = (test.astype(int) * 255 // 16).tolist()
     completed = write(method, task)["completed"]
-    for one in completed:
-        assert one["given"] == 4 and one["truth"] in originals
-        assert one["written"][:4] == one["truth"][:4]
-    assert any(one["written"][4:] != one["truth"][4:] for one in completed)
+    for completion in completed:
+        assert completion["given"] == 4 and completion["truth"] in originals
+        assert completion["written"][:4] == completion["truth"][:4]
+    assert any(completion["written"][4:] != completion["truth"][4:] for completion in completed)
 
 
 def test_pictures_begin_where_they_begin_though_the_windows_start_anywhere():
@@ -160,10 +160,10 @@ def test_a_whole_picture_is_written_by_a_model_of_shorter_sequences():
 
 def test_of_pictures_in_patches_whole_rows_are_given():
     task = shapes()
-    for one in write(counting(task), task)["completed"]:
-        assert one["given"] == 4 and one["written"][:4] == one["truth"][:4]
-        last = one["truth"][3][-1]  # counting goes on from the last patch that was given
-        assert one["written"][4][:4] == [(last + 1) % 16] * 2 + [(last + 2) % 16] * 2
+    for completion in write(counting(task), task)["completed"]:
+        assert completion["given"] == 4 and completion["written"][:4] == completion["truth"][:4]
+        last = completion["truth"][3][-1]  # counting goes on from the last patch that was given
+        assert completion["written"][4][:4] == [(last + 1) % 16] * 2 + [(last + 2) % 16] * 2
 
 
 def test_smt_that_starts_from_a_context_is_given_that_context():
@@ -172,9 +172,12 @@ def test_smt_that_starts_from_a_context_is_given_that_context():
     method, task = built(smt, evaluation=evaluation)
     record = write(method, task)
     assert record["context"] == 40
-    for one, own in zip(record["completed"], record["written"], strict=True):
-        assert one["given"] == 5 and one["written"][:5] == own[:5] == one["truth"][:5]
-    assert any(one["truth"][5:] != own[5:] for one, own in zip(record["completed"], record["written"], strict=True))
+    for completion, own in zip(record["completed"], record["written"], strict=True):
+        assert completion["given"] == 5 and completion["written"][:5] == own[:5] == completion["truth"][:5]
+    assert any(
+        completion["truth"][5:] != own[5:]
+        for completion, own in zip(record["completed"], record["written"], strict=True)
+    )
 
 
 def test_a_picture_that_is_all_context_is_not_written():
@@ -194,11 +197,11 @@ def test_a_completed_text_is_a_test_window_cut_in_two():
     windows = task.text(task.sample("test", 5, 10, streams.generator(0, "samples", "test")).x)
     record = write(counting(task), task, count=5, length=10)
     assert record["kind"] == "text"
-    assert [one["given"] + one["truth"] for one in record["completed"]] == windows
-    for one, own, window in zip(record["completed"], record["written"], windows or [], strict=True):
-        assert len(one["given"]) == len(one["written"]) == 5 and len(own) == 10
+    assert [completion["given"] + completion["truth"] for completion in record["completed"]] == windows
+    for completion, own, window in zip(record["completed"], record["written"], windows or [], strict=True):
+        assert len(completion["given"]) == len(completion["written"]) == 5 and len(own) == 10
         assert own[0] == window[0]
-        assert ord(one["written"][0]) - ord("a") == (ord(one["given"][-1]) - ord("a") + 1) % 16
+        assert ord(completion["written"][0]) - ord("a") == (ord(completion["given"][-1]) - ord("a") + 1) % 16
 
 
 @pytest.mark.parametrize("method", ["bptt", "transformer"])
@@ -206,10 +209,10 @@ def test_answers_are_the_predictors_likeliest_ones_where_the_task_scores(method)
     made, task = built(method, {"name": "stack", "length": 20})
     record = write(made, task, count=6)
     assert record["kind"] == "symbols" and record["written"] == []
-    for one in record["completed"]:
-        likeliest = made.predict(torch.tensor([one["given"]])).argmax(-1)[0].tolist()
-        expected = [-1 if truth == -1 else guess for truth, guess in zip(one["truth"], likeliest, strict=True)]
-        assert one["written"] == expected
+    for completion in record["completed"]:
+        likeliest = made.predict(torch.tensor([completion["given"]])).argmax(-1)[0].tolist()
+        expected = [-1 if truth == -1 else guess for truth, guess in zip(completion["truth"], likeliest, strict=True)]
+        assert completion["written"] == expected
         assert -1 in expected and set(expected) != {-1}
 
 
@@ -217,9 +220,9 @@ def test_no_answer_is_shown_before_there_is_a_memory():
     smt = {"name": "smt", "start": "context", "context": 8}
     evaluation = {"score_from": 7, "sequences": 32, "reference_sequences": 8}
     method, task = built(smt, {"name": "parity", "length": 12}, evaluation=evaluation)
-    for one in write(method, task)["completed"]:
-        assert one["truth"][:7] == one["written"][:7] == [-1] * 7
-        assert -1 not in one["truth"][7:] + one["written"][7:]
+    for completion in write(method, task)["completed"]:
+        assert completion["truth"][:7] == completion["written"][:7] == [-1] * 7
+        assert -1 not in completion["truth"][7:] + completion["written"][7:]
 
 
 def test_only_a_task_whose_labels_are_the_next_inputs_is_written_on():
@@ -246,7 +249,7 @@ def test_what_cannot_be_written_is_refused(asked, message):
 def test_logits_that_are_not_finite_write_nothing(task, temperature, monkeypatch):
     method, task = built(task=task)
     advance = method.advance
-    monkeypatch.setattr(method, "advance", lambda *given: (math.nan * (one := advance(*given))[0], one[1]))
+    monkeypatch.setattr(method, "advance", lambda *given: (math.nan * (result := advance(*given))[0], result[1]))
     with pytest.raises(BadInput, match="logits are not finite"):
         write(method, task, temperature=temperature)
 
@@ -276,8 +279,8 @@ def test_large_pictures_are_shrunk_and_keep_thin_lines():
 
 
 def test_completions_stand_beside_what_was_given_and_what_is_true():
-    one = {"given": 2, "truth": [[255, 0], [255, 0]] * 2, "written": [[255, 0], [255, 0], [0, 255], [0, 255]]}
-    lines = render(image_record(completed=[one])).splitlines()
+    completion = {"given": 2, "truth": [[255, 0], [255, 0]] * 2, "written": [[255, 0], [255, 0], [0, 255], [0, 255]]}
+    lines = render(image_record(completed=[completion])).splitlines()
     assert lines == [
         "rnn, temperature 1",
         "",
@@ -288,15 +291,15 @@ def test_completions_stand_beside_what_was_given_and_what_is_true():
 
 
 def test_text_cannot_command_the_terminal():
-    one = {"given": "a\nb", "truth": "c", "written": "\x1b[2Jd\u202e"}
-    shown = render({**image_record(written=["e\r"], completed=[one]), "kind": "text"})
+    completion = {"given": "a\nb", "truth": "c", "written": "\x1b[2Jd\u202e"}
+    shown = render({**image_record(written=["e\r"], completed=[completion]), "kind": "text"})
     assert "a\nb" in shown and "\N{REPLACEMENT CHARACTER}[2Jd" in shown
     assert not set("\x1b\r\u202e") & set(shown)
 
 
 def test_symbols_stand_in_columns_and_a_dot_is_not_scored():
-    one = {"given": [3, 10, 0], "truth": [-1, -1, 10], "written": [-1, -1, 7]}
-    lines = render({**image_record(completed=[one]), "kind": "symbols"}).splitlines()
+    completion = {"given": [3, 10, 0], "truth": [-1, -1, 10], "written": [-1, -1, 7]}
+    lines = render({**image_record(completed=[completion]), "kind": "symbols"}).splitlines()
     assert lines[2:] == ["given     3 10  0", "truth     .  . 10", "written   .  .  7"]
 
 

@@ -523,9 +523,9 @@ def test_a_steps_sequential_operations_grow_as_its_method_promises(name: str, ph
     for length in (8, 16, 32):
         run = tiny_run(name, {"name": "retrieval", "length": length})
         method = build_method(run, build_task(run))
-        for one in method.phases(run.training):
-            if one.name == phase:
-                method.train_only(one)
+        for part in method.phases(run.training):
+            if part.name == phase:
+                method.train_only(part)
         cost = step_of(method, phase, length)
         assert cost.uncounted == {}
         chains.append(cost.whole.sequential_operations)
@@ -550,7 +550,7 @@ class Reference:
     )  # of each buffer: the operator that wrote each element, or -1
 
     def operator(self, weight: int, reads: list[View]) -> int:
-        writers = {int(one) for view in reads for one in self.writers[view.buffer][view.elements].flatten()}
+        writers = {int(writer) for view in reads for writer in self.writers[view.buffer][view.elements].flatten()}
         self.parents.append(writers - {-1})
         self.weights.append(weight)
         return len(self.weights) - 1
@@ -614,7 +614,7 @@ class RandomGraph:
 
     def joined(self) -> None:
         x = self.chance.choice(self.pool)
-        y = self.chance.choice([one for one in self.pool if one.tensor.shape[1] == x.tensor.shape[1]])
+        y = self.chance.choice([value for value in self.pool if value.tensor.shape[1] == x.tensor.shape[1]])
         self.result(torch.cat([x.tensor, y.tensor])[:8].clone(), 0, [x, y])
         # Two operators: cat, then clone of its first rows (slicing costs nothing).
         self.reference.parents[-1:] = [self.reference.parents[-1], {len(self.reference.weights) - 1}]

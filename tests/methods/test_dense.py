@@ -165,13 +165,19 @@ def near(method, loss, expected):
     """Equal, and so are their gradients."""
     torch.testing.assert_close(loss, expected)
     gradients = []
-    for one in (loss, expected):
-        one.backward()
-        gradients.append({name: one.grad.clone() for name, one in method.named_parameters() if one.grad is not None})
+    for value in (loss, expected):
+        value.backward()
+        gradients.append(
+            {
+                name: parameter.grad.clone()
+                for name, parameter in method.named_parameters()
+                if parameter.grad is not None
+            }
+        )
         method.zero_grad()
     assert gradients[0].keys() == gradients[1].keys()
-    for name, one in gradients[0].items():
-        torch.testing.assert_close(one, gradients[1][name], rtol=1e-9, atol=1e-11, msg=name)
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(value, gradients[1][name], rtol=1e-9, atol=1e-11, msg=name)
 
 
 @pytest.mark.parametrize("dmt", [{"pieces": [4]}, {"pieces": [32]}, {"sweeps": 2}, {"detach_readout": True}])
@@ -219,7 +225,9 @@ def test_a_teacher_that_is_good_enough_at_once_takes_its_steps_whole_where_gradi
     trainer = Trainer(run, folder_of(run, tmp_path))
     trainer.train()
     points = read_json(trainer.folder.files / "curve.json")
-    (steps, tokens), *_ = [(one["steps"], one["tokens"]) for one in reversed(points) if one["phase"] == "teacher"]
+    (steps, tokens), *_ = [
+        (point["steps"], point["tokens"]) for point in reversed(points) if point["phase"] == "teacher"
+    ]
     assert (steps, tokens) == (10, 10 * 3 * 4 * 12)
 
 
@@ -262,8 +270,8 @@ def test_the_variance_of_memories_is_torchs(rows):
     memories = torch.randn(rows, 4, 3, 2).double().requires_grad_()
     found, wanted = _variance(memories), memories.var(0, correction=min(1, rows - 1)).mean()
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-    for one, other in zip(torch.autograd.grad(found, memories), torch.autograd.grad(wanted, memories), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    for ours, other in zip(torch.autograd.grad(found, memories), torch.autograd.grad(wanted, memories), strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-12)
 
 
 def test_the_uniformity_loss_is_the_log_of_a_mean_over_pairs():
@@ -273,5 +281,5 @@ def test_the_uniformity_loss_is_the_log_of_a_mean_over_pairs():
     pairs = [-2 * (a - b).square().sum() for i, a in enumerate(tokens) for j, b in enumerate(tokens) if i != j]
     wanted, found = torch.stack(pairs).logsumexp(0) - math.log(len(pairs)), uniformity_loss(memory)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-    (one,), (other,) = torch.autograd.grad(found, memory), torch.autograd.grad(wanted, memory)
-    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    (ours,), (other,) = torch.autograd.grad(found, memory), torch.autograd.grad(wanted, memory)
+    torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-12)

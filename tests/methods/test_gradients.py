@@ -50,7 +50,7 @@ def trained_gradients(method, batch, phase) -> dict[str, torch.Tensor]:
     from bench.config import TrainingConfig
 
     training = TrainingConfig.parse({"budget": {"steps": 1}}, "")
-    (part,) = (one for one in method.phases(training) if one.name == phase)
+    (part,) = (candidate for candidate in method.phases(training) if candidate.name == phase)
     method.train_only(part)
     (ready,) = Engine(method, part).stretches(batch)
     found = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
@@ -204,7 +204,9 @@ def test_consecutive_positions_share_encodings_and_give_the_losses_and_gradients
             assert (drawn.t.diff(dim=1) == 1).all()
         monkeypatch.setattr(method, "draw", lambda shape, phase, drawn=drawn: drawn)
         kept = method.teacher.encode
-        monkeypatch.setattr(method.teacher, "encode", lambda one, kept=kept: encoded.append(len(one)) or kept(one))
+        monkeypatch.setattr(
+            method.teacher, "encode", lambda contexts, kept=kept: encoded.append(len(contexts)) or kept(contexts)
+        )
         found.append(trained_gradients(method, dense, "smt"))
     (shared, scalars), (separate, wanted) = found
     n = drawn.t.shape[1]
@@ -353,7 +355,7 @@ def test_positions_with_a_whole_future_are_all_drawn_and_no_others(start):
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "reason"),
     [
         ({"whole_futures": True, "future": 13}, "whole_futures needs batches of at least 13 columns, not 12"),
         ({"whole_futures": True, "future": 6, "length": 5}, "whole_futures needs batches of at least 6 columns, not 5"),
@@ -361,8 +363,8 @@ def test_positions_with_a_whole_future_are_all_drawn_and_no_others(start):
         ({"length": 6, "future": 6, "whole_futures": True}, None),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_in_one_line(fields, told):
-    assert impossible(tiny_run({"name": "smt", **fields})) == told
+def test_what_cannot_be_drawn_is_refused_in_one_line(fields, reason):
+    assert impossible(tiny_run({"name": "smt", **fields})) == reason
 
 
 def test_contexts_futures_and_targets_are_aligned_as_in_the_worked_example():

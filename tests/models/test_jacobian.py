@@ -45,8 +45,10 @@ def test_products_are_those_with_the_jacobians(case):
     torch.testing.assert_close(after, again, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(pushed, torch.einsum("bij,bj->bi", jacobian, vector), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(pulled, torch.einsum("bij,bi->bj", jacobian, vector), rtol=1e-12, atol=1e-12)
-    for name, one in by_parameter.items():
-        torch.testing.assert_close(into[name], torch.einsum("bn,bn...->b...", vector, one), rtol=1e-12, atol=1e-12)
+    for name, influence in by_parameter.items():
+        torch.testing.assert_close(
+            into[name], torch.einsum("bn,bn...->b...", vector, influence), rtol=1e-12, atol=1e-12
+        )
 
 
 def test_a_tree_becomes_a_vector_and_comes_back(case):

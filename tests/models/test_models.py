@@ -75,8 +75,8 @@ def test_weight_decay_pulls_the_gain_of_a_norm_to_one():
 def test_a_block_equals_attention_written_out():
     """Pre-norm attention with rotary positions and a feed-forward part, computed element by element."""
     block, x = Block(SIZES, 1).double(), torch.randn(2, 5, 16).double()
-    for one in (block.attention_norm, block.feedforward_norm):
-        nn.init.normal_(one.g)
+    for rms in (block.attention_norm, block.feedforward_norm):
+        nn.init.normal_(rms.g)
     out, _ = block(x)
 
     def norm(v, g):
@@ -128,8 +128,8 @@ def test_a_scan_equals_a_loop_of_steps_with_lanes_that_restart(backbone, length)
         features, last = rnn.scan(state, x, start)
         looped, stepped = Backbone.scan(rnn.updater, state, rnn.embedding(x), start)
         torch.testing.assert_close(features, looped, rtol=1e-10, atol=1e-10)
-        for one, other in zip(leaves(last), leaves(stepped), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+        for ours, other in zip(leaves(last), leaves(stepped), strict=True):
+            torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("readout", ["transformer", "linear"])
@@ -215,7 +215,7 @@ def test_an_lru_backbone_is_a_sum_of_decaying_inputs():
     backbone = registry.backbones.get("lru")(SIZES.model_copy(update={"updater_width": 6})).double()
     u = torch.randn(2, 5, 16).double()
     features, _ = backbone.scan(backbone.initial(2), u)
-    p = {name: one.detach().numpy() for name, one in backbone.numbers.items()}
+    p = {name: parameter.detach().numpy() for name, parameter in backbone.numbers.items()}
     factor = np.exp(-np.exp(p["nu"]) + 1j * np.exp(p["theta"]))
     driven = np.exp(p["gamma"]) * (u.numpy() @ (p["B"][0] + 1j * p["B"][1]).T)
     assert (np.abs(factor) < 1).all()
@@ -260,7 +260,7 @@ def test_the_other_updaters_match_the_transformers_parameter_count(backbone, siz
 
 def test_a_complex_parameter_counts_as_two_numbers():
     module = torch.nn.Module()
-    module.real, module.complex = (torch.nn.Parameter(torch.zeros(3, 5, dtype=one)) for one in (None, torch.cfloat))
+    module.real, module.complex = (torch.nn.Parameter(torch.zeros(3, 5, dtype=dtype)) for dtype in (None, torch.cfloat))
     assert count_parameters(module) == 15 + 2 * 15
 
 
@@ -340,16 +340,16 @@ def test_the_rows_that_are_read_and_their_gradients_are_those_of_the_whole_stack
         whole, _ = block(whole, mask, kind == "causal")
     torch.testing.assert_close(read, whole[lanes, rows], rtol=1e-12, atol=1e-12)
     inputs = [x, *blocks.parameters()]
-    for one, other in zip(grad(read, inputs, into), grad(whole[lanes, rows], inputs, into), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    for ours, other in zip(grad(read, inputs, into), grad(whole[lanes, rows], inputs, into), strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_prepared_rollout_has_the_states_and_gradients_of_single_steps(backbone):
     rnn = RNN(SIZES.model_copy(update={"backbone": backbone}), 7, 5).double()
-    for name, one in rnn.named_parameters():
+    for name, ours in rnn.named_parameters():
         if name.endswith(".g"):
-            nn.init.normal_(one)
+            nn.init.normal_(ours)
     u, state = torch.randn(4, 5, 16).double().requires_grad_(), torch.randn(4, 3, 16).double().requires_grad_()
     step, inputs = rnn.updater.prepare(u)
     prepared = stepped = state
@@ -357,8 +357,8 @@ def test_a_prepared_rollout_has_the_states_and_gradients_of_single_steps(backbon
         prepared, stepped = step(prepared, input_t), rnn.step(stepped, u_t)
     torch.testing.assert_close(prepared, stepped, rtol=1e-12, atol=1e-12)
     wanted, into = [u, state, *rnn.updater.parameters()], torch.randn(4, 3, 16).double()
-    for one, other in zip(grad(prepared, wanted, into), grad(stepped, wanted, into), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    for ours, other in zip(grad(prepared, wanted, into), grad(stepped, wanted, into), strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("method", ["step", "forward"])

@@ -71,7 +71,7 @@ def test_ptb_is_the_same_from_words_and_from_characters(tmp_path, form):
     for split, line in zip(("train", "valid", "test"), WORDS, strict=True):
         lines = [*WORDS, line] * 10 if split == "train" else [line] * 5
         if form == "characters":
-            lines = [" ".join(one.strip().replace(" ", "_")) + "\n" for one in lines]
+            lines = [" ".join(text.strip().replace(" ", "_")) + "\n" for text in lines]
         name = f"ptb.{split}.txt" if form == "words" else f"ptb.char.{split}.txt"
         (tmp_path / name).write_text("".join(lines))
     data.import_("ptb", tmp_path)
@@ -97,7 +97,7 @@ def test_ptb_is_brought_by_hand_and_needs_all_three_files(tmp_path):
 @pytest.fixture
 def plays(tmp_path):
     symbols = torch.randint(65, (4000,), generator=torch.Generator().manual_seed(0)).tolist()
-    (tmp_path / "input.txt").write_text("".join(ALPHABET[one] for one in symbols))
+    (tmp_path / "input.txt").write_text("".join(ALPHABET[symbol] for symbol in symbols))
     data.import_("shakespeare", tmp_path / "input.txt")
 
 

@@ -36,7 +36,7 @@ def strings(name, config) -> Iterator[tuple[str, float]]:
     opening, closing, newline = (str(config.letters + i) for i in range(3))
     for word in itertools.product(range(config.letters), repeat=config.word):
         for between in itertools.product(range(config.letters), repeat=config.between):
-            first, second = ("".join(map(str, one)) for one in (word, between))
+            first, second = ("".join(map(str, part)) for part in (word, between))
             text = opening + first + closing + second + opening + first + closing + newline
             yield text, config.letters ** -(config.word + config.between)
 
@@ -53,7 +53,7 @@ def texts(name, config, length) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize(("name", "knobs"), [(name, one) for name, every in NEXT.items() for one in every])
+@pytest.mark.parametrize(("name", "knobs"), [(name, knobs) for name, every in NEXT.items() for knobs in every])
 def test_the_next_character_is_as_likely_as_all_texts_together_say(name, knobs):
     task = build(name, **knobs)
     every = texts(name, task.config, LENGTH + 1)
@@ -61,7 +61,7 @@ def test_the_next_character_is_as_likely_as_all_texts_together_say(name, knobs):
     for text, chance in every.items():
         for t in range(LENGTH):
             likely[t][text[: t + 1]][int(text[t + 1])] += chance
-    x = torch.tensor([[int(one) for one in text[:LENGTH]] for text in every])
+    x = torch.tensor([[int(character) for character in text[:LENGTH]] for text in every])
     oracle = task.oracle(x)
     for row, text in enumerate(every):
         for t in range(LENGTH):
@@ -99,15 +99,15 @@ def test_a_stream_is_strings_one_after_another_each_as_likely_as_it_should_be(na
         texts.append(batch.x)
     for row in torch.cat(texts, 1).tolist():
         text = "".join(map(str, row))
-        while fits := [one for one in every if text.startswith(one)]:
-            (one,) = fits
-            counts[one] += 1
-            text = text[len(one) :]
-        assert any(one.startswith(text) for one in every)
+        while fits := [string for string in every if text.startswith(string)]:
+            (string,) = fits
+            counts[string] += 1
+            text = text[len(string) :]
+        assert any(string.startswith(text) for string in every)
     total = sum(counts.values())
-    for one, chance in every.items():
+    for string, chance in every.items():
         # strings that are cut off at the end are the long ones: hardly any of these
-        assert abs(counts[one] - total * chance) < 5 * math.sqrt(total * chance) + 0.02 * total * chance
+        assert abs(counts[string] - total * chance) < 5 * math.sqrt(total * chance) + 0.02 * total * chance
 
 
 def test_floors_are_the_published_ones():
@@ -174,7 +174,7 @@ def test_strings_come_again_at_the_level_of_the_stream():
     sizes = []
     for bits, labels, begins in zip(x.tolist(), y.tolist(), start.tolist(), strict=True):
         places = [t for t, here in enumerate(begins) if here]
-        assert places[0] == 0 and [t for t, one in enumerate(bits) if one == 2] == places
+        assert places[0] == 0 and [t for t, bit in enumerate(bits) if bit == 2] == places
         for first, last in itertools.pairwise([*places, len(bits)]):
             wanted, size = copied(bits[first:last])
             assert labels[first:last] == wanted
@@ -224,5 +224,5 @@ def test_the_level_is_told_in_the_curve_and_kept_through_a_stop(tmp_path):
             Trainer(run, folder, Options(should_stop=lambda: True)).train()
     pieces = Trainer(run, folder)
     pieces.train()
-    levels = [[point.get("train_level") for point in one.curve] for one in (whole, pieces)]
+    levels = [[point.get("train_level") for point in trainer.curve] for trainer in (whole, pieces)]
     assert levels[0] == levels[1] and levels[0][-1] > 1

@@ -147,19 +147,6 @@ def test_shortcuts_are_of_the_columns_that_are_scored():
     assert task.shortcuts(64, 32)["echo the last symbol"] != pytest.approx((x == y).double().mean().item(), abs=0.01)
 
 
-@pytest.mark.parametrize(("name", "knobs"), VARIANTS)
-def test_drawing_is_repeatable_and_leaves_the_global_generators_alone(name, knobs):
-    before, numpy_before = torch.get_rng_state(), str(np.random.get_state())  # noqa: NPY002 - the global one is meant
-    task, again = build(name, **knobs), build(name, **knobs)
-    first = task.sample("train", 8, 40, streams.generator(5, "data"))
-    second = again.sample("train", 8, 40, streams.generator(5, "data"))
-    other = again.sample("train", 8, 40, streams.generator(6, "data"))
-    assert torch.equal(first.x, second.x) and torch.equal(first.y, second.y)
-    assert not torch.equal(first.y, other.y)
-    task.stream("train", 2, 5, streams.generator(5, "data"))
-    assert torch.equal(torch.get_rng_state(), before) and str(np.random.get_state()) == numpy_before  # noqa: NPY002
-
-
 # --- streams --------------------------------------------------------------------------------------------------------
 
 
@@ -183,15 +170,6 @@ def test_lanes_read_on_through_all_the_data_and_restart_only_once(name, knobs):
     for lane in range(3):
         fits = [s for s in range(total) if torch.equal(ring[s : s + 40], x[lane, :40])]
         assert any(torch.equal(ring[s : s + x.shape[1]], x[lane]) for s in fits)
-
-
-def test_a_stream_goes_on_from_its_state_alone():
-    task = build("tinystories")
-    _, state = task.stream("train", 4, 30, streams.generator(1, "a"))
-    saved = tuple(part.clone() for part in state)
-    expected, _ = task.stream("train", 4, 30, streams.generator(2, "b"), state)
-    again, _ = build("tinystories").stream("train", 4, 30, streams.generator(9, "c"), saved)
-    assert torch.equal(expected.x, again.x) and torch.equal(expected.y, again.y)
 
 
 # --- what the tokens are --------------------------------------------------------------------------------------------

@@ -231,7 +231,7 @@ def test_keys_are_different_and_every_order_is_equally_likely(options, n):
 
 
 def test_keys_are_different_where_repeats_are_common():
-    drawn = distinct(1200, (200, 590), streams.generator(0, "test"))  # beyond SMALL_KEY_SPACE: drawn, then mended
+    drawn = distinct(1200, (200, 590), streams.generator(0, "test"))  # beyond SMALL_KEY_SPACE: drawn, then repaired
     assert all(len(set(row)) == 590 for row in drawn.tolist())
     assert near(drawn.double().mean(1).numpy(), 1199 / 2)
 

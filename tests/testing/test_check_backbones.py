@@ -163,7 +163,7 @@ def outcome_of(cls, row_name, *sets):
 
 def test_complex_parameters_keep_every_promise(clean):
     registry.register_backbone("examined")(Rotates)
-    assert {one.detail for one in check("backbone", "examined") if one.state == "failed"} == set()
+    assert {outcome.detail for outcome in check("backbone", "examined") if outcome.state == "failed"} == set()
     assert "complex128" in str(suite.build("examined", ()).build().turn.dtype)
 
 

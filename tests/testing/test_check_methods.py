@@ -256,7 +256,7 @@ class DrawsAtEveryColumn(RTRL):
 
     def step(self, carry, x_t, y_t, drawn_t):
         carry, credit = super().step(carry, x_t, y_t, drawn_t)
-        noisy = {name: one * drawn_t.mean() for name, one in credit.gradient.items()}
+        noisy = {name: gradient * drawn_t.mean() for name, gradient in credit.gradient.items()}
         return carry, credit._replace(gradient=noisy)
 
 
@@ -286,7 +286,7 @@ class LosesTheImaginaryPart(LRU):
 
 def test_complex_parameters_keep_every_promise(clean):
     registry.register_method("examined")(LRU)
-    assert {one.detail for one in check("method", "examined") if one.state == "failed"} == set()
+    assert {outcome.detail for outcome in check("method", "examined") if outcome.state == "failed"} == set()
 
 
 def test_a_gradient_without_its_imaginary_part_is_not_exact(clean):
@@ -348,10 +348,9 @@ def test_the_command_tells_what_to_mend_in_a_table_in_json_and_in_junit(clean, t
     assert [row["row"] for row in rows if row["state"] == "failed"] == ["gradients are what is promised"]
 
 
-@pytest.mark.parametrize("text", ["", "import no_such_package"])
-def test_a_plugin_with_nothing_to_check_fails(clean, tmp_path, capsys, text):
+def test_a_plugin_with_nothing_to_check_fails(clean, tmp_path, capsys):
     file = tmp_path / "empty.py"
-    file.write_text(text)
+    file.write_text("")
     assert main(["check", "--plugin", str(file)]) == 1
     assert "nothing could be checked" in capsys.readouterr().out
 

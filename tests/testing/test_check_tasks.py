@@ -353,16 +353,16 @@ def test_few_instances_are_told_from_a_pool(clean):
         and "1024 held-out sequences of length 4 are also in another split, as there are few of them" in few.detail
     )
     fixed = ["task.pairs=1", "task.span=1", "task.key_symbols=1"]
-    outcome = next(one for one in check("task", "keys-values", fixed) if one.row == "splits are disjoint")
+    outcome = next(outcome for outcome in check("task", "keys-values", fixed) if outcome.row == "splits are disjoint")
     assert outcome.state == "skipped" and "a few instances, or one pool for all splits" in outcome.detail
 
 
 def test_a_task_without_its_data_is_examined_as_far_as_it_goes(monkeypatch, tmp_path):
     monkeypatch.setenv("BENCH_DATA", str(tmp_path))
-    outcomes = {one.row: one for one in check("task", "mnist")}
+    outcomes = {outcome.row: outcome for outcome in check("task", "mnist")}
     assert outcomes.pop("polite on bad config").state == "passed"
-    assert {one.state for one in outcomes.values()} == {"skipped"}
-    assert all("mnist: its data is not here; bring it with" in one.detail for one in outcomes.values())
+    assert {outcome.state for outcome in outcomes.values()} == {"skipped"}
+    assert all("mnist: its data is not here; bring it with" in outcome.detail for outcome in outcomes.values())
 
 
 def test_a_task_without_an_oracle_is_not_judged_by_one(clean):

@@ -16,15 +16,17 @@ A profile holds these keys at its top. The command line wins over the profile, t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from bench.config import Config, Natural, NonNegative, Positive, Run
-from bench.errors import BadInput
-from bench.grid import matches, parse_yaml
+from bench.errors import BadInput, shown
+from bench.grid import conditions_of, matches
+from bench.read_yaml import read_yaml
 
 OURS = {
     "array": "parallel", "cpus-per-task": "cpus", "error": None, "gpus-per-node": "gpus", "job-name": None,
@@ -44,6 +46,24 @@ def _whole_minutes(value: Any) -> Any:
 Minutes = Annotated[int, BeforeValidator(_whole_minutes), Field(gt=0)]
 
 
+def _one_line(value: Any) -> Any:
+    """The value: it becomes part of a line of a script, which a line break would end, and what follows be another."""
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError("should have no line breaks or other control characters in it")
+    return value
+
+
+def _no_nul(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("should have no NUL in it")
+    return value
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+Lines = Annotated[str, AfterValidator(_no_nul)]
+Value = Annotated[str | int | bool, AfterValidator(_one_line)]
+
+
 class Override(Config):
     """Settings for the cells that match."""
 
@@ -54,10 +74,10 @@ class Override(Config):
 class Settings(Config):
     """The settings of one launch."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = Field(None, description="features of the node, as sbatch takes them")
+    partition: Line | None = None
+    account: Line | None = None
+    qos: Line | None = None
+    constraint: Line | None = Field(None, description="features of the node, as sbatch takes them")
     gpus: Natural = 0
     cpus: Positive | None = Field(None, description="null: the cell's threads, times how many run at once")
     memory: Annotated[float, Field(gt=0)] | None = Field(None, description="GB for the job; null: the site's default")
@@ -65,9 +85,9 @@ class Settings(Config):
     parallel: Positive = Field(256, description="jobs of an array that run at a time")
     cells_per_job: Positive = 1
     at_once: Positive = Field(1, description="cells of a job that run at a time, each in a process of its own")
-    setup: tuple[str, ...] = Field((), description="shell lines before the job's command")
-    directives: dict[str, str | int | bool] = Field({}, description="further options of sbatch, without the dashes")
-    python: str | None = Field(None, description="how a job calls Python; null: as this process was")
+    setup: tuple[Lines, ...] = Field((), description="shell lines before the job's command")
+    directives: dict[str, Value] = Field({}, description="further options of sbatch, without the dashes")
+    python: Line | None = Field(None, description="how a job calls Python; null: as this process was")
     signal_seconds: Positive = Field(90, description="warning before the time limit; SLURM may give it a minute sooner")
     timeouts: Natural = Field(100, description="how often a job may reach its time limit and go on")
     poll_seconds: Annotated[float, Field(gt=0)] = Field(15.0, description="between two questions to squeue")
@@ -77,6 +97,8 @@ class Settings(Config):
     @classmethod
     def _not_ours(cls, directives: dict[str, Any]) -> dict[str, Any]:
         for name in directives:
+            if not re.fullmatch("-*[a-zA-Z][a-zA-Z0-9_-]*", name):
+                raise ValueError(f"{shown(name)} is no name of an option")
             if name.startswith("-"):
                 raise ValueError(f"write {name.lstrip('-')!r}, without the dashes")
             if name.replace("_", "-") in OURS:
@@ -123,12 +145,7 @@ def gather(grid: Mapping[str, Any], profile: str | None, sets: Sequence[tuple[st
     merged = {**grid}
     Settings.parse(merged, "slurm")
     if profile is not None:
-        try:
-            text = Path(profile).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "is not text"
-            raise BadInput(f"--slurm-profile {profile!r}: {reason}") from None
-        read = parse_yaml(text, Path(profile).name)
+        read = read_yaml(Path(profile), f"--slurm-profile {shown(profile)}")
         if not isinstance(read, Mapping):
             raise BadInput(f"{profile}: should hold settings such as partition and minutes")
         Settings.parse(read, Path(profile).name)
@@ -139,6 +156,7 @@ def gather(grid: Mapping[str, Any], profile: str | None, sets: Sequence[tuple[st
     settings = Settings.parse(merged, "slurm")
     for i, override in enumerate(settings.overrides):
         Settings.parse(override.set, f"slurm.overrides.{i}.set")
+        conditions_of(override.where, f"slurm.overrides.{i}.where")
     return merged
 
 

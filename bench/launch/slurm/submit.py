@@ -20,7 +20,7 @@ from typing import Any
 import submitit
 
 from bench import registry
-from bench.errors import BadInput, nearest
+from bench.errors import BadInput, nearest, shown
 from bench.launch.cell import FACTS
 from bench.launch.lease import look
 from bench.launch.plan import Cell, LaunchOptions
@@ -64,7 +64,10 @@ def arrays(cells: Sequence[Cell], settings: Mapping[str, Any], largest: int) -> 
 
 
 def executor(array: Array, logs: Path, name: str) -> submitit.AutoExecutor:
-    """submitit's executor for what an array asks for."""
+    """submitit's executor for what an array asks for. Raises `BadInput` where the script could not name its places."""
+    for path in (str(logs), name):
+        if not path.isprintable():
+            raise BadInput(f"slurm: {shown(path)}: has a line break or another control character in it; rename it")
     asked = array.request
     python = f"{asked.python or shlex.quote(sys.executable)} -P"  # no module is looked for in the working folder
     made = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=asked.timeouts, slurm_python=python)

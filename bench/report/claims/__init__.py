@@ -19,24 +19,24 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench.report.claims import ablations, accuracy, cost, growth, inside
+from bench.report.claims import ablations, accuracy, cost, growth, inside, online
 from bench.report.claims.base import VERDICTS, Claim, Verdict, register_claim, registered
 from bench.report.data import Data
 from bench.report.query import remembered
 
 __all__ = ["VERDICTS", "Claim", "Verdict", "judged", "register_claim"]
 
-PAPERS = (accuracy, cost, inside, growth, ablations)
-"""The modules that register the paper's claims."""
+PAPERS = (accuracy, cost, inside, growth, ablations, online)
+"""The modules that register the papers' claims."""
 
 
 @remembered
 def judged(data: Data) -> list[tuple[Claim, Verdict]]:
-    """Every claim with its verdict, the paper's in their order, then plugins'.
+    """Every claim that the data is about, with its verdict: the paper's in their order, then others.
 
     A judge that raises, or returns no verdict, makes its own claim inconclusive with that reason, and stops nothing.
     """
-    return [(claim, _verdict(claim, data)) for claim in registered()]
+    return [(claim, _verdict(claim, data)) for claim in registered() if claim.when(data)]
 
 
 def _verdict(claim: Claim, data: Data) -> Verdict:

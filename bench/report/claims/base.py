@@ -53,23 +53,27 @@ class Claim:
     grids: tuple[str, ...]
     """Shipped grids that test it."""
     judge: Judge
+    when: Callable[[Data], bool] = lambda data: True
+    """Whether data is about the claim at all: of other data it is not listed."""
 
 
 _claims: dict[str, Claim] = {}
 
 
-def register_claim(key: str, text: str, figure: str, grids: Sequence[str]) -> Callable[[Judge], Judge]:
+def register_claim(
+    key: str, text: str, figure: str, grids: Sequence[str], when: Callable[[Data], bool] = lambda data: True
+) -> Callable[[Judge], Judge]:
     """Decorator of a claim's judge. Raises `BadInput`, naming both places, when the key is taken.
 
     `key`: "1" .. "14" are the paper's; a plugin brings a name of its own. `figure`: an exhibit's name. `grids`: those
-    that would test it.
+    that would test it. `when`: whether data is about it at all, so that it is listed.
     """
 
     def add(judge: Judge) -> Judge:
         other = _claims.get(key)
         if other is not None and _place(other.judge) != _place(judge):
             raise BadInput(f"claim {key!r} is registered twice: at {_place(other.judge)} and at {_place(judge)}")
-        _claims[key] = Claim(key, text, figure, tuple(grids), judge)
+        _claims[key] = Claim(key, text, figure, tuple(grids), judge, when)
         return judge
 
     return add

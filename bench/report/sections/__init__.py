@@ -13,7 +13,7 @@ from bench.report.exhibit import Section, attempt
 
 ORDER = (
     *("synthetic", "complexity", "efficiency", "claims", "lengths", "scaling", "dynamics", "diagnosis", "samples"),
-    *("ablations", "online"),
+    *("ablations", "online", "frontier", "estimators"),
 )
 LAST = ("summary", "provenance")
 """After all others, and folded."""

@@ -11,11 +11,11 @@ test_contract = conformance("method", "echo-state")
 def test_the_reservoir_forgets_how_it_began():
     built, _ = tiny("echo-state", ["model.d=64", "method.radius=0.5"])
     x = torch.randint(2, (1, 60), generator=torch.Generator().manual_seed(0))
-    one, other = built.initial_state(1), torch.ones_like(built.initial_state(1))
-    apart = [(one - other).norm()]
+    first, other = built.initial_state(1), torch.ones_like(built.initial_state(1))
+    apart = [(first - other).norm()]
     for x_t in x.split(1, 1):
-        one, other = (built.advance(state, x_t)[1] for state in (one, other))
-        apart.append((one - other).norm())
+        first, other = (built.advance(state, x_t)[1] for state in (first, other))
+        apart.append((first - other).norm())
     assert apart[-1] < 1e-6 * apart[0]
 
 

@@ -1,0 +1,241 @@
+"""Sections and claims on methods that learn online: fronts and moments of curves, records of experiments, verdicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.config import Run
+from bench.report import claims
+from bench.report.data import Data, load
+from bench.report.exhibit import Exhibit
+from bench.report.sections import estimators, frontier
+from bench.results import read_json, write_json
+from tests.helpers import tiny_run
+from tests.report.fabricated import fake, levels, means, only, score
+
+MODEL = {
+    **{"backbone": "tanh", "updater_width": 4, "d": 4, "heads": 1, "memory_tokens": 1, "updater_layers": 1},
+    **{"decoder_layers": 1, "readout": "linear", "embedding": "fixed"},
+}
+TRAITS = {"data": "streams", "state": "constant", "recurrent": True, "teacher": False}
+
+
+def run_of(method: Any, seed: int, task: Any = "anbn", **fields: Any) -> Run:
+    task = {"length": 12, **({"name": task} if isinstance(task, str) else task)}
+    return tiny_run(method, task, model={**MODEL, **fields}, seed=seed)
+
+
+def cell(root: Path, run: Run, losses: list[float], cpu: list[float], tokens: list[int], **more: list[float]) -> None:
+    """A finished run of a stream with these points after the first, at which nothing was spent."""
+    facts = {"loss_floor": 0.2, "unit": "nats"}
+    folder = fake(root, run, [score(0.5, losses[-1], **facts)], traits=TRAITS)
+    points = [
+        {"phase": "train", "steps": place * 10, "tokens": at, "cpu_seconds": spent, "training_seconds": spent}
+        | {name: values[place] for name, values in more.items()}
+        | {"scores": [score(0.5, loss, **facts)]}
+        for place, (loss, spent, at) in enumerate(zip([9.0, *losses], [0.0, *cpu], [0, *tokens]))
+    ]
+    write_json(folder / "curve.json", points)
+
+
+@pytest.fixture
+def streams(tmp_path: Path) -> Path:
+    """tbptt is fast and ends early, rtrl slow and good, at three seeds; uoro is never the best."""
+    for seed, off in enumerate((0.0, 0.01, 0.02)):
+        wide = {"name": "tbptt", "k1": 1, "k2": 1}
+        cell(tmp_path, run_of("tbptt", seed), [0.8 + off, 0.5 + off], [1.0, 2.0], [80, 160])
+        cell(tmp_path, run_of(wide, seed), [0.9 + off, 0.9 + off], [1.0, 2.0], [10, 20])
+        cell(tmp_path, run_of({"name": "rtrl", "update_every": 1}, seed), [0.6 + off, 0.21 + off], [3.0, 6.0], [10, 20])
+        cell(tmp_path, run_of({"name": "uoro", "update_every": 1}, seed), [1.5 + off, 1.0 + off], [2.0, 4.0], [10, 20])
+    return tmp_path
+
+
+def test_the_table_says_who_is_best_from_when_to_when_and_when_levels_are_passed(streams):
+    (exhibit,) = tuple(frontier.exhibits(load([streams])))
+    assert isinstance(exhibit, Exhibit) and exhibit.table is not None
+    table = exhibit.table
+    rtrl, window = only(table, method="rtrl"), only(table, method="tbptt", setting="k 8")
+    assert rtrl["above"] == pytest.approx(0.02) and rtrl["above_low"] < 0.02 < rtrl["above_high"]
+    assert (rtrl["cpu"], rtrl["tokens"], rtrl["seeds"], rtrl["floor"]) == (6.0, 20.0, 3, pytest.approx(0.2))
+    assert (rtrl["best_from"], rtrl["best_to"]) == (6.0, 6.0) and (window["best_from"], window["best_to"]) == (1.0, 2.0)
+    assert np.isnan(only(table, method="uoro")["best_from"])
+    assert (rtrl["cpu_to_0.1"], rtrl["tokens_to_0.1"], rtrl["reached_0.1"]) == (6.0, 20.0, 3)
+    assert (rtrl["cpu_to_0.02"], rtrl["reached_0.02"]) == (6.0, 2)  # the third seed ends 0.03 above the floor
+    assert np.isnan(window["cpu_to_0.1"]) and window["reached_0.1"] == 0
+
+
+def test_the_figure_has_every_curve_above_the_floor_and_the_front(streams):
+    (exhibit,) = tuple(frontier.exhibits(load([streams])))
+    assert isinstance(exhibit, Exhibit)
+    (panel,) = exhibit.panels
+    assert panel.title == "tanh 4" and len(panel.lines) == 4
+    assert means(panel, word="rtrl") == [pytest.approx([0.41, 0.02])]
+    assert levels(panel)["front"] == pytest.approx([0.61, 0.31, 0.02])
+
+
+def test_what_a_paper_says_stands_beside_its_method_on_its_task_alone(tmp_path):
+    for most in (32, 8):
+        cell(tmp_path / str(most), run_of("uoro", 0, {"name": "anbn", "most": most}), [0.5], [1.0], [10])
+    tables = [next(iter(frontier.exhibits(load([tmp_path / one])))).table for one in ("32", "8")]  # type: ignore[union-attr]
+    assert tables[0]["published"].tolist() == [0.147] and "published" not in tables[1]
+
+
+def test_where_no_floor_is_known_the_best_end_takes_its_place(tmp_path):
+    for name, ends in (("tbptt", [0.7, 0.4]), ("uoro", [0.9, 0.6])):
+        cell(tmp_path, run_of(name, 0), ends, [1.0, 2.0], [10, 20])
+    for file in tmp_path.rglob("result.json"):
+        record = read_json(file)
+        for one in record["scores"]:
+            one["loss_floor"] = None
+        write_json(file, record)
+    (exhibit,) = tuple(frontier.exhibits(load([tmp_path])))
+    assert exhibit.table["above"].tolist() == pytest.approx([0, 0.2])  # type: ignore[union-attr]
+
+
+def test_nothing_is_shown_of_methods_that_learn_from_sequences_alone(tmp_path):
+    fake(tmp_path, tiny_run("bptt"), [score(0.5, 1.0)], traits={**TRAITS, "data": "sequences"})
+    data = load([tmp_path])
+    assert tuple(frontier.exhibits(data)) == () and tuple(estimators.exhibits(data)) == ()
+    assert not any(claim.key.startswith("online") for claim, _ in claims.judged(data))
+
+
+# Claims.
+
+
+def verdict(data: Data, key: str) -> claims.Verdict:
+    return {claim.key: found for claim, found in claims.judged(data)}[key]
+
+
+def curriculum(root: Path, ends: dict[str, float]) -> Data:
+    """Levels at the end, and half of them half way there."""
+    for seed in range(3):
+        for name, end in ends.items():
+            found = [0.0, end / 2 + 0.1 * seed, end + 0.1 * seed]
+            run = run_of(name, seed, "copy-curriculum")
+            cell(root, run, [1.0, 1.0], [5.0, 10.0], [50, 100], train_level=found)
+    return load([root])
+
+
+@pytest.mark.parametrize(
+    ("ends", "word"),
+    [
+        ({"tbptt": 4.0, "kf-rtrl": 7.0, "uoro": 6.0}, "supported"),
+        ({"tbptt": 7.0, "kf-rtrl": 4.0, "uoro": 5.0}, "contradicted"),
+        ({"tbptt": 5.0, "kf-rtrl": 8.0, "uoro": 2.0}, "mixed"),
+        ({"kf-rtrl": 8.0}, "not tested"),
+    ],
+)
+def test_levels_of_the_curriculum_decide_online_4(tmp_path, ends, word):
+    data = curriculum(tmp_path, ends)
+    assert verdict(data, "online-4").verdict == word
+    (exhibit,) = tuple(frontier.exhibits(data))
+    row = only(exhibit.table, method="kf-rtrl")  # type: ignore[union-attr]
+    assert row["level"] == row["level_at_equal_cpu"] == pytest.approx(ends["kf-rtrl"] + 0.1)
+
+
+def test_methods_are_held_against_the_best_window_of_tbptt(tmp_path):
+    curriculum(tmp_path, {"tbptt": 3.0, "kf-rtrl": 6.0})
+    assert verdict(load([tmp_path]), "online-4").verdict == "supported"
+    for seed in range(3):
+        run = run_of({"name": "tbptt", "k1": 32, "k2": 32}, seed, "copy-curriculum")
+        cell(tmp_path, run, [1.0, 1.0], [5.0, 10.0], [50, 100], train_level=[0.0, 9.0, 9.0])
+    assert verdict(load([tmp_path]), "online-4").verdict == "contradicted"
+
+
+@pytest.mark.parametrize(("more", "word"), [(0.002, "supported"), (0.2, "contradicted"), (None, "not tested")])
+def test_equal_losses_of_an_element_wise_cell_decide_online_6(tmp_path, more, word):
+    for seed, off in enumerate((0.0, 0.001, 0.002)):
+        elstm = {"backbone": "elstm"}
+        fake(tmp_path, run_of("bptt", seed, **elstm), [score(0.5, 0.4, start_loss=0.4 + off)], traits=TRAITS)
+        if more is not None:
+            loss = 0.4 + more + off
+            fake(
+                tmp_path, run_of("rtrl", seed, **elstm), [score(0.5, 0.1, start_loss=loss, unit="bits")], traits=TRAITS
+            )
+        fake(tmp_path, run_of({"name": "rtrl", "update_every": 1}, seed, **elstm), [score(0.5, 9.0)], traits=TRAITS)
+    for file in tmp_path.rglob("result.json"):
+        record = read_json(file)
+        record["scores"][0]["unit"] = "bits"
+        write_json(file, record)
+    assert verdict(load([tmp_path]), "online-6").verdict == word
+
+
+def kept(root: Path, experiment: str, found: Any) -> Data:
+    """A record beside a run."""
+    fake(root, run_of("uoro", 0), [score(0.5, 1.0)], traits=TRAITS)
+    write_json(
+        root / f"{experiment}.json", {"schema": 1, "experiment": experiment, "methods": {"uoro": 9}, "found": found}
+    )
+    return load([root])
+
+
+def theta(method: str, setting: str, end: float, seed: int = 0) -> dict[str, Any]:
+    return {"method": method, "setting": setting, "seed": seed, "steps": [0, 10, 100], "theta": [0.5, 0.4, end]}
+
+
+@pytest.mark.parametrize(
+    ("rtrl", "window", "word"),
+    [(-0.1666, 3.0, "inconclusive"), (-0.1666, 0.3, "mixed"), (0.2, -0.1666, "contradicted")],
+)
+def test_theta_decides_online_1_as_far_as_it_alone_can(tmp_path, rtrl, window, word):
+    data = kept(tmp_path, "influence-balancing", [theta("rtrl", "", rtrl), theta("tbptt", "k 1", window)])
+    assert verdict(data, "online-1").verdict == word
+
+
+@pytest.mark.parametrize(("cut", "word"), [(0.4, "supported"), (0.1, "mixed")])
+def test_theta_and_the_loss_of_what_is_cut_off_decide_online_1_together(tmp_path, cut, word):
+    kept(tmp_path, "influence-balancing", [theta("rtrl", "", -0.1666), theta("tbptt", "k 1", 3.0)])
+    losses = [
+        {"method": name, "seeds": 3, "steps": [9], "loss": [[x, x, x]]} for name, x in (("rtrl", 0.1), ("tbptt", cut))
+    ]
+    record = {"schema": 1, "experiment": "convergence", "methods": {}, "found": {"target": 1.0, "methods": losses}}
+    write_json(tmp_path / "convergence.json", record)
+    assert verdict(load([tmp_path]), "online-1").verdict == word
+
+
+def row_of(method: str, variance: float, seed: int, n: int = 8, **fields: Any) -> dict[str, Any]:
+    at = {"method": method, "setting": "", "axis": "units", "value": n, "seed": seed, "draws": 100}
+    return {**at, "squared_bias": 0.04, "variance": variance, "cosine": 0.5, **fields}
+
+
+@pytest.mark.parametrize(("ratio", "word"), [(8.0, "supported"), (30.0, "contradicted"), (1.0, "contradicted")])
+def test_the_ratio_of_variances_decides_online_2(tmp_path, ratio, word):
+    rows = [row_of(name, v * (1 + 0.1 * s), s) for s in range(4) for name, v in (("kf-rtrl", 2.0), ("uoro", 2 * ratio))]
+    data = kept(tmp_path, "gradient-quality", rows)
+    assert verdict(data, "online-2").verdict == word
+    assert verdict(data, "online-3").verdict == verdict(data, "online-7").verdict == "not tested"
+
+
+@pytest.mark.parametrize(
+    ("power", "word"), [({"uoro": 0.0, "bptt": 1.0}, "supported"), ({"uoro": 1.0, "bptt": 0.2}, "contradicted")]
+)
+def test_exponents_of_memory_decide_online_5(tmp_path, power, word):
+    at = {"setting": "", "axis": "columns", "flops": 5.0}
+    rows = [
+        {**at, "method": name, "value": t, "bytes": 100.0 * t**one}
+        for name, one in power.items()
+        for t in (8, 16, 32, 64)
+    ]
+    data = kept(tmp_path, "credit-costs", rows)
+    assert verdict(data, "online-5").verdict == word
+    assert verdict(data, "online-1").verdict == "not tested"
+
+
+def test_the_quality_of_gradients_is_told_with_its_interval_and_what_noise_hides_is_left_out(tmp_path):
+    rows = [
+        row_of("uoro", 2.0 if n == 4 else 900.0, s, n, squared_bias=0.01 * (s - 0.5)) for n in (4, 8) for s in range(3)
+    ]
+    rows += [row_of("tbptt", 0.0, s, n, squared_bias=0.25, draws=1) for n in (4, 8) for s in range(3)]
+    (exhibit,) = tuple(estimators.exhibits(kept(tmp_path, "gradient-quality", rows)))
+    table = exhibit.table  # type: ignore[union-attr]
+    uoro, tbptt = only(table, method="uoro", value=4), only(table, method="tbptt", value=4)
+    assert uoro["bias"] == pytest.approx(0.005**0.5) and uoro["bias_low"] < 0 < uoro["bias_high"]
+    assert uoro["variance"] == pytest.approx(2.0) and uoro["error"] == pytest.approx((2.0 / 100) ** 0.5)
+    assert tbptt["bias"] == 0.5 and tbptt["variance"] == 0 and tbptt["networks"] == 3
+    bias = estimators._panel(table, "units", "bias")
+    assert {line.method: line.x.tolist() for line in bias.lines} == {"uoro": [4.0], "tbptt": [4.0, 8.0]}
+    assert [line.method for line in estimators._panel(table, "units", "variance").lines] == ["uoro"]
