@@ -49,7 +49,7 @@ class Curve(NamedTuple):
 
 def exhibits(data: Data) -> Iterator[Exhibit]:
     """An exhibit for each task of each grid with methods that learn from streams; none where there are no such runs."""
-    rows = told(data)
+    rows = told(data) if len(data.curves) else data.curves
     for (_, task), part in rows.groupby(["grid", "task"], sort=True) if len(rows) else ():
         yield _exhibit(data, str(task), part)
 
