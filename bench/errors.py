@@ -11,6 +11,10 @@ class BadInput(ValueError):
     """The user's input cannot be used. The message is one line that says what to change."""
 
 
+class DamagedFile(UserWarning):
+    """Names a file of the results that is damaged, where that is no reason to end."""
+
+
 def cut(text: str, most: int = 80) -> str:
     """A text as a message repeats it: of a long one the first `most` characters."""
     return text if len(text) <= most else f"{text[:most]}..."

@@ -54,7 +54,7 @@ from bench.errors import BadInput, cut, nearest, shown, unknown
 from bench.fields import canonical, is_value, value_at
 from bench.measure import NAMES as MEASURES
 from bench.models.sizes import count_parameters, nearest_size
-from bench.paths import folder_name
+from bench.paths import folder_name, grid_name, is_grid_file
 from bench.read_yaml import parse_yaml, read_yaml
 from bench.results.folder import groups
 from bench.tolerances import Tolerances
@@ -222,21 +222,10 @@ def load_grid(name: str, sets: Sequence[str] = (), site: Site | None = None) -> 
     return make_grid(stem, data, sets, site)
 
 
-def grid_name(given: str) -> str:
-    """What a grid is called, and its folder: a file by its name without the suffix. Raises `BadInput`."""
-    path = Path(given)
-    return folder_name(path.stem if _is_file(given) else given, f"grid {shown(given)}")
-
-
-def _is_file(given: str) -> bool:
-    """Whether a grid is given as a file, rather than as a shipped one's name."""
-    return Path(given).suffix in (".yaml", ".yml") or "/" in given
-
-
 def _read(given: str) -> tuple[str, Any]:
     """A grid's name and what its file holds."""
     shipped = [name for name, _ in _shipped()]
-    if not _is_file(given):
+    if not is_grid_file(given):
         if given not in shipped:
             raise unknown("grid (a shipped name or a YAML file)", given, shipped)
         return given, read_yaml(Path(str(SHIPPED / f"{given}.yaml")), f"grid {given}")
@@ -441,7 +430,7 @@ def _override(override: Override, where: str) -> tuple[Conditions, Fields]:
 
 
 def _about(count: int) -> str:
-    return f"{count:,}" if count < 10**12 else f"about 10^{len(str(count)) - 1}"
+    return f"{count:,}" if count < 10**12 else f"about 10^{int(math.log10(count))}"
 
 
 NAMED = ("task.name", "method.name")

@@ -52,6 +52,16 @@ def folder_fault(name: object, most: int = LONGEST_NAME) -> str | None:
     return problem and f"it names a folder, and should {problem}"
 
 
+def grid_name(given: str) -> str:
+    """What a grid is called, and its folder: a file by its name without the suffix. Raises `BadInput`."""
+    return folder_name(Path(given).stem if is_grid_file(given) else given, f"grid {shown(given)}")
+
+
+def is_grid_file(given: str) -> bool:
+    """Whether a grid is given as a file, rather than by the name of a shipped one."""
+    return Path(given).suffix in (".yaml", ".yml") or "/" in given
+
+
 def read_regular(path: Path, most: int) -> bytes:
     """The content of a regular file of at most so many bytes; a pipe or a device is not waited for.
 

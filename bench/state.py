@@ -16,7 +16,7 @@ class State(StrEnum):
     """Out of memory."""
     DIVERGED = "diverged"
     DAMAGED = "damaged"
-    """Its files cannot be read; only a reader finds this, no cell records it."""
+    """A file of it is not what it should be; only a reader finds this, no cell records it."""
     STOPPED = "stopped"
     PENDING = "pending"
     SKIPPED = "skipped"
@@ -30,7 +30,7 @@ ENDED = frozenset({*ENDED_WELL, State.FAILED, State.OOM, State.DIVERGED})
 """The cell has ended by itself, and is run again only on request."""
 IDLE = frozenset({*ENDED, State.STOPPED, State.LOST, State.PENDING})
 """No process is working on the cell."""
-RESUMED = frozenset({State.FAILED, State.OOM, State.STOPPED, State.LOST})
+RESUMED = frozenset({State.FAILED, State.OOM, State.STOPPED, State.LOST, State.DAMAGED})
 """The next launch continues the cell, and names its state."""
 WITHOUT_RESULT = frozenset({*ENDED, State.DAMAGED}) - {State.DONE}
 """The cell has no result and will have none by itself; cells in other states have one, or are on their way to it."""

@@ -6,8 +6,8 @@ thread, as one that was not: everything that the next step depends on is in the 
 
 from __future__ import annotations
 
-import errno
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +29,20 @@ from bench.methods.base import EVERY, NONE, Method, Phase, Predict, scored_slice
 from bench.models.sizes import count_parameters
 from bench.optimiser import rate
 from bench.phases import Lanes, draw, idle_phase, no_step, phase_ends, phases_brought
-from bench.results import Folder, load_tensors, read_json, save_tensors, share, write_json
+from bench.results import (
+    Damaged,
+    Folder,
+    Unreached,
+    load_tensors,
+    load_weights,
+    out_of_memory,
+    put_aside,
+    save_tensors,
+    share,
+)
+from bench.results.files import check
+from bench.results.forms import CURVE
+from bench.results.tensors import of_the_device, verify
 from bench.tasks.base import HELD, IGNORED, Batch, Split, Task, hide, hide_in_stream
 from bench.tasks.facts import task_facts
 
@@ -60,6 +73,7 @@ class Options:
     should_stop: Callable[[], bool] = lambda: False
     on_progress: Callable[[dict[str, Any]], None] = lambda facts: None
     on_scalars: Callable[[int, dict[str, float]], None] = lambda step, scalars: None
+    on_damage: Callable[[str], None] = print  # told of what was found damaged, and what was done about it
     before_publishing: Callable[[], None] = lambda: None  # may raise, and then there is no result
 
 
@@ -97,6 +111,10 @@ class Counters:
             "evaluation_seconds": self.evaluation_seconds,
             "compile_seconds": self.compile_seconds,
         }
+
+
+COUNTED = ("phase", "steps", "tokens", "phase_steps", "evaluations", "labels", "summed")
+"""The counters that are whole numbers."""
 
 
 def evaluation_set(run: Run, task: Task, split: Split, length: int) -> Batch:
@@ -179,6 +197,14 @@ class Trainer:
         self.run = run
         self.folder = folder
         self.options = options or Options()
+        self._sets: dict[tuple[Split, int], Batch] = {}
+        self._stream_sets: dict[Split, Batch] = {}
+        self.facts: dict[int, dict[str, Any]] = {}
+        self._build()
+
+    def _build(self) -> None:
+        """All as it is before the first step."""
+        run = self.run
         self.task = build_task(run)
         self.method = build_method(run, self.task)
         self.phases = self.method.phases(run.training)
@@ -198,9 +224,6 @@ class Trainer:
         self._compiling = compiling.taken().wall  # the part of this process's compile time that is counted already
         self._clock: compiling.Seconds | None = None  # when the stretch of training now under way began
         self._before = 0.0  # spent before the columns of the latest gradients
-        self._sets: dict[tuple[Split, int], Batch] = {}
-        self._stream_sets: dict[Split, Batch] = {}
-        self.facts: dict[int, dict[str, Any]] = {}
 
     def _task_facts(self) -> dict[int, dict[str, Any]]:
         """The task's facts at every length that is scored: the trained one, then the others.
@@ -299,9 +322,12 @@ class Trainer:
             weights = self.source.weights(self.run.init_from.phase)  # type: ignore[union-attr]
             if self.source.status["state"] == "diverged":
                 raise BadInput(f"init_from.run: {self.source.path} is diverged, should be done")
-            if not weights.is_file():
+            if not os.path.lexists(weights):
                 raise BadInput(f"init_from.run: {self.source.path} has no {weights.name}: that phase is not finished")
-            self.method.load_state_dict(load_tensors(weights, self.run.device))
+            try:
+                load_weights(self.method, weights, self.run.device, self.source.identity)
+            except Damaged as error:
+                raise BadInput(f"init_from.run: {error}") from None
         self._enter_phase(self.skipped)
         self._evaluate()
 
@@ -319,12 +345,16 @@ class Trainer:
         link = self.run.init_from
         while link:
             source = self._beside(link)
-            points = [point for point in read_json(source.files / "curve.json") or [] if point["phase"] == link.phase]
+            try:
+                points = [point for point in source.curve() or [] if point.get("phase") == link.phase]
+                earlier = (source.record() or {"run": {}})["run"].get("init_from")
+            except Damaged as error:
+                self.options.on_damage(f"{error}; what the phases cost that init_from brought is not known")
+                return None
             if not points:
                 return None
             for name in ("steps", "tokens", "training_seconds"):
                 total[name] = total.get(name, 0) + points[-1][name]
-            earlier = (read_json(source / "run.json") or {}).get("run", {}).get("init_from")
             link = InitFrom(**earlier) if earlier else None
         return total or None
 
@@ -463,7 +493,7 @@ class Trainer:
         self.engine.leave()
         self.method.sync_predictor(phase.name)
         with self._paused():
-            save_tensors(self.folder.weights(phase.name), self.method.state_dict())
+            save_tensors(self.folder.weights(phase.name), self.method.state_dict(), self.run.identity)
         if self.counters.phase + 1 < len(self.phases) and not self.counters.finished:
             early = self.used() < self.ends[self.counters.phase]
             self.counters.began = self.used() if early else None
@@ -541,7 +571,7 @@ class Trainer:
                     self.facts[length]["accuracy_ceiling"] or 1.0
                 )
             counters.evaluation_seconds += time.perf_counter() - began
-            write_json(self.folder.files / "curve.json", self.curve)
+            self.folder.write(self.folder.files / "curve.json", self.curve)
             self._report()
 
     def _online(self) -> dict[str, float | None]:
@@ -626,38 +656,67 @@ class Trainer:
                 "lanes": None if self.lanes is None else tuple(self.lanes),
                 "curriculum": self.curriculum.state_dict() if self.curriculum else None,
             }
-            save_tensors(self.folder.files / "checkpoint.pt", state)
+            save_tensors(self.folder.files / "checkpoint.pt", state, self.run.identity)
             self.folder.drop("checkpoint.pt")  # those of earlier attempts, none of which is further
 
     def _resume(self) -> bool:
-        """Resume from the newest checkpoint that can be continued exactly, and take over the weights beside it."""
-        for folder in self.folder.checkpoints():
-            try:
-                saved = load_tensors(folder / "checkpoint.pt", "cpu")
-                made_by = saved["identity"], saved["digest"]
-            except Exception as error:  # (an earlier attempt's may go at any moment; a damaged one may raise anything)
-                unreached = isinstance(error, OSError) and (folder / "checkpoint.pt").is_file()
-                if unreached or out_of_memory(error):
-                    raise  # it may be complete, and starting again would throw it away
-                print(f"{folder / 'checkpoint.pt'} cannot be read ({type(error).__name__}); not resumed", flush=True)
-                continue
-            if made_by != (self.run.identity, self.digest):
-                print("checkpoint.pt was written by other code; starting again", flush=True)
-            elif self._bring_weights(folder, Counters(**saved["counters"])):
-                self._restore(saved)
-                return True
-        return False
+        """Take up the newest checkpoint that can be continued exactly; an earlier attempt's brings its weights.
 
-    def _bring_weights(self, folder: Path, counters: Counters) -> bool:
-        """Take over the weights of the finished phases from a folder. False when some are missing."""
+        One that is damaged is put aside. One that the system does not let be read may be whole: `Unreached` is raised.
+        """
+        found, taken = list[str](), None
+        for place in self.folder.checkpoints():
+            file = place / "checkpoint.pt"
+            try:
+                if self._take_up(file, load_tensors(file, "cpu", self.run.identity)):
+                    taken = file
+                    break
+                found.append(f"{file}: was written by other code than is here now")
+            except Unreached:
+                raise
+            except Damaged as error:
+                if os.path.lexists(error.path):  # or an earlier attempt's, which may go at any moment
+                    found.append(f"{error}; put aside as {put_aside(error.path, self.folder.files).name}")
+                self._build()
+        for told in found:
+            self.options.on_damage(f"{told}; {f'gone on from {taken}' if taken else 'started again'}")
+        return taken is not None
+
+    def _take_up(self, file: Path, saved: Any) -> bool:
+        """Go on from a checkpoint; False where other code wrote it. Raises `Damaged` where it has another form."""
+        try:
+            if (saved["identity"], saved["digest"]) != (self.run.identity, self.digest):
+                return False
+            counters = Counters(**saved["counters"])
+            if not all(isinstance(getattr(counters, name), int) for name in COUNTED):
+                raise TypeError("counters that are no numbers")
+            if not 0 <= counters.phase < len(self.phases):
+                raise ValueError(f"there is no phase {counters.phase}")
+            check(file, saved["curve"], CURVE)
+            self._bring_weights(file.parent, counters)
+            self._restore(saved)
+        except (OSError, BadInput):
+            raise
+        except Exception as error:
+            if out_of_memory(error) or of_the_device(error):
+                raise
+            said = next(iter(str(error).splitlines()), "")
+            raise Damaged(file, f"has another form than it should ({type(error).__name__}: {said:.100})") from None
+        self.folder.write(self.folder.files / "curve.json", self.curve)
+        return True
+
+    def _bring_weights(self, place: Path, counters: Counters) -> None:
+        """Take over the weights of the phases that are finished.
+
+        Raises `Damaged` when one is missing or not whole: what it held cannot be made again from a checkpoint.
+        """
         finished = self.phases[self.skipped : counters.phase + (1 if counters.finished else 0)]
-        files = [folder / f"weights-{phase.name}.pt" for phase in finished]
-        if not all(file.is_file() for file in files):
-            return False
-        if folder != self.folder.files:
+        files = [place / f"weights-{phase.name}.pt" for phase in finished]
+        for file in files:
+            verify(file)
+        if place != self.folder.files:
             for file in files:
                 share(file, self.folder.files / file.name)
-        return True
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.counters = Counters(**_to_device(saved["counters"], self.run.device))
@@ -670,7 +729,6 @@ class Trainer:
         self.lanes = None if saved["lanes"] is None else Lanes(*_to_device(saved["lanes"], self.run.device))
         if self.curriculum:
             self.curriculum.load_state_dict(_to_device(saved["curriculum"], self.run.device))
-        write_json(self.folder.files / "curve.json", self.curve)
 
     # The end.
 
@@ -702,16 +760,6 @@ class Trainer:
             self.folder.drop("*.pt")
         (self.folder.files / "checkpoint.pt").unlink(missing_ok=True)
         return result
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out; torch's CPU allocator says so in a plain RuntimeError."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    said = str(error)
-    return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in said or "can't allocate memory" in said)
 
 
 def _to_device(tree: Any, device: str) -> Any:

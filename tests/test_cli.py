@@ -490,7 +490,7 @@ def test_cost_prints_and_keeps_the_table_that_the_report_reads(
     assert {(row["method"], row["length"]) for row in record["steps"]} == {
         (method, length) for method in ("bptt", "transformer") for length in (8, 16)
     }
-    assert json.loads((folder / "results/small/cost.json").read_text()) == record
+    assert read_json(folder / "results/small/cost.json") == record
     assert cli.main(["cost", "small.yaml", "--lengths", "8,16"]) == 0
     shown = capsys.readouterr().out
     assert "bptt" in shown and "transformer" in shown and "O(T)" in shown

@@ -101,6 +101,8 @@ def test_cells_are_counted_before_they_are_made() -> None:
         make_grid(
             "g", {"base": BASE, "axes": {f"model.{i}": [*range(1000)] for i in range(4)} | {"seed": [*range(10)]}}
         )
+    with pytest.raises(BadInput, match=r"has about 10\^6020 cells"):  # more digits than Python writes
+        make_grid("g", {"base": BASE, "axes": {f"model.{i}": [1, 2] for i in range(20_000)}})
 
 
 STACK = {"task": "stack"}

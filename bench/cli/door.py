@@ -17,7 +17,7 @@ from bench.cli.data import data_fetch, data_import, data_list
 from bench.cli.diagnose import diagnose
 from bench.cli.listing import list_
 from bench.cli.measure import cost, sample
-from bench.cli.parts import Group, arguments, command_path
+from bench.cli.parts import Group, arguments, command_path, tell_of_damage
 from bench.cli.plugins import check, new_backbone, new_method, new_task
 from bench.cli.report import compare, report
 from bench.cli.run import cancel, run
@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     try:
         _have_streams()
+        tell_of_damage()
         arguments[:] = map(_at_home, sys.argv[1:] if argv is None else argv)
         code = typer.main.get_command(app).main(list(arguments), prog_name="run_bench.py", standalone_mode=False)
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.errors import BadInput, cut, line, unknown
+from bench.errors import BadInput, DamagedFile, cut, line, unknown
 from bench.outgoing import clean, message
 from bench.outgoing import terminal as terminal_text
+from bench.paths import grid_name
 
 
 class Group(typer.core.TyperGroup):
@@ -91,8 +93,6 @@ def warn(text: str) -> None:
 
 def results_folder(name: str, results: Path) -> Path:
     """Where a grid, or a collection of grids, keeps its results."""
-    from bench.grid import grid_name
-
     return results / grid_name(name)
 
 
@@ -171,3 +171,24 @@ def command_path(ctx: Any) -> str:
     """The command that a context is in, as a prefix of messages."""
     path = ctx.command_path.split()[1:] if ctx is not None else []
     return f"{' '.join(path)}: " if path else ""
+
+
+MOST_TOLD = 20
+"""Damaged files that a command names; `status` has the reason of each cell that is damaged."""
+
+
+def tell_of_damage() -> None:
+    """From now on, each damaged file of results is named in a line, once."""
+    usual, told = warnings.showwarning, set[str]()
+
+    def show(warning: Warning | str, category: type[Warning], *place: Any) -> None:
+        if not issubclass(category, DamagedFile):
+            usual(warning, category, *place)
+            return
+        text = message(f"warning: {warning}")
+        if text not in told and len(told) <= MOST_TOLD:
+            told.add(text)
+            print(text if len(told) <= MOST_TOLD else "warning: and more files", file=sys.stderr)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+    warnings.simplefilter("always", DamagedFile)

@@ -71,7 +71,11 @@ def status(
         numbers = ["" if row[name] is None else f"{row[name]:.3f}" for name in ("loss", "accuracy")]
         job = [row["job"] or ""] if sent else []
         facts = [row["phase"] or "", progress, *numbers, _age(row["updated"] or row["submitted"])]
-        reasons = [row["reason"] or "", "stale: computed by other code than is here now" if row["stale"] else ""]
+        reasons = [
+            row["reason"] or "",
+            *row["notes"],
+            "stale: computed by other code than is here now" if row["stale"] else "",
+        ]
         shown.append([row["id"], row["state"], *job, *facts, "; ".join(filter(None, reasons))])
     if shown:
         print_table(grid, columns, shown)
@@ -92,7 +96,7 @@ def _members(name: str, sets: Sequence[str] | None, results: Path) -> list[tuple
 
     folder = results_folder(name, results)
     sent = list(folder.glob("slurm/jobs/*.json")) + list(folder.glob("*/slurm/jobs/*.json"))
-    gpu = any((read_json(file) or {}).get("gpu") for file in sent)
+    gpu = any(isinstance(record := read_json(file), dict) and record.get("gpu") for file in sent)
     try:
         collection = load_collection(name, sets or (), (lambda section: (section, True)) if gpu else None)
     except BadInput:
@@ -106,17 +110,18 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, An
     """One record per run of a grid, and per other cell beside them (from another --set); and what `_mixed` tells."""
     from bench.launch.plan import computed_by, seen_state
     from bench.provenance import run_digest
-    from bench.results import Folder, distinct, run_folders
+    from bench.results import Folder, distinct, run_folders, standing, warn_of
 
     wanted = {one.id: one for one in runs}
     folders = {name: Folder(grid_folder / name) for name in wanted}
-    described: dict[str, Any] = {name: one.describe() for name, one in wanted.items()}
     if grid_folder.is_dir():
         others = distinct(folder for folder in run_folders(grid_folder) if folder.path.name not in wanted)
-        for name, (folder, record) in others.items():
-            if name not in wanted:  # else a copy
-                folders[name], described[name] = folder, (record or {}).get("run")
-    statuses = {identifier: folder.status for identifier, folder in folders.items()}
+        folders |= {name: folder for name, (folder, _) in others.items() if name not in wanted}  # else a copy
+    found = {identifier: standing(folder) for identifier, folder in folders.items()}
+    for one in found.values():
+        for fault in one.faults:
+            warn_of(fault)
+    statuses = {identifier: one.status for identifier, one in found.items()}
     sights: dict[str, Sight] = {}
     if (grid_folder / "slurm" / "jobs").is_dir():
         from bench.launch import slurm
@@ -129,22 +134,28 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, An
         told = statuses[identifier]
         job = sights.get(identifier)
         state, reason = seen_state(folder, told) if job is None else (job.state, job.reason)
+        if found[identifier].state == "damaged":
+            state, reason = "damaged", found[identifier].reason
         keys = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy", "attempt", "updated")
         facts = {key: told.get(key) for key in keys}
         placed = {key: getattr(job, key, None) for key in ("job", "job_state", "submitted")}
-        digest, run = computed_by(folder, told), wanted.get(identifier)
+        digest, run = computed_by(told, found[identifier].result), wanted.get(identifier)
         code = {"digest": digest, "stale": bool(digest and run and digest != run_digest(run))}
-        rows.append({"id": identifier, "state": state, "reason": reason, **facts, **code, **placed})
-    return rows, _mixed(rows, described)
+        notes = {"notes": told.get("notes", [])}
+        rows.append({"id": identifier, "state": state, "reason": reason, **notes, **facts, **code, **placed})
+    return rows, _mixed(rows, {name: one.record["run"] for name, one in found.items() if one.record})
 
 
 def _mixed(rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any]) -> list[str]:
     """In words, the configurations whose seeds were computed by different code."""
-    from bench.compare.sides import dotted, label
     from bench.results import by_code, groups
 
-    known = {row["id"]: described[row["id"]] for row in rows if row["digest"] and described[row["id"]]}
+    known = {row["id"]: described[row["id"]] for row in rows if row["digest"] and row["id"] in described}
     digests = {row["id"]: row["digest"] for row in rows}
+    if len(set(digests.values()) - {None}) < 2:
+        return []
+    from bench.compare.sides import dotted, label
+
     seeds: dict[str, dict[int, str]] = {}
     names: dict[str, str] = {}
     for name, group in groups(known).items():

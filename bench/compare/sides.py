@@ -12,12 +12,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from bench.errors import BadInput
 from bench.grid import NAMED
 from bench.measure import calibration
 from bench.paths import as_text
 from bench.results import SCHEMA as RESULTS_SCHEMA
-from bench.results import Folder, by_code, distinct, flat, read_json, run_folders, seedless, write_json
+from bench.results import (
+    Damaged,
+    Folder,
+    Standing,
+    by_code,
+    distinct,
+    flat,
+    run_folders,
+    seedless,
+    standing,
+    warn_of,
+    write_json,
+)
+from bench.results.files import read as read_file
+from bench.results.measured import CALIBRATION, COST
 from bench.tolerances import Tolerances
 
 SCHEMA = 1
@@ -62,49 +78,59 @@ def read(path: Path) -> Side:
 
 
 def from_folder(path: Path) -> Side:
-    """All cells below a results folder, done or not, each once. Raises `BadInput` where a cell has two results."""
+    """All cells below a results folder, done or not, each once. Raises `BadInput` where one has two results.
+
+    The user is told of damaged files. A cell whose run.json is damaged cannot be matched with another, and is left out.
+    """
     cells, fields = [], set[str]()
     for folder, record in distinct(run_folders(path)).values():
-        if record is not None and int(record.get("schema") or 0) > RESULTS_SCHEMA:
+        found = standing(folder)
+        for fault in found.faults:
+            warn_of(fault, "the cell is left out" if record is None else "")
+        if record is None:
+            continue
+        if record["schema"] > RESULTS_SCHEMA:
             raise BadInput(f"{folder.path}: has schema {record['schema']}; this version reads up to {RESULTS_SCHEMA}")
-        try:
-            record = record or {}
-            config, full = dotted(seedless(record["run"])), dotted(record["full"])
-            seed = int(record["run"]["seed"])
-            cells.append(_cell(folder, config, seed, record))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise BadInput(f"{folder.path}: is damaged: its JSON files cannot be read") from None
+        config, full = dotted(seedless(record["run"])), dotted(record["full"])
+        cells.append(_cell(folder, config, found, record))
         fields |= set(full)
     if not cells:
         raise BadInput(f"{path}: holds no cells; should be a results folder such as results/<grid>")
     return Side(as_text(path), cells, frozenset(fields))
 
 
-def _cell(folder: Folder, config: dict[str, Any], seed: int, record: Mapping[str, Any]) -> Cell:
-    status, result = folder.status, read_json(folder / "result.json")
-    if status["state"] != "done":
-        return Cell(config, seed, status["state"], status.get("reason"))
-    if result is None:
-        return Cell(config, seed, "damaged", "result.json is missing or cannot be read")
+def _cell(folder: Folder, config: dict[str, Any], found: Standing, record: Mapping[str, Any]) -> Cell:
+    seed, result = record["run"]["seed"], found.result
+    if result is None or found.state != "done":
+        return Cell(config, seed, found.state, found.reason)
     numbers: dict[str, float | None] = {}
     for score in result["scores"]:
-        if not score["reference"]:
-            at = "" if not numbers else f" at {score['length']}"  # the trained length comes first
-            numbers |= {f"{name}{at}": score[name] for name in ("accuracy", "loss")}
+        if not score.get("reference"):
+            at = "" if not numbers else f" at {score.get('length')}"  # the trained length comes first
+            numbers |= {f"{name}{at}": score.get(name) for name in ("accuracy", "loss")}
     costs = result["costs"]
-    if costs["tokens"]:
+    if costs.get("tokens") and costs.get("training_seconds") is not None:
         numbers["seconds"] = costs["training_seconds"] / costs["tokens"]
-    traced, clock = read_json(folder / "cost.json"), read_json(folder / "calibration.json")
-    if traced is not None:
-        phases = [phase["whole"] for phase in traced["phases"]]
-        numbers["flops"] = sum(phase["flops"] + phase["elementwise"] for phase in phases)
-        numbers["sequential operations"] = sum(phase["sequential_operations"] for phase in phases)
-    if clock is not None:
+    if traced := _measured(folder, "cost.json", COST):
+        whole = [phase["whole"] for phase in traced["phases"]]
+        numbers["flops"] = sum(one["flops"] + one["elementwise"] for one in whole)
+        numbers["sequential operations"] = sum(one["sequential_operations"] for one in whole)
+    if clock := _measured(folder, "calibration.json", CALIBRATION):
         numbers["calibration"] = calibration.unit(clock)
-    made = result["provenance"]
-    machine = {**made, "torch": made["packages"]["torch"], "results schema": record["schema"]}
+    made = result.get("provenance") or {}
+    packages = made.get("packages")
+    torch = packages.get("torch") if isinstance(packages, dict) else None
+    machine = {**made, "torch": torch, "results schema": record["schema"]}
     known = {name: float(value) for name, value in numbers.items() if value is not None}
     return Cell(config, seed, "done", None, known, {name: machine.get(name) for name in MACHINE}, result.get("digest"))
+
+
+def _measured(folder: Folder, name: str, form: TypeAdapter[Any]) -> Any:
+    try:
+        return read_file(folder / name, form, folder.identity)
+    except Damaged as error:
+        warn_of(error, "it is not compared")
+        return None
 
 
 def label(config: Mapping[str, Any]) -> str:
@@ -152,9 +178,13 @@ def write(path: Path, side: Side, tolerances: Tolerances) -> None:
 
 def from_file(path: Path) -> Side:
     """Read what `write` wrote."""
-    if not path.exists():
+    try:
+        record = read_file(path)
+    except Damaged as error:
+        why = f"is not a baseline, or is damaged: {error.reason}"
+        raise BadInput(f"{path}: {why}; `compare RESULTS {path} --update` writes one") from None
+    if record is None:
         raise BadInput(f"{path}: there is no such baseline file or results folder")
-    record = read_json(path)
     if not isinstance(record, dict) or record.get("kind") != "baseline":
         raise BadInput(f"{path}: is not a baseline, or is damaged; `compare RESULTS {path} --update` writes one")
     if not isinstance(record.get("schema"), int) or record["schema"] > SCHEMA:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import faulthandler
 import gc
-import json
 import os
 import platform
 import time
@@ -27,8 +26,8 @@ from bench.config import Run
 from bench.launch.lease import LEASE_SECONDS, Lease, Lost, Seen, Watch, claim
 from bench.measure import lacking, measure
 from bench.provenance import run_digest
-from bench.results import NO_SPACE, CannotWrite, Folder
-from bench.training import Diverged, Options, Stopped, Trainer, out_of_memory
+from bench.results import NO_SPACE, CannotWrite, Damaged, Folder, Unreached, out_of_memory
+from bench.training import Diverged, Options, Stopped, Trainer
 
 FACTS = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy")
 """What a status tells of the training itself."""
@@ -141,13 +140,17 @@ def _attempt(
         lease.moved()
         return asked_to_stop()
 
+    def on_damage(told: str) -> None:
+        log(mine, told)
+        status.setdefault("notes", []).append(told)
+
     end = End("stopped")  # of a process that is told to end at once
     asked_to_stop, options.should_stop = options.should_stop, should_stop
-    options.on_progress, options.before_publishing = on_progress, lease.check
+    options.on_progress, options.before_publishing, options.on_damage = on_progress, lease.check, on_damage
     try:
         log(mine, f"--- attempt {mine.attempt}, process {os.getpid()} on {platform.node()}, {time.ctime()}")
         tell("running")
-        _sweep(mine)
+        _sweep(mine, on_damage)
         run = mine.run()
         status["digest"] = run_digest(run)
         with _scalars(mine, tensorboard) as options.on_scalars:
@@ -241,17 +244,22 @@ def open_log(mine: Folder) -> IO[bytes]:
     return (mine.files / "log.txt").open("ab", buffering=0)
 
 
-def _sweep(mine: Folder) -> None:
-    """Remove what earlier attempts that were killed while they wrote have left; set a damaged result aside."""
+def _sweep(mine: Folder, on_damage: Callable[[str], None] = lambda told: None) -> None:
+    """Remove what earlier attempts that were killed while they wrote have left; set a damaged result aside.
+
+    The cell is done again if an earlier attempt has kept its own copy whole, else it is not done.
+    """
     for pattern in (".*.json.*", ".*.pt.*", ".beat.*"):
         mine.drop(pattern)
-    with suppress(FileNotFoundError):
-        try:
-            whole = isinstance(json.loads((mine / "result.json").read_bytes()), dict)
-        except ValueError:
-            whole = False
-        if not whole:
-            mine.withdraw(mine.files / "damaged-result.json", lambda result: isinstance(result, dict))
+    try:
+        mine.read_result()
+    except Unreached:
+        raise
+    except Damaged as error:
+        if aside := mine.withdraw(mine.files):
+            kept = mine.restore()
+            then = f"taken from {kept} again" if kept else "the cell starts again"
+            on_damage(f"{error}; put aside as {aside.relative_to(mine.path)}, {then}")
 
 
 Scalars = Callable[[int, dict[str, float]], None]

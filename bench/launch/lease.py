@@ -26,13 +26,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from bench.results import CannotWrite, Folder, read_json
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.results import CannotWrite, Damaged, Folder, InTheWay, read_bytes
 from bench.state import IDLE
 
 LEASE_SECONDS = 60.0
 """How long an owner may be silent. On network file systems it should be longer than names are cached (60 s on NFS)."""
+LONGEST = 30 * 86400
+"""Of a lease, and of any wait: the clocks of the platform cannot wait for ever, and a cell whose owner may be silent so
+long is lost."""
+LARGEST = 4096
+"""Bytes that a beat may have."""
 BEATS = 12
 """Heartbeats in the time of a lease."""
 GAP_SECONDS = 5.0
@@ -112,14 +119,27 @@ class Seen(NamedTuple):
 
 def _beat(at: Folder) -> str:
     try:
-        return (at.files / "beat").read_text()
-    except OSError:
+        return (read_bytes(at.files / "beat", LARGEST) or b"").decode()
+    except (Damaged, UnicodeDecodeError):
         return ""
 
 
+class _Beat(BaseModel):
+    """What a beat says; see `Lease`."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    host: str
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
+    born: str | None = None
+    boot: str | None = None
+    processes: str | None = None
+    lease: Annotated[float, Field(ge=0, le=LONGEST)] = 0.0
+
+
 def _parsed(beat: str) -> dict[str, Any]:
+    """What a beat says; nothing where it is damaged."""
     try:
-        return dict(json.loads(beat))
+        return _Beat.model_validate_json(beat).model_dump()
     except ValueError:
         return {}
 
@@ -130,6 +150,8 @@ def look(folder: Folder) -> Seen:
     if not newest:
         return Seen("free")
     at = folder.at(newest)
+    if not at.files.is_dir():  # something else is in the way, and nobody can be at it
+        return Seen("free", newest)
     beat = _beat(at)
     if _has_ended(at) or gone(_parsed(beat)):
         return Seen("free", newest, beat)
@@ -138,8 +160,11 @@ def look(folder: Folder) -> Seen:
 
 def _has_ended(at: Folder) -> bool:
     """Whether its status says so: one that is not there, or cannot be read just now, says nothing."""
-    status = read_json(at.files / "status.json")
-    return isinstance(status, dict) and status.get("state") in IDLE  # (a cell that was forgotten is pending)
+    try:
+        status = at.read_status()
+    except Damaged:
+        return False
+    return status is not None and status["state"] in IDLE  # (a cell that was forgotten is pending)
 
 
 @dataclass
@@ -172,13 +197,22 @@ class Watch:
 
 
 def claim(folder: Folder, seen: Seen) -> Folder | None:
-    """Begin the next attempt at a cell that was seen free; None when it is not free any more."""
+    """Begin the next attempt at a cell that was seen free; None when it is not free any more.
+
+    Raises `CannotWrite`, and `InTheWay` where `attempts` is no folder.
+    """
     now = look(folder)
     if now.attempt != seen.attempt or (now.state == "owned" and now.beat != seen.beat):
         return None
     mine = folder.at(seen.attempt + 1)
+    attempts = mine.files.parent
     try:
-        mine.files.parent.mkdir(exist_ok=True)
+        attempts.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise InTheWay(attempts) from None
+    except OSError as error:
+        raise CannotWrite(attempts, error) from error
+    try:
         mine.files.mkdir()
     except FileExistsError:
         return None

@@ -18,18 +18,14 @@ from bench.engine import uncompilable
 from bench.errors import BadInput
 from bench.feasibility import impossible
 from bench.launch.cell import LOOK_SECONDS, STUCK_SECONDS, End
-from bench.launch.lease import LEASE_SECONDS, Lease, Lost, Seen, Watch, claim, look
+from bench.launch.lease import LEASE_SECONDS, LONGEST, Lease, Lost, Seen, Watch, claim, look
 from bench.measure import lacking
 from bench.phases import idle_phase
 from bench.provenance import run_digest
-from bench.results import Folder, groups
+from bench.results import Damaged, Folder, InTheWay, Unreached, groups, put_aside, standing, warn_of
 from bench.state import RESUMED
 
 Action = Literal["run", "keep", "skip"]
-
-
-MOST_SECONDS = 30 * 86400
-"""Of waiting: the clocks of the platform cannot wait for ever, and a cell whose owner may be silent so long is lost."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +46,8 @@ class LaunchOptions:
 
     def __post_init__(self) -> None:
         for name, seconds in (("lease", self.lease_seconds), ("stuck", self.stuck_seconds)):
-            if seconds is not None and not 0 < seconds <= MOST_SECONDS:  # (NaN is neither)
-                raise BadInput(f"{name}: {seconds} given; should be above 0 and at most {MOST_SECONDS:,} seconds")
+            if seconds is not None and not 0 < seconds <= LONGEST:  # (NaN is neither)
+                raise BadInput(f"{name}: {seconds} given; should be above 0 and at most {LONGEST:,} seconds")
 
     def cell(self) -> dict[str, Any]:
         """The options of `run_cell`."""
@@ -82,6 +78,7 @@ class Cell:
     folder: Folder
     decision: Decision
     attempts: int = 0  # that there were when it was decided
+    faults: tuple[Damaged, ...] = ()  # files that were damaged then
 
     @property
     def id(self) -> str:
@@ -122,11 +119,11 @@ def decide(
     return Decision("run", state if state in RESUMED else "pending")
 
 
-def computed_by(folder: Folder, status: Mapping[str, Any]) -> str | None:
+def computed_by(status: Mapping[str, Any], result: Mapping[str, Any] | None) -> str | None:
     """The digest of the code that computed this cell; None when it did not end, or its result is not there."""
     if status["state"] == "diverged":
-        return status.get("digest", "unknown")
-    return (folder.result or {}).get("digest") if status["state"] == "done" else None
+        return status.get("digest") or "unknown"
+    return (result or {}).get("digest") if status["state"] == "done" else None
 
 
 def refused(run: Run) -> str | None:
@@ -147,24 +144,30 @@ def plan(runs: Iterable[Run], folder: Path, options: LaunchOptions) -> list[Cell
     cells = []
     for run in runs:
         at = Folder(folder / run.id)
-        status = at.status
-        made_by = computed_by(at, status)
+        found = standing(at)
+        whole = found.result is not None  # then damage to what is beside it makes nothing undone
+        status = found.status if whole else {**found.status, "state": found.state, "reason": found.reason}
+        made_by = computed_by(status, found.result)
         kept = made_by is not None and not options.force and not options.stale
         reason = None if kept else refused(run)
         unmeasured = bool(lacking(at, options.measures))
         decision = decide(status, made_by, run_digest(run), reason, options, unmeasured)
-        cells.append(Cell(run, at, decision, at.newest))
+        cells.append(Cell(run, at, decision, at.newest, found.faults))
     return cells
 
 
 def prepare(cells: Sequence[Cell], lease_seconds: float = LEASE_SECONDS) -> None:
     """Make the folders, forget what is to be computed afresh, and note what is skipped and why.
 
-    Raises `BadInput`, before anything is forgotten, when another process is at a cell that is to be forgotten.
+    What is damaged is mended as far as that can be done from here, and the user is told. Raises `BadInput`, before
+    anything is forgotten, when another process is at a cell that is to be forgotten.
     """
+    belong = groups({cell.id: cell.run.describe() for cell in cells})
+    for cell in cells:
+        for fault in cell.faults:
+            _mend(cell, fault, belong[cell.id])
     fresh = [cell for cell in cells if cell.decision.fresh]
     free = _await(fresh, Watch(lease_seconds))
-    belong = groups({cell.id: cell.run.describe() for cell in cells})
     for cell in cells:
         cell.folder.describe(cell.run, belong[cell.id])
         skipped: dict[str, Any] = {"state": "skipped", "reason": cell.decision.reason}
@@ -183,6 +186,25 @@ def prepare(cells: Sequence[Cell], lease_seconds: float = LEASE_SECONDS) -> None
         except Lost:
             raise BadInput(f"{cell.folder.path}: another process has begun to run it") from None
         mine.set_status("pending")
+
+
+def _mend(cell: Cell, fault: Damaged, group: str) -> None:
+    """Mend what a launcher can: run.json, the status of a cell that is done, what lies where a folder should be."""
+    name = fault.path.name
+    if isinstance(fault, Unreached):
+        warn_of(fault)
+    elif name == "run.json":
+        cell.folder.describe(cell.run, group, anew=True)
+        warn_of(fault, "written again")
+    elif isinstance(fault, InTheWay):
+        warn_of(fault, f"put aside as {put_aside(fault.path, fault.path.parent)}")
+    elif name == "status.json" and cell.decision.state == "done":
+        if fault.path.is_dir():
+            put_aside(fault.path, fault.path.parent)
+        cell.folder.set_status("done", reason=None)
+        warn_of(fault, "written again, as there is a result")
+    else:
+        warn_of(fault, "the cell is not done" if name == "result.json" else "")
 
 
 def _await(cells: Sequence[Cell], watch: Watch) -> dict[str, Seen]:

@@ -58,6 +58,11 @@ class View:
     def say(self, text: str) -> None:
         """A line for the user."""
 
+    def tell_notes(self, cell: Cell) -> None:
+        """A line for each damaged file that the cell's attempt has found."""
+        for note in cell.folder.status.get("notes", ()):
+            self.say(f"warning: {note}")
+
 
 class Lines(View):
     """One line at each cell's end, one every now and then while cells run, and a last one."""
@@ -87,6 +92,7 @@ class Lines(View):
         for cell in cells:
             self.last = time.monotonic()
             self.say(f"{counted(self.board)}: {end_text(self.board, cell)}")
+            self.tell_notes(cell)
 
     def say(self, text: str) -> None:
         """The line itself."""
@@ -117,6 +123,7 @@ class Bars(View):
         for cell in cells:
             if self.board.ends[cell.id].state != "done":
                 self.say(end_text(self.board, cell))
+            self.tell_notes(cell)
 
     def say(self, text: str) -> None:
         """A line above the bars."""

@@ -13,11 +13,12 @@ Training pays nothing for any of them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BadInput
-from bench.results import Folder, load_tensors, write_json
+from bench.results import Folder, load_weights
 
 if TYPE_CHECKING:
     from bench.methods.base import Method
@@ -34,7 +35,7 @@ def lacking(folder: Folder, names: Iterable[str]) -> list[str]:
 def trained(folder: Folder) -> tuple[Method, Task]:
     """The method of a finished run, with its final weights, and its task.
 
-    Raises `BadInput` when the run is not done, or its weights are not finite.
+    Raises `BadInput` when the run is not done, or its weights are damaged or not finite.
     """
     from bench.build import build_method, build_task
 
@@ -44,10 +45,10 @@ def trained(folder: Folder) -> tuple[Method, Task]:
     phases = [folder.weights(phase.name) for phase in method.phases(run.training)]
     state = folder.status["state"]
     # (a run that ended early may have ended in a phase before the last)
-    weights = next((file for file in reversed(phases) if state == "done" and file.is_file()), phases[-1])
-    if not weights.is_file():
-        raise BadInput(f"{folder.path}: has no {weights.name}: the run is {state}, should be done")
-    method.load_state_dict(load_tensors(weights, run.device))
+    weights = next((file for file in reversed(phases) if state == "done" and os.path.lexists(file)), phases[-1])
+    if not os.path.lexists(weights):
+        raise BadInput(f"{folder.path}: has no {weights.name}; the run is {state}, should be done and keep its weights")
+    load_weights(method, weights, run.device, folder.identity)
     for name, parameter in method.named_parameters():
         if not parameter.isfinite().all():
             raise BadInput(f"{weights}: {name} is not finite; the run diverged, and has to be run again")
@@ -86,10 +87,10 @@ def measure(folder: Folder, name: str) -> dict[str, Any]:
         phases = {}
         for phase in initial.phases(run.training):
             weights = folder.weights(phase.name)
-            if weights.is_file():  # a phase that `init_from` brought is in the other run's folder
+            if os.path.lexists(weights):  # a phase that `init_from` brought is in the other run's folder
                 phases[phase.name] = build_method(run, task).eval()
-                phases[phase.name].load_state_dict(load_tensors(weights, run.device))
+                load_weights(phases[phase.name], weights, run.device, folder.identity)
         with autocast(run):
             record = dynamics.measure(run, task, initial, phases)
-    write_json(folder / f"{name}.json", record)
+    folder.write(folder / f"{name}.json", record)
     return record

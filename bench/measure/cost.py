@@ -31,7 +31,8 @@ from bench.feasibility import impossible
 from bench.measure import credit, inference, trace
 from bench.methods.base import Phase
 from bench.phases import draw
-from bench.results import read_json, write_json
+from bench.results import read_json, write_record
+from bench.results.measured import COST, COST_TABLE
 from bench.tasks.base import Batch, Task
 
 SCHEMA = 1
@@ -166,10 +167,10 @@ def measure(run: Run, grid_folder: Path) -> dict[str, Any]:
     described["evaluation"] = {"score_from": run.evaluation.score_from}
     key = hashlib.sha256(json.dumps([SCHEMA, _code(run), described], sort_keys=True).encode()).hexdigest()[:16]
     file = grid_folder / ".costs" / f"{key}.json"
-    record = read_json(file)
+    record: dict[str, Any] | None = read_json(file, COST)
     if record is None:
         record = {"schema": SCHEMA, "phases": list(step_costs(run).values())}
-        write_json(file, record)
+        write_record(file, record)
     return record
 
 
@@ -235,8 +236,8 @@ def keep_table(
     chosen = configurations(runs)
     asked = [SCHEMA, list(lengths), [[run.describe(), _code(run)] for run in chosen]]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-    record = read_json(folder / "cost.json")
-    if not force and isinstance(record, dict) and record.get("digest") == digest:
+    record: dict[str, Any] | None = read_json(folder / "cost.json", COST_TABLE)
+    if not force and record is not None and record.get("digest") == digest:
         return record
     found: dict[str, list[dict[str, Any]]] = {"steps": [], "credit": [], "inference": [], "skipped": []}
     total = len(chosen) * (len(lengths) + 2)
@@ -246,7 +247,7 @@ def keep_table(
             found[name] += more
     made = {"provenance": provenance.describe(chosen[0]), "runs": [run.full() for run in chosen]}
     record = {"schema": SCHEMA, "digest": digest, **found, **made}
-    write_json(folder / "cost.json", record)
+    write_record(folder / "cost.json", record)
     return record
 
 

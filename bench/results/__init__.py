@@ -1,20 +1,27 @@
-"""Results folders: `folder` writes a cell, `places` the grid that it belongs to, `frames` reads many cells at once."""
+"""Results folders: `folder` is a cell's, `places` the grid's that it belongs to, `frames` reads many cells at once.
 
-from bench.results.folder import (
+`files` and `tensors` are the doors through which every file is read, `standing` says how a cell stands by its files.
+"""
+
+from bench.errors import DamagedFile
+from bench.results.files import (
     NO_SPACE,
-    SCHEMA,
     CannotWrite,
-    Folder,
+    Damaged,
+    InTheWay,
+    Unreached,
     create_once,
-    groups,
-    load_tensors,
+    put_aside,
+    read,
+    read_bytes,
     read_json,
-    save_tensors,
-    seedless,
     share,
+    warn_of,
     write_atomically,
     write_json,
+    write_record,
 )
+from bench.results.folder import SCHEMA, Folder, groups, seedless
 from bench.results.frames import (
     UNTOLD,
     Paths,
@@ -31,14 +38,21 @@ from bench.results.frames import (
     traits,
 )
 from bench.results.places import read_grid, write_grid
+from bench.results.standing import Standing, standing
+from bench.results.tensors import load_tensors, load_weights, out_of_memory, save_tensors
 
 __all__ = [
     "NO_SPACE",
     "SCHEMA",
     "UNTOLD",
     "CannotWrite",
+    "Damaged",
+    "DamagedFile",
     "Folder",
+    "InTheWay",
     "Paths",
+    "Standing",
+    "Unreached",
     "by_code",
     "create_once",
     "distinct",
@@ -49,16 +63,24 @@ __all__ = [
     "load_records",
     "load_results",
     "load_tensors",
+    "load_weights",
+    "out_of_memory",
     "placed",
+    "put_aside",
+    "read",
+    "read_bytes",
     "read_grid",
     "read_json",
     "run_folders",
     "save_tensors",
     "seedless",
     "share",
+    "standing",
     "tell_apart",
     "traits",
+    "warn_of",
     "write_atomically",
     "write_grid",
     "write_json",
+    "write_record",
 ]

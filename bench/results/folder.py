@@ -12,158 +12,46 @@
 
 `Folder.files` is where the files of the attempt that counts are: the one that the result names, or else the newest. In
 folders that are older than attempts they are beside run.json. Whoever reads needs these files and nothing of the code
-that wrote them. Cells are read, many at a time, by `bench.results.frames`, which is no part of what computes a cell.
+that wrote them. Every file but the log and the beat has a checksum and names its cell, by the identity that the
+folder's name ends with; in older folders (schema 1) only run.json does. Cells are read, many at a time, by
+`bench.results.frames`, which is no part of what computes a cell.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
+from typing import Any
 
 from bench.config import Run
 from bench.errors import BadInput
+from bench.results import forms
+from bench.results.files import (
+    CannotWrite,
+    Damaged,
+    create_once,
+    put_aside,
+    read,
+    write_record,
+)
 
-SCHEMA = 1
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-class CannotWrite(OSError):
-    """A file of the results cannot be written: the disk is full, or the folder is read-only or gone."""
-
-    def __init__(self, path: Path, error: OSError) -> None:
-        super().__init__(error.errno, error.strerror or str(error), str(path))
-        self.path = path
-
-    def __str__(self) -> str:
-        return f"cannot write {self.filename}: {self.strerror}"
-
-
-class _Noting(io.FileIO):
-    """A file that keeps the error of a write: what writes through it may hide that behind one of its own."""
-
-    failure: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        view, written = memoryview(data).cast("B"), 0
-        try:
-            while written < len(view):
-                written += super().write(view[written:]) or 0
-        except OSError as error:
-            self.failure = error
-            raise
-        return written
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all: into a temporary neighbour, flushed to disk, then renamed.
-
-    Raises `CannotWrite`.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")  # with the permissions of the user's umask
-    file: _Noting | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _Noting(temporary, "xb") as file:
-            write(file)
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if failure := file.failure if file and file.failure else error if isinstance(error, OSError) else None:
-            raise CannotWrite(path, failure) from error
-        raise
-
-
-def create_once(path: Path, source: Path) -> bool:
-    """Give a whole file its final name, unless that name is taken: then nothing happens. Returns whether it did.
-
-    A hard link is one step that either makes the name or fails, on network file systems too. Where there are no hard
-    links the name is created exclusively and then written: a reader may for a moment see less than the whole.
-    """
-    try:
-        os.link(source, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            raise CannotWrite(path, error) from error
-        return _create_by_copy(path, source)
-    return True
-
-
-def _create_by_copy(path: Path, source: Path) -> bool:
-    data = source.read_bytes()
-    try:
-        file = path.open("xb")
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise CannotWrite(path, error) from error
-    try:
-        with file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise CannotWrite(path, error) from error
-    return True
-
-
-def share(source: Path, path: Path) -> None:
-    """The same content under a second name. Files are only ever replaced by renaming, so a link stays what it is."""
-    path.unlink(missing_ok=True)
-    try:
-        os.link(source, path)
-    except OSError:  # not on every file system
-        with source.open("rb") as whole:
-            write_atomically(path, lambda file: shutil.copyfileobj(whole, file))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """JSON, atomically. Floats keep every digit; NaN and infinities are written as null."""
-    text = json.dumps(_finite(value), indent=1, allow_nan=False)
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and (value != value or abs(value) == float("inf")) else value
-
-
-def read_json(path: Path) -> Any:
-    """The parsed file, or None when it is missing or damaged."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def save_tensors(path: Path, tree: Any) -> None:
-    """A tree of tensors and plain values, atomically."""
-    write_atomically(path, lambda file: torch.save(tree, file))
-
-
-def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
-    """Read what `save_tensors` wrote; nothing in the file is executed."""
-    return torch.load(path, map_location=device, weights_only=True)
+SCHEMA = 2
+"""Of run.json. From 2 on the files of a cell have checksums, and the list of curve.json is in a record."""
+NAMED = re.compile(r"-([0-9a-f]{16})$")
+"""How the name of a cell's folder ends: with its identity."""
+OURS = re.compile(
+    r"(status|curve|result|cost|dynamics|samples|diagnosis|calibration)\.json|(weights-.*|checkpoint)\.pt|beat|log\.txt"
+    r"|events\.out\.tfevents\..*|damaged-.*|\.(forgotten-|beat\.|result$|[^.]+\.(json|pt)\.).*"
+)
+"""What bench writes into a cell's folder or an attempt's, run.json apart: all that is ever deleted there."""
 
 
 class Folder:
@@ -176,24 +64,51 @@ class Folder:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
+    @property
+    def identity(self) -> str | None:
+        """That of the cell whose folder this is: as its name says, in one that was renamed as run.json says."""
+        if named := NAMED.search(self.path.name):
+            return named[1]
+        with suppress(Damaged):
+            return (self.record() or {}).get("identity")
+        return None
+
     # What was asked for.
 
-    def describe(self, run: Run, group: str | None = None) -> None:
-        """Write run.json, unless it is there. `group` as `groups` gives it, where the run starts from another."""
-        if not (self / "run.json").exists():
+    def describe(self, run: Run, group: str | None = None, anew: bool = False) -> None:
+        """Write run.json, unless it is there or is to be written `anew`; what is damaged there is in nobody's way.
+
+        `group` is as `groups` gives it, where the run starts from another.
+        """
+        path = self / "run.json"
+        if path.is_dir():
+            put_aside(path, self.path)
+        if anew or not os.path.lexists(path):
             group = group or groups({run.id: run.describe()})[run.id]
             record = {"schema": SCHEMA, "id": run.id, "identity": run.identity, "group": group}
             try:
-                write_json(self / "run.json", {**record, "run": run.describe(), "full": run.full()})
+                write_record(path, {**record, "run": run.describe(), "full": run.full()}, run.identity)
             except CannotWrite:
-                if not (self / "run.json").exists():  # (another's, who was faster, and has tidied up since)
+                if not path.exists():  # (another's, who was faster, and has tidied up since)
                     raise
 
-    def run(self) -> Run:
-        """The run that run.json describes."""
-        record = read_json(self / "run.json")
+    def record(self) -> dict[str, Any] | None:
+        """What run.json says; None where there is none. Raises `Damaged`, also where it is another cell's."""
+        path = self / "run.json"
+        record: dict[str, Any] | None = read(path, forms.RECORD)
         if record is None:
-            raise BadInput(f"{self.path}: is not a run's folder (no readable run.json)")
+            return None
+        if (named := NAMED.search(self.path.name)) and record["identity"] != named[1]:
+            raise Damaged(path, f"is of another cell, {record['id']!r:.100}")
+        if identity_of(record["run"]) != record["identity"]:
+            raise Damaged(path, "describes another run than its identity says")
+        return record
+
+    def run(self) -> Run:
+        """The run that run.json describes. Raises `BadInput`."""
+        record = self.record()
+        if record is None:
+            raise BadInput(f"{self.path}: is not a run's folder (no run.json)")
         return Run.parse(record["run"])
 
     # Attempts.
@@ -229,11 +144,23 @@ class Folder:
 
     # What is there.
 
+    def read_result(self, path: Path | None = None) -> dict[str, Any] | None:
+        """What result.json says, or an attempt's own; None where there is none. Raises `Damaged`."""
+        result: dict[str, Any] | None = read(path or self / "result.json", forms.RESULT, self.identity)
+        return result
+
     @property
     def result(self) -> dict[str, Any] | None:
         """What result.json says; None when it is missing or damaged."""
-        result = read_json(self / "result.json")
-        return result if isinstance(result, dict) else None
+        with suppress(Damaged):
+            return self.read_result()
+        return None
+
+    def read_status(self) -> dict[str, Any] | None:
+        """The last status of this attempt, or else of the newest; None where there is none. Raises `Damaged`."""
+        at = self.place(self.newest if self.attempt is None else self.attempt)
+        status: dict[str, Any] | None = read(at / "status.json", forms.STATUS, self.identity)
+        return status
 
     @property
     def status(self) -> dict[str, Any]:
@@ -241,18 +168,27 @@ class Folder:
 
         A run that has a result is done, whatever became of those who were at it.
         """
-        at = self.place(self.newest if self.attempt is None else self.attempt)
-        status = read_json(at / "status.json")
-        if not isinstance(status, dict) or "state" not in status:
-            status = {"state": "pending"}
+        try:
+            status = self.read_status() or {"state": "pending"}
+        except Damaged as error:
+            status = {"state": "damaged", "reason": str(error)}
         if self.attempt is None and status["state"] != "done" and self.result is not None:
             return {**status, "state": "done", "reason": None}
         return status
 
+    def curve(self) -> list[dict[str, Any]] | None:
+        """The points of curve.json, one per evaluation; None where there is none. Raises `Damaged`."""
+        points: list[dict[str, Any]] | None = read(self.files / "curve.json", forms.CURVE, self.identity)
+        return points
+
+    def write(self, path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
+        """Write a record of this cell, or a list of them. Raises `CannotWrite`."""
+        write_record(path, value, self.identity)
+
     def set_status(self, state: str, **facts: Any) -> None:
         """Write the status of this attempt, or else of the newest."""
         at = self.place(self.newest if self.attempt is None else self.attempt)
-        write_json(at / "status.json", {"state": state, **facts})
+        self.write(at / "status.json", {"state": state, **facts})
 
     def weights(self, phase: str) -> Path:
         return self.files / f"weights-{phase}.pt"
@@ -261,15 +197,19 @@ class Folder:
         """The folders that have a checkpoint: of this attempt and those before it, the newest first."""
         until = self.newest if self.attempt is None else self.attempt
         places = [self.place(one) for one in reversed(self.attempts()) if one <= until]
-        return [place for place in (*places, self.path) if (place / "checkpoint.pt").is_file()]
+        return [place for place in (*places, self.path) if os.path.lexists(place / "checkpoint.pt")]
 
     # What changes it.
 
     def publish(self, result: dict[str, Any]) -> bool:
         """Make this the run's result.json, unless there is one: that stands. Returns whether it is this attempt's."""
         record, own = {**result, "attempt": self.attempt}, self.files / ("result.json" if self.attempt else ".result")
-        write_json(own, record)
-        if create_once(self / "result.json", own):
+        self.write(own, record)
+        made = create_once(self / "result.json", own)
+        if not made and self.result is None:  # what has the name is no result
+            self.withdraw(self.files)
+            made = create_once(self / "result.json", own)
+        if made:
             with suppress(OSError):
                 _flush(self.path)
         elif not self.attempt or (self.result or {}).get("attempt") != self.attempt:
@@ -286,30 +226,59 @@ class Folder:
                 with suppress(OSError):
                     file.unlink()
 
-    def withdraw(self, aside: Path, stays: Callable[[Any], bool]) -> None:
-        """Move result.json aside. One that `stays`, published since the caller looked, is put back."""
+    def withdraw(self, to: Path, stays: Callable[[dict[str, Any]], bool] = lambda result: True) -> Path | None:
+        """Move result.json aside, into a folder; where it is then. A good one that `stays` is put back.
+
+        It may have been published since the caller looked.
+        """
+        if not os.path.lexists(self / "result.json"):
+            return None
         try:
-            (self / "result.json").rename(aside)
-        except FileNotFoundError:
-            return
-        if stays(read_json(aside)):
-            create_once(self / "result.json", aside)
-            aside.unlink()
+            aside = put_aside(self / "result.json", to)
+        except CannotWrite as error:
+            if error.errno == errno.ENOENT:  # another was faster
+                return None
+            raise
+        with suppress(Damaged):
+            result = self.read_result(aside)
+            if result is not None and stays(result):
+                create_once(self / "result.json", aside)
+                aside.unlink()
+                return None
+        return aside
+
+    def restore(self) -> Path | None:
+        """Publish again the result that an earlier attempt has kept, where result.json was lost to damage.
+
+        Returns the attempt's own file, or None when there is none that is whole.
+        """
+        for one in reversed(self.attempts()):
+            own = self.place(one) / "result.json"
+            with suppress(Damaged):
+                result = self.read_result(own)
+                if result is not None and result.get("attempt") == one and create_once(self / "result.json", own):
+                    return own
+        return None
 
     def forget(self) -> None:
-        """Forget what was computed before this attempt, not what was asked for. Only its owner may."""
+        """Forget what was computed before this attempt, not what was asked for, nor a file that is not bench's own.
+
+        Only its owner may.
+        """
         own = self.attempt or 0
         aside = self.place(own) / f".forgotten-{secrets.token_hex(6)}"
         aside.mkdir()
         # The result first: from here on nothing is done. (One of a later attempt: this one's owner was stopped.)
-        self.withdraw(aside / "result.json", lambda made: isinstance(made, dict) and (made.get("attempt") or 0) > own)
-        for one in [one for one in self.attempts() if one < own]:
-            with suppress(FileNotFoundError):
-                self.place(one).rename(aside / str(one))
-        for file in self.path.iterdir():
-            if file.name not in ("run.json", "result.json", "attempts"):
-                with suppress(FileNotFoundError):
-                    file.rename(aside / file.name)
+        self.withdraw(aside, lambda made: (made.get("attempt") or 0) > own)
+        for place in [*(self.place(one) for one in self.attempts() if one < own), self.path]:
+            to = aside / place.name
+            to.mkdir()
+            for file in place.iterdir() if place.is_dir() else ():
+                if OURS.fullmatch(file.name) and file not in (aside, self / "result.json"):
+                    with suppress(FileNotFoundError):
+                        file.rename(to / file.name)
+            with suppress(OSError):  # what else is there stays
+                place.rmdir()
         shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -323,6 +292,12 @@ def _flush(folder: Path) -> None:
 
 
 # Which cells belong together.
+
+
+def identity_of(described: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits: a hash over a run's canonical form."""
+    canonical = json.dumps(described, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def seedless(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -346,8 +321,7 @@ def groups(described: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
             source = described[name].get("init_from", {}).get("run")
             if source in described:
                 rest["init_from"]["run"] = group(source)
-            canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-            found[name] = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+            found[name] = identity_of(rest)
         return found[name]
 
     return {name: group(name) for name in described}

@@ -10,30 +10,67 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.errors import BadInput
 from bench.paths import as_text
-from bench.results.folder import Folder, groups, read_json
+from bench.results.files import Damaged, read, warn_of
+from bench.results.folder import NAMED, Folder, groups
+from bench.results.measured import FORMS
 from bench.results.places import read_grid
+from bench.results.standing import standing
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+PARTS = {"run.json", "result.json", "attempts"}
+"""What a folder is taken for a cell's by: any of these, so that no cell vanishes with one of them."""
+
+
 def run_folders(path: Path | str) -> Iterator[Folder]:
-    """All run folders at or below a path, in order of their names."""
+    """All run folders at or below a path, in order of their names; also behind links, and such as cannot be listed."""
     root = Path(path)
     if not root.is_dir():
         raise BadInput(f"no results folder {str(root)!r}")
-    found = []
-    for place, below, files in os.walk(root):
-        if "run.json" in files:
-            found.append(Path(place))
-            below.clear()  # what is in a run's folder is its own
-    for one in sorted(found):
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [root]
+    while waiting:
+        place = waiting.pop()
+        try:
+            with os.scandir(place) as listed:
+                entries = list(listed)
+        except OSError:
+            found.append(place)
+            continue
+        if not PARTS.isdisjoint(entry.name for entry in entries):
+            found.append(place)  # what is in a run's folder is its own
+            continue
+        for entry in entries:
+            if entry.is_symlink():
+                _follow(place / entry.name, seen, waiting, found)
+            elif entry.is_dir():
+                waiting.append(place / entry.name)
+            elif NAMED.search(entry.name):
+                found.append(place / entry.name)
+    for one in sorted(found, key=lambda place: place.parts):  # (sooner than as paths)
         yield Folder(one)
+
+
+def _follow(link: Path, seen: set[tuple[int, int]], waiting: list[Path], found: list[Path]) -> None:
+    """A link: what it leads to is looked at once, as it may lead to where we came from."""
+    try:
+        place = link.stat()
+    except OSError:
+        if NAMED.search(link.name):
+            found.append(link)
+        return
+    if link.is_dir() and (place.st_dev, place.st_ino) not in seen and link.resolve() not in link.absolute().parents:
+        seen.add((place.st_dev, place.st_ino))
+        waiting.append(link)
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -81,8 +118,8 @@ def placed(paths: Paths) -> list[Placed]:
         for folder in run_folders(path):  # type: ignore[arg-type]
             real.setdefault(folder.path.resolve(), folder)
     grids: dict[Path, list[Folder]] = {}
-    for place, folder in real.items():
-        grids.setdefault(place.parent, []).append(folder)
+    for folder in real.values():
+        grids.setdefault(folder.path.parent.resolve(), []).append(folder)
     cells = {grid: distinct(folders) for grid, folders in grids.items()}
     counts = Counter(grid.name for grid in cells)
     outcomes = {
@@ -107,13 +144,8 @@ def _groups(records: Mapping[str, dict[str, Any] | None]) -> dict[str, str]:
     told = {name: record["group"] for name, record in records.items() if record and record.get("group")}
     if len(told) == len(records):
         return told
-    described = {name: record["run"] for name, record in records.items() if record and _is_run(record.get("run"))}
+    described = {name: record["run"] for name, record in records.items() if record}
     return {**groups(described), **told}
-
-
-def _is_run(described: Any) -> bool:
-    source = described.get("init_from", {"run": ""}) if isinstance(described, dict) else None
-    return isinstance(source, dict) and "run" in source
 
 
 def load_grids(paths: Paths) -> dict[str, dict[str, Any]]:
@@ -123,13 +155,16 @@ def load_grids(paths: Paths) -> dict[str, dict[str, Any]]:
 
 
 def distinct(folders: Iterable[Folder]) -> dict[str, tuple[Folder, dict[str, Any] | None]]:
-    """Id -> a folder of that cell, and its run.json. Raises `BadInput` where copies of a cell have other scores."""
+    """Id -> a folder of that cell, and its run.json, None where that is damaged or missing.
+
+    Raises `BadInput` where copies of a cell have other scores.
+    """
     found: dict[str, list[tuple[Folder, dict[str, Any] | None]]] = {}
     for folder in folders:
-        record = read_json(folder / "run.json")
-        told = record if isinstance(record, dict) else None
-        name = (told or {}).get("id")
-        found.setdefault(name if isinstance(name, str) else as_text(folder.path.name), []).append((folder, told))
+        told = None
+        with suppress(Damaged):  # told where the cell is read
+            told = folder.record()
+        found.setdefault(told["id"] if told else as_text(folder.path.name), []).append((folder, told))
     return {name: same[0] if len(same) == 1 else _one_of(name, same) for name, same in found.items()}
 
 
@@ -147,7 +182,7 @@ def _one_of(name: str, same: list[tuple[Folder, dict[str, Any] | None]]) -> tupl
 def _outcome(folder: Folder) -> Any:
     """What a cell ended with: its scores, or that it diverged; None before that. Timings are not of it."""
     result = folder.result
-    if result is not None and _whole(result):
+    if result is not None:
         return result["scores"]
     return "diverged" if folder.status["state"] == "diverged" else None
 
@@ -194,55 +229,35 @@ def by_code(digests: Mapping[Any, str | None]) -> str | None:
 
 
 def load_records(paths: Paths, name: str) -> list[tuple[dict[str, Any], Any]]:
-    """Every run below `paths` that has a readable JSON file of that name: its identity columns, and what is in it.
+    """Every run below `paths` that has such a file of what was measured: its identity columns, and what is in it.
 
-    The columns are those that `load_curves` begins with.
+    The columns are those that `load_curves` begins with. The user is told of files that are damaged.
     """
     found = []
     for cell in placed(paths):
-        record = read_json(cell.folder / name)
-        shared = None if record is None else _identity_columns(cell)
-        if shared is not None:
+        if (shared := _identity_columns(cell)) is None:
+            continue
+        try:
+            record = read(cell.folder / name, FORMS[name], cell.folder.identity)
+        except Damaged as error:
+            warn_of(error, "`run` with --measure makes it anew once it is deleted")
+            continue
+        if record is not None:
             found.append((shared, record))
     return found
 
 
 def _identity_columns(cell: Placed) -> dict[str, Any] | None:
     """What the rows of one run share: names, then its whole config as dotted columns. None: run.json is damaged."""
-    try:
-        config = flat(cell.record["full"])  # type: ignore[index]
-        names = {
-            "task": config.pop("task.name"),
-            "method": config.pop("method.name"),
-            "backbone": config.get("model.backbone"),
-        }
-    except (KeyError, TypeError, AttributeError):
+    if cell.record is None:
         return None
+    config = flat(cell.record["full"])
+    task, method = config.pop("task.name"), config.pop("method.name")
+    names = {"task": task, "method": method, "backbone": config.get("model.backbone")}
     place = cell.place or {}
     off = ", ".join(map(str, place["off"])) if isinstance(place.get("off"), list) else None
     where = {"group": cell.group, "rung": place.get("rung"), "off": off}
     return {"grid": cell.grid, "id": cell.id, **names, **where, **config}
-
-
-def _state(status: Any, written: bool, result: Any) -> dict[str, Any]:
-    """State and reason as the report tells them: `damaged` is a cell whose files cannot be read."""
-    if status is None and not written:
-        status = {"state": "pending" if result is None else "done"}
-    if not isinstance(status, dict) or not isinstance(status.get("state"), str):
-        return {"state": "damaged", "reason": "status.json cannot be read"}
-    if _whole(result):
-        return {"state": "done", "reason": None}
-    if status["state"] == "done":
-        return {"state": "damaged", "reason": "result.json is missing or cannot be read"}
-    return {"state": status["state"], "reason": status.get("reason")}
-
-
-def _whole(result: Any) -> bool:
-    """Whether result.json has the form that the trainer gives it."""
-    if not isinstance(result, dict) or not isinstance(result.get("costs"), dict):
-        return False
-    scores = result.get("scores")
-    return isinstance(scores, list) and all(isinstance(one, dict) and "predictor" in one for one in scores)
 
 
 UNTOLD: dict[str, dict[str, Any]] = {
@@ -273,24 +288,26 @@ def load_results(paths: Paths) -> pd.DataFrame:
     training_seconds, evaluation_seconds, compile_seconds, parameters, predictor_parameters; progress (0 to 1) of a cell
     that is not done; digest (of the code and data that computed it); uncounted (operators that are not in the price of
     a budget of FLOPs); then the whole config, `traits` (of the method: state, data, recurrent, teacher), `inherited`
-    (what the phases that `init_from` brought had cost) and `provenance` as dotted columns. A folder whose files cannot
-    be read has the state `damaged` and a reason. Raises `BadInput` when there is no such folder, or it holds a cell
-    twice with different scores.
+    (what the phases that `init_from` brought had cost) and `provenance` as dotted columns. A cell that is `damaged` has
+    a reason that names the file; the user is told of it, too. Raises `BadInput` when there is no such folder, or it
+    holds a cell twice with different scores.
     """
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
     for cell in placed(paths):
-        folder, shared = cell.folder, _identity_columns(cell)
-        if shared is None:
-            rows.append({"grid": cell.grid, "id": cell.id, "state": "damaged", "reason": "run.json cannot be read"})
+        found, shared = standing(cell.folder), _identity_columns(cell)
+        for error in found.faults:
+            warn_of(error)
+        state = {"state": found.state, "reason": found.reason}
+        if shared is None or found.record is None:
+            rows.append({"grid": cell.grid, "id": cell.id, **state})
             continue
-        file = folder.place(folder.newest) / "status.json"
-        status, result = read_json(file), read_json(folder / "result.json")
-        shared |= _state(status, file.exists(), result)
-        if shared["state"] != "done":
-            told = status if isinstance(status, dict) else {}
-            rows.append(shared | {name: told.get(name) for name in ("steps", "tokens", "training_seconds", "progress")})
+        shared |= state
+        result = found.result
+        if result is None or found.state != "done":
+            facts = ("steps", "tokens", "training_seconds", "progress")
+            rows.append(shared | {name: found.status.get(name) for name in facts})
             continue
         shared |= {**result["costs"], "digest": result.get("digest")}
         shared["uncounted"] = ", ".join(result.get("uncounted") or [])
@@ -322,20 +339,23 @@ def load_curves(paths: Paths) -> pd.DataFrame:
     tokens, training_seconds, train_loss, predictor, reference, accuracy, loss; of methods that learn from streams
     online_loss (of predictions made before the step that learns from their labels, nats per scored label, over all
     since the point before) and regret (what these losses were above loss_floor, summed since training began, nats per
-    lane). A run whose files are missing or cannot be read has no rows.
+    lane). A run whose files are missing or damaged has no rows; the user is told of damaged ones.
     """
     import pandas as pd
 
     runs: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for cell in placed(paths):
-        shared, curve = _identity_columns(cell), read_json(cell.folder.files / "curve.json")
-        if shared is None or not isinstance(curve, list):
+        if (shared := _identity_columns(cell)) is None:
+            continue
+        try:
+            curve = cell.folder.curve() or []
+        except Damaged as error:
+            warn_of(error)
             continue
         for point in curve:
-            scores = point.pop("scores", None) if isinstance(point, dict) else None
-            if isinstance(scores, list):
-                rows += [{"run": len(runs), **point, **score} for score in scores if isinstance(score, dict)]
+            scores = point.pop("scores")
+            rows += [{"run": len(runs), **point, **score} for score in scores]
         runs.append(shared)
     if not rows:
         return pd.DataFrame()

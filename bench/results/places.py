@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.results.folder import read_json, write_json
+from bench.results.files import read_json, write_record
+from bench.results.measured import GRID
 
 NAME = "grid.json"
 SCHEMA = 1
@@ -29,11 +30,12 @@ TRIES = 5
 
 
 def read_grid(folder: Path) -> dict[str, Any] | None:
-    """The record of a grid's folder; None in one from before there was such a record, or where it is damaged."""
-    record = read_json(folder / NAME)
-    if not isinstance(record, dict) or not isinstance(record.get("cells"), dict):
-        return None
-    return record if all(isinstance(cell, dict) for cell in record["cells"].values()) else None
+    """The record of a grid's folder; None in one from before there was such a record, or where it is damaged.
+
+    The user is told of a damaged one; the next launch writes it anew.
+    """
+    record: dict[str, Any] | None = read_json(folder / NAME, GRID)
+    return record
 
 
 def write_grid(folder: Path, record: Mapping[str, Any]) -> None:
@@ -43,7 +45,7 @@ def write_grid(folder: Path, record: Mapping[str, Any]) -> None:
         merged = _merged(there or {}, record)
         if merged == there:
             return
-        write_json(folder / NAME, merged)
+        write_record(folder / NAME, merged)
 
 
 def _merged(there: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,8 +114,10 @@ class Target:
             one.names()
         self.script = sys.modules["bench.cli"].script
 
-    def run(self, attack: Attack, seconds: float = HANG_SECONDS) -> Outcome:
-        """Make the attack in a folder of its own, which is then removed."""
+    def run(
+        self, attack: Attack, seconds: float = HANG_SECONDS, after: Callable[[Path], object] = lambda folder: None
+    ) -> Outcome:
+        """Make the attack in a folder of its own, which is then removed; `after` looks at it before."""
         with tempfile.TemporaryDirectory(prefix="attack-", ignore_cleanup_errors=True) as root:
             folder = Path(root) / "here"
             folder.mkdir()
@@ -133,6 +135,7 @@ class Target:
             texts = [path.read_bytes().decode("utf-8", "replace") if path.exists() else "" for path in (out, err)]
             left = tuple(sorted(name for name in _listed(folder) - before if not _harmless(name)))
             made = {name: (folder / name).read_bytes() for name in left if name.endswith(READ)}
+            after(folder)
             return Outcome(attack, code, *texts, time.monotonic() - began, hung, left, made)
 
     def _attacked(self, attack: Attack, folder: Path, out: Path, err: Path) -> None:

@@ -28,8 +28,7 @@ from bench.launch.local import Interrupts, Pool, quota, slots_for
 from bench.launch.plan import Board, Cell, Decision, decide, plan
 from bench.launch.progress import View
 from bench.launch.share import Share
-from bench.results import Folder, load_tensors, read_json, write_json
-from bench.training import out_of_memory
+from bench.results import Folder, load_tensors, out_of_memory, read_json, write_json
 from tests.helpers import TINY, tiny_run
 
 ROOT = Path(__file__).parents[2]

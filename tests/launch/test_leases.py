@@ -25,7 +25,7 @@ from bench.launch.lease import Lease, Lost, Seen, Watch, claim, gone, look, proc
 from bench.launch.plan import Board, Cell, Decision, prepare, seen_state
 from bench.launch.plan import plan as decided
 from bench.launch.worker import command
-from bench.results import Folder, load_curves, load_results, read_json, write_atomically, write_json
+from bench.results import DamagedFile, Folder, load_curves, load_results, read_json, write_atomically, write_json
 from tests.helpers import folder_of, tiny_run
 from tests.launch.test_launch import ROOT, launch, numbers, plugin, tiny_grid, wait_for
 
@@ -202,7 +202,7 @@ def test_what_goes_wrong_in_an_attempt_that_lost_its_cell_is_no_end_of_the_cell(
 ) -> None:
     folder = folder_of(tiny_run("bptt", **LONG), tmp_path)
 
-    def save(path: Path, tree: Any) -> None:
+    def save(path: Path, *_: Any) -> None:
         def write(file: Any) -> None:
             file.write(b"half of it")
             folder.place(2).mkdir()  # the owner is stopped here past its lease, and who takes over tidies up
@@ -273,10 +273,11 @@ def test_of_two_that_publish_one_does(tmp_path: Path, monkeypatch: pytest.Monkey
     folder = folder_of(tiny_run(), tmp_path)
     for n in (1, 2):
         folder.place(n).mkdir(parents=True)
-    assert folder.at(2).publish({"scores": []})
-    assert not folder.at(1).publish({"scores": [{}]})
-    assert folder.result == {"scores": [], "attempt": 2}
-    assert folder.at(2).publish({"scores": []}), "told of a failure after the name was made: it is its own"
+    result, other = {"scores": [], "costs": {}}, {"scores": [{"predictor": "rnn"}], "costs": {}}
+    assert folder.at(2).publish(result)
+    assert not folder.at(1).publish(other)
+    assert folder.result == {**result, "attempt": 2}
+    assert folder.at(2).publish(result), "told of a failure after the name was made: it is its own"
 
 
 def test_a_cell_of_a_file_system_without_links_goes_on_from_its_checkpoint(
@@ -332,15 +333,26 @@ def test_a_checkpoint_that_memory_or_a_disk_does_not_let_read_is_not_thrown_away
     assert 0 not in steps[1:] and numbers(folder.path) == numbers(whole.path)
 
 
-def test_a_damaged_result_is_set_aside_and_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_damaged_result_is_set_aside_and_taken_from_its_attempt_or_made_again(
+    kept: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     launch(tiny_grid(), tmp_path, launcher="inline")
     (folder,) = (Folder(path) for path in tmp_path.iterdir())
     before = numbers(folder.path)
     (folder / "result.json").unlink()
     (folder / "result.json").write_text('{"scores": [')
-    assert launch(tiny_grid(), tmp_path, launcher="inline").exit_code == 0
+    if not kept:
+        (folder.place(1) / "result.json").write_text("")
+    with pytest.warns(DamagedFile, match=r"result.json: damaged: is no JSON.*; the cell is not done"):
+        assert launch(tiny_grid(), tmp_path, launcher="inline", quiet=False).exit_code == 0
     assert numbers(folder.path) == before
-    assert (folder.files / "damaged-result.json").is_file()
+    assert (folder.place(2) / "damaged-result.json").is_file()
+    assert (folder.result or {})["attempt"] == (1 if kept else 2)
+    then = f"taken from {folder.place(1) / 'result.json'} again" if kept else "the cell starts again"
+    assert f"put aside as attempts/000002/damaged-result.json, {then}" in capsys.readouterr().out
+    assert launch(tiny_grid(), tmp_path, launcher="inline").exit_code == 0
+    assert folder.attempts() == [1, 2], "once"
 
 
 def test_who_sets_a_damaged_result_aside_too_late_takes_no_whole_one_away(

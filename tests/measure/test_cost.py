@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -154,7 +153,7 @@ def test_the_table_of_a_grid_is_kept_until_the_question_changes(tmp_path):
         (method, length) for method in ("bptt", "transformer") for length in (8, 16)
     ]
     assert {row["method"] for row in record["credit"]} == {row["method"] for row in record["inference"]}
-    assert told[-1] == (8, 8) and json.loads((tmp_path / "cost.json").read_text()) == record
+    assert told[-1] == (8, 8) and read_json(tmp_path / "cost.json") == record
     again = []
     assert cost.keep_table(runs, tmp_path, (8, 16), progress=lambda *given: again.append(given)) == record and not again
     other = cost.keep_table(runs, tmp_path, (8,), progress=lambda *given: again.append(given))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,7 @@ def only(frame: pd.DataFrame, **wanted: Any) -> dict[str, Any]:
 
 
 def rename(folder: Folder, task: str, method: str) -> None:
-    record = json.loads((folder / "run.json").read_text())
+    record = {**(folder.record() or {})}
     record["full"]["task"]["name"], record["full"]["method"]["name"] = task, method
     write_json(folder / "run.json", record)
 

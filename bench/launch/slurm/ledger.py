@@ -16,8 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ConfigDict, TypeAdapter
+
 from bench.launch.slurm import queue
-from bench.results import read_json, write_json
+from bench.results import Damaged, read_bytes, read_json, write_record
+from bench.results.forms import Form
 from bench.state import ENDED, State
 
 FRESH = 60.0
@@ -40,6 +43,22 @@ class Submission:
         """Each job's number and cells."""
         for i, cells in enumerate(self.cells):
             yield (f"{self.number}_{i}" if self.array else self.number), cells
+
+
+class _Kept(Form):
+    """The same, as its file must look."""
+
+    model_config = ConfigDict(extra="forbid")
+    number: str
+    array: bool
+    submitted: float
+    cluster: str
+    cells: list[list[str]]
+    cancelled: bool = False
+    gpu: bool = False
+
+
+FORM: TypeAdapter[Any] = TypeAdapter(_Kept)
 
 
 class Place(NamedTuple):
@@ -74,11 +93,10 @@ class Ledger:
         return self.folder / "logs"
 
     def read(self) -> list[Submission]:
-        """Read the files anew; the submissions, oldest first."""
+        """Read the files anew; the submissions, oldest first. The user is told of damaged ones, which are left out."""
         found = []
         for file in (self.folder / "jobs").glob("*.json"):
-            record = read_json(file)
-            if isinstance(record, dict):
+            if record := read_json(file, FORM):
                 found.append(Submission(**record))
         found.sort(key=lambda one: one.submitted)
         self.places = {}
@@ -90,7 +108,7 @@ class Ledger:
 
     def write(self, submission: Submission) -> None:
         """Keep a submission's file."""
-        write_json(self.folder / "jobs" / f"{submission.number}.json", dataclasses.asdict(submission))
+        write_record(self.folder / "jobs" / f"{submission.number}.json", dataclasses.asdict(submission))
 
     def forget(self, submission: Submission) -> None:
         """Remove a submission's file."""
@@ -148,15 +166,16 @@ class Ledger:
             where = f" on {job.node}" if job.node else ""
             known = f"job {number} is {job.state}{why}{where}"
         try:
-            lines = (self.logs / f"{number}_0_log.err").read_text(errors="replace").splitlines()[-50:]
-        except OSError:
+            said = read_bytes(self.logs / f"{number}_0_log.err") or b""
+        except Damaged:
             return known
+        lines = said.decode(errors="replace").splitlines()[-50:]
         noise = ("submitit ", "+", "srun: Force Terminated")
         lines = [line.strip() for line in lines if line.strip() and not line.startswith(noise)]
-        said = [line for line in lines if not line.startswith("srun:")] or lines
-        return f"{known}; it said: {said[-1][:300]}" if said else known
+        words = [line for line in lines if not line.startswith("srun:")] or lines
+        return f"{known}; it said: {words[-1][:300]}" if words else known
 
 
 def fresh(status: Mapping[str, Any]) -> bool:
     """Whether a cell has told of itself just now, by this machine's clock."""
-    return status["state"] == "running" and abs(time.time() - status.get("updated", 0)) < FRESH
+    return status["state"] == "running" and abs(time.time() - (status.get("updated") or 0)) < FRESH

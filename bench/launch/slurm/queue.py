@@ -66,14 +66,16 @@ def ask(*command: str) -> str:
     habits = ("SQUEUE_", "SINFO_", "SCANCEL_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(habits)}
     try:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(command, env=env, capture_output=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise Silent(f"{command[0]} does not answer within {SECONDS:.0f} s") from None
     except OSError as error:
         raise Silent(f"{command[0]}: {error.strerror}") from None
     if done.returncode:
-        raise Silent(one_line(done.stderr) or f"{command[0]} ended with code {done.returncode}")
-    return done.stdout
+        raise Silent(
+            one_line(done.stderr.decode(errors="replace")) or f"{command[0]} ended with code {done.returncode}"
+        )
+    return done.stdout.decode(errors="replace")
 
 
 def one_line(said: str) -> str:
@@ -111,8 +113,11 @@ def config() -> Mapping[str, str]:
 
 
 def largest_array() -> int:
-    """How many jobs an array may have."""
-    return max(1, int(config().get("MaxArraySize", LARGEST_ARRAY)))
+    """How many jobs an array may have. Raises `Silent` where the site's configuration does not say it in a number."""
+    told = config().get("MaxArraySize", str(LARGEST_ARRAY))
+    if not (told.isascii() and told.isdecimal()):
+        raise Silent(f"scontrol says MaxArraySize = {told[:40]!r}, which should be a number")
+    return max(1, int(told))
 
 
 def cluster() -> str:
@@ -142,6 +147,8 @@ def nodes() -> list[str]:
         return []
     kinds = []
     for line in told.splitlines():
+        if line.count("|") < 3:
+            continue
         partition, cpus, memory, gpus = line.split("|", 3)
         kinds.append(f"{partition}: {cpus} CPUs, {memory} MB" + ("" if "null" in gpus else f", {gpus}"))
     return list(dict.fromkeys(kinds))

@@ -1,0 +1,74 @@
+"""How a cell stands by the files in its folder: what `status`, `run`, `report` and `compare` all go by."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.results.files import Damaged, InTheWay
+from bench.results.folder import Folder
+from bench.state import State
+
+
+class Standing(NamedTuple):
+    """State and reason of a cell, what its files say, and those of them that are damaged.
+
+    `record` is run.json's, None where it is damaged or missing; `status` the last one; `result` None where there is
+    none that is whole.
+    """
+
+    state: str
+    reason: str | None
+    record: dict[str, Any] | None
+    status: dict[str, Any]
+    result: dict[str, Any] | None
+    faults: tuple[Damaged, ...]
+
+
+def standing(folder: Folder) -> Standing:
+    """Read a cell's folder. A damaged run.json or result.json makes the cell `damaged`.
+
+    Other damage does where there is no result: one that is whole makes the cell `done`, whatever the status would say.
+    A cell that said that it was done has lost its result.
+    """
+    faults: list[Damaged] = []
+
+    def told(reader: Any) -> Any:
+        try:
+            return reader()
+        except Damaged as error:
+            faults.append(error)
+            return None
+
+    newest = folder.newest
+    record, result, status = told(folder.record), told(folder.read_result), told(folder.read_status)
+    if status is not None and status["state"] not in set(State):
+        file = folder.place(folder.newest) / "status.json"
+        faults.append(Damaged(file, f"has a state that is none, {status['state']!r:.40}"))
+        status = None
+    hurt = {error.path.name for error in faults}
+    if status is None and "status.json" not in hurt:
+        places = [folder.place(newest)] if newest else [folder.path, folder / "attempts"]
+        faults += filter(None, map(_no_folder, places))
+    begun = result is not None or status is not None or "status.json" in hurt or "result.json" in hurt
+    if record is None and begun and "run.json" not in hurt:
+        faults.append(Damaged(folder / "run.json", "is not there"))
+    status = status or {"state": State.PENDING.value}
+    state, reason = status["state"], status.get("reason")
+    if result is not None:
+        state, reason, status = "done", None, {**status, "state": "done", "reason": None}
+    elif state == "done" and "result.json" not in hurt:
+        faults.append(Damaged(folder / "result.json", "is not there"))
+    grave = [error for error in faults if result is None or error.path.name == "run.json"]
+    if grave:
+        path, root = grave[0].path, folder.path
+        name = path.relative_to(root).as_posix() if path != root else "the folder"
+        state, reason = State.DAMAGED.value, f"{name} {grave[0].reason}"
+    return Standing(state, reason, record, status, result, tuple(faults))
+
+
+def _no_folder(path: Path) -> Damaged | None:
+    """What is in the way, where something else lies where a folder should be."""
+    wrong = os.path.lexists(path) and not path.is_dir()  # in this order: it may be made just now
+    return InTheWay(path) if wrong else None
