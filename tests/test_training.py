@@ -19,8 +19,7 @@ from bench.methods.base import EVERY, Method, Phase, Predictor, RecurrentMethod,
 from bench.methods.bptt import BPTT
 from bench.optimiser import rate
 from bench.report.data import load
-from bench.report.sections.curves import exhibits
-from bench.report.summary import summarise
+from bench.report.sections.summary import exhibits
 from bench.results import Folder, load_tensors, read_json
 from bench.tasks.base import IGNORED, Batch
 from bench.training import (
@@ -273,7 +272,7 @@ def test_what_was_inherited_holds_what_the_source_had_inherited(tmp_path):
     tokens = sum(result["costs"]["tokens"] for result in costs)
     assert ends["spent.tokens"] == tokens
     data = load([tmp_path])
-    ((_, _, exhibit),) = exhibits(data, summarise(data.results))
+    (exhibit,) = exhibits(data)
     assert max(line.x[-1] for panel in exhibit.panels for line in panel.lines) == tokens
 
 

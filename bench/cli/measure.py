@@ -93,7 +93,7 @@ def _print_cost(folder: Path) -> None:
     from bench.report.exhibit import Exhibit
     from bench.report.sections import complexity
 
-    overview = complexity.section(data.load([folder])).exhibits[0]
+    overview = next(complexity.exhibits(data.load([folder])))
     if isinstance(overview, Exhibit) and overview.table is not None:
         columns = [column for column in formats.shown(overview.table) if not column.head.startswith("token seconds")]
         rows = [list(row) for row in zip(*(column.texts for column in columns), strict=True)]

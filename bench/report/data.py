@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,11 @@ class Data:
         return sorted({name for name in named if isinstance(name, str)}, key=order)
 
     @cached_property
+    def names(self) -> list[str]:
+        """All grids."""
+        return list(dict.fromkeys(map(str, [*self.results.get("grid", ()), *self.steps.get("grid", ())])))
+
+    @cached_property
     def looks(self) -> dict[str, Style]:
         """How each method is drawn."""
         numbers: dict[str, int] = {}
@@ -115,7 +121,7 @@ def load(paths: Sequence[Path | str]) -> Data:
     results = read_results(cells) if cells else pd.DataFrame(columns=EMPTY)
     return Data(
         results=results,
-        curves=_in_unit(_with_work(load_curves(cells), records["cost"]), results),
+        curves=_in_unit(_with_work(_with_objects(load_curves(cells)), records["cost"]), results),
         steps=steps,
         credit=credit,
         inference=inference,
@@ -139,12 +145,17 @@ def read_results(paths: Paths) -> pd.DataFrame:
     results = results.reindex(columns=[*results, *(name for name in (*NUMBERS, *TEXTS) if name not in results)])
     for name in NUMBERS:
         results[name] = pd.to_numeric(results[name], errors="coerce").astype(float)
-    texts = [name for name in results if not pd.api.types.is_numeric_dtype(results[name])]
-    results = results.astype(dict.fromkeys(texts, object))  # (text is compared and grouped sooner so)
+    results = _with_objects(results)
     results["reference"] = results["reference"].eq(True)
     results["task"] = results["task"].astype(object).where(results["task"].notna(), "(unknown task)")
     results["method"] = results["method"].astype(object).where(results["method"].notna(), results["id"])
     return results.copy()  # (in one piece)
+
+
+def _with_objects(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with text as objects, which are compared and grouped sooner than pandas' own texts."""
+    texts = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    return frame.astype(dict.fromkeys(texts, object)).copy()  # (in one piece)
 
 
 def _in_unit(curves: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
@@ -164,11 +175,6 @@ def _only_traced(folder: Path) -> bool:
     if not any(folder.rglob("cost.json")):
         read_results(folder)
     return True
-
-
-def _together(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    kept = [frame for frame in frames if not frame.empty]
-    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
 
 
 def _records(cells: Paths, name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -211,15 +217,16 @@ def _names(traced: dict[str, Any]) -> str:
 
 def _long(records: list[tuple[dict[str, Any], dict[str, Any]]], name: str, columns: Sequence[str]) -> pd.DataFrame:
     """A row per entry of the lists under `columns`, beside the run's identity and the record's other fields."""
-    frames = []
+    found: list[dict[str, Any]] = []
     for place, (_, record) in enumerate(records):
         for one in record.get(name) or []:
-            lists = {column: pd.Series(one.get(column, []), dtype=float) for column in columns}
+            lists = {column: one.get(column) or [] for column in columns}
             others = {key: value for key, value in one.items() if key not in columns}
-            frames.append(pd.DataFrame(lists).assign(**others, run=place))
-    long = _together(frames)
-    if long.empty:
-        return long
+            rows = zip_longest(*lists.values(), fillvalue=float("nan"))
+            found += [{**dict(zip(columns, row)), **others, "run": place} for row in rows]
+    if not found:
+        return pd.DataFrame()
+    long = _with_objects(pd.DataFrame(found))
     shared = pd.DataFrame([run for run, _ in records], dtype=object).iloc[long.pop("run")].reset_index(drop=True)
     return pd.concat([shared.drop(columns=[column for column in long if column in shared]), long], axis=1)
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.report import style
-from bench.report.words import clean, plain, sentences, sortable
+from bench.report.words import clean, few_seeds, sentences, sortable, whole_as_int
 
 if TYPE_CHECKING:
     from bench.report.data import Data
     from bench.report.plot import Panel
 
+T = TypeVar("T")
 MOST_PANELS = 12
 """In one figure."""
 TOLD = ("task.", "model.", "training.budget.", "training.batch_size", "training.optimiser.lr")
@@ -68,6 +69,15 @@ class Section:
     exhibits: tuple[Exhibit | Missing, ...] = field(default=())
 
 
+def attempt(make: Callable[[], T], name: str, title: str) -> T | Missing:
+    """What `make` returns, or why it could not: no part of the report may end the others."""
+    try:
+        return make()
+    except Exception as error:
+        line = clean(next(iter(str(error).splitlines()), ""))
+        return Missing(name, title, f"it could not be made from these results ({type(error).__name__}: {line})")
+
+
 def exhibit(data: Data, name: str, title: str, caption: str, rows: pd.DataFrame, **parts: Any) -> Exhibit:
     """An exhibit on these rows, whose columns grid, task and method say what it is about.
 
@@ -76,9 +86,10 @@ def exhibit(data: Data, name: str, title: str, caption: str, rows: pd.DataFrame,
     tasks, methods = tuple(dict.fromkeys(rows["task"])), tuple(sorted(set(rows["method"]), key=style.order))
     count = max(parts.pop("count", 0), len(parts.get("panels", ())))
     many = f"The figure shows the first {MOST_PANELS} of {count} panels." if count > MOST_PANELS else ""
+    few = few_seeds(parts.get("table"))
     run = parts.pop("run", None) or ran(data, zip(rows["grid"], rows["task"]))
     grids = tuple(dict.fromkeys(rows["grid"]))
-    return Exhibit(name, title, sentences(caption, many), run, tasks=tasks, methods=methods, grids=grids, **parts)
+    return Exhibit(name, title, sentences(caption, few, many), run, tasks=tasks, methods=methods, grids=grids, **parts)
 
 
 def ran(data: Data, parts: Iterable[tuple[str, str]]) -> str:
@@ -98,7 +109,7 @@ def sizes(runs: pd.DataFrame) -> str:
     """The sizes and budgets of some cells: each field with all its values."""
     told = []
     for name in map(str, runs):
-        values = sorted({plain(one) for one in runs[name].dropna()}, key=sortable) if _is_told(name) else []
+        values = sorted({whole_as_int(one) for one in runs[name].dropna()}, key=sortable) if _is_told(name) else []
         if values:
             short = name.removeprefix("task.").removeprefix("model.").removeprefix("training.")
             told.append(f"{short} {', '.join(f'{one:,}' if isinstance(one, int) else str(one) for one in values)}")

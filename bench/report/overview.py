@@ -11,7 +11,8 @@ import pandas as pd
 
 from bench.report import style
 from bench.report.data import Data
-from bench.report.query import RUN, aggregate, base, cells, having, scores
+from bench.report.query import RUN, base, cells, having, scores
+from bench.report.tables import in_order, tabulate
 from bench.report.words import clean, counted
 
 PLACE = ["order", "place", "grid", "task"]
@@ -72,11 +73,9 @@ def compared(data: Data) -> pd.DataFrame:
     most = settings.sort_values("order", ascending=False, kind="stable").drop_duplicates("task")
     rows = rows.merge(most[["task", "grid"]], on=["task", "grid"])
     by = [*PLACE, "method", "column"]
-    table = aggregate(rows, by, "accuracy", "accuracy")
-    means = rows.groupby(by, sort=False)[["unit_loss", "chance", "accuracy_ceiling"]].mean().reset_index()
-    table = table.merge(means, on=by, how="left").merge(rows[["order", "unit"]].drop_duplicates("order"), on="order")
-    table = table.assign(rank=table["method"].map(style.order)).sort_values(["order", "rank", "column"], kind="stable")
-    return table.drop(columns="rank").rename(columns={"unit_loss": "loss", "accuracy_ceiling": "ceiling"})
+    rows = rows.rename(columns={"unit_loss": "loss", "accuracy_ceiling": "ceiling"})
+    how = {"accuracy": "interval", "loss": "mean", "chance": "mean", "ceiling": "mean", "unit": "first"}
+    return in_order(tabulate(rows, by, **how), "order", "method", "column")
 
 
 def main(table: pd.DataFrame) -> Main:

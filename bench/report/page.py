@@ -1,6 +1,6 @@
 """The page: everything of a report in one HTML file, which asks the network for nothing.
 
-html = render(data, sections, judged, images)
+html = render(data, sections, files)
 
 Text of any origin passes jinja2's autoescaping; a Content-Security-Policy forbids all requests, and every script but
 the page's own.
@@ -19,17 +19,20 @@ from importlib.resources import files
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from bench.report import formats, overview, style
+from bench.report.claims import Claim, Verdict, judged
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, Missing, Section, command
+from bench.report.exhibit import Exhibit, Missing, Section, attempt, command
+from bench.report.sections import LAST
 from bench.report.words import clean, count, counted, file_name
 
 if TYPE_CHECKING:
-    from bench.report.claims import Claim, Verdict
+    from matplotlib.figure import Figure
 
 ROWS_SHOWN = 400
 """Of a table on the page; the rest is in its CSV."""
@@ -40,8 +43,6 @@ BYTES_EMBEDDED = 300_000
 
 IDS = ("main", "filter", "theme", "shown", "reset", "overview", "answer", "large")
 """Anchors of the page's own, which no exhibit may have."""
-FOLDED = ("summary", "provenance")
-"""Sections that stand closed."""
 
 VERDICTS = {
     "supported": "✓",
@@ -90,11 +91,10 @@ class Image:
 def render(
     data: Data,
     sections: Sequence[Section],
-    judged: Sequence[tuple[Claim, Verdict]] | Missing,
-    images: Mapping[str, bytes],
+    files: Mapping[str, bytes],
     dpi: int,
 ) -> str:
-    """The whole page. `images` holds a PNG at `dpi` for every exhibit with a figure, by the exhibit's name."""
+    """The whole page. `files` holds figures/NAME.png at `dpi` for every exhibit with a figure."""
     script, sheet = _part("page.js"), _part("page.css")
     environment = Environment(
         loader=PackageLoader("bench", "report"),
@@ -103,22 +103,26 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    sections = [section for section in sections if section.exhibits or section.name == "claims"]
     exhibits = [one for section in sections for one in section.exhibits]
+    pictures = {one.name: files[name] for one in exhibits if (name := f"figures/{one.name}.png") in files}
+    answers = attempt(lambda: overview.main(overview.compared(data)), "main", "")
+    verdicts = attempt(lambda: _judged(judged(data)), "claims", "")
     return environment.get_template("page.html.j2").render(
         title=_title(data),
         about=_about(data),
         facts=_facts(data),
         sections=sections,
         anchors={one.name for one in exhibits},
-        images={name: _image(png, dpi) for name, png in images.items()},
+        images={name: _image(png, dpi) for name, png in pictures.items()},
         tables={one.name: _table(one.table) for one in exhibits if isinstance(one, Exhibit) and one.table is not None},
         is_missing=lambda one: isinstance(one, Missing),
-        main=_attempted(data),
+        main=None if isinstance(answers, Missing) or not answers.rows else answers,
         made_by=made_by,
-        judged=None if isinstance(judged, Missing) else _judged(judged),
-        unjudged=judged.reason if isinstance(judged, Missing) else None,
+        judged=None if isinstance(verdicts, Missing) else verdicts,
+        unjudged=verdicts.reason if isinstance(verdicts, Missing) else None,
         verdicts=VERDICTS,
-        folded=FOLDED,
+        folded=LAST,
         tasks=sorted({name for one in exhibits for name in _concerned(one, "tasks")}),
         methods=sorted({name for one in exhibits for name in _concerned(one, "methods")}, key=style.order),
         looks=data.looks,
@@ -130,15 +134,6 @@ def render(
         script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         sheet=sheet,
     )
-
-
-def _attempted(data: Data) -> overview.Main | None:
-    """The main table; None where it cannot be made."""
-    try:
-        found = overview.main(overview.compared(data))
-    except Exception:  # no part of the report may end the others
-        return None
-    return found if found.rows else None
 
 
 def made_by(one: Exhibit) -> list[str]:
@@ -163,8 +158,7 @@ def _concerned(exhibit: Exhibit | Missing, what: str) -> tuple[str, ...]:
 
 
 def _title(data: Data) -> str:
-    grids = list(dict.fromkeys([*data.results["grid"], *data.steps.get("grid", ())]))
-    return clean(", ".join(map(str, grids[:4])) + (f" and {len(grids) - 4} more" if len(grids) > 4 else ""))
+    return clean(", ".join(data.names[:4]) + (f" and {len(data.names) - 4} more" if len(data.names) > 4 else ""))
 
 
 def _runs(data: Data) -> pd.DataFrame:
@@ -248,15 +242,19 @@ def _image(png: bytes, dpi: int) -> Image:
     return Image(f"data:image/png;base64,{b64encode(png).decode()}", width, height)
 
 
-def quantised(png: bytes) -> bytes:
-    """The picture with a palette of 256 colours, which looks the same and takes a third of the space."""
+def picture(figure: Figure, dpi: int) -> bytes:
+    """The figure as a PNG with a palette of 256 colours, which looks the same and takes a third of the space."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image as Pillow
 
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    whole = Pillow.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     file = BytesIO()
-    with Pillow.open(BytesIO(png)) as image:
-        colours = image.convert("RGB").quantize(256, method=Pillow.Quantize.MEDIANCUT, dither=Pillow.Dither.NONE)
-    colours.save(file, "png", optimize=True)
-    return min(file.getvalue(), png, key=len)
+    colours = whole.quantize(256, method=Pillow.Quantize.MEDIANCUT, dither=Pillow.Dither.NONE)
+    colours.save(file, "png", dpi=(dpi, dpi))
+    return file.getvalue()
 
 
 def _table(table: pd.DataFrame) -> Table:

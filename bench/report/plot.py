@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from bench.report import query
+from bench.report import query, tables
 from bench.report.exhibit import MOST_PANELS
-from bench.report.style import GREY, Style, order, plain
+from bench.report.style import GREY, Style, order, tick_text
 from bench.report.words import clean
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, band
 
@@ -115,12 +115,12 @@ class Panel:
 
 def over_seeds(rows: pd.DataFrame, x: str, y: str, method: str, word: str | None = None, **how: Any) -> Line:
     """The mean over seeds of column `y` at each `x`; single seeds where they are too few for an interval."""
-    points = query.aggregate(rows, [x], y).sort_values(x)
+    points = tables.tabulate(rows.dropna(subset=y), [x], **{y: "interval"}).sort_values(x)
     few = set(points.loc[(points["seeds"] > 1) & (points["seeds"] < SEEDS_FOR_AN_INTERVAL), x])
-    single = query.per_seed(rows, [x], y)
+    single = tables.per_seed(rows, [x], y)
     shown = [part for _, part in single[single[x].isin(few)].groupby("seed")]
     seeds = tuple((part[x].to_numpy(dtype=float), part[y].to_numpy(dtype=float)) for part in shown)
-    at, mean, low, high = (points[name].to_numpy(dtype=float) for name in (x, "mean", "low", "high"))
+    at, mean, low, high = (points[name].to_numpy(dtype=float) for name in (x, y, f"{y}_low", f"{y}_high"))
     return Line(method if word is None else word, at, mean, low, high, seeds, method, **how)
 
 
@@ -175,6 +175,12 @@ def levels(rows: pd.DataFrame, x: str, names: Iterable[str] = ("accuracy_ceiling
             y, at = (known.to_numpy()[:1], np.empty(0)) if same else (known.to_numpy(), known.index.to_numpy(float))
             found.append(Level(REFERENCES[name][0], y, at, REFERENCES[name][1]))
     return found
+
+
+def accuracies(title: str, label: str, rows: pd.DataFrame, x: str, **how: Any) -> Panel:
+    """Accuracy along `x`, a line for each of the groups `query.LINE`, between chance and ceiling."""
+    shown = {"ylim": (-0.03, 1.05), "levels": levels(rows, x), "lines": sweep_lines(rows, x, "accuracy"), **how}
+    return Panel(title, label, "accuracy on the test set", **shown)
 
 
 # Drawing.
@@ -258,7 +264,7 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Style], handles: dict[st
         _ticks(axes.yaxis, np.concatenate([line.mean for line in panel.lines]), "log")
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(plain))
+        axes.yaxis.set_major_formatter(FuncFormatter(tick_text))
 
 
 def _dashes(variant: int) -> Any:
@@ -312,7 +318,7 @@ def _ticks(axis: Axis, values: np.ndarray, kind: str, zero: float | None = None)
         candidates = candidates[(candidates >= low) & (candidates <= high)]
     else:
         axis.set_major_locator(MaxNLocator(5, integer=True))
-        axis.set_major_formatter(FuncFormatter(plain))
+        axis.set_major_formatter(FuncFormatter(tick_text))
         return
     at = np.log(candidates) if log else candidates
     span = (math.log(high) - math.log(low) if log else high - low) or 1.0
@@ -325,5 +331,5 @@ def _ticks(axis: Axis, values: np.ndarray, kind: str, zero: float | None = None)
     axis.set_major_locator(FixedLocator(sorted(float(candidates[place]) for place in kept)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(
-        FuncFormatter(lambda value, at: "0" if zero is not None and math.isclose(value, zero) else plain(value, at))
+        FuncFormatter(lambda value, at: "0" if zero is not None and math.isclose(value, zero) else tick_text(value, at))
     )

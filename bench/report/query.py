@@ -16,10 +16,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import pandas as pd
 
-from bench.report import style
 from bench.report.data import Data
-from bench.report.words import clean, number_word, plain, sortable
-from bench.statistics import Interval, mean_interval
+from bench.report.words import clean, number_word, sortable, whole_as_int
 
 CONFIG = ("task.", "method.", "model.", "training.", "evaluation.score_from", "device", "precision")
 ABLATED = ("method.", "model.", "training.")
@@ -130,7 +128,7 @@ def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     names = short_names(columns)
     values = rows[list(columns)].astype(object).where(rows[list(columns)].notna(), None)
     told = [
-        label(((name, plain(value)) for name, value in zip(columns, row) if value is not None), names)
+        label(((name, whole_as_int(value)) for name, value in zip(columns, row) if value is not None), names)
         for row in values.itertuples(index=False, name=None)
     ]
     return pd.Series(told, index=rows.index, dtype=object)
@@ -172,7 +170,7 @@ def settings(results: pd.DataFrame) -> dict[tuple[str, str], Setting]:
         if _distinct(part[telling]) == _distinct(part[differing]):
             differing = telling  # the table has a budget as tokens, steps and seconds
         for row in rows:
-            found[run[row]] = tuple((name, plain(records[row][name])) for name in differing)
+            found[run[row]] = tuple((name, whole_as_int(records[row][name])) for name in differing)
     return found
 
 
@@ -196,7 +194,7 @@ def by_setting(rows: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Set
 
 def hashable(value: Any) -> Any:
     """A value of a config as a part of a key."""
-    return plain(value) if isinstance(value, int | float | str | bool) or value is None else str(value)
+    return whole_as_int(value) if isinstance(value, int | float | str | bool) or value is None else str(value)
 
 
 # Where cells stand.
@@ -240,14 +238,14 @@ def cells(data: Data) -> pd.DataFrame:
     """A row per finished run: grid, id, task, method, seed, and where it stands among the others.
 
     `length` is the trained one; `place` the task with the knobs in which its runs differ, in words, and `order` its
-    number; `setting` in which other fields the run differs from others of its method, in words; `off` as `off`, and
-    `base` whether there is none. With the run's config.
+    number; `setting` in which other fields the run differs from others of its method, in words; `where` all three
+    with the method; `off` as `off`, and `base` whether there is none. With the run's config.
     """
     runs = having(data.results, "grid", "id", "task", "method", "seed", "state", "task.length")
     runs = runs[runs["state"] == "done"].drop_duplicates(RUN).reset_index(drop=True)
     runs["length"] = number(runs["task.length"])
     if runs.empty:
-        return runs.assign(place=None, order=0, setting=None, off=None, base=False)
+        return runs.assign(place=None, order=0, setting=None, where=None, off=None, base=False)
     found = settings(runs)
     names = short_names(name for setting in found.values() for name, _ in setting)
     values = runs.astype(object).where(runs.notna(), None)  # gaps are equal to one another
@@ -257,43 +255,51 @@ def cells(data: Data) -> pd.DataFrame:
     for (grid, task), part in values.groupby(["grid", "task"], sort=True):
         knobs = ["task.length", *(name for name in varying(part, ("task.",)) if name != "task.length")]
         for row, own in zip(part.index, part[knobs].itertuples(index=False, name=None)):
-            told = [(name, plain(value)) for name, value in zip(knobs, own)]
+            told = [(name, whole_as_int(value)) for name, value in zip(knobs, own)]
             at[row] = (str(grid), str(task), *(sortable(value) for _, value in told))
             places[at[row]] = place(str(grid) if several else None, str(task), told)
     rank = {one: count for count, one in enumerate(sorted(places))}
     departs = off(runs)
     others = [[one for one in found[run] if not one[0].startswith("task.")] for run in keys(runs)]
+    runs = runs.assign(place=[places[at[row]] for row in runs.index], setting=[label(one, names) for one in others])
     return runs.assign(
-        place=[places[at[row]] for row in runs.index],
         order=[rank[at[row]] for row in runs.index],
-        setting=[label(one, names) for one in others],
+        where=[", ".join(filter(None, one)) for one in zip(runs["place"], runs["method"], runs["setting"])],
         off=departs,
         base=departs.map(len).eq(0),
     )
 
 
 def placed(rows: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """These columns of the rows of finished runs, beside where each run stands; `runs` are `cells`."""
+    """These columns of the rows of finished runs, beside where each run stands; `runs` are `cells`.
+
+    `variant` is the number of its setting among those of its method in these rows without ablations.
+    """
     wanted, where = having(rows, *RUN, *columns)[[*RUN, *columns]], runs[["id", "seed", *GROUP]]
     left, right = (one.astype(dict.fromkeys(RUN, object)) for one in (wanted, where))  # (either may be empty)
-    return left.merge(right, on=RUN)
+    found = left.merge(right, on=RUN)
+    settings = found.loc[found["base"].astype(bool), ["method", "setting"]].drop_duplicates()
+    settings = settings.sort_values(["method", "setting"])
+    settings = settings.assign(variant=settings.groupby("method").cumcount())
+    found = found.merge(settings, on=["method", "setting"], how="left")
+    return found.assign(variant=found["variant"].fillna(0).astype(int))
 
 
-def grouped(rows: pd.DataFrame, columns: Sequence[str] = tuple(GROUP)) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Groups of rows in the order of tables: by place, then method."""
-    if len(rows):
-        rank = rows["method"].map(style.order)
-        rows = rows.assign(rank=rank).sort_values(["order", "rank", "setting"], kind="stable")
-        for values, part in rows.groupby(list(columns), sort=False, dropna=False):
-            yield dict(zip(columns, values)), part
+def chosen(rows: pd.DataFrame, most: int) -> list[int]:
+    """The places (their order) that are shown, at most so many.
+
+    First those of the grid that has most places, since it was made to compare them, then those with most methods.
+    """
+    found = rows.groupby(["grid", "order"])["method"].nunique().reset_index()
+    found["places"] = found.groupby("grid")["order"].transform("size")
+    best = found.sort_values(["places", "method", "order"], ascending=[False, False, True])["order"].tolist()
+    return sorted(best[:most])
 
 
-def without_idle(table: pd.DataFrame, *hidden: str, keep_grid: bool = False) -> pd.DataFrame:
-    """The table without these columns, and without words that are empty, or a grid that is the same, throughout."""
-    table = table.drop(columns=list(hidden))
-    idle = [name for name in ("setting", "where") if name in table and not table[name].astype(bool).any()]
-    idle += ["grid"] if not keep_grid and len(set(table["grid"])) == 1 else []
-    return table.drop(columns=idle).reset_index(drop=True)
+def facts(data: Data, *names: str) -> pd.DataFrame:
+    """What is known of each run's trained predictor, at its first length: grid, id and these columns of results."""
+    rows = having(data.results, *RUN, "reference", *names)
+    return rows[~rows["reference"].eq(True)].drop_duplicates(RUN)[[*RUN, *names]]
 
 
 # Scores.
@@ -330,35 +336,16 @@ def scores(data: Data, from_start: bool = False) -> pd.DataFrame:
     return rows[rows["accuracy"].notna() & rows["seed"].notna()].copy()
 
 
-def per_seed(rows: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
-    """One row per group and seed: the columns `by`, seed, and `value` averaged over the group's rows of that seed.
-
-    Rows in which the value is no number are left out; gaps in `by` are a value like others.
-    """
-    kept = rows.assign(**{value: number(rows[value])}).dropna(subset=[value, "seed"])
-    return kept.groupby([*by, "seed"], dropna=False, sort=False)[value].mean().reset_index()
+def effective_rank(data: Data, rows: pd.DataFrame) -> pd.Series:
+    """Of the run of each row, the effective rank of its memories; NaN where no geometry was measured."""
+    ranks = {(run.get("grid"), run.get("id")): record.get("effective_rank") for run, record in data.geometry}
+    return number(pd.Series([ranks.get(run) for run in keys(rows)], index=rows.index, dtype=object))
 
 
-def aggregate(rows: pd.DataFrame, by: Sequence[str], value: str, named: str | None = None) -> pd.DataFrame:
-    """One row per group: the columns `by`, then mean, low, high (`mean_interval` over seeds) and seeds, how many.
-
-    With `named`, the first three are called `named`, `named_low` and `named_high`.
-    """
-    seeds = per_seed(rows, by, value)
-    groups = seeds.groupby(list(by), dropna=False, sort=False)[value]
-    found = [(*key, *mean_interval(part.to_numpy())) for key, part in groups] if len(seeds) else []
-    three = ["mean", "low", "high"] if named is None else [named, f"{named}_low", f"{named}_high"]
-    return pd.DataFrame(found, columns=[*by, *three, "seeds"])
-
-
-# What a run reached.
-
-
-def mean_of(runs: pd.DataFrame, name: str) -> Interval:
-    """Mean of a column over seeds."""
-    return mean_interval(runs[name].to_numpy(dtype=float))
-
-
-def numbers_by_seed(runs: pd.DataFrame, name: str) -> dict[int, float]:
-    """Of a frame indexed by seed: what `paired_difference` takes."""
-    return {int(seed): float(value) for seed, value in runs[name].items() if pd.notna(value)}  # type: ignore[call-overload]
+def recorded(
+    runs: pd.DataFrame, records: Iterable[tuple[dict[str, Any], Any]], read: Callable[[Any], T | None]
+) -> dict[int, T]:
+    """Row of `cells` -> what `read` makes of the run's record; without those that it finds damaged (None)."""
+    rows = dict(zip(keys(runs), runs.index))
+    known = ((rows.get((run.get("grid"), run.get("id"))), record) for run, record in records)
+    return {row: found for row, record in known if row is not None and (found := read(record)) is not None}

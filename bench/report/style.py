@@ -19,6 +19,7 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 RC: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
+    "axes.titley": 1.0,  # or matplotlib looks for a place at each drawing
     "axes.labelsize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -78,7 +79,7 @@ def _style(method: str, number: int | None) -> Style:
     return Style(f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}", "p<>d*XPh"[drawn[2] % 8])
 
 
-def plain(value: float, _: int | None = None) -> str:
+def tick_text(value: float, _: int | None = None) -> str:
     """A tick's number: 0.01, 25, 1k, 2M, 10⁻⁵; what a formatter of matplotlib calls."""
     if value == 0 or 1e-3 <= abs(value) < 1e3:
         return f"{value:g}"

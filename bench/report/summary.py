@@ -14,9 +14,10 @@ from typing import Any
 import pandas as pd
 
 from bench.report import style
+from bench.report.data import Data
 from bench.report.published import published
-from bench.report.query import Setting, label, settings, short_names
-from bench.report.words import clean, plain, sortable
+from bench.report.query import Setting, label, remembered, settings, short_names
+from bench.report.words import clean, sortable, whole_as_int
 from bench.results import by_code
 from bench.results.frames import scale_of
 from bench.state import State
@@ -84,7 +85,7 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
         ]
     frame = pd.DataFrame(rows)
     for name in names:
-        frame[name] = frame[name].astype(object).map(plain)
+        frame[name] = frame[name].astype(object).map(whole_as_int)
     return frame
 
 
@@ -141,10 +142,16 @@ def _status(cells: pd.DataFrame) -> dict[str, str]:
         if pd.notna(reason):
             reasons.setdefault(f"{state}: {reason}", []).append(f"{seed:g}" if isinstance(seed, int | float) else "?")
     told = [f"{text} (seed {', '.join(seeds)})" if len(runs) > 1 else text for text, seeds in reasons.items()]
-    if codes := by_code(dict(zip(runs["seed"].map(plain), runs["digest"]))):
+    if codes := by_code(dict(zip(runs["seed"].map(whole_as_int), runs["digest"]))):
         status += ", not by one code"
         told.append(codes)
     return {"status": status, "reason": "; ".join(told)}
+
+
+@remembered
+def first_table(data: Data) -> pd.DataFrame:
+    """`summarise` of all results; empty where there are no runs."""
+    return summarise(data.results) if len(data.results) else pd.DataFrame()
 
 
 # Parts of it.

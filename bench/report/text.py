@@ -15,7 +15,7 @@ from rich.text import Text
 from bench.report.exhibit import sizes
 from bench.report.query import names_of
 from bench.report.summary import about, by_task, heading, reasons
-from bench.report.words import clean, count, escape, plain
+from bench.report.words import clean, count, escape, whole_as_int
 from bench.statistics import SEEDS_FOR_AN_INTERVAL
 
 
@@ -172,7 +172,7 @@ def markdown(frame: pd.DataFrame, results: pd.DataFrame, figures: Mapping[tuple[
         lines += ["", *(f"- {escape(reason)}" for reason in reasons(part)), ""]
         alt = escape(f"Accuracy against training tokens, {heading(key, frame)}")
         gone = "No figure: no evaluation of any cell could be read."
-        lines += [f"![{alt}]({figures[key]}.png)" if key in figures else gone, ""]
+        lines += [f"![{alt}](figures/{figures[key]}.png)" if key in figures else gone, ""]
     notes = [_legend(frame)]
     if 0 < frame["seeds"].max() < SEEDS_FOR_AN_INTERVAL:
         notes.append(f"no intervals: these take {SEEDS_FOR_AN_INTERVAL} seeds or more")
@@ -192,7 +192,9 @@ def _provenance(runs: pd.DataFrame) -> list[str]:
     known = runs[runs[columns].notna().any(axis=1)] if columns else runs.iloc[:0]
     told: Counter[str] = Counter()
     for row in known[columns].to_dict("records"):
-        facts = {str(name).removeprefix("provenance."): plain(value) for name, value in row.items() if pd.notna(value)}
+        facts = {
+            str(name).removeprefix("provenance."): whole_as_int(value) for name, value in row.items() if pd.notna(value)
+        }
         words = [f"commit {facts.pop('commit', 'unknown')}" + (" with changes" if facts.pop("dirty", False) else "")]
         words += [f"{name.removeprefix('packages.')} {value}" for name, value in facts.items()]
         told[", ".join(words)] += 1

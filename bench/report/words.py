@@ -16,7 +16,7 @@ from bench.statistics import SEEDS_FOR_AN_INTERVAL
 clean, escape = outgoing.clean, outgoing.markdown
 
 
-def plain(value: Any) -> Any:
+def whole_as_int(value: Any) -> Any:
     """Whole numbers as int: a column with gaps holds them as floats."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -64,10 +64,12 @@ def interval(values: Sequence[float], digits: int = 3) -> str:
     return mean if low == "unknown" else f"{mean} [{low}, {high}]"  # (+ 0.0: no minus zero)
 
 
-def few_seeds(seeds: pd.Series) -> str:
-    """A sentence on means that have too few seeds for an interval; nothing where there are none."""
-    few = int((seeds < SEEDS_FOR_AN_INTERVAL).sum())
-    told = f"{few} of {len(seeds)} means have fewer than {SEEDS_FOR_AN_INTERVAL} seeds and no interval."
+def few_seeds(table: pd.DataFrame | None) -> str:
+    """A sentence on means of a table that have too few seeds for an interval; nothing where there are none."""
+    if table is None or "seeds" not in table or not pd.api.types.is_numeric_dtype(table["seeds"]):
+        return ""
+    few = int((table["seeds"] < SEEDS_FOR_AN_INTERVAL).sum())
+    told = f"{few} of {len(table)} means have fewer than {SEEDS_FOR_AN_INTERVAL} seeds and no interval."
     return told if few else ""
 
 

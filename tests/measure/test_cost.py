@@ -95,9 +95,7 @@ def test_what_one_step_of_a_stream_leaves_to_the_next_is_weighed():
     # k1 of the k2 columns have been run by then, but the tensor of all is kept alive.
     assert carried({"name": "tbptt", "k1": 2, "k2": 5}) == lanes * (state * number + 5 * (symbol + flag))
     method = build_method(tiny_run("rtrl"), build_task(tiny_run("rtrl")))
-    recurrent = sum(
-        parameter.numel() for part in (method.rnn.embedding, method.rnn.updater) for parameter in part.parameters()
-    )
+    recurrent = sum(one.numel() for part in (method.rnn.embedding, method.rnn.updater) for one in part.parameters())
     assert carried("rtrl") == lanes * (state + state * recurrent) * number
     assert carried("bptt") == carried("transformer") == 0
 
@@ -149,13 +147,13 @@ def test_a_configuration_is_traced_once(tmp_path, monkeypatch):
 
 def test_the_table_of_a_grid_is_kept_until_the_question_changes(tmp_path):
     runs = [tiny_run("bptt"), tiny_run("transformer")]
-    calls = []
-    record = cost.keep_table(runs, tmp_path, (8, 16), progress=lambda what, done, total: calls.append((done, total)))
+    told = []
+    record = cost.keep_table(runs, tmp_path, (8, 16), progress=lambda what, done, total: told.append((done, total)))
     assert [(row["method"], row["length"]) for row in record["steps"]] == [
         (method, length) for method in ("bptt", "transformer") for length in (8, 16)
     ]
     assert {row["method"] for row in record["credit"]} == {row["method"] for row in record["inference"]}
-    assert calls[-1] == (8, 8) and read_json(tmp_path / "cost.json") == record
+    assert told[-1] == (8, 8) and read_json(tmp_path / "cost.json") == record
     again = []
     assert cost.keep_table(runs, tmp_path, (8, 16), progress=lambda *given: again.append(given)) == record and not again
     other = cost.keep_table(runs, tmp_path, (8,), progress=lambda *given: again.append(given))
@@ -206,18 +204,11 @@ def test_what_cost_could_not_count_is_told_of_runs_and_in_the_captions(tmp_path,
         folder = folder_of(run, tmp_path / "grid")
         Trainer(run, folder).train()
         measure.measure(folder, "cost")
-    sentence = report.uncounted(tmp_path / "grid")
-    assert (
-        all(name in sentence for name in POOLING)
-        and "bptt on pooled-by-hand" in sentence
-        and "transformer" not in sentence
-    )
+    told = report.uncounted(tmp_path / "grid")
+    assert all(name in told for name in POOLING) and "bptt on pooled-by-hand" in told and "transformer" not in told
     cost.keep_table(runs, tmp_path / "grid", (4, 8))
     found = data.load([tmp_path / "grid"])
-    captions = {
-        exhibit.name: exhibit.caption
-        for exhibit in (*complexity.section(found).exhibits, *efficiency.section(found).exhibits)
-    }
+    captions = {one.name: one.caption for one in (*complexity.exhibits(found), *efficiency.exhibits(found))}
     for name in ("complexity", "inference", "efficiency"):
         assert POOLING[0] in captions[name]
     assert POOLING[1] in captions["complexity"] and POOLING[1] not in captions["inference"]  # nothing goes backward

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 
 from bench.config import Run
+from bench.report.data import Data, load
+from bench.report.exhibit import Exhibit, Missing
 from bench.report.plot import Line, Panel
+from bench.report.style import RC
 from bench.results import Folder, write_json
 from tests.helpers import folder_of, tiny_run
 
@@ -31,11 +36,17 @@ def score(accuracy: float, loss: float, predictor: str = "rnn", length: int = 12
 
 
 def fake(
-    root: Path, run: Run, scores: list[dict[str, Any]], tokens: int = 1000, points: int = 3, **result: Any
+    root: Path,
+    run: Run,
+    scores: list[dict[str, Any]],
+    tokens: int = 1000,
+    points: int = 3,
+    parameters: int = 6543,
+    **result: Any,
 ) -> Folder:
     """A finished cell with these scores, and a curve that rises to them; of two phases for SMT+DMT."""
     folder = folder_of(run, root)
-    costs = {"steps": tokens / 10, "tokens": tokens, "training_seconds": 2.5, "predictor_parameters": 6543}
+    costs = {"steps": tokens / 10, "tokens": tokens, "training_seconds": 2.5, "predictor_parameters": parameters}
     write_json(folder / "result.json", {"scores": scores, "costs": costs, "provenance": PROVENANCE, **result})
     folder.set_status("done")
     names = ("predictor", "reference", "accuracy", "loss")
@@ -74,6 +85,20 @@ def rename(folder: Folder, task: str, method: str) -> None:
     record = {**(folder.record() or {})}
     record["full"]["task"]["name"], record["full"]["method"]["name"] = task, method
     write_json(folder / "run.json", record)
+
+
+def exhibits(at: Path | Data, name: str) -> dict[str, Exhibit | Missing]:
+    """The exhibits of a section of that name, by theirs; of results folders below a path, or of data."""
+    with rc_context(RC):
+        data = load([at]) if isinstance(at, Path) else at
+        return {one.name: one for one in import_module(f"bench.report.sections.{name}").exhibits(data)}
+
+
+def made(at: Path | Data, section: str, name: str) -> tuple[Exhibit, pd.DataFrame]:
+    """One of them, which has a table, with that."""
+    found = exhibits(at, section)[name]
+    assert isinstance(found, Exhibit) and found.table is not None
+    return found, found.table
 
 
 def lines(panel: Panel, **wanted: Any) -> list[Line]:

@@ -9,14 +9,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import bench
-from bench.report.data import Data, load
-from bench.report.exhibit import Exhibit, Missing
+from bench.report.data import load
+from bench.report.exhibit import Missing
 from bench.report.plot import Panel, draw
-from bench.report.sections import ablations
 from bench.results import write_json
-from tests.helpers import TINY, folder_of, tiny_run
-from tests.report.fabricated import fake, lines, means, only, score, words
+from tests.helpers import TINY, tiny_run
+from tests.report.fabricated import exhibits, fake, lines, made, means, only, score, words
 
 NAMES = ["ablation-lambda", "ablation-future", "ablation-backbone"]
 BASE = {"lambda_dyn": 1.0, "lambda_unif": 0.001, "future": 64}
@@ -50,25 +48,12 @@ def ladder(root: Path) -> None:
     cells(root, [0.3, 0.6, 0.6], lambda_unif=0.0, ranks=[1, 2, 3])
 
 
-def exhibits(root: Path) -> dict[str, Exhibit | Missing]:
-    return {one.name: one for one in ablations.section(load([root])).exhibits}
-
-
-def exhibit(root: Path, name: str) -> Exhibit:
-    found = exhibits(root)[name]
-    assert isinstance(found, Exhibit) and found.panels
-    draw(found.panels, load([root]).looks)
-    return found
-
-
 def table(root: Path, name: str) -> pd.DataFrame:
-    frame = exhibit(root, name).table
-    assert frame is not None
-    return frame
+    return made(root, "ablations", name)[1]
 
 
 def panels(root: Path, name: str) -> Sequence[Panel]:
-    return exhibit(root, name).panels
+    return made(root, "ablations", name)[0].panels
 
 
 # Weights.
@@ -180,79 +165,8 @@ def test_backbones_are_compared_with_the_methods_own_base(tmp_path: Path) -> Non
 # Odd folders.
 
 
-def test_nothing_there_names_the_grid_that_brings_it(tmp_path: Path) -> None:
-    folder_of(tiny_run(), tmp_path / "g")
-    empty = pd.DataFrame()
-    nothing = Data(empty, empty, empty, empty, empty, empty, empty, [], [])
-    for found in (ablations.section(load([tmp_path])), ablations.section(nothing)):
-        assert [one.name for one in found.exhibits] == NAMES
-        for one in found.exhibits:
-            assert isinstance(one, Missing) and "python run_bench.py run ablation-small" in one.reason
-
-
 def test_cells_that_differ_in_more_than_the_field_are_not_compared(tmp_path: Path) -> None:
     cells(tmp_path / "g", [0.5], future=1)
     cells(tmp_path / "g", [0.6], lambda_dyn=0.1, future=4)
     cells(tmp_path / "other", [0.6], lambda_dyn=0.1, future=1)  # nor across grids
-    assert all(isinstance(one, Missing) for one in exhibits(tmp_path).values())
-
-
-def test_unfinished_cells_are_left_out_and_single_seeds_have_no_interval(tmp_path: Path) -> None:
-    cells(tmp_path / "g", [0.5])
-    cells(tmp_path / "g", [0.6], lambda_dyn=0.1)
-    options = {"name": "smt+dmt", **BASE, "lambda_dyn": 10.0}
-    folder_of(tiny_run(options, model=TINY), tmp_path / "g").set_status("failed", reason="x")
-    rows = table(tmp_path, "ablation-lambda")
-    assert rows["value"].tolist() == [0.1, 1.0] and rows["accuracy_low"].isna().all()
-    assert "2 of 3 cells done, the other 1 left out" in exhibit(tmp_path, "ablation-lambda").run
-
-
-def test_a_damaged_geometry_is_no_rank(tmp_path: Path) -> None:
-    cells(tmp_path / "g", [0.5], ranks=[1])
-    cells(tmp_path / "g", [0.6], lambda_unif=0.0, ranks=[2])
-    for file in tmp_path.rglob("dynamics.json"):
-        write_json(file, {"geometry": {"effective_rank": "many"}})
-    assert "effective_rank" not in table(tmp_path, "ablation-lambda")
-
-
-def test_odd_names_are_words_like_others(tmp_path: Path) -> None:
-    ladder(tmp_path / "g")
-    futures(tmp_path / "h")
-    data = load([tmp_path])
-    data.results["method"], data.results["task"] = "<script>", "$x_1$"
-    for one in ablations.section(data).exhibits[:2]:
-        assert isinstance(one, Exhibit) and one.methods == ("<script>",) and one.tasks == ("$x_1$",)
-
-
-def test_real_runs_make_all_three(tmp_path: Path) -> None:
-    method = {"lambda_dyn": 1.0}
-    grid = {
-        "base": {
-            "task": {"name": "retrieval", "length": 8},
-            "model": TINY,
-            "training": {"batch_size": 4, "budget": {"steps": 6}},
-            "evaluation": {"sequences": 16, "reference_sequences": 4, "every": 0.5},
-        },
-        "axes": {"seed": [0]},
-        "overrides": [{"where": {"method": "smt+dmt"}, "set": {"method": method}}],
-        "parts": [
-            {"axes": {"method": ["smt+dmt"]}, "ladders": {"method.lambda_dyn": [0.1], "method.lambda_unif": [0.0]}},
-            {"axes": {"method": ["smt+dmt"], "method.detach": [False, True], "method.future": [1, 64]}},
-            {"axes": {"method": ["smt+dmt", "bptt"], "model.backbone": ["transformer", "gru"]}},
-        ],
-    }
-    bench.run(grid, results=tmp_path, launcher="inline")
-    weights, future, backbones = (table(tmp_path, name) for name in NAMES)
-    own = weights[weights["predictor"] == "rnn"]
-    assert own[["field", "value"]].to_numpy().tolist() == [
-        ["method.lambda_dyn", 0.1],
-        ["method.lambda_dyn", 1.0],
-        ["method.lambda_unif", 0.0],
-        ["method.lambda_unif", 0.001],
-    ]
-    assert len(future[future["predictor"] == "rnn"]) == 4 and len(backbones[~backbones["reference"]]) == 4
-    known = load([tmp_path]).results
-    run = known[(known["method.lambda_dyn"] == 0.1) & (known["predictor"] == "rnn")].iloc[0]
-    assert own.iloc[0]["accuracy"] == run["accuracy"]
-    bases = [frame[frame["base"] & ~frame["reference"]] for frame in (weights, future)]
-    assert {row["accuracy"] for frame in bases for row in frame.to_dict("records")} == {own.iloc[1]["accuracy"]}
+    assert all(isinstance(one, Missing) for one in exhibits(tmp_path, "ablations").values())

@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import rc_context
 
-from bench.measure.cost import keep_table
-from bench.report import style
 from bench.report.data import Data, load
 from bench.report.exhibit import Exhibit, Missing
-from bench.report.plot import Panel, draw
-from bench.report.sections.complexity import exponents, paper, section
+from bench.report.plot import Panel
+from bench.report.sections.complexity import exponents
 from bench.results import write_json
-from tests.helpers import tiny_run
+from tests.report import fabricated
 from tests.report.fabricated import lines, only, words
 
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
@@ -72,29 +69,12 @@ def read(root: Path, found: dict[str, Any], grid: str = "complexity") -> Data:
     return load([root])
 
 
-DRAWN: list[tuple[Data, dict[str, Exhibit | Missing]]] = []
-
-
-def exhibits(data: Data) -> dict[str, Exhibit | Missing]:
-    """The section's exhibits, drawn once."""
-    for known, drawn in DRAWN:
-        if known is data:
-            return drawn
-    with rc_context(style.RC):
-        DRAWN.append((data, {one.name: one for one in section(data).exhibits}))
-    return DRAWN[-1][1]
-
-
 def made(data: Data, name: str) -> Exhibit:
-    one = exhibits(data)[name]
-    assert isinstance(one, Exhibit), one.reason
-    return one
+    return fabricated.made(data, "complexity", name)[0]
 
 
 def table(data: Data, name: str) -> pd.DataFrame:
-    frame = made(data, name).table
-    assert frame is not None
-    return frame
+    return fabricated.made(data, "complexity", name)[1]
 
 
 def points(panel: Panel, word: str) -> dict[float, float]:
@@ -162,11 +142,6 @@ def test_a_phase_of_which_only_credit_was_followed_has_its_row(tmp_path: Path) -
     assert only(frame, method="bptt")["state_bytes"] == 0.0
 
 
-@pytest.mark.parametrize("quantity", ["sequential_operations", "credit_longest", "state_bytes", "flops"])
-def test_nothing_is_claimed_for_methods_that_the_paper_does_not_have(quantity: str) -> None:
-    assert paper(quantity, "rtrl", "train") == "not known"
-
-
 def test_inference_is_told_for_every_phase_of_its_method_and_for_methods_that_were_only_streamed(traced: Data) -> None:
     frame = table(traced, "complexity")
     assert only(frame, method="bptt")["state_bytes"] == 0.0
@@ -200,7 +175,6 @@ def test_credit_tables_are_the_record_and_tell_what_flows_outside(traced: Data) 
     assert (row["shortest"], row["longest"], row["paper"]) == (80, 466, "O(T)")
     beyond = only(frame, phase="dmt", distance=8)
     assert math.isnan(beyond["shortest"]) and beyond["outside"] == TEACHER
-    assert f"smt+dmt, phase dmt: outside autograd: {TEACHER}" in made(traced, "credit-path").caption
 
 
 def test_inference_tables_are_the_record(traced: Data) -> None:
@@ -265,15 +239,9 @@ def test_of_several_tasks_the_one_with_most_methods_is_drawn_and_all_are_in_the_
 # What is missing, odd or damaged.
 
 
-def test_without_traces_every_part_names_the_command(tmp_path: Path) -> None:
-    found = exhibits(read(tmp_path, {"steps": [], "credit": [], "inference": []}))
-    assert set(found) == {"complexity", "credit-path", "inference"}
-    assert all(isinstance(one, Missing) and "cost complexity" in one.reason for one in found.values())
-
-
 @pytest.mark.parametrize("name", ["steps", "credit", "inference"])
 def test_a_part_that_was_not_traced_leaves_the_others(tmp_path: Path, name: str) -> None:
-    found = exhibits(read(tmp_path, {**record(), name: []}))
+    found = fabricated.exhibits(read(tmp_path, {**record(), name: []}), "complexity")
     gone = {"steps": "complexity", "credit": "credit-path", "inference": "inference"}[name]
     assert [key for key, one in found.items() if isinstance(one, Missing)] == [gone]
 
@@ -288,49 +256,11 @@ def test_damaged_rows_are_left_out(tmp_path: Path) -> None:
     row = only(table(data, "complexity"), method="bptt")
     expected = np.polyfit(np.log(LARGER), np.log([90 + 68 * T for T in LARGER]), 1)[0]
     assert row["sequential_operations"] == pytest.approx(expected)
-    for one in exhibits(data).values():
+    for one in fabricated.exhibits(data, "complexity").values():
         assert isinstance(one, Exhibit)
-
-
-def test_names_of_plugins_do_no_harm(tmp_path: Path) -> None:
-    found = {
-        name: [
-            {**row, "method": "<script>$x_1$", "backbone": "_b", "task": "$t"} for row in rows if "smt" in row["method"]
-        ]
-        for name, rows in record().items()
-    }
-    found["inference"] = [{**token("<script>$x_1$", p, 5, 0), "backbone": "_b", "task": "$t"} for p in LENGTHS]
-    with rc_context(style.RC):
-        data = read(tmp_path, found)
-        for one in section(data).exhibits:
-            assert isinstance(one, Exhibit)
-            if one.panels:
-                draw(one.panels, data.looks).savefig(tmp_path / "figure.png")
-                assert any("<script>$x_1$" in word for word in words(one.panels))
 
 
 def test_a_single_length_has_values_and_no_exponent(tmp_path: Path) -> None:
     data = read(tmp_path, {"steps": [step("bptt", "train", 8, 100)], "credit": [], "inference": []})
     row = only(table(data, "complexity-fits"), quantity="sequential operations")
     assert math.isnan(row["exponent"]) and math.isnan(row["slope"]) and row["at_last"] == 100
-
-
-# Real traces.
-
-
-def test_a_real_trace_is_shown_as_it_was_recorded(tmp_path: Path) -> None:
-    runs = [tiny_run("smt+dmt"), tiny_run("bptt"), tiny_run("transformer")]
-    found = keep_table(runs, tmp_path / "complexity", lengths=(4, 8, 16))
-    data = load([tmp_path])
-    fits = table(data, "complexity-fits")
-    wanted = fits["quantity"] == "sequential operations"
-    shown = {(row["method"], row["phase"]): row["at_last"] for row in fits[wanted].to_dict("records")}
-    longest = [one for one in found["steps"] if one["length"] == 16]
-    assert shown == {(one["method"], one["phase"]): one["whole"]["sequential_operations"] for one in longest}
-    overview = table(data, "complexity")
-    assert only(overview, phase="smt")["sequential_operations"] <= 0.05
-    assert only(overview, method="bptt")["sequential_operations"] > 0.8
-    assert (
-        only(overview, method="transformer")["state_bytes"] > 0.8 and only(overview, method="bptt")["state_bytes"] == 0
-    )
-    assert len(table(data, "credit-path")) == len(found["credit"])

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import rc_context
 
-import bench
 from bench.config import Run
-from bench.report import style
 from bench.report.data import Data, load
-from bench.report.exhibit import Exhibit, Missing
-from bench.report.plot import draw
 from bench.report.query import cells
-from bench.report.sections.efficiency import alike, loss_at, section, spend_to, together
+from bench.report.sections.efficiency import alike
+from bench.report.spends import loss_at, spend_to, together
 from bench.results import write_json
 from tests.helpers import TINY, folder_of, tiny_run
-from tests.report.fabricated import levels, lines, only, words
+from tests.report import fabricated
+from tests.report.fabricated import levels, lines, only
 
 TOKENS = (0, 100, 200, 400)
 FACTS = {"chance": 0.1, "unigram_loss": 2.0, "loss_floor": 0.0, "accuracy_ceiling": 1.0, "unit": "nats"}
@@ -85,17 +81,12 @@ def pair(root: Path) -> Data:
     return load([root])
 
 
-def exhibits(data: Data) -> list[Exhibit]:
-    with rc_context(style.RC):
-        found = section(data).exhibits
-    assert all(isinstance(one, Exhibit) for one in found), found
-    return [one for one in found if isinstance(one, Exhibit)]
+def exhibits(data: Data) -> list[Any]:
+    return list(fabricated.exhibits(data, "efficiency").values())
 
 
 def table(data: Data) -> pd.DataFrame:
-    frame = exhibits(data)[0].table
-    assert frame is not None
-    return frame
+    return fabricated.made(data, "efficiency", "efficiency")[1]
 
 
 # Reading curves.
@@ -314,27 +305,6 @@ def test_ablations_and_ladders_leave_the_setting_that_most_runs_share(tmp_path: 
     assert set(kept.loc[kept["method"] == "smt", "method.lambda_dyn"]) == {1.0}
 
 
-def test_cells_that_are_not_done_are_left_out_and_counted(tmp_path: Path) -> None:
-    seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 2)
-    cell(tmp_path, tiny_run("bptt", seed=2), [2.0, 9.0, 9.0, 9.0], state="running")
-    (exhibit,) = exhibits(load([tmp_path]))
-    assert only(table(load([tmp_path])))["loss"] == pytest.approx(1.0)
-    assert "2 of 3 cells done" in exhibit.run
-
-
-def test_without_curves_it_says_what_would_bring_them(tmp_path: Path) -> None:
-    cell(tmp_path, tiny_run("bptt"), [2.0, 1.0], state="failed")
-    (only_one,) = section(load([tmp_path])).exhibits
-    assert isinstance(only_one, Missing) and "run dynamics-small" in only_one.reason
-
-
-@pytest.mark.parametrize("state", ["pending", "running", "done"])
-def test_cells_without_any_evaluation_make_it_missing(tmp_path: Path, state: str) -> None:
-    folder_of(tiny_run("bptt"), tmp_path).set_status(state)
-    (only_one,) = section(load([tmp_path])).exhibits
-    assert isinstance(only_one, Missing) and "run dynamics-small" in only_one.reason
-
-
 def test_odd_curves_are_told_not_raised(tmp_path: Path) -> None:
     seeds(tmp_path, "bptt", [[2.0, math.nan, 1.2, 1.0], [math.nan] * 4, [2.0, math.inf, math.inf, math.inf]])
     seeds(tmp_path, "smt+dmt", [[2.0]])
@@ -343,36 +313,4 @@ def test_odd_curves_are_told_not_raised(tmp_path: Path) -> None:
     assert (row["method"], row["loss"], row["seeds"]) == ("bptt", pytest.approx(1.0), 1)
 
 
-def test_names_of_plugins_do_no_harm(tmp_path: Path) -> None:
-    data = pair(tmp_path)
-    names = {"task": "<script>$t", "method": "_$x_1$"}
-    renamed = {frame: getattr(data, frame).assign(**names) for frame in ("results", "curves")}
-    odd = replace(data, **renamed)
-    with rc_context(style.RC):
-        (exhibit,) = exhibits(odd)
-        draw(exhibit.panels, odd.looks, exhibit.across).savefig(tmp_path / "figure.png")
-        assert any("_$x_1$" in word for word in words(exhibit.panels))
-
-
 # Real runs.
-
-
-def test_real_runs_are_shown_with_the_losses_they_ended_with(tmp_path: Path) -> None:
-    base_of = {
-        "task": {"name": "retrieval", "length": 8},
-        "model": TINY,
-        "training": {"batch_size": 8, "budget": {"steps": 6}},
-    }
-    evaluation = {"sequences": 32, "reference_sequences": 8, "every": 0.5}
-    axes = {"method": ["bptt", "smt+dmt"], "seed": [0, 1, 2]}
-    grid = {"base": {**base_of, "evaluation": evaluation}, "axes": axes, "measure": ["cost"]}
-    bench.run(grid, results=tmp_path, launcher="inline")
-    data = load([tmp_path])
-    frame = table(data)
-    trained = data.results[~data.results["reference"]]
-    for method, part in trained.groupby("method"):
-        row = only(frame, method=method)
-        assert row["loss"] == pytest.approx(part["loss"].mean()) and row["tokens"] == pytest.approx(
-            part["tokens"].mean()
-        )
-        assert row["flops"] > row["sequential_flops"] > 0

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
-from matplotlib import rc_context
 
-import bench
 from bench.report.data import Data, load
-from bench.report.exhibit import Exhibit, Missing
-from bench.report.plot import draw
 from bench.report.sections import lengths
-from bench.report.style import RC
-from tests.helpers import TINY, folder_of, tiny_run
+from tests.helpers import folder_of, tiny_run
 from tests.report.fabricated import fake, levels, means, only, score, words
 
 LENGTHS = (6, 12, 24, 48)
@@ -45,7 +37,7 @@ def three(root: Path) -> Data:
 
 
 def exhibit(data: Data) -> Any:
-    (found,) = lengths.section(data).exhibits
+    (found,) = tuple(lengths.exhibits(data))
     assert found.name == "length-generalisation"
     return found
 
@@ -111,14 +103,6 @@ def test_each_trained_length_has_a_panel_and_rows_of_its_own(tmp_path: Path) -> 
     assert [one.title for one in found.panels] == ["retrieval, trained at 12", "retrieval, trained at 24"]
 
 
-def test_one_seed_has_no_interval_and_the_caption_says_so(tmp_path: Path) -> None:
-    cell(tmp_path, "bptt", 0, RNN[0])
-    found = exhibit(load([tmp_path]))
-    row = only(found.table)
-    assert row["longer"] == pytest.approx(0.4) and math.isnan(row["longer_low"])
-    assert "1 of 1 means" in found.caption
-
-
 def test_shorter_lengths_alone_leave_the_score_open(tmp_path: Path) -> None:
     fake(tmp_path, tiny_run(), [score(0.5, 1.0, length=12), score(0.6, 1.0, length=6)])
     found = exhibit(load([tmp_path]))
@@ -131,39 +115,3 @@ def test_cells_with_one_test_length_or_without_scores_are_not_here(tmp_path: Pat
     fake(tmp_path / "far", tiny_run("transformer"), [score(0.5, 1.0)])
     folder_of(tiny_run("smt"), tmp_path / "far").set_status("failed", reason="no")
     assert set(exhibit(load([tmp_path])).table["method"]) == {"smt+dmt", "bptt"}
-
-
-def test_without_such_cells_the_grid_that_brings_them_is_named(tmp_path: Path) -> None:
-    fake(tmp_path, tiny_run(), [score(0.5, 1.0)])
-    data = load([tmp_path])
-    for one in (data, replace(data, results=data.results.iloc[:0]), replace(data, results=pd.DataFrame())):
-        found = exhibit(one)
-        assert isinstance(found, Missing) and "run length-small" in found.reason
-
-
-def test_any_name_of_a_plugin_is_drawn_as_it_is(tmp_path: Path) -> None:
-    data = three(tmp_path)
-    results = data.results.replace({"bptt": "<script>$x_1$", "retrieval": "_$\\frac{"})
-    results.loc[0, ["accuracy", "chance"]] = float("nan")
-    found = exhibit(replace(data, results=results))
-    assert isinstance(found, Exhibit) and found.panels
-    with rc_context(RC):
-        draw(found.panels, replace(data, results=results).looks).savefig(BytesIO(), format="png")
-    assert found.methods == ("smt+dmt", "<script>$x_1$")
-
-
-def test_real_runs_make_the_exhibit(tmp_path: Path) -> None:
-    evaluation = {"sequences": 8, "reference_sequences": 4, "every": 1.0, "lengths": [6, 16, 20]}
-    training = {"batch_size": 4, "budget": {"steps": 2}}
-    axes = {"method": ["smt+dmt", "bptt"], "task": ["retrieval"], "task.length": [12]}
-    grid = {"base": {"model": TINY, "training": training, "evaluation": evaluation}, "axes": axes}
-    bench.run(grid, results=tmp_path, launcher="inline")
-    data = load([tmp_path])
-    table, results = exhibit(data).table, data.results
-    assert len(table) == 3
-    for row in table.to_dict("records"):
-        own = results[(results["method"] == row["method"]) & (results["predictor"] == row["predictor"])]
-        by_length = dict(zip(own["length"], own["accuracy"]))
-        assert set(by_length) == {6, 12, 16, 20}
-        assert row["longer"] == pytest.approx((by_length[16] + by_length[20]) / 2)
-        assert (row["accuracy"], row["shorter"]) == (by_length[12], by_length[6])

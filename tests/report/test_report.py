@@ -25,8 +25,7 @@ from bench.errors import BadInput
 from bench.report import style
 from bench.report.data import load as read
 from bench.report.data import read_results as load
-from bench.report.sections.curves import exhibits
-from bench.report.summary import summarise
+from bench.report.sections.summary import exhibits
 from bench.report.text import markdown
 from bench.report.words import escape
 from bench.results import UNTOLD, DamagedFile, Folder, load_curves, load_results, write_json
@@ -40,8 +39,7 @@ ROOT = Path(__file__).parents[2]
 
 def curves(root: Path) -> dict[str, Any]:
     """Task -> the panels of its learning curves."""
-    data = read([root])
-    return {key[1]: one.panels for key, _, one in exhibits(data, summarise(data.results))}
+    return {one.tasks[0]: one.panels for one in exhibits(read([root]))}
 
 
 def printed(frame: pd.DataFrame, width: int = 110) -> str:
@@ -432,7 +430,7 @@ def test_the_markdown_says_what_ran_and_where(tmp_path: Path) -> None:
     assert "| bptt | 0.550 ±0.050 |" in text and "no intervals" in text
     assert "commit abc123 with changes, torch 2.9, processor A CPU (2 cells)" in text
     assert "secret" not in text, "a host's name is nobody's business"
-    assert "![Accuracy against training tokens, retrieval](retrieval.png)" in text
+    assert "![Accuracy against training tokens, retrieval](figures/curves-retrieval.png)" in text
 
 
 # Figures.
@@ -444,10 +442,9 @@ def test_figures_are_written_and_leave_the_users_settings_alone(tmp_path: Path) 
     before = dict(rcParams)
     files = report.write(tmp_path / "g", tmp_path / "out")
     names = ["index.html", "summary.csv", "summary.md", "summary.tex"]
-    names += ["retrieval.png", "retrieval.pdf", "stack.png", "stack.pdf"]
     assert [file.name for file in files if file.parent == tmp_path / "out"] == names
-    assert (tmp_path / "out" / "stack.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "out" / "stack.pdf").read_bytes().startswith(b"%PDF")
+    drawn = tmp_path / "out" / "figures" / "curves-stack.png"
+    assert drawn.read_bytes().startswith(b"\x89PNG") and drawn.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     assert all(file.stat().st_size > 5000 for file in files if file.suffix in (".png", ".pdf"))
     assert dict(rcParams) == before, "the backend among them"
     there = {file for file in (tmp_path / "out").rglob("*") if file.is_file()}
@@ -459,7 +456,7 @@ def test_figures_are_the_same_whatever_the_users_settings_are(tmp_path: Path, mo
     seeds(tmp_path / "g", [0.5, 0.6])
 
     def drawn(out: str) -> bytes:
-        return (tmp_path / out / "retrieval.png").read_bytes()
+        return (tmp_path / out / "figures" / "curves-retrieval.png").read_bytes()
 
     report.write(tmp_path / "g", tmp_path / "plain")
     with rc_context({"text.usetex": True, "font.size": 30, "axes.facecolor": "red", "savefig.bbox": "tight"}):
@@ -533,8 +530,8 @@ def test_a_real_run_is_reported_as_the_trainer_wrote_it(tmp_path: Path) -> None:
     traits = {"traits.state": "constant", "traits.data": "sequences", "traits.recurrent": True, "traits.teacher": True}
     assert load_results(tmp_path / "g").iloc[0][list(traits)].to_dict() == traits
     files = report.write(tmp_path / "g", tmp_path / "out")
-    names = ["index.html", "summary.csv", "summary.md", "summary.tex", "retrieval.png", "retrieval.pdf"]
-    assert [file.name for file in files][:6] == names
+    names = ["index.html", "summary.csv", "summary.md", "summary.tex"]
+    assert [file.name for file in files][:4] == names
     assert f"commit {result['provenance']['commit']}" in files[2].read_text()
     curves = load_curves(tmp_path / "g")
     assert set(curves["phase"]) == {"smt", "dmt"} and curves["tokens"].max() == result["costs"]["tokens"]

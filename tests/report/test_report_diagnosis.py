@@ -7,16 +7,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from matplotlib import rc_context
 
 from bench.report.data import load
 from bench.report.exhibit import Exhibit, Missing
 from bench.report.plot import draw
 from bench.report.sections import diagnosis
-from bench.report.style import RC
 from bench.results import write_json
 from tests.helpers import tiny_run
-from tests.report.fabricated import fake, levels, only, score, seeds
+from tests.report import fabricated
+from tests.report.fabricated import fake, levels, only, score
 
 
 def record(limit: str = "drift", rollout: float = 0.4, ceiling: float | None = 1.0) -> dict[str, Any]:
@@ -41,16 +40,8 @@ def cell(root: Path, found: Any, method: Any = "smt", seed: int = 0, length: int
     write_json(folder / "diagnosis.json", {"schema": 1, "sequences": 8, "diagnosis": found})
 
 
-def exhibit(root: Path) -> Exhibit | Missing:
-    with rc_context(RC):
-        (only_one,) = diagnosis.section(load([root])).exhibits
-    return only_one
-
-
 def made(root: Path) -> tuple[Exhibit, pd.DataFrame]:
-    found = exhibit(root)
-    assert isinstance(found, Exhibit) and found.table is not None
-    return found, found.table
+    return fabricated.made(root, "diagnosis", "diagnosis")
 
 
 def test_a_line_has_means_over_seeds_and_the_verdict_of_the_worst(tmp_path: Path) -> None:
@@ -98,15 +89,8 @@ def test_memories_that_are_all_one_can_be_drawn(tmp_path: Path) -> None:
     draw(made(tmp_path)[0].panels, load([tmp_path]).looks, 4)
 
 
-def test_without_records_it_says_what_brings_them(tmp_path: Path) -> None:
-    seeds(tmp_path, [0.5])
-    cell(tmp_path, None, "bptt", seed=5)
-    found = exhibit(tmp_path)
-    assert isinstance(found, Missing) and "--measure diagnosis" in found.reason
-
-
 @pytest.mark.parametrize("name", ["t", "error", "ahead", "after_steps", "scores"])
 @pytest.mark.parametrize("value", [None, "x", {"k": [1]}])
 def test_a_damaged_record_is_left_out(tmp_path: Path, name: str, value: Any) -> None:
     cell(tmp_path, {**record(), name: value})
-    assert isinstance(exhibit(tmp_path), Missing)
+    assert isinstance(fabricated.exhibits(tmp_path, "diagnosis")["diagnosis"], Missing)

@@ -18,14 +18,13 @@ from scipy.stats import gmean
 from sklearn.metrics import silhouette_score
 
 import bench
-from bench.report.data import Data, load
-from bench.report.data import read_results as load_table
 from bench.report.exhibit import Exhibit, Missing
 from bench.report.sections import dynamics
 from bench.report.style import RC
-from bench.results import Folder, write_json
-from tests.helpers import TINY, folder_of, tiny_run
-from tests.report.fabricated import fake, lines, means, only, rename, score, seeds
+from bench.results import write_json
+from tests.helpers import TINY, tiny_run
+from tests.report import fabricated
+from tests.report.fabricated import fake, lines, means, only, score
 
 LENGTH = 12  # of tiny_run
 
@@ -66,15 +65,8 @@ def cell(root: Path, record: dict[str, Any], method: Any = "bptt", seed: int = 0
     return folder.path
 
 
-def exhibits(root: Path) -> dict[str, Exhibit | Missing]:
-    with rc_context(RC):
-        return {one.name: one for one in dynamics.section(load([root])).exhibits}
-
-
 def made(root: Path, name: str) -> tuple[Exhibit, pd.DataFrame]:
-    exhibit = exhibits(root)[name]
-    assert isinstance(exhibit, Exhibit) and exhibit.table is not None
-    return exhibit, exhibit.table
+    return fabricated.made(root, "dynamics", name)
 
 
 def axes_of(figure: Figure | None) -> list[Axes]:
@@ -248,59 +240,21 @@ def test_labels_that_are_all_one_have_no_silhouette(tmp_path: Path) -> None:
 # What is not whole.
 
 
-def test_without_records_every_part_says_what_brings_them(tmp_path: Path) -> None:
-    seeds(tmp_path, [0.5])
-    found = exhibits(tmp_path)
-    assert list(found) == ["gradient-norms", "drift", "geometry"]
-    for one in found.values():
-        assert isinstance(one, Missing) and "run dynamics-small" in one.reason and "--measure dynamics" in one.reason
-
-
-def test_without_runs_it_says_so(tmp_path: Path) -> None:
-    seeds(tmp_path, [0.5])
-    frames: dict[str, Any] = {
-        name: pd.DataFrame() for name in ("curves", "steps", "credit", "inference", "gradients", "drift")
-    }
-    data = Data(results=load_table(tmp_path).iloc[:0], geometry=[], samples=[], **frames)
-    assert all(isinstance(one, Missing) for one in dynamics.section(data).exhibits)
-
-
-def test_cells_that_are_not_done_are_left_out_and_counted(tmp_path: Path) -> None:
-    cell(tmp_path, {"gradients": [norms("trained", 1, 0.1)]})
-    folder = folder_of(tiny_run(seed=1), tmp_path)
-    write_json(folder / "dynamics.json", {"gradients": [norms("trained", 1, 0.9)]})
-    folder.set_status("running")
-    exhibit, table = made(tmp_path, "gradient-norms")
-    assert table["seeds"].iloc[0] == 1 and "1 of 2 cells done" in exhibit.run
-
-
 @pytest.mark.parametrize("name", ["points", "label", "explained", "origin", "effective_rank"])
 @pytest.mark.parametrize("value", [None, "x", [], [[1, 2, 3]], [[math.nan, 1.0]]])
 def test_a_damaged_geometry_is_left_out(tmp_path: Path, name: str, value: Any) -> None:
     cell(tmp_path, {"geometry": {**plane(), name: value}}, "smt+dmt")
-    assert isinstance(exhibits(tmp_path)["geometry"], Missing)
+    assert isinstance(fabricated.exhibits(tmp_path, "dynamics")["geometry"], Missing)
 
 
 def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
     bad = {**norms("trained", 1, 0.0), "norm": [float("nan"), float("inf")] + [1.0] * 10}
     empty = {"when": "init", "t": [], "norm": []}
     cell(tmp_path, {"gradients": [bad, empty], "drift": [{"phase": "smt", "t": [0.0], "delta": [float("nan")]}]})
-    found = exhibits(tmp_path)
+    found = fabricated.exhibits(tmp_path, "dynamics")
     assert isinstance(found["drift"], Missing)
     _, table = made(tmp_path, "gradient-norms")
     assert only(table, when="after training")["slope"] == pytest.approx(0) and len(table) == 1
-
-
-def test_odd_names_are_words_like_others(tmp_path: Path) -> None:
-    path = cell(tmp_path, {"gradients": [norms("trained", 1, 0.1)], "geometry": plane()})
-    rename(Folder(path), "$x_1$", "<script>")
-    for name in ("gradient-norms", "geometry"):
-        exhibit, table = made(tmp_path, name)
-        assert (
-            (exhibit.panels or exhibit.figure)
-            and set(table["method"]) == {"<script>"}
-            and set(exhibit.tasks) == {"$x_1$"}
-        )
 
 
 @pytest.fixture(scope="module")
@@ -318,21 +272,3 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     bench.run(grid, results=root, launcher="inline")
     return root
-
-
-def test_real_runs_fill_every_part(real: Path) -> None:
-    found = exhibits(real)
-    for one in found.values():
-        assert (
-            isinstance(one, Exhibit)
-            and one.table is not None
-            and (one.panels or one.figure)
-            and one.caption
-            and one.run
-        )
-        assert "transformer" not in one.methods  # it has no memory
-    gradients, drift = made(real, "gradient-norms")[1], made(real, "drift")[1]
-    assert len(gradients) == 4 and set(gradients["seeds"]) == {1}
-    assert drift["phase"].tolist() == ["smt", "dmt"] and drift["drift_within"].gt(0).all()
-    assert drift["accuracy_beyond"].between(0, 1).all()  # scored at the end of twice the length alone
-    assert drift["accuracy_within"].isna().all()

@@ -55,7 +55,7 @@ def streams(tmp_path: Path) -> Path:
 
 
 def test_the_table_says_who_is_best_from_when_to_when_and_when_levels_are_passed(streams):
-    (exhibit,) = frontier.section(load([streams])).exhibits
+    (exhibit,) = tuple(frontier.exhibits(load([streams])))
     assert isinstance(exhibit, Exhibit) and exhibit.table is not None
     table = exhibit.table
     rtrl, window = only(table, method="rtrl"), only(table, method="tbptt", setting="k 8")
@@ -69,7 +69,7 @@ def test_the_table_says_who_is_best_from_when_to_when_and_when_levels_are_passed
 
 
 def test_the_figure_has_every_curve_above_the_floor_and_the_front(streams):
-    (exhibit,) = frontier.section(load([streams])).exhibits
+    (exhibit,) = tuple(frontier.exhibits(load([streams])))
     assert isinstance(exhibit, Exhibit)
     (panel,) = exhibit.panels
     assert panel.title == "tanh 4" and len(panel.lines) == 4
@@ -80,7 +80,7 @@ def test_the_figure_has_every_curve_above_the_floor_and_the_front(streams):
 def test_what_a_paper_says_stands_beside_its_method_on_its_task_alone(tmp_path):
     for most in (32, 8):
         cell(tmp_path / str(most), run_of("uoro", 0, {"name": "anbn", "most": most}), [0.5], [1.0], [10])
-    tables = [frontier.section(load([tmp_path / one])).exhibits[0].table for one in ("32", "8")]  # type: ignore[union-attr]
+    tables = [next(iter(frontier.exhibits(load([tmp_path / one])))).table for one in ("32", "8")]  # type: ignore[union-attr]
     assert tables[0]["published"].tolist() == [0.147] and "published" not in tables[1]
 
 
@@ -92,14 +92,14 @@ def test_where_no_floor_is_known_the_best_end_takes_its_place(tmp_path):
         for one in record["scores"]:
             one["loss_floor"] = None
         write_json(file, record)
-    (exhibit,) = frontier.section(load([tmp_path])).exhibits
+    (exhibit,) = tuple(frontier.exhibits(load([tmp_path])))
     assert exhibit.table["above"].tolist() == pytest.approx([0, 0.2])  # type: ignore[union-attr]
 
 
 def test_nothing_is_shown_of_methods_that_learn_from_sequences_alone(tmp_path):
     fake(tmp_path, tiny_run("bptt"), [score(0.5, 1.0)], traits={**TRAITS, "data": "sequences"})
     data = load([tmp_path])
-    assert frontier.section(data).exhibits == () and estimators.section(data).exhibits == ()
+    assert tuple(frontier.exhibits(data)) == () and tuple(estimators.exhibits(data)) == ()
     assert not any(claim.key.startswith("online") for claim, _ in claims.judged(data))
 
 
@@ -132,7 +132,7 @@ def curriculum(root: Path, ends: dict[str, float]) -> Data:
 def test_levels_of_the_curriculum_decide_online_4(tmp_path, ends, word):
     data = curriculum(tmp_path, ends)
     assert verdict(data, "online-4").verdict == word
-    (exhibit,) = frontier.section(data).exhibits
+    (exhibit,) = tuple(frontier.exhibits(data))
     row = only(exhibit.table, method="kf-rtrl")  # type: ignore[union-attr]
     assert row["level"] == row["level_at_equal_cpu"] == pytest.approx(ends["kf-rtrl"] + 0.1)
 
@@ -230,7 +230,7 @@ def test_the_quality_of_gradients_is_told_with_its_interval_and_what_noise_hides
         row_of("uoro", 2.0 if n == 4 else 900.0, s, n, squared_bias=0.01 * (s - 0.5)) for n in (4, 8) for s in range(3)
     ]
     rows += [row_of("tbptt", 0.0, s, n, squared_bias=0.25, draws=1) for n in (4, 8) for s in range(3)]
-    (exhibit,) = estimators.section(kept(tmp_path, "gradient-quality", rows)).exhibits
+    (exhibit,) = tuple(estimators.exhibits(kept(tmp_path, "gradient-quality", rows)))
     table = exhibit.table  # type: ignore[union-attr]
     uoro, tbptt = only(table, method="uoro", value=4), only(table, method="tbptt", value=4)
     assert uoro["bias"] == pytest.approx(0.005**0.5) and uoro["bias_low"] < 0 < uoro["bias_high"]

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench import report
 from bench.report.data import load
 from bench.report.sections import online
 from bench.results import read_json, write_json
@@ -39,7 +38,7 @@ def three(root: Path) -> Path:
 
 
 def test_the_table_has_the_last_online_loss_and_the_regret_of_each_method(tmp_path: Path) -> None:
-    (exhibit,) = online.section(load([three(tmp_path)])).exhibits
+    (exhibit,) = tuple(online.exhibits(load([three(tmp_path)])))
     assert exhibit.tasks == ("retrieval",) and set(exhibit.methods) == {"tbptt", "rtrl"}
     assert isinstance(exhibit.table, pd.DataFrame)
     row = only(exhibit.table, method="tbptt")
@@ -52,7 +51,7 @@ def test_the_table_has_the_last_online_loss_and_the_regret_of_each_method(tmp_pa
 
 
 def test_the_figure_has_both_curves_with_the_floor_as_a_line(tmp_path: Path) -> None:
-    (exhibit,) = online.section(load([three(tmp_path)])).exhibits
+    (exhibit,) = tuple(online.exhibits(load([three(tmp_path)])))
     losses, regrets = exhibit.panels
     assert levels(losses) == {"floor": [pytest.approx(0.1)]}
     for panel, scale in ((losses, 1), (regrets, 10)):
@@ -65,7 +64,7 @@ def test_the_figure_has_both_curves_with_the_floor_as_a_line(tmp_path: Path) -> 
 
 def test_what_is_told_in_bits_is_in_bits_and_without_a_floor_there_is_no_regret(tmp_path: Path) -> None:
     cell(tmp_path, "tbptt", 0, (2 * math.log(2), math.log(2)), unit="bits", loss_floor=None)
-    (exhibit,) = online.section(load([tmp_path])).exhibits
+    (exhibit,) = tuple(online.exhibits(load([tmp_path])))
     row = only(exhibit.table)
     assert row["online_loss"] == pytest.approx(1.0) and row["unit"] == "bits"
     assert math.isnan(row["regret"]) and len(exhibit.panels) == 1
@@ -74,17 +73,6 @@ def test_what_is_told_in_bits_is_in_bits_and_without_a_floor_there_is_no_regret(
 def test_every_setting_of_a_task_has_a_row_and_its_own_floor(tmp_path: Path) -> None:
     for length, floor in ((12, 0.1), (24, 0.25)):
         cell(tmp_path, "tbptt", 0, (0.5, 0.4), length, loss_floor=floor)
-    (exhibit,) = online.section(load([tmp_path])).exhibits
+    (exhibit,) = tuple(online.exhibits(load([tmp_path])))
     assert exhibit.table[["length", "loss_floor"]].to_numpy().tolist() == [[12, 0.1], [24, 0.25]]
     assert [levels(panel)["floor"] for panel in exhibit.panels[::2]] == [[pytest.approx(0.1)], [pytest.approx(0.25)]]
-
-
-def test_the_report_has_the_exhibit_only_where_something_learned_from_a_stream(tmp_path: Path) -> None:
-    files = report.write(three(tmp_path), tmp_path / "out")
-    names = {file.relative_to(tmp_path / "out").as_posix() for file in files}
-    assert {"figures/online-retrieval.png", "tables/online-retrieval.csv", "tables/online-retrieval.md"} <= names
-    table = pd.read_csv(tmp_path / "out" / "tables" / "online-retrieval.csv")
-    assert sorted(table["regret"]) == pytest.approx([2.0, 3.0])
-    assert 'id="online-retrieval"' in (tmp_path / "out" / "index.html").read_text()
-    fake(tmp_path / "plain", tiny_run("bptt"), [score(0.5, 1.1)])
-    assert online.section(load([tmp_path / "plain"])).exhibits == ()

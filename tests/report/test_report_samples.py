@@ -14,14 +14,13 @@ from matplotlib.axes import Axes
 
 import bench
 from bench.report import formats
-from bench.report.data import Data, load
-from bench.report.data import read_results as load_table
 from bench.report.exhibit import Exhibit, Missing
 from bench.report.sections import samples
 from bench.report.style import PURPLE, RC
-from bench.results import Folder, write_json
-from tests.helpers import TINY, folder_of, tiny_run
-from tests.report.fabricated import fake, only, rename, score, seeds
+from bench.results import write_json
+from tests.helpers import TINY, tiny_run
+from tests.report import fabricated
+from tests.report.fabricated import fake, only, score
 
 HEAD = {"schema": 1, "predictor": "rnn", "temperature": 1.0, "context": 1}
 
@@ -57,15 +56,8 @@ def cell(root: Path, record: Any, method: Any = "bptt", seed: int = 0, task: Any
     return folder.path
 
 
-def exhibits(root: Path) -> dict[str, Exhibit | Missing]:
-    with rc_context(RC):
-        return {one.name: one for one in samples.section(load([root])).exhibits}
-
-
 def made(root: Path, name: str = "samples") -> tuple[Exhibit, pd.DataFrame]:
-    exhibit = exhibits(root)[name]
-    assert isinstance(exhibit, Exhibit) and exhibit.table is not None
-    return exhibit, exhibit.table
+    return fabricated.made(root, "samples", name)
 
 
 def sheet(exhibit: Exhibit) -> Axes:
@@ -217,36 +209,9 @@ def test_every_task_has_an_exhibit_and_pictures_come_first(tmp_path: Path) -> No
     cell(tmp_path, symbols(ASKED), task="retrieval")
     cell(tmp_path, images(), task="stack")
     cell(tmp_path, texts("on"), task="string-copy")
-    found = exhibits(tmp_path)
+    found = fabricated.exhibits(tmp_path, "samples")
     assert list(found) == ["samples", "samples-string-copy", "samples-retrieval"]
     assert [getattr(one, "tasks", None) for one in found.values()] == [("stack",), ("string-copy",), ("retrieval",)]
-
-
-def test_odd_names_make_plain_slugs(tmp_path: Path) -> None:
-    for task, name in (("retrieval", "retrieval"), ("stack", "<script>"), ("string-copy", "$x_1$")):
-        rename(Folder(cell(tmp_path, images(), task=task)), name, "$y^")
-    found = exhibits(tmp_path)
-    assert list(found) == ["samples", "samples-script", "samples-retrieval"]
-    for one in found.values():
-        assert isinstance(one, Exhibit) and "$y^" in strips(sheet(one))
-
-
-def test_without_records_it_says_what_brings_them(tmp_path: Path) -> None:
-    seeds(tmp_path, [0.5])
-    (missing,) = exhibits(tmp_path).values()
-    assert isinstance(missing, Missing) and missing.name == "samples" and "run dynamics-small" in missing.reason
-    frames: dict[str, Any] = {
-        name: pd.DataFrame() for name in ("curves", "steps", "credit", "inference", "gradients", "drift")
-    }
-    empty = Data(results=load_table(tmp_path).iloc[:0], geometry=[], samples=[], **frames)
-    assert isinstance(samples.section(empty).exhibits[0], Missing)
-
-
-def test_cells_that_are_not_done_show_nothing(tmp_path: Path) -> None:
-    folder = folder_of(tiny_run(), tmp_path)
-    write_json(folder / "samples.json", symbols(ASKED))
-    folder.set_status("running")
-    assert isinstance(exhibits(tmp_path)["samples"], Missing)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +235,7 @@ def test_cells_that_are_not_done_show_nothing(tmp_path: Path) -> None:
 )
 def test_a_damaged_record_is_left_out_and_counted(tmp_path: Path, bad: dict[str, Any]) -> None:
     cell(tmp_path, bad)
-    (missing,) = exhibits(tmp_path).values()
+    (missing,) = fabricated.exhibits(tmp_path, "samples").values()
     assert isinstance(missing, Missing) and "1 samples.json cannot be read" in missing.reason
     cell(tmp_path, symbols(ASKED), seed=1)
     exhibit, table = made(tmp_path)
@@ -295,15 +260,3 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     bench.run(grid, results=root, launcher="inline")
     return root
-
-
-def test_real_runs_show_pictures_and_answers(real: Path) -> None:
-    exhibit, table = made(real)
-    rows = strips(sheet(exhibit))
-    assert list(rows) == ["test pictures", "smt+dmt", "bptt", "transformer"]
-    assert exhibit.tasks == ("digits",) and table["completion_error"].between(1, 255).all()
-    for row in list(rows.values())[1:]:
-        for truth, done in zip(rows["test pictures"], row[6:]):
-            assert (done[:4] == truth[:4]).all() and len(done) == 8  # the given half
-    _, answers = made(real, "samples-string-copy")
-    assert len(answers) == 9 and set(answers["scored"]) == {4}

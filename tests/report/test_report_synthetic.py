@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import rc_context
 
-import bench
 from bench.report.data import Data, load
-from bench.report.exhibit import Exhibit, Missing
-from bench.report.plot import draw
-from bench.report.sections import synthetic
-from bench.report.style import RC
+from bench.report.exhibit import Missing
 from tests.helpers import TINY, folder_of, tiny_run
+from tests.report import fabricated
 from tests.report.fabricated import fake, levels, means, only, score, words
 
 
@@ -50,7 +44,7 @@ def both(root: Path) -> Data:
 
 
 def exhibits(data: Data) -> dict[str, Any]:
-    return {one.name: one for one in synthetic.section(data).exhibits}
+    return fabricated.exhibits(data, "synthetic")
 
 
 def along(data: Data) -> pd.DataFrame:
@@ -190,7 +184,7 @@ def test_the_interquartile_mean_is_over_settings_of_each_seed_and_then_over_seed
     exhibit = exhibits(load([tmp_path]))["synthetic-aggregate"]
     row = only(exhibit.table)  # the middle two of four: 0.6, 0.3, 0.8
     assert row["share_of_ceiling"] == pytest.approx(1.7 / 3)
-    assert (row["low"], row["high"]) == (pytest.approx(0.3), pytest.approx(0.8))
+    assert (row["share_of_ceiling_low"], row["share_of_ceiling_high"]) == (pytest.approx(0.3), pytest.approx(0.8))
     assert (row["settings"], row["tasks"], row["seeds"]) == (4, 1, 3)
     assert means(exhibit.panels[0]) == [[pytest.approx(1.7 / 3)]]
 
@@ -202,7 +196,7 @@ def test_only_settings_that_all_have_finished_are_compared(tmp_path: Path) -> No
     assert only(table, method="bptt")["share_of_ceiling"] == pytest.approx((0.9 + 0.4 + 0.9) / 3)
     row = only(table, method="transformer")
     assert row["share_of_ceiling"] == pytest.approx(0.3) and row["seeds"] == 1 and row["settings"] == 2
-    assert math.isnan(row["low"])
+    assert math.isnan(row["share_of_ceiling_low"])
 
 
 def test_without_a_known_ceiling_there_is_no_share(tmp_path: Path) -> None:
@@ -214,52 +208,3 @@ def test_without_a_known_ceiling_there_is_no_share(tmp_path: Path) -> None:
 
 
 # What is not there, and what is odd.
-
-
-def test_without_a_varying_difficulty_the_grid_that_brings_it_is_named(tmp_path: Path) -> None:
-    cell(tmp_path / "one", "bptt", 8, 0, 0.5)
-    cell(tmp_path / "two", "bptt", 16, 0, 0.5)  # another grid: no axis
-    found = exhibits(load([tmp_path]))
-    assert set(found) == {"synthetic", "synthetic-aggregate"}
-    assert all(isinstance(one, Missing) and "run synthetic-small" in one.reason for one in found.values())
-
-
-def test_empty_frames_and_unfinished_cells_are_missing_too(tmp_path: Path) -> None:
-    folder_of(tiny_run(), tmp_path)
-    data = load([tmp_path])
-    assert isinstance(exhibits(data)["synthetic"], Missing)
-    assert isinstance(exhibits(replace(data, results=data.results.iloc[:0]))["synthetic"], Missing)
-    assert isinstance(exhibits(replace(data, results=pd.DataFrame()))["synthetic"], Missing)
-
-
-def test_any_name_of_a_plugin_is_drawn_as_it_is(tmp_path: Path) -> None:
-    data = both(tmp_path)
-    results = data.results.replace({"bptt": "<script>$x_1$", "retrieval": "_$\\frac{"})
-    results.loc[0, ["accuracy", "chance"]] = float("nan")
-    with rc_context(RC):
-        for one in exhibits(replace(data, results=results)).values():
-            assert isinstance(one, Exhibit) and one.panels
-            draw(one.panels, replace(data, results=results).looks).savefig(BytesIO(), format="png")
-
-
-def test_real_runs_make_both_exhibits(tmp_path: Path) -> None:
-    grid = {
-        "base": {
-            "model": TINY,
-            "training": {"batch_size": 4, "budget": {"steps": 2}},
-            "evaluation": {"sequences": 8, "reference_sequences": 4, "every": 1.0},
-        },
-        "axes": {"method": ["smt+dmt", "bptt"], "task": ["stack"], "task.depth": [1, 2]},
-    }
-    bench.run(grid, results=tmp_path, launcher="inline")
-    found = exhibits(load([tmp_path]))
-    table, results = found["synthetic"].table, load([tmp_path]).results
-    assert set(table["knob"]) == {"depth"} and len(table) == 6
-    for row in table.to_dict("records"):
-        (own,) = results[
-            (results["method"] == row["method"])
-            & (results["predictor"] == row["predictor"])
-            & (results["task.depth"] == row["value"])
-        ].to_dict("records")
-        assert (row["accuracy"], row["ceiling"]) == (own["accuracy"], own["accuracy_ceiling"])
-    assert isinstance(found["synthetic-aggregate"], Exhibit)

@@ -11,14 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import bench
-from bench.report.data import Data, load
+from bench.report.data import load
 from bench.report.exhibit import Exhibit, Missing
-from bench.report.plot import draw
 from bench.report.sections import scaling
 from bench.results import read_json, write_json
-from tests.helpers import TINY, folder_of, tiny_run
-from tests.report.fabricated import fake, lines, only, score, words
+from tests.helpers import TINY, tiny_run
+from tests.report.fabricated import exhibits, fake, lines, made, only, score, words
 
 BITS = math.log(2)
 NATURAL: dict[str, Any] = {"loss_floor": None, "accuracy_ceiling": None, "unit": "bits"}
@@ -73,21 +71,12 @@ def traced(root: Path, flops: Callable[[int], float]) -> None:
         write_json(file.parent / "cost.json", {"phases": [{"phase": "bptt", "tokens": 10, "whole": whole}]})
 
 
-def exhibits(root: Path) -> dict[str, Exhibit | Missing]:
-    return {one.name: one for one in scaling.section(load([root])).exhibits}
-
-
 def exhibit(root: Path, name: str) -> Exhibit:
-    found = exhibits(root)[name]
-    assert isinstance(found, Exhibit) and found.panels and found.table is not None
-    draw(found.panels, load([root]).looks)
-    return found
+    return made(root, "scaling", name)[0]
 
 
 def table(root: Path, name: str) -> pd.DataFrame:
-    frame = exhibit(root, name).table
-    assert frame is not None
-    return frame
+    return made(root, "scaling", name)[1]
 
 
 def three_ladders(root: Path) -> None:
@@ -151,19 +140,19 @@ def test_cells_that_differ_in_two_fields_make_no_ladder(tmp_path: Path) -> None:
 def test_a_context_that_is_just_the_length_of_the_task_is_no_ladder(tmp_path: Path) -> None:
     for length in (16, 32, 64):
         cell(tmp_path / "g", "smt+dmt", task={"name": "digits", "length": length})
-    assert all(isinstance(one, Missing) for one in exhibits(tmp_path).values())
+    assert all(isinstance(one, Missing) for one in exhibits(tmp_path, "scaling").values())
 
 
 def test_grids_are_kept_apart(tmp_path: Path) -> None:
     cell(tmp_path / "one", model={"memory_tokens": 1})
     cell(tmp_path / "two", model={"memory_tokens": 2})
-    assert all(isinstance(one, Missing) for one in exhibits(tmp_path).values())
+    assert all(isinstance(one, Missing) for one in exhibits(tmp_path, "scaling").values())
 
 
 def test_a_law_is_drawn_through_three_rungs(tmp_path: Path) -> None:
     three_ladders(tmp_path / "g")
     panels = exhibit(tmp_path, "scaling").panels
-    assert [panel.x for panel in panels] == [axis.label for axis in scaling.AXES]
+    assert [panel.x for panel in panels] == [axis.label for axis in scaling.AXES.values()]
     assert all(panel.y == "test loss (bits per token)" for panel in panels)
     laws = [line for panel in panels for line in lines(panel, kind="fit")]
     assert len(laws) == 6  # RNN and teacher in each
@@ -225,68 +214,10 @@ def test_no_curves_no_compression(tmp_path: Path) -> None:
     three_ladders(tmp_path / "g")
     for file in tmp_path.rglob("curve.json"):
         file.unlink()
-    found = exhibits(tmp_path)
+    found = exhibits(tmp_path, "scaling")
     assert isinstance(found["scaling"], Exhibit)
     gone = found["compression"]
     assert isinstance(gone, Missing) and "run scaling-small" in gone.reason
 
 
 # Odd folders.
-
-
-def test_nothing_there_names_the_grid_that_brings_it(tmp_path: Path) -> None:
-    folder_of(tiny_run(), tmp_path / "g")
-    for one in exhibits(tmp_path).values():
-        assert isinstance(one, Missing) and "python run_bench.py run scaling-small" in one.reason
-    empty = pd.DataFrame()
-    nothing = Data(empty, empty, empty, empty, empty, empty, empty, [], [])
-    assert [one.name for one in scaling.section(nothing).exhibits] == ["scaling", "compression"]
-
-
-def test_unfinished_and_diverged_cells_are_left_out(tmp_path: Path) -> None:
-    curves_of_three_memories(tmp_path / "g", seeds=1)
-    cell(tmp_path / "g", bits=float("nan"), model={"memory_tokens": 8}, curve=[(100, float("nan"))])
-    folder_of(tiny_run("bptt", {"name": "digits", "length": 64}, model={**BASE, "memory_tokens": 16}), tmp_path / "g")
-    next((tmp_path / "g").rglob("curve.json")).write_text("{")
-    rows = table(tmp_path, "scaling")
-    assert set(rows[rows["axis"] == "memory"]["value"]) == {16, 32, 64}
-    assert "4 of 5 cells done, the other 1 left out" in exhibit(tmp_path, "scaling").run
-
-
-def test_odd_names_are_words_like_others(tmp_path: Path) -> None:
-    curves_of_three_memories(tmp_path / "g")
-    data = load([tmp_path])
-    for frame in (data.results, data.curves):
-        frame["method"], frame["task"] = "<script>", "$x_1$"
-    for one in scaling.section(data).exhibits:
-        assert isinstance(one, Exhibit) and one.methods == ("<script>",) and one.tasks == ("$x_1$",)
-
-
-def test_real_runs_make_both(tmp_path: Path) -> None:
-    grid = {
-        "base": {
-            "task": {"name": "digits", "length": 16},
-            "model": TINY,
-            "training": {"batch_size": 4, "budget": {"steps": 6}},
-            "evaluation": {"sequences": 8, "reference_sequences": 4, "every": 0.34},
-        },
-        "axes": {"seed": [0]},
-        "parts": [
-            {"axes": {"method": ["smt+dmt"]}, "ladders": {"model.memory_tokens": [1, 4], "method.context": [2]}},
-            {"axes": {"method": ["bptt"]}, "ladders": {"model.memory_tokens": [1, 4]}},
-        ],
-    }
-    bench.run(grid, results=tmp_path, launcher="inline")
-    rows = table(tmp_path, "scaling")
-    assert set(zip(rows["axis"], rows["predictor"], rows["method"])) == {
-        ("context", "rnn", "smt+dmt"),
-        ("context", "teacher", "smt+dmt"),
-        ("memory", "rnn", "smt+dmt"),
-        ("memory", "teacher", "smt+dmt"),
-        ("memory", "rnn", "bptt"),
-    }
-    known = load([tmp_path]).results
-    run = known[(known["method"] == "bptt") & (known["model.memory_tokens"] == 4)].iloc[0]
-    row = only(rows, axis="memory", method="bptt", value=4 * 8)
-    assert row["loss"] == pytest.approx(run["loss"] / BITS)
-    assert set(table(tmp_path, "compression")["method"]) == {"smt+dmt", "bptt"}

@@ -1,33 +1,53 @@
-"""What holds for every section: which exhibits there are, and what is said of folders that hold nothing for them."""
+"""What holds for every section: of whole grids, of nothing, of odd names, of unfinished cells, of damaged records."""
 
 from __future__ import annotations
 
-from importlib import import_module
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from bench.report.claims import section as claims
+import bench
+from bench.report import plot, sections
+from bench.report.claims import judged
 from bench.report.data import Data, load
 from bench.report.exhibit import Exhibit, Missing
-from bench.report.sections import TITLES
-from tests.helpers import folder_of, tiny_run
+from bench.results import load_records
+from tests.helpers import TINY, folder_of, tiny_run
+from tests.report.fabricated import exhibits
+from tests.report.grids import collection
 
-EXHIBITS = {
-    "complexity": ["complexity", "credit-path", "inference"],
+ALWAYS = {
     "synthetic": ["synthetic", "synthetic-aggregate"],
-    "lengths": ["length-generalisation"],
+    "complexity": ["complexity", "credit-path", "inference"],
     "efficiency": ["efficiency"],
+    "claims": ["claims", "claims-numbers"],
+    "lengths": ["length-generalisation"],
     "scaling": ["scaling", "compression"],
     "dynamics": ["gradient-norms", "drift", "geometry"],
     "diagnosis": ["diagnosis"],
     "samples": ["samples"],
     "ablations": ["ablation-lambda", "ablation-future", "ablation-backbone"],
     "online": [],
+    "frontier": [],
+    "estimators": [],
+    "summary": [],
     "provenance": ["cells"],
 }
 """Names of exhibits, which are links that others have made: of what is there for every report."""
+OF_THE_SMALL = {
+    "efficiency": ["efficiency-2"],
+    "complexity": ["complexity-fits"],
+    "samples": [f"samples-{one}" for one in ["keys-values", "modular-arithmetic", "retrieval", "stack", "string-copy"]],
+    "provenance": ["machines", "shared-configuration", "configurations"],
+}
+"""And of a report on all-small."""
+NAMES = sections.names()
+TRACED = ("complexity", "claims")
+"""Sections that need no finished run."""
+EVIL = "<script>alert(1)</script>$x_1$ & _y_"
 
 
 def nothing() -> Data:
@@ -35,27 +55,138 @@ def nothing() -> Data:
     return Data(empty, empty, empty, empty, empty, empty, empty, [], [])
 
 
-@pytest.mark.parametrize("name", TITLES)
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """All small grids with everything that is measured of them, of three seeds."""
+    return load([collection(tmp_path_factory.mktemp("small"), "all-small")])
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """Some of all, online methods too."""
+    root = tmp_path_factory.mktemp("few")
+    return load([collection(root, "ci", 3), collection(root / "small", "all-small", 12)])
+
+
+def changed(data: Data, change: Any) -> Data:
+    """The same with every frame changed."""
+    frames = {name: getattr(data, name) for name in FRAMES}
+    return replace(data, **{name: change(frame) for name, frame in frames.items()})
+
+
+FRAMES = ("results", "curves", "steps", "credit", "inference", "gradients", "drift")
+RECORDS = ("geometry", "samples", "diagnoses")
+
+
+def renamed(frame: pd.DataFrame) -> pd.DataFrame:
+    """A task, a method, a backbone and a grid are called as a plugin might call them."""
+    names = {"retrieval": EVIL, "digits": "nan", "smt+dmt": EVIL, "bptt": "_", "gru": "../" + EVIL, "ci": EVIL}
+    columns = [name for name in ("task", "method", "backbone", "grid") if name in frame]
+    return frame.assign(**{name: frame[name].replace(names) for name in columns})
+
+
+def test_there_is_a_list_of_every_section() -> None:
+    assert set(NAMES) == set(ALWAYS)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_exhibits_keep_their_names_and_say_what_would_bring_them(name: str) -> None:
-    found = import_module(f"bench.report.sections.{name}").section(nothing()).exhibits
-    assert [one.name for one in found] == EXHIBITS[name]
-    assert all(isinstance(one, Missing) and "run_bench.py" in one.reason for one in found)
+    found = sections.section(name, nothing()).exhibits
+    assert [one.name for one in found] == ALWAYS[name]
+    missing = [one for one in found if one.name != "claims"]
+    assert all(isinstance(one, Missing) and "run_bench.py" in one.reason for one in missing)
 
 
-def test_claims_keep_their_names() -> None:
-    assert [one.name for one in claims(nothing()).exhibits] == ["claims", "claims-numbers"]
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in ("online", "frontier", "estimators", "summary")]
+)
+def test_all_small_fills_every_section(small: Data, name: str) -> None:
+    found = sections.section(name, small).exhibits
+    assert sorted(one.name for one in found) == sorted([*ALWAYS[name], *OF_THE_SMALL.get(name, [])])
+    for one in found:
+        assert isinstance(one, Exhibit), one
+        assert one.caption.count(". ") < 4 and len(one.caption) < 400
+        assert one.table is None or len(one.table), one.name
 
 
-@pytest.mark.parametrize("state", ["pending", "running", "failed", "done"])
-def test_cells_without_results_fill_no_section(tmp_path: Path, state: str) -> None:
-    folder_of(tiny_run(), tmp_path).set_status(state)
+def test_every_claim_is_tested_by_all_small(small: Data) -> None:
+    verdicts = {claim.key: found for claim, found in judged(small)}
+    assert not {key for key, found in verdicts.items() if found.verdict == "not tested"}
+    assert not [found.because for found in verdicts.values() if "failed" in found.because]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_names_are_words_like_others(few: Data, name: str) -> None:
+    odd = changed(few, renamed)
+    found = sections.section(name, odd).exhibits
+    assert not [one for one in found if isinstance(one, Missing) and "could not be made" in one.reason]
+    for one in found:
+        if isinstance(one, Exhibit) and one.panels:
+            plot.draw(one.panels[:2], odd.looks, one.across)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in (*TRACED, "summary", "provenance")])
+def test_cells_that_are_not_done_are_left_out(few: Data, name: str) -> None:
+    failed = replace(few, results=few.results.assign(state="failed"))
+    assert all(isinstance(one, Missing) for one in sections.section(name, failed).exhibits)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in (*TRACED, "provenance")])
+def test_cells_without_results_fill_no_section(tmp_path: Path, name: str) -> None:
+    for seed, state in enumerate(("pending", "running", "failed", "done")):
+        folder_of(tiny_run(seed=seed), tmp_path).set_status(state)
+    for one in exhibits(tmp_path, name).values():
+        assert isinstance(one, Missing) or not one.panels, one.name
+
+
+@pytest.mark.parametrize("junk", ["x", [[1, 2, 3]], None])
+def test_damaged_records_end_nothing(few: Data, junk: Any) -> None:
+    """Every field of every record in turn, and numbers of traces."""
+    records = {
+        name: [
+            (run, {**record, list(record)[place % len(record)]: junk}) if place % 2 else (run, record)
+            for place, (run, record) in enumerate(getattr(few, name))
+        ]
+        for name in RECORDS
+    }
+    odd = {
+        name: frame.assign(**{column: frame[column].astype(object).where(frame.index % 2 > 0, "?")})
+        for name, column in (("gradients", "norm"), ("drift", "delta"), ("steps", "length"))
+        for frame in [getattr(few, name)]
+    }
+    damaged = replace(few, **records, **odd)
+    for name in ("dynamics", "samples", "diagnosis", "complexity", "ablations"):
+        for one in sections.section(name, damaged).exhibits:
+            assert isinstance(one, Exhibit) or "could not be made" not in one.reason, one
+    assert not [found.because for _, found in judged(damaged) if "failed" in found.because]
+
+
+@pytest.mark.slow
+def test_real_runs_fill_every_section(tmp_path: Path) -> None:
+    """What runs and measures write now, in one tiny grid along all that sections look for."""
+    grid = {
+        "base": {
+            "model": {**TINY, "backbone": "gru"},
+            "training": {"batch_size": 8, "budget": {"steps": 8}},
+            "evaluation": {"sequences": 16, "reference_sequences": 8, "every": 0.5, "lengths": [24]},
+        },
+        "axes": {"seed": [0, 1]},
+        "parts": [
+            {
+                "base": {"task": "retrieval"},
+                "axes": {"method": ["smt+dmt", "bptt", "transformer"], "task.length": [8, 12]},
+                "ladders": {
+                    "method.lambda_unif": [0.0],
+                    "method.future": [1],
+                    "model.backbone": ["mlp"],
+                    "model.memory_tokens": [1],
+                },
+            },
+        ],
+        "measure": ["cost", "dynamics", "samples", "diagnosis"],
+    }
+    bench.run(grid, results=tmp_path, launcher="inline")
     data = load([tmp_path])
-    for name in (name for name in TITLES if name != "provenance"):
-        for one in import_module(f"bench.report.sections.{name}").section(data).exhibits:
-            assert isinstance(one, Missing), one.name
-
-
-def test_captions_are_two_sentences_at_most_besides_what_is_missing(tmp_path: Path) -> None:
-    folder_of(tiny_run(), tmp_path)
-    for one in import_module("bench.report.sections.provenance").section(load([tmp_path])).exhibits:
-        assert not isinstance(one, Exhibit) or one.caption.count(". ") < 3
+    assert len(load_records([tmp_path], "samples.json")) == len(set(data.results["id"]))
+    gone = {one.name for name in NAMES for one in sections.section(name, data).exhibits if isinstance(one, Missing)}
+    assert gone == {"complexity", "credit-path", "inference"}, "what `cost` brings"

@@ -17,21 +17,20 @@ are equal are judged by margins of equivalence. Fewer than three seeds decide no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from bench.report.claims import ablations, accuracy, cost, growth, inside, online
 from bench.report.claims.base import VERDICTS, Claim, Verdict, register_claim, registered
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, Missing, Section
+from bench.report.query import remembered
 
-__all__ = ["VERDICTS", "Claim", "Verdict", "judged", "register_claim", "section"]
+__all__ = ["VERDICTS", "Claim", "Verdict", "judged", "register_claim"]
 
 PAPERS = (accuracy, cost, inside, growth, ablations, online)
 """The modules that register the papers' claims."""
 
 
+@remembered
 def judged(data: Data) -> list[tuple[Claim, Verdict]]:
     """Every claim that the data is about, with its verdict: the paper's in their order, then others.
 
@@ -49,53 +48,3 @@ def _verdict(claim: Claim, data: Data) -> Verdict:
     if isinstance(verdict, Verdict) and isinstance(verdict.numbers, pd.DataFrame):
         return verdict
     return Verdict("inconclusive", f"The function that judges this claim returned {verdict!r:.80}, no verdict.")
-
-
-def section(data: Data, pairs: Sequence[tuple[Claim, Verdict]] | None = None) -> Section:
-    """The table of verdicts, and one of all numbers behind them; of `judged(data)`, unless `pairs` are given."""
-    pairs = judged(data) if pairs is None else pairs
-    table = pd.DataFrame(
-        [
-            {
-                "claim": claim.key,
-                "text": claim.text,
-                "verdict": verdict.verdict,
-                "because": verdict.because,
-                "why": verdict.why,
-                "figure": claim.figure,
-                "grids": ", ".join(claim.grids),
-            }
-            for claim, verdict in pairs
-        ]
-    )
-    counts = table["verdict"].value_counts()
-    told = [f"{counts[word]} {word}" for word in VERDICTS if word in counts]
-    caption = f"Of {len(table)} claims: {', '.join(told)}. A verdict holds for the sizes and budgets that were run."
-    grids = list(dict.fromkeys(map(str, [*data.results.get("grid", ()), *data.steps.get("grid", ())])))
-    run = f"Judged from {', '.join(grids) or 'nothing'}. {HOW}"
-    verdicts = Exhibit("claims", "Claims", caption, run, table=table)
-    return Section("claims", "The paper's claims", (verdicts, _numbers(pairs, run)))
-
-
-HOW = (
-    "Seeds are the unit and methods are paired by seed; an effect counts when its 95 % bootstrap interval excludes "
-    "zero and it is large enough to matter. Of three seeds, an interval excludes zero when all agree, which happens by "
-    "chance one time in four."
-)
-
-
-def _numbers(pairs: Sequence[tuple[Claim, Verdict]], run: str) -> Exhibit | Missing:
-    title = "Numbers behind the verdicts"
-    frames = [
-        verdict.numbers.assign(claim=claim.key)[["claim", *verdict.numbers]]
-        for claim, verdict in pairs
-        if not verdict.numbers.empty
-    ]
-    if not frames:
-        return Missing("claims-numbers", title, "no claim was tested; `python run_bench.py run all-small` tests all")
-    table = pd.concat(frames, ignore_index=True)
-    caption = (
-        f"{len(table):,} numbers for {len(frames)} claims. low and high: the 95 % interval of the mean over n seeds; "
-        "for fitted exponents and slopes of traced costs, that of the fit."
-    )
-    return Exhibit("claims-numbers", title, caption, run, table=table)

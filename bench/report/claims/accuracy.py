@@ -5,25 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import (
-    EQUAL,
-    LEARNED,
-    MARGIN,
-    SOLVED,
-    Beside,
-    Finding,
-    Part,
-    Said,
-    beyond,
-    decide,
-    finding,
-    inside,
-    untested,
-)
-from bench.report.claims.learning import final, still_learning
+from bench.report.claims.findings import EQUAL, LEARNED, MARGIN, SOLVED, Case, Part, ahead, apart, decide, means, within
+from bench.report.claims.learning import final, of_method, still_learning
 from bench.report.data import Data
-from bench.report.query import base, mean_of, numbers_by_seed, scores
+from bench.report.query import base, scores
 from bench.report.sweeps import Ladder, Pair, ladders, pairs
+from bench.report.tables import difference, mean_of
 from bench.statistics import mean_interval, paired_difference
 
 SYNTHETIC = ("retrieval", "string-copy", "stack", "keys-values", "modular-arithmetic")
@@ -31,7 +18,6 @@ SYNTHETIC = ("retrieval", "string-copy", "stack", "keys-values", "modular-arithm
 HOLDS = 0.1
 """Of skill (0 chance, 1 ceiling): what may be lost on longer sequences by one that holds."""
 BACKBONE = ("model.backbone",)
-AHEAD = f"by {MARGIN} of accuracy or more, interval over seeds above zero"
 
 
 @register_claim(
@@ -48,30 +34,27 @@ def beats_bptt(data: Data) -> Verdict:
     can contradict it, but not support it.
     """
     runs = base(final(data))
-    runs = runs[~runs["reference"] & runs["task"].isin(SYNTHETIC)]
-    smt, bptt = (runs[runs["method"] == name] for name in ("smt+dmt", "bptt"))
+    smt, bptt = (one[one["task"].isin(SYNTHETIC)] for one in (of_method(runs, "smt+dmt"), of_method(runs, "bptt")))
     compared = pairs(smt, bptt)
-    found = [lead(pair, "smt+dmt", "bptt") for pair in compared]
-    missing = "no synthetic task has finished runs of smt+dmt and bptt at equal settings."
-    main = Part("SMT->DMT is ahead of BPTT", "accuracy, smt+dmt minus bptt", AHEAD, found, missing)
-    second = Part(
-        "keys-values is its hardest task",
-        "share of the ceiling on the hardest other task minus that on keys-values",
-        AHEAD,
-        _hardest(smt, "keys-values"),
-        "no finished smt+dmt on keys-values and another task.",
-    )
+    hardest = "share of the ceiling on the hardest other task minus that on keys-values"
+    parts = [
+        Part(
+            *("SMT->DMT is ahead of BPTT", "accuracy, smt+dmt minus bptt", ahead(MARGIN)),
+            [lead(pair, "smt+dmt", "bptt") for pair in compared],
+        ),
+        Part("keys-values is its hardest task", hardest, ahead(MARGIN), _hardest(smt, "keys-values")),
+    ]
     seen = {task for pair in compared for task in pair.a["task"]}
     absent = ", ".join(task for task in SYNTHETIC if task not in seen)
-    rest = [untested(f"{absent}: no finished runs of both.")] if absent else []
+    rest = [Part(f"both on {absent}", "", ahead(MARGIN), ())] if absent else []
     return decide(
-        [main, second, *rest] if found else [main],
+        [*parts, *rest] if compared else parts[:1],
         "Small models and short budgets may favour either method: SMT trains a teacher besides the RNN on the same "
         "tokens, and at short lengths BPTT's gradients need not vanish, which is what SMT is meant to mend.",
     )
 
 
-def _hardest(runs: pd.DataFrame, task: str) -> list[Finding]:
+def _hardest(runs: pd.DataFrame, task: str) -> list[Case]:
     """How far the share of the ceiling there is below that of the hardest of the others, paired by seed."""
     runs = runs.drop_duplicates(["id", "accuracy", "loss"])  # what several grids have in common counts once
     shares = {str(name): part.groupby("seed")["share"].mean() for name, part in runs.groupby("task", sort=False)}
@@ -79,35 +62,34 @@ def _hardest(runs: pd.DataFrame, task: str) -> list[Finding]:
         return []
     own = shares.pop(task)
     rival = min(shares, key=lambda name: float(shares[name].mean()))
-    effect = paired_difference(*(dict(one) for one in (shares[rival], own)))
-    beside = tuple(
+    beside = [
         (f"share on {name}", mean_interval(one.to_numpy())) for name, one in ((task, own), (rival, shares[rival]))
-    )
-    return [finding(f"{task} and {rival}", effect, beyond(effect, MARGIN), beside)]
+    ]
+    return [Case(f"{task} and {rival}", paired_difference(dict(shares[rival]), dict(own)), tuple(beside))]
 
 
-def lead(pair: Pair, a: str, b: str) -> Finding:
-    """Whether a's accuracy is above b's: by `MARGIN`, with an interval of the paired differences above zero.
+def lead(pair: Pair, a: str, b: str) -> Case:
+    """How far a's accuracy is above b's, paired by seed.
 
     Nothing is told where both solve the task (0.98 of the ceiling), where neither is above chance by the margin, or
     where the one behind was still learning (see `still_learning`).
     """
-    effect = paired_difference(*(numbers_by_seed(runs, "accuracy") for runs in (pair.a, pair.b)))
-    sides = ((a, pair.a), (b, pair.b))
-    said = beyond(effect, MARGIN)
-    behind = {"for": sides[1:], "against": sides[:1], "level": sides, "unclear": ()}[said]
-    gap = 0.0 if said == "level" else abs(effect.mean)
-    learning = [name for name, runs in behind if still_learning(runs, gap)]
-    above = [(runs["accuracy"] - runs["chance"].fillna(0)).mean() >= MARGIN for _, runs in sides]
-    return finding(
-        pair.where,
-        effect,
-        said,
-        tuple((f"accuracy of {name}", mean_of(runs, "accuracy")) for name, runs in sides),
-        (said != "unclear" and all(runs["share"].mean() >= SOLVED for _, runs in sides), "both solve it"),
-        (said != "unclear" and not any(above), "neither is above chance"),
-        (bool(learning), f"{' and '.join(learning)} was still learning"),
-    )
+    effect = difference(pair.a, pair.b, "accuracy")
+    sides = {a: pair.a, b: pair.b}
+    above = [(runs["accuracy"] - runs["chance"].fillna(0)).mean() >= MARGIN for runs in sides.values()]
+    idle = [
+        (all(runs["share"].mean() >= SOLVED for runs in sides.values()), "both solve it"),
+        (not any(above), "neither is above chance"),
+    ]
+    learning = {
+        said: [(still_learning(sides[name], gap), f"{name} was still learning") for name in behind]
+        for said, behind, gap in (
+            *(("for", [b], abs(effect.mean)), ("against", [a], abs(effect.mean))),
+            ("level", [a, b], 0.0),
+        )
+    }
+    unless = {said: [*idle, *why] for said, why in learning.items()}
+    return Case(pair.where, effect, means(sides, "accuracy", "accuracy of {}"), unless)
 
 
 @register_claim(
@@ -124,45 +106,34 @@ def length(data: Data) -> Verdict:
     where the method was still learning at the longest, fast enough to make up for it in as much training again.
     """
     runs = base(final(data))
-    runs = runs[~runs["reference"] & (runs["task"] == "retrieval")]
-    missing = "no grid has finished retrieval runs of {} at several lengths."
-    parts = []
-    for method, says, rule in (
-        ("bptt", "BPTT falls with length", f"by {MARGIN} of accuracy or more, interval above zero"),
-        ("smt+dmt", "SMT->DMT keeps its accuracy", f"interval of its fall below {EQUAL} of accuracy"),
-    ):
-        found = [_falls(one, method) for one in ladders(data, runs[runs["method"] == method], "task.length", least=2)]
-        effect = f"fall in accuracy of {method} from the shortest to the longest"
-        parts.append(Part(says, effect, rule, found, missing.format(method)))
+    runs = runs[runs["task"] == "retrieval"]
+    keeps = apart(f"interval below {EQUAL}", lambda one: one.high < EQUAL, lambda one: one.low > MARGIN)
     return decide(
-        parts,
+        [
+            Part(
+                *(says, f"fall in accuracy of {method} from the shortest to the longest", rule),
+                [_fall(one, method, fell) for one in ladders(data, of_method(runs, method), "task.length", least=2)],
+            )
+            for method, says, rule, fell in (
+                ("bptt", "BPTT falls with length", ahead(MARGIN), "for"),
+                ("smt+dmt", "SMT->DMT keeps its accuracy", keeps, "against"),
+            )
+        ],
         "Over tens of symbols gradients through every step may still arrive, where over hundreds they do not; and with "
         "equal tokens a longer sequence means fewer steps for every method.",
     )
 
 
-def _falls(ladder: Ladder, method: str) -> Finding:
-    short, long = ladder.at(ladder.rungs[0]), ladder.at(ladder.rungs[-1])
-    fall = paired_difference(*(numbers_by_seed(runs, "accuracy") for runs in (short, long)))
-    beside = tuple(
-        (f"accuracy of {method}, length {value:g}", mean_of(ladder.at(value), "accuracy")) for value in ladder.rungs
-    )
+def _fall(ladder: Ladder, method: str, fell: str) -> Case:
+    short, *_, long = (ladder.at(value) for value in ladder.rungs)
+    fall = difference(short, long, "accuracy")
+    at = {f"{value:g}": ladder.at(value) for value in ladder.rungs}
+    unless = {
+        "": [(short["skill"].mean() < LEARNED, "the shortest is not learned")],
+        fell: [(still_learning(long, fall.mean), f"{method} was still learning at the longest")],
+    }
     where = f"{ladder.where}, lengths {ladder.rungs[0]:g} to {ladder.rungs[-1]:g}"
-    said: Said
-    if method == "bptt":
-        said = beyond(fall, MARGIN)
-        fell = said == "for"
-    else:
-        said = "for" if fall.high < EQUAL else "against" if fall.low > MARGIN else "unclear"
-        fell = said == "against"
-    return finding(
-        where,
-        fall,
-        said,
-        beside,
-        (short["skill"].mean() < LEARNED, "the shortest is not learned"),
-        (fell and still_learning(long, fall.mean), f"{method} was still learning at the longest"),
-    )
+    return Case(where, fall, means(at, "accuracy", f"accuracy of {method}, length {{}}"), unless)
 
 
 @register_claim(
@@ -180,41 +151,27 @@ def unseen_lengths(data: Data) -> Verdict:
     of the two has less than 0.2 of skill at the trained length. Equal losses count against the claim.
     """
     runs = base(_lost(scores(data)))
-    rnn = runs[(runs["method"] == "smt+dmt") & ~runs["reference"]]
+    rnn, transformer = of_method(runs, "smt+dmt"), of_method(runs, "transformer")
     teacher = runs[(runs["method"] == "smt+dmt") & runs["reference"] & (runs["predictor"] == "teacher")]
-    transformer = runs[(runs["method"] == "transformer") & ~runs["reference"]]
-    lengths = "no finished run of {} was tested at lengths beyond the trained one (evaluation.lengths)."
-    found = []
-    for where, cells, _ in pairs(rnn, rnn):
-        fall = mean_of(cells, "lost")
-        unlearned = cells["skill"].mean() < LEARNED, "the trained length is not learned"
-        found.append(finding(where, fall, inside(fall, float("-inf"), HOLDS), _kept("smt+dmt", cells), unlearned))
-    effect = "skill lost, {} minus smt+dmt"
-    rule = f"by {MARGIN} or more, interval above zero"
+    parts = [
+        Part(
+            *("SMT->DMT holds on longer sequences", "skill it loses", within(high=HOLDS)),
+            [
+                _beyond(where, {"smt+dmt": own}, "the trained length is not learned")
+                for where, own, _ in pairs(rnn, rnn)
+            ],
+            "evaluation.lengths beyond the trained one",
+        )
+    ]
+    for says, name, found in (
+        ("it loses less than its teacher", "teacher", pairs(rnn, teacher)),
+        ("it loses less than the Transformer", "transformer", pairs(rnn, transformer, BACKBONE)),
+    ):
+        why = "one of them has not learned the trained length"
+        cases = [_beyond(where, {"smt+dmt": own, name: other}, why) for where, own, other in found]
+        parts.append(Part(says, f"skill lost, {name} minus smt+dmt", ahead(MARGIN), cases, parts[0].needs))
     return decide(
-        [
-            Part(
-                "SMT->DMT holds on longer sequences",
-                "skill it loses",
-                f"interval below {HOLDS}",
-                found,
-                lengths.format("smt+dmt"),
-            ),
-            Part(
-                "it loses less than its teacher",
-                effect.format("teacher"),
-                rule,
-                [_loses_less(pair.where, pair.a, pair.b, "the teacher") for pair in pairs(rnn, teacher)],
-                lengths.format("smt+dmt with its teacher"),
-            ),
-            Part(
-                "it loses less than the Transformer",
-                effect.format("transformer"),
-                rule,
-                [_loses_less(pair.where, pair.a, pair.b, "transformer") for pair in pairs(rnn, transformer, BACKBONE)],
-                lengths.format("transformer"),
-            ),
-        ],
+        parts,
         "At a few times a short trained length a Transformer with relative positions may still hold, and an RNN whose "
         "rollouts were that short in training may not.",
     )
@@ -229,14 +186,13 @@ def _lost(rows: pd.DataFrame) -> pd.DataFrame:
     return trained.assign(lost=trained["skill"] - trained["longer"])
 
 
-def _kept(name: str, runs: pd.DataFrame) -> Beside:
-    told = (("skill", "skill of {} at the trained length"), ("longer", "skill of {} at longer lengths"))
-    return tuple((words.format(name), mean_of(runs, column)) for column, words in told)
+def _beyond(where: str, sides: dict[str, pd.DataFrame], why: str) -> Case:
+    """What the first of the sides loses; of two, what the second loses more than the first."""
+    own, *other = sides.values()
+    effect = difference(other[0], own, "lost") if other else mean_of(own, "lost")
+    beside = [means({name: runs}, *how) for name, runs in sides.items() for how in KEPT]
+    unlearned = min(runs["skill"].mean() for runs in sides.values()) < LEARNED
+    return Case(where, effect, sum(beside, ()), {"": [(unlearned, why)]})
 
 
-def _loses_less(where: str, rnn: pd.DataFrame, other: pd.DataFrame, name: str) -> Finding:
-    effect = paired_difference(*(numbers_by_seed(runs, "lost") for runs in (other, rnn)))
-    unlearned = min(rnn["skill"].mean(), other["skill"].mean()) < LEARNED
-    beside = (*_kept("smt+dmt", rnn), *_kept(name, other))
-    why = "one of them has not learned the trained length"
-    return finding(where, effect, beyond(effect, MARGIN), beside, (unlearned, why))
+KEPT = (("skill", "skill of {} at the trained length"), ("longer", "skill of {} at longer lengths"))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from typing import Any
+
 import pandas as pd
-from scipy.stats import linregress
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import Finding, Part, decide
+from bench.report.claims.findings import Case, Part, Rule, Said, apart, decide
 from bench.report.data import Data
-from bench.report.query import having, number, place
-from bench.statistics import Interval, power_law
+from bench.report.fits import LENGTH, POSITION, SMT, fits, traced
+from bench.report.query import place
+from bench.statistics import Interval
 
-FLAT = (float("-inf"), 0.05)
+FLAT = (-math.inf, 0.05)
 LINEAR = (0.95, 1.05)
 ROLLOUT = (0.9, 1.1)
 """Linear, for DMT: its batched calls of the teacher are a constant part that weighs more than BPTT's."""
@@ -21,12 +23,7 @@ CHANGE = 0.05
 STRAIGHT = 0.98
 """r2 of a straight line, from which on growth is linear."""
 FEWEST = 3
-NAN = float("nan")
-SMT = ("smt", "smt+dmt")
-OPERATIONS = "sequential operations"
-WORK, BYTES = "FLOPs per token", "bytes of state"
-IDENTITY = ("grid", "task", "method", "backbone")
-
+TRACED = "traced by `cost complexity`"
 HALF = "over the larger half"
 
 
@@ -45,38 +42,32 @@ def sequential(data: Data) -> Verdict:
     a line through the larger half of the distances changes by at most 5 %, and linear where it rises by more with
     r2 >= 0.98.
     """
-    steps = data.steps.rename(columns={"whole.sequential_operations": OPERATIONS})
-    cases = [
-        ("SMT's step stays flat", SMT, "smt", FLAT),
-        ("the Transformer's step stays flat", ("transformer",), None, FLAT),
-        ("BPTT's grows with T", ("bptt",), None, LINEAR),
-        ("DMT's grows with T", SMT, "dmt", ROLLOUT),
-    ]
-    parts = [
-        Part(
-            says,
-            f"exponent of {OPERATIONS} {HALF}",
-            _within(limits),
-            _exponents(steps, methods, phase, "length", OPERATIONS, limits),
-            f"no step of {' or '.join(methods)} was traced; `cost complexity` does.",
-            digits=2,
+    table = fits(data)
+    chosen = {name: table[table["key"] == name] for name in ("sequential_operations", "credit_shortest")}
+
+    def rows(key: str, methods: tuple[str, ...], phase: str | None) -> pd.DataFrame:
+        own = chosen[key][chosen[key]["method"].isin(methods)]
+        return own if phase is None else own[own["phase"] == phase]
+
+    steps = [
+        _exponents(says, "sequential operations", LENGTH, rows("sequential_operations", methods, phase), limits, phase)
+        for says, methods, phase, limits in (
+            ("SMT's step stays flat", SMT, "smt", FLAT),
+            ("the Transformer's step stays flat", ("transformer",), None, FLAT),
+            ("BPTT's grows with T", ("bptt",), None, LINEAR),
+            ("DMT's grows with T", SMT, "dmt", ROLLOUT),
         )
-        for says, methods, phase, limits in cases
     ]
-    for says, methods, phase, grows in (
-        ("SMT's credit path stays flat", SMT, "smt", False),
-        ("the Transformer's credit path stays flat", ("transformer",), None, False),
-        ("BPTT's credit path grows with the distance", ("bptt",), None, True),
-    ):
-        found = [
-            _line(where, part["distance"], part["shortest"], grows)
-            for where, part in _configurations(data.credit, methods, phase, "distance", "shortest")
-        ]
-        rule = f"a line with r2 >= {STRAIGHT}" if grows else "a change of at most 5 %"
-        missing = f"no credit path of {' or '.join(methods)} was traced; `cost complexity` does."
-        parts.append(Part(says, "operations per position of distance", rule, found, missing, digits=2))
+    paths = [
+        _lines(says, "operations per position of distance", "distance", rows("credit_shortest", methods, phase), grows)
+        for says, methods, phase, grows in (
+            ("SMT's credit path stays flat", SMT, "smt", False),
+            ("the Transformer's credit path stays flat", ("transformer",), None, False),
+            ("BPTT's credit path grows with the distance", ("bptt",), None, True),
+        )
+    ]
     return decide(
-        parts,
+        [*steps, *paths],
         "Contexts, futures or rollouts that are cut short of T, or lengths too small for what is "
         "constant to fade, change the exponent that is seen.",
     )
@@ -95,110 +86,65 @@ def streaming(data: Data) -> Verdict:
     elementwise work included: exponent at most 0.05 for RNNs; for the Transformer, whose projections are a constant
     part, a straight line (r2 >= 0.98) that rises by more than 5 %. Fits are over the larger half of positions.
     """
-    inference = having(data.inference, "flops", "elementwise", "state_bytes", "state")
-    work = number(inference["flops"]) + number(inference["elementwise"]).fillna(0)
-    inference = inference.assign(**{WORK: work, BYTES: inference["state_bytes"]})
-    missing = "no streaming of {} was traced; `cost complexity` does."
-    parts = []
-    constant, growing = (inference[inference["state"] == state] for state in ("constant", "growing"))
-    for says, rows, column, limits in (
-        ("the RNN's state stays flat", constant, BYTES, FLAT),
-        ("its compute per token stays flat", constant, WORK, FLAT),
-        ("the Transformer's state grows with the position", growing, BYTES, LINEAR),
-    ):
-        found = _exponents(rows, None, None, "position", column, limits)
-        told = missing.format("an RNN" if rows is constant else "a Transformer")
-        parts.append(Part(says, f"exponent of {column} {HALF}", _within(limits), found, told, digits=2))
-    found = [
-        _line(where, part["position"], part[WORK], True)
-        for where, part in _configurations(growing, None, None, "position", WORK)
+    inference, table = traced(data, "inference"), fits(data)
+    state = table["method"].map(dict(zip(inference["method"], inference["state"])))
+    work, held = "FLOPs per token", "bytes of state"
+    parts = [
+        _exponents(says, words, POSITION, table[(table["key"] == key) & (state == kind)], limits)
+        for says, words, key, kind, limits in (
+            ("the RNN's state stays flat", held, "state_bytes", "constant", FLAT),
+            ("its compute per token stays flat", work, "token_flops", "constant", FLAT),
+            ("the Transformer's state grows with the position", held, "state_bytes", "growing", LINEAR),
+        )
     ]
-    rule = f"a line with r2 >= {STRAIGHT}"
-    parts.append(
-        Part(
-            "its compute per token grows",
-            "FLOPs more per position",
-            rule,
-            found,
-            missing.format("a Transformer"),
-            digits=1,
-        )
+    growing = table[(table["key"] == "token_flops") & (state == "growing")]
+    return decide(
+        [*parts, _lines("its compute per token grows", "FLOPs more per position", POSITION, growing, True)],
+        "At small positions what is constant, such as projections, hides what grows.",
     )
-    return decide(parts, "At small positions what is constant, such as projections, hides what grows.")
 
 
-def _within(limits: tuple[float, float]) -> str:
-    low, high = limits
-    return f"at most {high}" if low == float("-inf") else f"{low} to {high}"
+def _where(row: dict[Any, Any], rows: pd.DataFrame, phase: str | None = None) -> str:
+    grid = row["grid"] if len(set(rows["grid"])) > 1 else None
+    backbone = "" if row["method"] == "transformer" or not row["backbone"] else f" with {row['backbone']}"
+    return place(grid, f"{row['task']}, {row['method']}{backbone}" + (f", phase {phase}" if phase else ""), ())
 
 
-def _configurations(
-    frame: pd.DataFrame, methods: tuple[str, ...] | None, phase: str | None, x: str, y: str
-) -> list[tuple[str, pd.DataFrame]]:
-    """(where, mean of y for each x) of every traced configuration of these methods (None: of all) that has values."""
-    rows = having(frame, *IDENTITY, "phase", x, y)
-    rows = rows if methods is None else rows[rows["method"].isin(methods)]
-    rows = rows if phase is None else rows[rows["phase"] == phase]
-    rows = rows.assign(**{name: number(rows[name]) for name in (x, y)}).dropna(subset=[x, y])
-    found = []
-    several = len(set(rows["grid"])) > 1
-    for (grid, task, method, backbone), part in rows.groupby(list(IDENTITY), dropna=False, sort=False):
-        words = (
-            f"{method}"
-            if method == "transformer" or backbone != backbone or backbone is None
-            else f"{method} with {backbone}"
-        )
-        words += f", phase {phase}" if phase else ""
-        where = place(str(grid) if several else None, f"{task}, {words}", ())
-        found.append((where, part.groupby(x)[y].mean().reset_index()))
-    return found
-
-
-def larger_half(x: pd.Series) -> pd.Series:
-    """Which of these sorted, distinct values are in the larger half; of an odd number, the middle one too."""
-    return pd.Series(np.arange(len(x)) >= len(x) // 2, index=x.index)
+def _few(row: dict[Any, Any], x: str) -> dict[str, list[tuple[bool, str]]]:
+    return {"": [(row["count"] < FEWEST or math.isnan(row["slope"]), f"fewer than {FEWEST} {x}s")]}
 
 
 def _exponents(
-    frame: pd.DataFrame,
-    methods: tuple[str, ...] | None,
-    phase: str | None,
-    x: str,
-    y: str,
-    limits: tuple[float, float],
-) -> list[Finding]:
-    found = []
-    for where, part in _configurations(frame, methods, phase, x, y):
-        half = part[larger_half(part[x])]
-        fit, whole = (power_law(one[x].to_numpy(), one[y].to_numpy()) for one in (half, part))
-        effect = _interval(fit.exponent, fit.error)
-        beside = ((f"exponent of {y} over all {len(part)} {x}s", _interval(whole.exponent, whole.error)),)
-        if len(part) < FEWEST or np.isnan(fit.exponent):
-            found.append(Finding(where, "unclear", effect, beside, f"fewer than {FEWEST} {x}s"))
-        else:
-            low, high = limits
-            found.append(Finding(where, "for" if low <= fit.exponent <= high else "against", effect, beside))
-    return found
+    says: str, what: str, x: str, rows: pd.DataFrame, limits: tuple[float, float], phase: str | None = None
+) -> Part:
+    low, high = limits
+    words = f"at most {high}" if low == -math.inf else f"{low} to {high}"
+    cases = [
+        Case(
+            _where(row, rows, phase),
+            _interval(row["exponent"], row["error"]),
+            ((f"exponent of {what} over all {row['count']} {x}s", _interval(row["exponent_all"], row["error_all"])),),
+            _few(row, x),
+        )
+        for row in rows.to_dict("records")
+    ]
+    rule = apart(words, lambda effect: low <= effect.mean <= high, lambda effect: not low <= effect.mean <= high)
+    return Part(says, f"exponent of {what} {HALF}", rule, cases, TRACED, digits=2)
 
 
-def _known(value: float) -> Interval:
-    """What was traced once, and has no interval."""
-    return Interval(value, NAN, NAN, 1)
+def _lines(says: str, what: str, x: str, rows: pd.DataFrame, grows: bool) -> Part:
+    cases = []
+    for row in rows.to_dict("records"):
+        linear = row["change"] > CHANGE and row["slope_r2"] >= STRAIGHT
+        said: Said = "for" if (linear if grows else row["change"] <= CHANGE) else "against"
+        ends = [(row[at], row[value]) for at, value in (("fitted_from", "at_half"), ("last", "at_last"))]
+        beside = tuple((f"{row['quantity']} at {x} {at:g}", _interval(value, math.nan)) for at, value in ends)
+        effect = _interval(row["slope"], row["slope_error"])
+        cases.append(Case(_where(row, rows, row["phase"]), effect, beside, _few(row, x), said))
+    rule = Rule(f"a line with r2 >= {STRAIGHT}" if grows else "a change of at most 5 %", lambda _: "unclear")
+    return Part(says, what, rule, cases, TRACED, digits=1 if x == POSITION else 2)
 
 
 def _interval(value: float, error: float) -> Interval:
+    """Of what was traced once; without an error it has no interval."""
     return Interval(value, value - 1.96 * error, value + 1.96 * error, 1)
-
-
-def _line(where: str, x: pd.Series, y: pd.Series, grows: bool) -> Finding:
-    if len(x) < FEWEST:
-        return Finding(where, "unclear", _known(NAN), note=f"fewer than {FEWEST} {x.name}s")
-    half = larger_half(x)
-    x, y = x[half], y[half]
-    fit = linregress(x, y)
-    change = fit.slope * (x.iloc[-1] - x.iloc[0]) / abs(y.mean()) if y.mean() else 0.0
-    linear = change > CHANGE and fit.rvalue**2 >= STRAIGHT
-    error = float(fit.stderr) if len(x) > 2 else NAN
-    ends = ((f"{y.name} at {x.name} {x.iloc[at]:g}", _known(float(y.iloc[at]))) for at in (0, -1))
-    good = linear if grows else change <= CHANGE
-    return Finding(where, "for" if good else "against", _interval(float(fit.slope), error), tuple(ends))

@@ -9,29 +9,35 @@ import numpy as np
 import pandas as pd
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import BITS, Finding, Part, Said, beyond, decide, exponential, finding, inside
-from bench.report.claims.learning import TENTH, final
+from bench.report.claims.findings import BITS, Case, Part, Rule, ahead, apart, decide, exponential, means, within
+from bench.report.claims.learning import TENTH, final, of_method
 from bench.report.data import Data
-from bench.report.query import base, curve_points, mean_of, numbers_by_seed
+from bench.report.query import base, curve_points
+from bench.report.spends import loss_at, spend_to
 from bench.report.sweeps import Ladder, Pair, ladders, pairs
+from bench.report.tables import difference
 from bench.statistics import Interval, mean_interval, paired_difference, power_law
 
 EQUAL_BITS = 0.05
 """Losses that differ by less are equal; wider than `BITS`, as a whole interval has to fit in."""
 FAR = 2.0
 """Far ahead: the other needs at least so many times the sequential FLOPs."""
-PAPERS = {"tinystories": "equal", "mnist": "ahead"}
-"""How SMT->DMT and BPTT compare per token in the paper."""
-STAND_IN = {"digits": "not behind"}
-"""Where neither is there. The paper has no digits: the weaker of the two statements is asked of them."""
+PER_TOKEN = {
+    "tinystories": within(-EQUAL_BITS, EQUAL_BITS),
+    "mnist": ahead(BITS),
+    "digits": within(low=-BITS),
+}
+"""How SMT->DMT and BPTT compare per token in the paper. It has no digits: where neither of the others is there, the
+weaker of the two statements is asked of them."""
+STAND_IN = "digits"
 RUNGS = 3
 SIZES = ("model.d", "model.updater_layers", "model.parameters")
 """Fields along which parameters grow."""
 EARLY = 0.5
 """Of the training: what a memory reached by then, a smaller one may reach by the end."""
 
-Curves = dict[Any, tuple[np.ndarray, np.ndarray]]
-"""(grid, id) -> what had been spent at each evaluation, loss in bits there."""
+Curve = tuple[np.ndarray, np.ndarray]
+"""What had been spent at each evaluation, loss in bits there."""
 
 
 @register_claim(
@@ -51,42 +57,36 @@ def efficiency(data: Data) -> Verdict:
     learning fast enough to draw level in as much training again decides nothing.
     """
     runs = base(final(data))
-    runs = runs[~runs["reference"]]
-    asked = {task: how for task, how in PAPERS.items() if (runs["task"] == task).any()} or STAND_IN
+    asked = [task for task in PER_TOKEN if task != STAND_IN and (runs["task"] == task).any()] or [STAND_IN]
     runs = runs[runs["task"].isin(asked)]
-    smt, bptt = (runs[runs["method"] == name] for name in ("smt+dmt", "bptt"))
-    matched = pairs(smt, bptt)
-    sequential, tokens = (_spending(data, name) for name in ("spent.sequential_flops", "spent.tokens"))
-    ahead = [one for pair in matched for one in _per_flop(pair, sequential)]
-    level = [one for pair in matched for one in _per_token(pair, tokens, asked[str(pair.a["task"].iloc[0])])]
-    none = f"no finished runs of smt+dmt and bptt at equal settings on {', '.join([*PAPERS, *STAND_IN])}"
+    matched = pairs(of_method(runs, "smt+dmt"), of_method(runs, "bptt"))
+    per_flop, per_token = (
+        [(pair, one) for pair in matched if (one := _curves_of(pair, curves))]
+        for curves in (_spending(data, "spent.sequential_flops"), _spending(data, "spent.tokens"))
+    )
+    told = "; ".join(f"{task}: {PER_TOKEN[task].words}" for task in asked)
+    far = ahead(BITS)._replace(words=f"{ahead(BITS).words}, and {FAR:g} times the sequential FLOPs")
     effect = "bits that BPTT's loss is above SMT->DMT's, at equal {}"
-    rule = f"{BITS} or more, interval above zero, and {FAR:g} times the sequential FLOPs"
-    told = {"equal": f"within {EQUAL_BITS}", "ahead": f"{BITS} or more", "not behind": f"above -{BITS}"}
-    asks = ", ".join(f"{task}: {told[how]}" for task, how in asked.items())
-    parts = [
-        Part(
-            "SMT->DMT is far ahead per sequential FLOP",
-            effect.format("sequential FLOPs"),
-            rule,
-            ahead,
-            f"{none} whose cost was traced (measure: [cost]).",
-        ),
-        Part("per token it compares as claimed", effect.format("tokens"), asks, level, f"{none}."),
-    ]
-    absent = [task for task in PAPERS if task not in asked]
-    also = f"Not tested: {' and '.join(absent)}" if absent else ""
-    also += ("; digits stand in for them." if asked is STAND_IN else ".") if absent else ""
+    stands = f" (for {' and '.join(task for task in PER_TOKEN if task != STAND_IN)})" if asked == [STAND_IN] else ""
     return decide(
-        parts,
+        [
+            Part(
+                *("SMT->DMT is far ahead per sequential FLOP", effect.format("sequential FLOPs"), far),
+                [_per_flop(*one) for one in per_flop],
+                "measure: [cost]",
+            ),
+            Part(
+                f"per token it compares as claimed on {' and '.join(asked)}{stands}",
+                *(effect.format("tokens"), Rule(told, lambda _: "unclear"), [_per_token(*one) for one in per_token]),
+            ),
+        ],
         "SMT also trains a teacher, on which it may spend what an RNN over short sequences does not need, and a small "
         "budget may end long before either method is done.",
-        also,
     )
 
 
-def _spending(data: Data, column: str) -> Curves:
-    """Curves of loss against one kind of spend, from the first evaluation with a spend above zero."""
+def _spending(data: Data, column: str) -> dict[Any, Curve]:
+    """(grid, id) -> its curve against one kind of spend, from the first evaluation with a spend above zero."""
     points = curve_points(data, column, "loss").dropna(subset=[column, "loss"])
     points = points[points[column] > 0]
     return {
@@ -95,12 +95,8 @@ def _spending(data: Data, column: str) -> Curves:
     }
 
 
-def _loss_at(curve: tuple[np.ndarray, np.ndarray], spend: float) -> float:
-    return float(np.interp(math.log(spend), np.log(curve[0]), curve[1]))
-
-
-def _matched(pair: Pair, curves: Curves) -> dict[int, tuple[Any, Any]]:
-    """seed -> the curves of both."""
+def _curves_of(pair: Pair, curves: dict[Any, Curve]) -> dict[int, tuple[Curve, Curve]]:
+    """Seed -> the curves of both."""
     found = {}
     for seed in pair.a.index.intersection(pair.b.index):
         a, b = (curves.get((runs.loc[seed, "grid"], runs.loc[seed, "id"])) for runs in (pair.a, pair.b))
@@ -109,67 +105,40 @@ def _matched(pair: Pair, curves: Curves) -> dict[int, tuple[Any, Any]]:
     return found
 
 
-def _difference(curves: dict[int, tuple[Any, Any]]) -> tuple[Interval, Interval, Interval]:
+def _difference(curves: dict[int, tuple[Curve, Curve]]) -> tuple[Interval, Interval, Interval]:
     """b's loss minus a's at the largest common spend; a's there; b's there."""
     common = {seed: min(a[0][-1], b[0][-1]) for seed, (a, b) in curves.items()}
-    mine = {seed: _loss_at(a, common[seed]) for seed, (a, _) in curves.items()}
-    other = {seed: _loss_at(b, common[seed]) for seed, (_, b) in curves.items()}
+    mine = {seed: loss_at(*a, common[seed]) for seed, (a, _) in curves.items()}
+    other = {seed: loss_at(*b, common[seed]) for seed, (_, b) in curves.items()}
     return paired_difference(other, mine), mean_interval(list(mine.values())), mean_interval(list(other.values()))
 
 
-def _per_flop(pair: Pair, curves: Curves) -> list[Finding]:
-    """Nothing where the cost was not traced."""
-    matched = _matched(pair, curves)
-    if not matched:
-        return []
-    effect, mine, other = _difference(matched)
-    factor = exponential(mean_interval([_times_more(b, a) for a, b in matched.values()]))
-    beside = (
-        ("bits of smt+dmt at equal sequential FLOPs", mine),
-        ("bits of bptt at equal sequential FLOPs", other),
-        (
-            "times the sequential FLOPs that bptt spends for smt+dmt's last loss (or more, where it never gets there)",
-            factor,
-        ),
+def _per_flop(pair: Pair, curves: dict[int, tuple[Curve, Curve]]) -> Case:
+    effect, mine, other = _difference(curves)
+    factor = exponential(mean_interval([times_more(b, a) for a, b in curves.values()]))
+    words = "times the sequential FLOPs that bptt spends for smt+dmt's last loss (or more, where it never gets there)"
+    beside = tuple(
+        (f"bits of {name} at equal sequential FLOPs", one) for name, one in (("smt+dmt", mine), ("bptt", other))
     )
-    said = beyond(effect, BITS)
-    return [finding(pair.where, effect, said, beside, (said == "for" and not factor.mean >= FAR, "ahead, but not far"))]
+    unless = {"for": [(not factor.mean >= FAR, "ahead, but not far")]}
+    return Case(pair.where, effect, (*beside, (words, factor)), unless)
 
 
-def _times_more(other: tuple[np.ndarray, np.ndarray], mine: tuple[np.ndarray, np.ndarray]) -> float:
+def times_more(other: Curve, mine: Curve) -> float:
     """Log of what `other` had spent when it first reached mine's last loss, over all that mine spent; at least that."""
-    spent, loss = other
-    reached = np.flatnonzero(loss <= mine[1][-1])
-    at = spent[reached[0]] if len(reached) else spent[-1]
-    if len(reached) and reached[0]:
-        before = reached[0] - 1
-        at = math.exp(np.interp(-mine[1][-1], -loss[[before, reached[0]]], np.log(spent[[before, reached[0]]])))
-    return math.log(at / mine[0][-1])
+    spent = spend_to(*other, mine[1][-1])
+    return math.log((other[0][-1] if math.isnan(spent) else spent) / mine[0][-1])
 
 
-def _per_token(pair: Pair, curves: Curves, asked: str) -> list[Finding]:
-    matched = _matched(pair, curves)
-    if not matched:
-        return []
-    effect, mine, other = _difference(matched)
-    said: Said
-    if asked == "equal":
-        said = inside(effect, -EQUAL_BITS, EQUAL_BITS)
-    elif asked == "ahead":
-        said = beyond(effect, BITS)
-    else:
-        said = inside(effect, -BITS, math.inf)
+def _per_token(pair: Pair, curves: dict[int, tuple[Curve, Curve]]) -> Case:
+    effect, mine, other = _difference(curves)
+    task = str(pair.a["task"].iloc[0])
     behind, name = (pair.a, "smt+dmt") if effect.mean < 0 else (pair.b, "bptt")
-    lagging = said in ("against", "level") or (said == "for" and asked == "ahead")
-    unfinished = lagging and _still_falling(behind, abs(effect.mean)), f"{name} was still learning"
-    beside = (("bits of smt+dmt at equal tokens", mine), ("bits of bptt at equal tokens", other))
-    return [finding(pair.where, effect, said, beside, unfinished)]
-
-
-def _still_falling(runs: pd.DataFrame, gap: float) -> bool:
-    """As `still_learning`, for a loss in bits."""
-    fall = float(runs["fall"].mean()) / math.log(2)
-    return fall > BITS and fall / TENTH >= gap
+    fall = float(behind["fall"].mean()) / math.log(2)
+    learning = [(fall > BITS and fall / TENTH >= abs(effect.mean), f"{name} was still learning")]
+    unless = {"against": learning, "level": learning} | ({"for": learning} if task == "mnist" else {})
+    beside = tuple((f"bits of {name} at equal tokens", one) for name, one in (("smt+dmt", mine), ("bptt", other)))
+    return Case(pair.where, effect, beside, unless, PER_TOKEN[task].says(effect))
 
 
 @register_claim(
@@ -186,78 +155,62 @@ def scaling(data: Data) -> Verdict:
     counts against. The gap of the RNN to its teacher, along the sizes: smaller at the largest than at the smallest by
     0.02 bits or more, interval above zero.
     """
-    runs = final(data)
-    runs = runs[(runs["method"] == "smt+dmt") & runs["unit"].eq("bits")]
-    runs = runs.assign(bits=runs["loss"] / math.log(2))
-    rnn = runs[~runs["reference"]]
-    missing = "no natural task has finished runs of smt+dmt at three or more values of {}."
-    parts = []
-    for words, columns in (("context", ("method.context",)), ("memory", ("model.memory_tokens",)), ("size", SIZES)):
-        found = [_falls(one, words) for column in columns for one in ladders(data, rnn, column, RUNGS)]
-        parts.append(
-            Part(
-                f"loss falls with {words}",
-                "bits from the smallest to the largest",
-                f"by {BITS} or more, without a rise",
-                found,
-                missing.format(", ".join(columns)),
-            )
-        )
+    runs = _natural(data)
+    rnn = of_method(runs, "smt+dmt")
     teacher = runs[runs["reference"] & (runs["predictor"] == "teacher")].set_index(["grid", "id"])["bits"]
     gaps = rnn.join(teacher.rename("teacher")[~teacher.index.duplicated()], on=["grid", "id"])
     gaps = gaps.assign(gap=gaps["bits"] - gaps["teacher"]).dropna(subset="gap")
-    parts.append(
+    falls = [
         Part(
-            "the gap to the teacher shrinks with size",
-            "bits by which the gap shrinks",
-            f"by {BITS} or more, interval above zero",
-            [_nears(one) for column in SIZES for one in ladders(data, gaps, column, RUNGS)],
-            missing.format("size, with its teacher's loss"),
+            *(f"loss falls with {words}", "bits from the smallest to the largest", ahead(BITS)),
+            [_falls(one, words) for column in columns for one in ladders(data, rnn, column, RUNGS)],
+            f"{RUNGS} values of {' or '.join(columns)} on a natural task",
         )
+        for words, columns in (("context", ("method.context",)), ("memory", ("model.memory_tokens",)), ("size", SIZES))
+    ]
+    shrinks = Part(
+        *("the gap to the teacher shrinks with size", "bits by which the gap shrinks", ahead(BITS)),
+        [_nears(one) for column in SIZES for one in ladders(data, gaps, column, RUNGS)],
+        falls[-1].needs,
     )
     return decide(
-        parts,
+        [*falls, shrinks],
         "With a small budget a larger model may be further from the end of its training than a small one, and short "
         "pictures may ask little of memory or context.",
     )
 
 
-def _grown(ladder: Ladder, value: float, words: str) -> float:
-    """What the loss is drawn against: parameters of the predictor along sizes, else the field's value."""
-    parameters = float(ladder.at(value)["predictor_parameters"].mean())
-    return parameters if words == "size" and parameters > 0 else value
+def _natural(data: Data) -> pd.DataFrame:
+    """The final scores of smt+dmt on natural tasks, with the loss in bits."""
+    runs = final(data)
+    runs = runs[(runs["method"] == "smt+dmt") & runs["unit"].eq("bits")]
+    return runs.assign(bits=runs["loss"] / math.log(2))
 
 
-def _falls(ladder: Ladder, words: str) -> Finding:
-    rungs = {_grown(ladder, value, words): ladder.at(value) for value in ladder.rungs}
-    unit = "parameters" if words == "size" else words
-    first, *_, last = rungs.values()
-    drop = paired_difference(*(numbers_by_seed(rung, "bits") for rung in (first, last)))
-    table = pd.DataFrame({x: rung["bits"] for x, rung in rungs.items()})  # (seeds, rungs)
-    each = mean_interval([power_law(row.index.to_numpy(), row.to_numpy()).exponent for _, row in table.iterrows()])
-    means = table.mean()
-    worst = float(means.diff().max())
-    beside = (
-        (f"exponent of bits in {unit}", each),
-        *((f"bits at {unit} {x:g}", mean_interval(table[x].to_numpy())) for x in rungs),
-    )
-    said = beyond(drop, BITS)
-    return finding(
-        ladder.where,
-        drop,
-        said,
-        beside,
-        (said == "for" and not each.high < 0, "the exponent's interval reaches zero"),
-        (said == "for" and worst >= BITS, f"it falls, but rises by {worst:.3f} bits between two rungs"),
-    )
+def _falls(ladder: Ladder, words: str) -> Case:
+    """Against parameters of the predictor along sizes, else against the field's value."""
+    rungs = [ladder.at(value) for value in ladder.rungs]
+    sizes = [float(rung["predictor_parameters"].mean()) for rung in rungs]
+    x, unit = (np.array(ladder.rungs), words) if words != "size" else (np.array(sizes), "parameters")
+    x = np.where(x > 0, x, ladder.rungs)
+    drop = difference(rungs[0], rungs[-1], "bits")
+    table = pd.DataFrame({place: rung["bits"] for place, rung in enumerate(rungs)})  # (seeds, rungs)
+    each = mean_interval([power_law(x, losses).exponent for losses in table.to_numpy()])
+    worst = float(table.mean().diff().max())
+    at = {f"{one:g}": rung for one, rung in zip(x, rungs)}
+    beside = ((f"exponent of bits in {unit}", each), *means(at, "bits", f"bits at {unit} {{}}"))
+    unless = [
+        (not each.high < 0, "the exponent's interval reaches zero"),
+        (worst >= BITS, f"it falls, but rises by {worst:.3f} bits between two rungs"),
+    ]
+    return Case(ladder.where, drop, beside, {"for": unless})
 
 
-def _nears(ladder: Ladder) -> Finding:
-    small, large = ladder.at(ladder.rungs[0]), ladder.at(ladder.rungs[-1])
-    effect = paired_difference(*(numbers_by_seed(rung, "gap") for rung in (small, large)))
-    name = ladder.column.rpartition(".")[2]
-    beside = tuple((f"gap in bits, {name} {value:g}", mean_of(ladder.at(value), "gap")) for value in ladder.rungs)
-    return finding(ladder.where, effect, beyond(effect, BITS), beside)
+def _nears(ladder: Ladder) -> Case:
+    at = {f"{value:g}": ladder.at(value) for value in ladder.rungs}
+    small, *_, large = at.values()
+    beside = means(at, "gap", f"gap in bits, {ladder.column.rpartition('.')[2]} {{}}")
+    return Case(ladder.where, difference(small, large, "gap"), beside)
 
 
 @register_claim(
@@ -274,36 +227,28 @@ def compression(data: Data) -> Verdict:
     small on average, interval of the binary logarithm above zero; none: always the same memory. Where the smallest of
     all had it at half time already, the target asks nothing of memory, and the seed tells nothing.
     """
-    runs = final(data)
-    runs = runs[(runs["method"] == "smt+dmt") & runs["unit"].eq("bits") & ~runs["reference"]]
     curves = _spending(data, "spent.tokens")
-    found = []
-    for ladder in ladders(data, runs, "model.memory_tokens", RUNGS):
+    cases = []
+    for ladder in ladders(data, of_method(_natural(data), "smt+dmt"), "model.memory_tokens", RUNGS):
         halvings = [_halvings(rows, curves) for _, rows in ladder.rows.groupby("seed")]
-        effect = mean_interval([one for one in halvings if one is not None])
         told = mean_interval([float(one is None) for one in halvings])
-        said: Said = "for" if effect.low > 0 and effect.mean >= 1 else "unclear"
-        said = "against" if effect.low == effect.high == 0 else said
-        idle = said == "unclear" and told.mean > 0, "the smallest memory had the target at half time"
+        unless = {"unclear": [(told.mean > 0, "the smallest memory had the target at half time")]}
         beside = (("share of seeds whose smallest memory had the target at half time", told),)
-        found.append(finding(ladder.where, effect, said, beside, idle))
-    missing = "no natural task has finished runs of smt+dmt with three or more memory sizes."
+        effect = mean_interval([one for one in halvings if one is not None])
+        cases.append(Case(ladder.where, effect, beside, unless))
+    rule = apart(
+        "one or more, interval above zero",
+        lambda effect: effect.low > 0 and effect.mean >= 1,
+        lambda effect: effect.low == effect.high == 0,
+    )
+    needs = f"{RUNGS} memory sizes on a natural task"
     return decide(
-        [
-            Part(
-                "a smaller memory catches up",
-                "halvings of the memory",
-                "one or more, interval above zero",
-                found,
-                missing,
-                digits=2,
-            )
-        ],
+        [Part("a smaller memory catches up", "halvings of the memory", rule, cases, needs, digits=2)],
         "In a short training every memory may improve alike, and small pictures may need little memory.",
     )
 
 
-def _halvings(rows: pd.DataFrame, curves: Curves) -> float | None:
+def _halvings(rows: pd.DataFrame, curves: dict[Any, Curve]) -> float | None:
     """log2 of the smallest memory with the target at half time over that at the end; None where it asks nothing."""
     by_size = {
         size: curve
@@ -312,7 +257,7 @@ def _halvings(rows: pd.DataFrame, curves: Curves) -> float | None:
     }
     if len(by_size) < RUNGS:
         return None
-    then = {size: _loss_at(curve, EARLY * curve[0][-1]) for size, curve in by_size.items()}
+    then = {size: loss_at(*curve, EARLY * curve[0][-1]) for size, curve in by_size.items()}
     target = min(then.values()) + BITS
     early = min(size for size, loss in then.items() if loss <= target)
     late = min([size for size, curve in by_size.items() if curve[1][-1] <= target], default=early)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,20 +16,20 @@ from bench.report.claims.findings import (
     LEARNED,
     MARGIN,
     SOLVED,
-    Finding,
+    Case,
     Part,
-    Said,
-    beyond,
+    ahead,
+    apart,
     decide,
     exponential,
-    finding,
-    inside,
-    minus,
-    opposite,
+    means,
+    outside,
+    within,
 )
-from bench.report.claims.learning import final, still_learning
+from bench.report.claims.learning import final, of_method, still_learning
 from bench.report.data import Data
-from bench.report.query import curve_points, finished, having, keys, mean_of, number, place, remembered, settings
+from bench.report.query import cells, curve_points, having, keys, number
+from bench.report.tables import mean_of
 from bench.statistics import mean_interval
 
 FAR_BACK = ("retrieval", "string-copy")
@@ -39,12 +38,20 @@ FACTOR = 3.0
 """A gradient norm that changes by less over half a sequence is flat, by more it vanishes or explodes."""
 SMALLEST = 1e-45
 """A norm below float32's smallest number is counted as that."""
-LESS_DRIFT = -math.log(0.95)
+LESS_DRIFT = 0.95
 APART, TOGETHER = 0.5, 0.25
 """Silhouettes: above 0.5 a structure is reasonable, up to 0.25 there is no substantial one (Kaufman & Rousseeuw,
 *Finding Groups in Data*, 1990)."""
 TREE, NO_TREE = -0.3, -0.1
 """Rank correlations of distance with common prefix. Many pairs tie at a prefix of 0, so that -1 is out of reach."""
+
+
+def _with_where(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that belong to finished runs, with `where`: the setting and method of each."""
+    runs = cells(data)
+    where = dict(zip(keys(runs), runs["where"]))
+    found = pd.Series([where.get(run) for run in keys(rows)], index=rows.index, dtype=object)
+    return rows.assign(where=found)[found.notna()]
 
 
 @register_claim(
@@ -64,55 +71,36 @@ def gradients(data: Data) -> Verdict:
     which are different initialisations, lies within a factor of three either way; vanishing or exploding: it lies
     outside.
     """
-    rows = having(data.gradients, "grid", "id", "task", "method", "seed", "when", "t", "norm", "loss_at", "through")
-    rows = finished(data, rows[rows["task"].isin(FAR_BACK)])
-    t, end = number(rows["t"]), number(rows["loss_at"])
-    rows = rows[(t >= end / 2) & (t < end)]
-    places, slopes = _settings(data), []
-    for (grid, name, when), part in rows.groupby(["grid", "id", "when"], sort=False):
-        t, norm = number(part["t"]), number(part["norm"]).clip(lower=SMALLEST)
-        usable = t.notna() & np.isfinite(norm)
-        if t[usable].nunique() > 2:
-            fit = linregress(t[usable], np.log(norm[usable]))
-            factor = fit.slope * (t[usable].max() - t[usable].min())
-            at, through = f"{places[grid, name]}, {when}", part["through"].iloc[0]
-            slopes.append({"where": at, "through": through, "log_factor": factor, "slope": fit.slope})
+    rows = having(data.gradients, "grid", "id", "task", "when", "t", "norm", "loss_at", "through")
+    rows = _with_where(data, rows[rows["task"].isin(FAR_BACK)])
+    rows = rows.assign(t=number(rows["t"]), log=np.log(number(rows["norm"]).clip(lower=SMALLEST)))
+    end = number(rows["loss_at"])
+    rows = rows[(rows["t"] >= end / 2) & (rows["t"] < end) & np.isfinite(rows["log"])]
+    slopes = []
+    for (_, _, where, when, through), part in rows.groupby(["grid", "id", "where", "when", "through"], sort=False):
+        if part["t"].nunique() > 2:
+            slope = linregress(part["t"], part["log"]).slope
+            slopes.append((f"{where}, {when}", through, slope * np.ptp(part["t"]), slope))
     frame = pd.DataFrame(slopes, columns=["where", "through", "log_factor", "slope"])
     parts = []
-    for says, through, flat in (
-        ("SMT's gradient norms are flat in t", "the decoder", True),
-        ("BPTT's vanish or explode", "the unrolled updater", False),
+    for says, through, rule in (
+        ("SMT's gradient norms are flat in t", "the decoder", within(1 / FACTOR, FACTOR)),
+        ("BPTT's vanish or explode", "the unrolled updater", outside(1 / FACTOR, FACTOR)),
     ):
-        found = []
-        own = frame[frame["through"] == through]
-        for setting, part in own.groupby("where", sort=False):
-            effect = exponential(mean_of(part, "log_factor"))
-            within = inside(effect, 1 / FACTOR, FACTOR)
-            beside = (("change of ln |dL/dm_t| per step", mean_of(part, "slope")),)
-            found.append(finding(str(setting), effect, within if flat else opposite(within), beside))
-        rule = f"interval {'within' if flat else 'outside'} 1/{FACTOR:g} to {FACTOR:g}"
-        missing = f"no gradient norms through {through} on {' or '.join(FAR_BACK)} (measure: [dynamics])."
-        parts.append(
-            Part(says, "|dL/dm_t| changes over the second half by a factor of", rule, found, missing, digits=2)
-        )
+        cases = [
+            Case(
+                *(str(where), exponential(mean_of(part, "log_factor"))),
+                means({"": part}, "slope", "change of ln |dL/dm_t| per step"),
+            )
+            for where, part in frame[frame["through"] == through].groupby("where", sort=False)
+        ]
+        effect = "|dL/dm_t| changes over the second half by a factor of"
+        parts.append(Part(says, effect, rule, cases, "measure: [dynamics]", digits=2))
     return decide(
         parts,
         "Over a few tens of steps a memory that is normalised after every update may carry gradients well, and what "
         "training finds useful to remember shapes the norms as much as the number of steps does.",
     )
-
-
-@remembered
-def _settings(data: Data) -> dict[Any, str]:
-    """(grid, id) of every finished run -> its setting and method in words."""
-    runs = having(data.results, "grid", "id", "task", "method", "state")
-    runs = runs[runs["state"] == "done"].drop_duplicates(["grid", "id"])
-    found = settings(runs) if len(runs) else {}
-    several = len(set(runs["grid"])) > 1
-    return {
-        run: f"{place(str(run[0]) if several else None, str(task), found[run])}, {method}"
-        for run, task, method in zip(keys(runs), runs["task"], runs["method"])
-    }
 
 
 @register_claim(
@@ -124,41 +112,29 @@ def _settings(data: Data) -> dict[Any, str]:
 def dagger(data: Data) -> Verdict:
     """Two parts, at every setting of smt+dmt, ablations included.
 
-    Drift: the mean of delta_t up to the trained length after DMT over that before; lower where the interval of the log
-    ratio is below zero and the mean ratio below 0.95. Accuracy: the last point of the phase dmt minus that of the phase
+    Drift: the mean of delta_t up to the trained length after DMT over that before; lower where the interval of the
+    ratio is below one and its mean 0.95 or less. Accuracy: the last point of the phase dmt minus that of the phase
     smt, per run; higher by 0.02 or more with an interval above zero, and no higher where the interval is within 0.02.
     Accuracy tells nothing where SMT alone solves the task (0.98 of the ceiling), where neither is above chance, or
     where it fell but was still rising at the end.
     """
     drift = having(data.drift, "grid", "id", "phase", "t", "delta", "task.length")
-    length = number(drift["task.length"]).fillna(math.inf)
-    drift = drift[number(drift["t"]) < length]
+    drift = drift[number(drift["t"]) < number(drift["task.length"]).fillna(math.inf)]
     drifts = drift.assign(delta=number(drift["delta"])).groupby(["grid", "id", "phase"])["delta"].mean()
-    points = curve_points(data, "tokens", "accuracy")
-    accuracies = points.dropna(subset="accuracy").groupby(["grid", "id", "phase"])["accuracy"].last()
-    runs = final(data)
-    runs = runs[~runs["reference"] & (runs["method"] == "smt+dmt")]
-    where = _settings(data)
-    runs = runs.assign(where=[where[run] for run in keys(runs)])
+    points = curve_points(data, "tokens", "accuracy").dropna(subset="accuracy")
+    accuracies = points.groupby(["grid", "id", "phase"])["accuracy"].last()
+    runs = _with_where(data, of_method(final(data), "smt+dmt"))
     lower = [_lowered(where, part) for where, part in _both_phases(runs, drifts.to_dict())]
     raised = [_raised(where, part) for where, part in _both_phases(runs, accuracies.to_dict())]
-    missing = "no run of smt+dmt has {} after both phases ({})."
+    rule = apart(
+        f"{LESS_DRIFT:g} or less, interval below 1",
+        lambda one: one.high < 1 and one.mean <= LESS_DRIFT,
+        lambda one: (one.low > 1 and one.mean >= 1 / LESS_DRIFT) or LESS_DRIFT <= one.low <= one.high <= 1 / LESS_DRIFT,
+    )
     return decide(
         [
-            Part(
-                "DMT lowers drift",
-                "drift after DMT over drift after SMT",
-                "0.95 or less, interval below 1",
-                lower,
-                missing.format("its drift", "measure: [dynamics]"),
-            ),
-            Part(
-                "DMT raises accuracy",
-                "accuracy after DMT minus after SMT",
-                f"by {MARGIN} or more, interval above zero",
-                raised,
-                missing.format("its accuracy", "curve.json"),
-            ),
+            Part("DMT lowers drift", "drift after DMT over drift after SMT", rule, lower, "measure: [dynamics]"),
+            Part("DMT raises accuracy", "accuracy after DMT minus after SMT", ahead(MARGIN), raised),
         ],
         "DMT here is short and has a learning rate of its own; where SMT alone already follows its teacher, there is "
         "little for DMT to mend.",
@@ -182,29 +158,25 @@ def _both_phases(runs: pd.DataFrame, ends: dict[Any, float]) -> Iterator[tuple[s
             yield str(where), part
 
 
-def _lowered(where: str, runs: pd.DataFrame) -> Finding:
+def _phases(runs: pd.DataFrame, what: str) -> tuple[Any, ...]:
+    return tuple((f"{what} after {word}", mean_of(runs, name)) for word, name in (("SMT", "before"), ("DMT", "after")))
+
+
+def _lowered(where: str, runs: pd.DataFrame) -> Case:
     positive = (runs["before"] > 0) & (runs["after"] > 0)
     logs = mean_interval(np.log((runs["after"] / runs["before"])[positive].to_numpy()))
-    beside = (("drift after SMT", mean_of(runs, "before")), ("drift after DMT", mean_of(runs, "after")))
-    return finding(where, exponential(logs), beyond(minus(logs), LESS_DRIFT), beside)
+    return Case(where, exponential(logs), _phases(runs, "drift"))
 
 
-def _raised(where: str, runs: pd.DataFrame) -> Finding:
-    before, after = runs["before"], runs["after"]
-    chance, ceiling = runs["chance"].fillna(0), runs["accuracy_ceiling"].fillna(1)
+def _raised(where: str, runs: pd.DataFrame) -> Case:
+    before, after, chance = runs["before"], runs["after"], runs["chance"].fillna(0)
     effect = mean_interval((after - before).to_numpy())
-    beside = (("accuracy after SMT", mean_of(runs, "before")), ("accuracy after DMT", mean_of(runs, "after")))
-    said = beyond(effect, MARGIN)
-    fell = said in ("against", "level")
-    return finding(
-        where,
-        effect,
-        said,
-        beside,
-        (said != "for" and (before / ceiling).mean() >= SOLVED, "SMT alone solves it"),
-        (said != "for" and max((before - chance).mean(), (after - chance).mean()) < MARGIN, "neither is above chance"),
-        (fell and still_learning(runs, -effect.mean), "DMT was still learning"),
-    )
+    idle = [
+        ((before / runs["accuracy_ceiling"].fillna(1)).mean() >= SOLVED, "SMT alone solves it"),
+        (max((before - chance).mean(), (after - chance).mean()) < MARGIN, "neither is above chance"),
+    ]
+    fell = [*idle, (still_learning(runs, -effect.mean), "DMT was still learning")]
+    return Case(where, effect, _phases(runs, "accuracy"), {"against": fell, "level": fell, "unclear": idle})
 
 
 @register_claim(
@@ -223,71 +195,47 @@ def geometry(data: Data) -> Verdict:
     memories grouped by their labels stands in. Runs that have not learned their task (0.2 of the way from chance to the
     ceiling) tell nothing. SMT is every method with a teacher of memories.
     """
-    names, runs = _settings(data), final(data)
     told = having(data.results, "grid", "id", "traits.teacher")
     taught = set(keys(told[told["traits.teacher"].eq(True)]))
-    runs = runs[~runs["reference"]]
-    skill = runs.groupby([names[run] for run in keys(runs)])["skill"].mean().to_dict() if len(runs) else {}
-    clusters: dict[str, list[float]] = {}
-    trees: dict[str, list[tuple[float, float]]] = {}
-    branches: dict[str, list[float]] = {}
+    runs = final(data)
+    runs = _with_where(data, runs[~runs["reference"]])
+    skill = runs.groupby("where")["skill"].mean().to_dict()
+    places = dict(zip(keys(runs), runs["where"]))
+    found: dict[str, dict[str, list[Any]]] = {"retrieval": {}, "strings": {}, "labels": {}}
     for run, record in data.geometry:
         cell = run.get("grid"), run.get("id")
-        where = names.get(cell)
-        if where is None or cell not in taught:
-            continue
-        points, labels = _points(record)
-        if run.get("task") == "retrieval":
-            clusters.setdefault(where, []).append(silhouette(points, labels))
-        elif run.get("task") == "string-copy" and record.get("prefix"):
-            trees.setdefault(where, []).append(shared_ends(points, record["prefix"]))
-        elif run.get("task") == "string-copy":
-            branches.setdefault(where, []).append(silhouette(points, labels))
-    tree = []
-    for where, values in trees.items():
+        if cell in places and cell in taught and run.get("task") in FAR_BACK:
+            points, labels = _points(record)
+            strings = record.get("prefix")
+            kind = "retrieval" if run["task"] == "retrieval" else "strings" if strings else "labels"
+            value = shared_ends(points, strings) if strings and kind == "strings" else silhouette(points, labels)
+            found[kind].setdefault(places[cell], []).append(value)
+
+    def unlearned(where: str) -> dict[str, list[tuple[bool, str]]]:
+        return {"": [(not skill.get(where, 0.0) >= LEARNED, "the task is not learned")]}
+
+    trees = []
+    for where, values in found["strings"].items():
         start, end = (mean_interval(column) for column in np.array(values, dtype=float).T)
         effect, other, words = (start, end, "ends") if start.mean <= end.mean else (end, start, "beginnings")
-        said: Said = "for" if effect.high < TREE else "against" if effect.low > NO_TREE else "unclear"
-        weak = said == "unclear" and effect.high < NO_TREE, "weak"
-        tree.append(finding(where, effect, said, ((f"rank correlation with common {words}", other),), weak))
-    tree, grouped, branched = (_learned(found, skill) for found in (tree, _grouped(clusters), _grouped(branches)))
-    rule = f"above {APART}, below {TOGETHER} none"
-    missing = "no run with a teacher on {} has a geometry (measure: [dynamics])."
-    parts = [
-        Part("clusters by needle on retrieval", "silhouette", rule, grouped, missing.format("retrieval")),
-        Part(
-            "a tree of strings on string-copy",
-            "rank correlation of distance with common beginning or end",
-            f"below {TREE}, above {NO_TREE} none",
-            tree,
-            missing.format("string-copy"),
-            digits=2,
-        ),
-    ]
-    if branches and not tree:
-        parts[1] = Part("branches by label on string-copy", "silhouette", rule, branched, "")
+        trees.append(Case(where, effect, ((f"rank correlation with common {words}", other),), unlearned(where)))
+    clusters, labelled = (
+        [Case(where, mean_interval(values), (), unlearned(where)) for where, values in found[kind].items()]
+        for kind in ("retrieval", "labels")
+    )
+    grouped = apart(
+        f"above {APART}, below {TOGETHER} none", lambda one: one.low > APART, lambda one: one.high < TOGETHER
+    )
+    tree = apart(f"below {TREE}, above {NO_TREE} none", lambda one: one.high < TREE, lambda one: one.low > NO_TREE)
+    what, needs = "rank correlation of distance with common beginning or end", "a teacher, measure: [dynamics]"
+    last = Part("a tree of strings on string-copy", what, tree, trees, needs, digits=2)
+    if labelled and not trees:
+        last = Part("branches by label on string-copy", "silhouette", grouped, labelled)
     return decide(
-        parts,
+        [Part("clusters by needle on retrieval", "silhouette", grouped, clusters, needs), last],
         "Two components show part of a memory only: clusters or branches that lie apart in further ones overlap here, "
         "and a small model need not have found the same arrangement.",
     )
-
-
-def _learned(found: list[Finding], skill: dict[Any, float]) -> list[Finding]:
-    """The findings, with those of settings that have not learned their task unclear."""
-    note = "the task is not learned"
-    return [
-        one if skill.get(one.where, 0.0) >= LEARNED else replace(one, outcome="unclear", note=note) for one in found
-    ]
-
-
-def _grouped(values: dict[str, list[float]]) -> list[Finding]:
-    found = []
-    for where, silhouettes in values.items():
-        effect = mean_interval(silhouettes)
-        said: Said = "for" if effect.low > APART else "against" if effect.high < TOGETHER else "unclear"
-        found.append(finding(where, effect, said, (), (said == "unclear" and effect.low >= TOGETHER, "weak")))
-    return found
 
 
 def _points(record: dict[str, Any]) -> tuple[np.ndarray, list[str]]:

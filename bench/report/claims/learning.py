@@ -43,6 +43,11 @@ def _pace(data: Data) -> dict[Any, tuple[float, float]]:
     return dict(zip(gain.index, zip(gain["accuracy"], -gain["loss"])))
 
 
+def of_method(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+    """The trained predictors of one method."""
+    return rows[~rows["reference"] & (rows["method"] == method)]
+
+
 def still_learning(runs: pd.DataFrame, gap: float = 0.0) -> bool:
     """Whether accuracy rose over the last tenth by more than the margin, below the ceiling, on average over seeds.
 

@@ -9,17 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import (
-    BITS,
-    Finding,
-    Part,
-    beyond,
-    decide,
-    exponential,
-    finding,
-    inside,
-    untested,
-)
+from bench.report.claims.findings import BITS, Case, Part, Rule, ahead, decide, exponential, within
 from bench.report.data import Data
 from bench.report.query import cells, having, number, scores
 from bench.report.sections import estimators, frontier
@@ -47,7 +37,17 @@ def _record(data: Data, name: str) -> dict[str, Any] | None:
 
 
 def _run(name: str) -> str:
-    return f"no record of it is there; `diagnose {name} --results DIR` makes one."
+    return f"`diagnose {name} --results DIR`"
+
+
+def _certainly(words: str) -> Rule:
+    """A rule for cases that say themselves what they say."""
+    return Rule(words, lambda _: "unclear")
+
+
+def _gone(what: str, name: str) -> Part:
+    """What no record is there of."""
+    return Part(what, "", _certainly(""), (), _run(name))
 
 
 def _sure(value: float) -> Interval:
@@ -70,7 +70,7 @@ def balance(data: Data) -> Verdict:
     found = []
     record = _record(data, "influence-balancing")
     if record is None:
-        found.append(untested(f"Influence balancing: {_run('influence-balancing')}"))
+        found.append(_gone("influence balancing", "influence-balancing"))
     else:
         table = estimators.balanced(record)
         told = table[table["method"].isin(UNBIASED)].groupby("method", sort=False)
@@ -78,24 +78,24 @@ def balance(data: Data) -> Verdict:
         cut = table[table["setting"].isin(["k 1", "k 10"])]
         gone = cut.groupby("setting", sort=False)
         far = [_certain(f"tbptt, {setting}", part["off"], part["off"].min() > AWAY) for setting, part in gone]
-        rule = f"below {estimators.AIM:g}"
-        found.append(Part("unbiased methods reach the optimum", "distance", rule, near, _run("influence-balancing"), 4))
-        found.append(Part("truncation runs away", "distance", f"above {AWAY:g}", far, _run("influence-balancing")))
+        close, away = _certainly(f"below {estimators.AIM:g}"), _certainly(f"above {AWAY:g}")
+        found.append(Part("unbiased methods reach the optimum", "distance", close, near, digits=4))
+        found.append(Part("truncation runs away", "distance", away, far))
     record = _record(data, "convergence")
     if record is None:
-        found.append(untested(f"Convergence: {_run('convergence')}"))
+        found.append(_gone("convergence", "convergence"))
     else:
         ends = {one["method"]: dict(enumerate(one["loss"][-1])) for one in record["found"]["methods"]}
         gap = paired_difference(ends["tbptt"], ends["rtrl"])
         least = 0.5 * float(np.mean(list(ends["tbptt"].values())))
-        one = finding("convergence, last look", gap, beyond(gap, least))
-        found.append(Part("RTRL's loss ends below TBPTT's", "difference", f"{least:.3f} or more", [one], "", 4))
+        one = Case("convergence, last look", gap)
+        found.append(Part("RTRL's loss ends below TBPTT's", "difference", ahead(least), [one], digits=4))
     return decide(found, "A theta that has not arrived may be on its way: rates fall, and steps end.")
 
 
-def _certain(where: str, values: pd.Series, holds: Any) -> Finding:
-    """A finding on numbers that are what they are: all seeds, or none, decide."""
-    return Finding(where, "for" if holds else "against", mean_interval(values.to_numpy(dtype=float)))
+def _certain(where: str, values: pd.Series, holds: Any) -> Case:
+    """A case of numbers that are what they are: all seeds, or none, decide."""
+    return Case(where, mean_interval(values.to_numpy(dtype=float)), said="for" if holds else "against")
 
 
 @register_claim(
@@ -109,7 +109,7 @@ def noise(data: Data) -> Verdict:
     """The ratio of variances, by network, as a geometric mean: within n / 2 and 2 n at each n."""
     record = _record(data, "gradient-quality")
     if record is None:
-        return decide([untested(f"Quality of gradients: {_run('gradient-quality')}")], "")
+        return decide([_gone("quality of gradients", "gradient-quality")], "")
     rows = pd.DataFrame(record["found"])
     rows = rows[(rows["axis"] == "units") & (rows["setting"] == "")]
     wide = rows.pivot_table(index=["value", "seed"], columns="method", values="variance")
@@ -117,8 +117,8 @@ def noise(data: Data) -> Verdict:
     for n in map(int, wide.index.unique("value")):
         ratio = exponential(mean_interval(np.log((wide["uoro"] / wide["kf-rtrl"]).loc[n].to_numpy(dtype=float))))
         over_n = Interval(ratio.mean / n, ratio.low / n, ratio.high / n, ratio.n)
-        found.append(finding(f"n {n}", over_n, inside(over_n, 0.5, 2.0), (("ratio of variances", ratio),)))
-    part = Part("UORO's variance over KF-RTRL's is about n", "ratio / n", "within 0.5 and 2", found, "")
+        found.append(Case(f"n {n}", over_n, (("ratio of variances", ratio),)))
+    part = Part("UORO's variance over KF-RTRL's is about n", "ratio / n", within(0.5, 2.0), found)
     return decide([part], "The factor depends on how far the network is from linear, and on its inputs.")
 
 
@@ -145,10 +145,9 @@ def curriculum(data: Data) -> Verdict:
     """Levels of copy-curriculum, paired by seed: each method against the window of TBPTT that is best on average, at
     equal CPU seconds and at equal tokens (the least that two of them spent); an effect is a level or more.
     """
-    missing = "no finished run of copy-curriculum; `run online-copy` brings them."
     rows = frontier.told(data)
     rows = rows[rows["level"].notna()] if len(rows) else rows
-    ways: dict[str, tuple[str, list[Finding]]]
+    ways: dict[str, tuple[str, list[Case]]]
     ways = {"cpu": ("at equal CPU seconds", []), "tokens": ("at equal tokens", [])}
     for where, part in rows.groupby(frontier.WHERE) if len(rows) else ():
         found = list(frontier.curves(part, "level"))
@@ -158,13 +157,13 @@ def curriculum(data: Data) -> Verdict:
                 for name, (_, kept) in ways.items():
                     kept.append(_higher(f"{where[2]}, {one.who['method']}", one, windows, name))
     parts = [
-        Part(f"levels are higher {says}", "levels more", f"{LEVEL:g} or more", kept, missing, 1)
+        Part(f"levels are higher {says}", "levels more", ahead(LEVEL), kept, "`run online-copy`", 1)
         for says, kept in ways.values()
     ]
     return decide(parts, "Noise slows down what lets credit through; a window of some columns has neither.")
 
 
-def _higher(where: str, one: frontier.Curve, windows: Sequence[frontier.Curve], name: str) -> Finding:
+def _higher(where: str, one: frontier.Curve, windows: Sequence[frontier.Curve], name: str) -> Case:
     def levels(curve: frontier.Curve, until: float) -> dict[int, float]:
         return dict(zip(curve.seeds, frontier.at(curve, getattr(curve, name), until)))
 
@@ -173,7 +172,7 @@ def _higher(where: str, one: frontier.Curve, windows: Sequence[frontier.Curve], 
         return paired_difference(levels(one, until), levels(other, until))
 
     effect = min(map(gap, windows), key=lambda interval: interval.mean)
-    return finding(where, effect, beyond(effect, LEVEL))
+    return Case(where, effect)
 
 
 @register_claim(
@@ -187,7 +186,7 @@ def memory(data: Data) -> Verdict:
     """Exponents of traced bytes in T, over the larger half: at most 0.05; for BPTT at least 0.9."""
     record = _record(data, "credit-costs")
     if record is None:
-        return decide([untested(f"Traced costs: {_run('credit-costs')}")], "")
+        return decide([_gone("traced costs", "credit-costs")], "")
     table = estimators.grown(record)
     table = table[table["axis"] == "columns"]
     parts = []
@@ -199,8 +198,8 @@ def memory(data: Data) -> Verdict:
         kept = table[table["method"].isin(methods)]
         for method, setting, value in zip(kept["method"], kept["setting"], kept["bytes_exponent"].astype(float)):
             held = limits[0] <= value <= limits[1]
-            found.append(Finding(f"{method} {setting}".strip(), "for" if held else "against", _sure(value)))
-        parts.append(Part(says, "exponent", rule, found, _run("credit-costs"), 2))
+            found.append(Case(f"{method} {setting}".strip(), _sure(value), said="for" if held else "against"))
+        parts.append(Part(says, "exponent", _certainly(rule), found, _run("credit-costs"), 2))
     return decide(parts, "What does not depend on T may weigh more than what does, at lengths that are too small.")
 
 
@@ -228,9 +227,9 @@ def elementwise(data: Data) -> Verdict:
         sides = {name: dict(zip(one["seed"], bits[one.index])) for name, one in part.groupby("method")}
         if {"rtrl", "bptt"} <= set(sides):
             gap = paired_difference(sides["rtrl"], sides["bptt"])
-            found.append(finding(f"{key[1]}, {key[3]}", gap, inside(gap, -BITS, BITS)))
-    missing = "no RTRL and BPTT of an element-wise cell, one step a sequence each; `run online-anbn` brings them."
-    equal = Part("RTRL's loss is BPTT's", "bits more", f"within {BITS:g}", found, missing)
+            found.append(Case(f"{key[1]}, {key[3]}", gap))
+    needs = "RTRL and BPTT of an element-wise cell, one step a sequence each: `run online-anbn`"
+    equal = Part("RTRL's loss is BPTT's", "bits more", within(-BITS, BITS), found, needs)
     return decide([equal], "A stream goes on where sequences begin anew, and learns from other columns.")
 
 

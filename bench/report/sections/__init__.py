@@ -1,18 +1,33 @@
-"""The sections of the report, a module each with a function `section(data)`; `TITLES` has them in the page's order."""
+"""The sections of the report: a module each, with its `TITLE` and a function `exhibits(data)`.
 
-TITLES = {
-    "complexity": "Cost of a training step and of inference",
-    "synthetic": "Synthetic tasks",
-    "lengths": "Length generalisation",
-    "efficiency": "Efficiency",
-    "scaling": "Scaling and compression",
-    "dynamics": "Dynamics",
-    "diagnosis": "Diagnosis",
-    "samples": "Samples",
-    "ablations": "Ablations",
-    "online": "Online loss and regret",
-    "frontier": "Online learning against CPU seconds",
-    "estimators": "Gradients of online methods",
-    "provenance": "Provenance",
-}
-"""Modules of this package, in the order of the page; each with the title of its place there where it fails."""
+A module that is put here stands on the page; `ORDER` says where, and what it does not name comes after the others.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from bench.report.data import Data
+from bench.report.exhibit import Section, attempt
+
+ORDER = (
+    *("synthetic", "complexity", "efficiency", "claims", "lengths", "scaling", "dynamics", "diagnosis", "samples"),
+    *("ablations", "online", "frontier", "estimators"),
+)
+LAST = ("summary", "provenance")
+"""After all others, and folded."""
+
+
+def names() -> list[str]:
+    """All sections, in the order of the page."""
+    found = {module.name for module in iter_modules(__path__)}
+    return [*ORDER, *sorted(found - {*ORDER, *LAST}), *LAST]
+
+
+def section(name: str, data: Data) -> Section:
+    """The section of that name; where it cannot be made, why."""
+    made = attempt(lambda: import_module(f"{__name__}.{name}"), name, name)
+    title = getattr(made, "TITLE", name)
+    found = attempt(lambda: tuple(made.exhibits(data)), name, title)  # type: ignore[union-attr]
+    return Section(name, title, found if isinstance(found, tuple) else (found,))

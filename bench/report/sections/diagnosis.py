@@ -5,7 +5,7 @@ The numbers are told in `bench.measure.diagnosis`.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +15,14 @@ import pandas as pd
 from bench.drawing import drawing
 from bench.report import plot
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, Missing, Section, exhibit
-from bench.report.query import GROUP, cells, grouped, keys, without_idle
+from bench.report.exhibit import Exhibit, Missing, exhibit
+from bench.report.query import GROUP, cells, recorded
 from bench.report.style import RC, styles
+from bench.report.tables import tabulate, tidy
 from bench.report.words import clean
 from bench.results import write_atomically
 
+TITLE = "Diagnosis"
 COMMAND = "`python run_bench.py run GRID --measure diagnosis`"
 MOST_ROWS = 3
 SCORES = ("teacher", "one_step", "rollout", "ceiling", "chance")
@@ -45,11 +47,6 @@ class Found(NamedTuple):
     after: tuple[np.ndarray, np.ndarray]  # steps, accuracy
 
 
-def section(data: Data) -> Section:
-    """The diagnoses of finished runs, the settings whose rollout is worst first."""
-    return Section("diagnosis", "Diagnosis", (_exhibit(data),))
-
-
 def _read(record: Any) -> Found | None:
     """None where the record is damaged."""
     try:
@@ -70,46 +67,42 @@ def _read(record: Any) -> Found | None:
     return Found(limit, verdict, scores, by_time, ahead, after)
 
 
-def _exhibit(data: Data) -> Exhibit | Missing:
+def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
+    """The diagnoses of finished runs, the settings whose rollout is worst first."""
     name, title = "diagnosis", "What limits networks that learn from a teacher's memories"
     runs = cells(data)
-    place_of = dict(zip(keys(runs), runs.index))
-    found = {
-        place_of[own_key]: one
-        for run, record in data.diagnoses
-        if (own_key := (run.get("grid"), run.get("id"))) in place_of and (one := _read(record))
-    }
+    found = recorded(runs, data.diagnoses, _read)
     if not found:
-        return Missing(name, title, f"no finished run of a method with a teacher has a diagnosis; {COMMAND} makes them")
+        reason = f"no finished run of a method with a teacher has a diagnosis; {COMMAND} makes them"
+        yield Missing(name, title, reason)
+        return
     own = runs.loc[sorted(found)]
-    own = own.assign(**{score: [found[row].scores[score] for row in own.index] for score in SCORES})
-    own = own.assign(left=_left(own), limit=[found[row].limit for row in own.index])
-    table, worst = [], []
-    for key, part in grouped(own, GROUP):
-        row = part.sort_values(["left", "seed"], ascending=[False, True], kind="stable").index[0]
-        limits = Counter(part["limit"]).most_common()
-        told = ", ".join(limit if len(limits) == 1 else f"{limit} ({count})" for limit, count in limits)
-        means = {score: part[score].mean() for score in SCORES}
-        table.append({**key, **means, "limit": told, "verdict": found[row].verdict, "seeds": part["seed"].nunique()})
-        worst.append(row)
-    order = own.loc[worst].sort_values("left", ascending=False, kind="stable").index[:MOST_ROWS]
-    shown = own.loc[[row for row in worst if row in order]]
+    told = [{**found[row].scores, "limit": found[row].limit, "verdict": found[row].verdict} for row in own.index]
+    own = own.assign(**pd.DataFrame(told, index=own.index))
+    own = own.assign(left=_left(own)).sort_values(["left", "seed"], ascending=[False, True], kind="stable")
+    worst = own.drop_duplicates(GROUP)  # of each setting
+    limits = own.groupby(GROUP, dropna=False)["limit"].agg(_counted).rename("limits").reset_index()
+    table = tabulate(
+        own.merge(limits, on=GROUP), GROUP, **dict.fromkeys(SCORES, "mean"), limits="first", verdict="first"
+    )
+    verdicts = worst[[*GROUP, "verdict"]]
+    table = tidy(table.drop(columns="verdict").merge(verdicts, on=GROUP).rename(columns={"limits": "limit"}))
+    shown = worst[:MOST_ROWS].sort_values(["order", "method", "setting"], kind="stable")
     panels = [
         panel
         for row, run in zip(shown.index, shown.to_dict("records"))
-        for panel in four(f"{run['place']}, {_told(run, found[row])}", found[row], run["method"])
+        for panel in four(f"{run['where']}: {LIMITS.get(run['limit'], run['limit'])}", found[row], run["method"])
     ]
     caption = (
-        "From the left: accuracy of teacher and rollout; of the decoder at labels ahead; the error of one step beside "
-        "the variance of the teacher's memories; accuracy after so many steps from the teacher's memory. Panels are of "
-        f"the worst seed of the {len(shown)} worst settings."
+        "Accuracy of teacher and rollout; of the decoder at labels ahead; the error of one step beside the variance of "
+        "the teacher's memories; accuracy after so many steps from the teacher's memory. Panels are of the worst seed."
     )
-    tidy = without_idle(pd.DataFrame(table), "order", "place", "base")
-    return exhibit(data, name, title, caption, own, panels=panels, across=4, table=tidy)
+    yield exhibit(data, name, title, caption, own, panels=panels, across=4, table=table)
 
 
-def _told(run: dict[Any, Any], found: Found) -> str:
-    return f"{plot.who(run['method'], run['setting'])}: {LIMITS.get(found.limit, found.limit)}"
+def _counted(limits: pd.Series) -> str:
+    counts = limits.value_counts()
+    return ", ".join(str(limit) if len(counts) == 1 else f"{limit} ({count})" for limit, count in counts.items())
 
 
 def _left(own: pd.DataFrame) -> pd.Series:
@@ -130,23 +123,13 @@ def four(title: str, found: Found, method: str) -> list[plot.Panel]:
         _line("variance of memories", t, np.where(spread > 0, spread, np.nan), kind="fit"),
     ]
     known = [line for line in variances if len(line.x)]
-    bounds = (-0.03, 1.05)
+    ahead, after = [_line("teacher", *found.ahead, reference=True)], [_line(method, *found.after, method)]
+    how: dict[str, Any] = {"ylim": (-0.03, 1.05)}
     return [
-        plot.Panel(title, "t (column)", "accuracy", scored, chance, ticks="linear", ylim=bounds),
-        plot.Panel(
-            *("", "steps ahead of t", "accuracy", [_line("teacher", *found.ahead, reference=True)], chance),
-            ticks="linear",
-            ylim=bounds,
-        ),
+        plot.Panel(title, "t (column)", "accuracy", scored, chance, ticks="linear", **how),
+        plot.Panel("", "steps ahead of t", "accuracy", ahead, chance, ticks="linear", **how),
         plot.Panel("", "t (column)", "MSE, variance", known, ticks="linear", ylog=True),
-        plot.Panel(
-            "",
-            "steps from the teacher",
-            "accuracy",
-            [_line(method, *found.after, method)],
-            [*chance, reached],
-            ylim=bounds,
-        ),
+        plot.Panel("", "steps from the teacher", "accuracy", after, [*chance, reached], **how),
     ]
 
 

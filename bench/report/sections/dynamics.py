@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,15 +18,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bench.report import plot
-from bench.report.claims.findings import exponential
 from bench.report.claims.inside import SMALLEST, silhouette
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, Missing, Section, exhibit
-from bench.report.query import GROUP, RUN, cells, grouped, having, keys, mean_of, number, placed, scores, without_idle
+from bench.report.exhibit import Exhibit, Missing, exhibit
+from bench.report.query import GROUP, RUN, cells, chosen, having, keys, number, placed, recorded, scores
 from bench.report.style import GREY
+from bench.report.tables import grouped, tabulate, tidy
 from bench.report.words import clean, sentences, sortable
-from bench.statistics import Interval, mean_interval
 
+TITLE = "Dynamics"
 COMMAND = "`python run_bench.py run dynamics-small` (of another grid: `run GRID --measure dynamics,samples`)"
 """What brings the records that this section and the samples are made of."""
 WHEN = {"init": "at initialisation", "trained": "after training"}
@@ -34,44 +34,14 @@ MOST_ROWS = 4
 MOST_PANELS = 6
 MOST_COLOURS = 10
 """Labels that a reader can tell apart by colours alone; more get a scale."""
-HIDDEN = ("order", "place", "base")
 
 
-def section(data: Data) -> Section:
+def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """Gradient norms, drift and geometry, of the finished runs that have a dynamics.json."""
     runs = cells(data)
-    exhibits = (_gradients(data, runs), _drift(data, runs), _geometry(data, runs))
-    return Section("dynamics", "Dynamics", exhibits)
-
-
-def spread(name: str, interval: Interval) -> dict[str, float]:
-    """Columns of a mean and the ends of its interval."""
-    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-
-def _geometric(values: pd.Series) -> Interval:
-    """Geometric mean over seeds of what is positive, with its interval."""
-    kept = np.asarray(values, dtype=float)
-    return exponential(mean_interval(np.log(kept[(kept > 0) & np.isfinite(kept)])))
-
-
-def chosen(rows: pd.DataFrame, most: int) -> list[int]:
-    """The places (their order) that are shown, at most so many.
-
-    First those of the grid that has most places, since it was made to compare them, then those with most methods.
-    """
-    if rows.empty:
-        return []
-    found = rows.groupby(["grid", "order"])["method"].nunique().reset_index()
-    found["places"] = found.groupby("grid")["order"].transform("size")
-    best = found.sort_values(["places", "method", "order"], ascending=[False, False, True])["order"].tolist()
-    return sorted(best[:most])
-
-
-def variants(rows: pd.DataFrame) -> dict[tuple[str, str], int]:
-    """(method, setting) -> its number among the settings of the method."""
-    found = rows[["method", "setting"]].drop_duplicates().sort_values(["method", "setting"])
-    return dict(zip(zip(found["method"], found["setting"]), found.groupby("method").cumcount()))
+    yield _gradients(data, runs)
+    yield _drift(data, runs)
+    yield _geometry(data, runs)
 
 
 # Gradient norms.
@@ -79,33 +49,36 @@ def variants(rows: pd.DataFrame) -> dict[tuple[str, str], int]:
 
 def _gradients(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
     name, title = "gradient-norms", "Gradient norms through time"
-    rows = placed(data.gradients, runs, ["when", "t", "norm", "loss_at", "through"])
+    rows = placed(data.gradients, runs, ["when", "t", "norm", "through"])
     rows = rows.assign(t=number(rows["t"]), norm=number(rows["norm"])).dropna(subset=["t", "norm"])
     rows = rows[rows["when"].isin(list(WHEN))]
     if rows.empty:
         return Missing(name, title, f"no finished run has gradient norms; {COMMAND} measures them")
     drawn = rows[rows["base"] & (rows["norm"] > 0)]
-    dashes, panels = variants(drawn), []
+    panels = []
     for order in chosen(drawn, MOST_ROWS):
         here = drawn[drawn["order"] == order]
-        for when in WHEN:
-            lines = [
-                plot.over_time(
-                    *(part, "t", "norm", key["method"], plot.who(**key), True),
-                    variant=dashes[key["method"], key["setting"]],
-                )
-                for key, part in grouped(here[here["when"] == when], ["method", "setting"])
-            ]
-            place = f"{here['place'].iloc[0]}, {WHEN[when]}"
+        for when, words in WHEN.items():
+            lines = _lines(here[here["when"] == when], "norm", ["method", "setting", "variant"])
+            place = f"{here['place'].iloc[0]}, {words}"
             panels.append(plot.Panel(place, "t (time step)", "|dL/dm_t|", lines, ticks="linear", ylog=True))
     zero = int((rows["norm"] == 0).sum())
     gone = f"{zero} norms of exactly 0 are not drawn; in the table they count as {SMALLEST:g}." if zero else ""
     caption = sentences("Norm of the loss's gradient at the memory of each step: flat, vanishing or exploding.", gone)
-    table = without_idle(pd.DataFrame(_slopes(rows)), *HIDDEN)
-    return exhibit(data, name, title, caption, rows, panels=panels, across=2, table=table)
+    return exhibit(data, name, title, caption, rows, panels=panels, across=2, table=_slopes(rows))
 
 
-def _slopes(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def _lines(rows: pd.DataFrame, value: str, by: Sequence[str]) -> list[plot.Line]:
+    """Geometric means over time; those after the phase smt alone are dashed."""
+    found = []
+    for key, part in grouped(rows, by):
+        word = plot.who(key["method"], key["setting"]) + (f" after {key['phase']}" if "phase" in key else "")
+        how = {"logs": True, "variant": key["variant"], "reference": key.get("phase") == "smt"}
+        found.append(plot.over_time(part, "t", value, key["method"], word, **how))
+    return found
+
+
+def _slopes(rows: pd.DataFrame) -> pd.DataFrame:
     """Per place, method and setting, before and after training: how fast the norm changes in t."""
     run = [*RUN, "when"]
     rows = rows.assign(log=np.log10(rows["norm"].clip(lower=SMALLEST))).sort_values("t", kind="stable")
@@ -113,20 +86,15 @@ def _slopes(rows: pd.DataFrame) -> list[dict[str, Any]]:
     squares = rows[run].assign(both=centred["t"] * centred["log"], t=centred["t"] ** 2)
     sums, ends = squares.groupby(run)[["both", "t"]].sum(), rows.groupby(run)["log"]
     spanned = sums["t"].where(sums["t"] > 0)  # NaN where there is but one t
-    changes = pd.DataFrame({"slope": sums["both"] / spanned, "fall": (ends.first() - ends.last()).where(spanned > 0)})
-    merged = rows.drop_duplicates(run).merge(changes.reset_index(), on=run)
-    merged["when"] = pd.Categorical(merged["when"], list(WHEN))
-    return [
-        {
-            **key,
-            "when": WHEN[str(key["when"])],
-            "through": clean(" or ".join(sorted(set(part["through"].dropna().map(str))))),
-            **spread("slope", mean_of(part, "slope")),
-            **spread("first_to_last", exponential(mean_interval((part["fall"] * np.log(10)).to_numpy()))),
-            "seeds": part["seed"].nunique(),
-        }
-        for key, part in grouped(merged.sort_values("when"), [*GROUP, "when"])
-    ]
+    fall = 10 ** (ends.first() - ends.last()).where(spanned > 0)
+    changes = pd.DataFrame({"slope": sums["both"] / spanned, "first_to_last": fall})
+    merged = rows.drop_duplicates(run).merge(changes.reset_index(), on=run).sort_values("when", kind="stable")
+    merged["when"] = merged["when"].map(WHEN)
+    through = merged.groupby([*GROUP, "when"])["through"].transform(
+        lambda one: clean(" or ".join(sorted(set(one.dropna().map(str)))))
+    )
+    how = {"through": "first", "slope": "interval", "first_to_last": "geometric"}
+    return tidy(tabulate(merged.assign(through=through), [*GROUP, "when"], **how))
 
 
 # Drift.
@@ -141,64 +109,40 @@ def _drift(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
     if rows.empty:
         return Missing(name, title, f"no finished run with a teacher has its drift; {COMMAND} measures it")
     drawn = rows[rows["base"] & (rows["delta"] > 0)]
-    dashes, panels = variants(drawn), []
+    panels = []
     for order in chosen(drawn, MOST_PANELS):
         here = drawn[drawn["order"] == order]
-        lines = [
-            plot.over_time(
-                *(part, "t", "delta", key["method"], f"{plot.who(key['method'], key['setting'])} after {key['phase']}"),
-                logs=True,
-                variant=dashes[key["method"], key["setting"]],
-                reference=key["phase"] == "smt",
-            )
-            for key, part in grouped(here, ["method", "setting", "phase"])
-        ]
+        lines = _lines(here, "delta", ["method", "setting", "variant", "phase"])
         length, end = here["length"].iloc[0], here["t"].max()
         beyond = [plot.Mark("trained length, and beyond", length - 0.5, end + 0.5)] if length <= end else []
         place = here["place"].iloc[0]
         panels.append(plot.Panel(place, "t (time step)", "delta_t", lines, (), beyond, ticks="linear", ylog=True))
     caption = "delta_t is the mean squared distance of the rollout's memory from the teacher's; dashed before DMT."
-    table = without_idle(pd.DataFrame(_drifts(rows, _sources(data))), *HIDDEN)
-    return exhibit(data, name, title, caption, rows, panels=panels, table=table)
+    return exhibit(data, name, title, caption, rows, panels=panels, table=_drifts(data, rows))
 
 
-def _sources(data: Data) -> dict[tuple[Any, Any], tuple[Any, Any]]:
-    """(grid, id) -> that of the run whose first phase it took over."""
-    runs = having(data.results, *RUN, "init_from.run").drop_duplicates(RUN)
-    linked = runs[runs["init_from.run"].notna()]
-    return dict(zip(keys(linked), zip(linked["grid"], linked["init_from.run"])))
-
-
-def _drifts(rows: pd.DataFrame, sources: dict[Any, Any]) -> list[dict[str, Any]]:
+def _drifts(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
     """Per place, method, setting and phase: drift and accuracy within and beyond the trained length.
 
-    `less` is the drift after SMT alone over that after this phase, paired by run.
+    `less` is the drift after SMT alone, of this run or of the one that it began from, over that after this phase.
     """
-    spans = rows.assign(within=rows["t"] < rows["length"].fillna(np.inf))
     run = [*RUN, "phase"]
-    means = spans.pivot_table(index=run, columns="within", values=["delta", "accuracy"], aggfunc="mean")
-    first = rows.drop_duplicates(run).set_index(run)
-    for within, word in ((True, "within"), (False, "beyond")):
-        for column in ("delta", "accuracy"):
-            known = means[column, within] if (column, within) in means else pd.Series(np.nan, means.index)
-            first[f"{column}_{word}"] = known.reindex(first.index)
-        drift = first[f"delta_{word}"]
-        before = [drift.get((*_smt_of((grid, name), drift, sources), "smt"), np.nan) for grid, name, _ in first.index]
-        first[f"less_{word}"] = np.where(first.index.get_level_values("phase") == "smt", np.nan, before / drift)
-    found = []
-    for key, part in grouped(first.reset_index(), [*GROUP, "phase"]):
-        values: dict[str, float] = {}
-        for word in ("within", "beyond"):
-            values |= spread(f"drift_{word}", _geometric(part[f"delta_{word}"]))
-            values |= spread(f"less_{word}", _geometric(part[f"less_{word}"]))
-            values[f"accuracy_{word}"] = part[f"accuracy_{word}"].mean()
-        found.append({**key, **values, "seeds": part["seed"].nunique()})
-    return found
-
-
-def _smt_of(run: tuple[Any, Any], drift: pd.Series, sources: dict[Any, Any]) -> tuple[Any, Any]:
-    """The run that has this run's phase smt: itself, or the one that it began from."""
-    return run if (*run, "smt") in drift.index else sources.get(run, run)
+    within = rows["t"] < rows["length"].fillna(np.inf)
+    how: dict[str, str] = {}
+    means = rows.drop_duplicates(run)
+    for word, part in (("within", rows[within]), ("beyond", rows[~within])):
+        names = {"delta": f"drift_{word}", "accuracy": f"accuracy_{word}"}
+        own = part.groupby(run)[list(names)].mean().rename(columns=names).reset_index()
+        means = means.merge(own, on=run, how="left")
+        how |= {f"drift_{word}": "geometric", f"less_{word}": "geometric", f"accuracy_{word}": "mean"}
+    source = having(data.results, *RUN, "init_from.run").drop_duplicates(RUN).set_index(RUN)["init_from.run"]
+    smt = means[means["phase"] == "smt"].set_index(RUN)
+    before = [one if one in smt.index else (one[0], source.get(one)) for one in keys(means)]
+    for word in ("within", "beyond"):
+        drifts = smt[f"drift_{word}"].to_dict()
+        less = pd.Series([drifts.get(one, np.nan) for one in before], index=means.index) / means[f"drift_{word}"]
+        means[f"less_{word}"] = less.where(means["phase"] != "smt")
+    return tidy(tabulate(means, [*GROUP, "phase"], **how))
 
 
 # Geometry.
@@ -221,50 +165,35 @@ def _plane(record: Any) -> Plane | None:
     try:
         points, origin, field = (np.array(record[name], dtype=float) for name in ("points", "origin", "field"))
         labels = list(record["label"])
-        shares = [float(share) for share in record["explained"]][:2]
+        first, second, *_ = (float(share) for share in record["explained"])
         rank = float(record["effective_rank"])
         hash(tuple(labels))
     except (KeyError, TypeError, ValueError):
         return None
     whole = all(one.ndim == 2 and one.shape[1] == 2 and np.isfinite(one).all() for one in (points, origin, field))
-    if not whole or len(labels) != len(points) or len(points) < 2 or len(origin) != len(field) or len(shares) < 2:
+    if not whole or len(labels) != len(points) or len(points) < 2 or len(origin) != len(field):
         return None
-    return Plane(points, labels, str(record.get("colour_by")), origin, field, (shares[0], shares[1]), rank)
+    return Plane(points, labels, clean(record.get("colour_by")), origin, field, (first, second), rank)
 
 
 def _geometry(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
     name, title = "geometry", "Geometry of the memory"
-    place_of = dict(zip(keys(runs), runs.index))
-    planes = {
-        place_of[run["grid"], run["id"]]: plane
-        for run, record in data.geometry
-        if (run.get("grid"), run.get("id")) in place_of and (plane := _plane(record))
-    }
+    planes = recorded(runs, data.geometry, _plane)
     if not planes:
         return Missing(name, title, f"no finished run has the geometry of its memories; {COMMAND} measures it")
     own = runs.loc[sorted(planes)]
     rows = scores(data)
     rows = rows[rows["trained"] & ~rows["reference"]]
     accuracies = dict(zip(keys(rows), rows["accuracy"]))
-    values = {
-        "effective_rank": [planes[row].effective_rank for row in own.index],
-        "explained1": [planes[row].explained[0] for row in own.index],
-        "explained2": [planes[row].explained[1] for row in own.index],
-        "silhouette": [silhouette(planes[row].points, list(map(str, planes[row].labels))) for row in own.index],
-        "accuracy": [accuracies.get(run, np.nan) for run in keys(own)],
-    }
-    own = own.assign(**values, colour_by=[clean(planes[row].colour_by) for row in own.index])
-    table = [
-        {
-            **key,
-            **spread("effective_rank", mean_of(part, "effective_rank")),
-            **{column: part[column].mean() for column in ("explained1", "explained2")},
-            **spread("silhouette", mean_of(part, "silhouette")),
-            "accuracy": part["accuracy"].mean(),
-            "seeds": part["seed"].nunique(),
-        }
-        for key, part in grouped(own, [*GROUP, "colour_by"])
+    values = [
+        (one.effective_rank, *one.explained, silhouette(one.points, list(map(str, one.labels))), one.colour_by)
+        for one in (planes[row] for row in own.index)
     ]
+    names = ["effective_rank", "explained1", "explained2", "silhouette", "colour_by"]
+    own = own.join(pd.DataFrame(values, columns=names, index=own.index))
+    own = own.assign(accuracy=[accuracies.get(run, np.nan) for run in keys(own)])
+    how = {"effective_rank": "interval", "explained1": "mean", "explained2": "mean", "silhouette": "interval"}
+    table = tidy(tabulate(own, [*GROUP, "colour_by"], **how, accuracy="mean"))
     panels = own[own["base"]].sort_values("seed", kind="stable").drop_duplicates([*GROUP])
     best = panels.sort_values(["accuracy", "order"], ascending=[False, True], kind="stable").index[:MOST_PANELS]
     shown = [part for _, one in grouped(panels.loc[best], ["order", "method", "setting"]) for part in one.index]
@@ -272,23 +201,22 @@ def _geometry(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
         "Memories in the plane of their first two principal components, of the first seed of the settings with the "
         "highest accuracy; arrows show where one update moves a memory."
     )
-    figure = _geometry_figure([(own.loc[row], planes[row]) for row in shown]) if shown else None
-    return exhibit(data, name, title, caption, own, figure=figure, table=without_idle(pd.DataFrame(table), *HIDDEN))
+    figure = _figure([(own.loc[row], planes[row]) for row in shown]) if shown else None
+    return exhibit(data, name, title, caption, own, figure=figure, table=table)
 
 
-def _geometry_figure(shown: Sequence[tuple[pd.Series, Plane]]) -> Figure:
+def _figure(shown: Sequence[tuple[pd.Series, Plane]]) -> Figure:
     across = min(len(shown), 2 if len(shown) in (2, 4) else 3)
     down = -(-len(shown) // across)
     figure = Figure(figsize=(3.3 * across, 0.2 + 3.1 * down), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).flatten()
     for (run, plane), panel in zip(shown, axes):
-        panel.quiver(
-            *plane.origin.T, *plane.field.T, angles="xy", color=GREY, alpha=0.55, width=0.004, headwidth=4, zorder=1
-        )
+        arrows = {"angles": "xy", "color": GREY, "alpha": 0.55, "width": 0.004, "headwidth": 4, "zorder": 1}
+        panel.quiver(*plane.origin.T, *plane.field.T, **arrows)
         colours, scale, ticks = _colours(plane.labels)
         panel.scatter(*plane.points.T, c=colours, s=10, lw=0.3, edgecolors="white", zorder=2)
         bar = figure.colorbar(scale, ax=panel, fraction=0.05, pad=0.02)
-        bar.set_label(clean(plane.colour_by))
+        bar.set_label(plane.colour_by)
         bar.set_ticks(list(ticks), labels=[clean(one) for one in ticks.values()])
         bar.minorticks_off()
         bar.ax.tick_params(length=0 if len(set(plane.labels)) <= MOST_COLOURS else 2, labelsize=7)
@@ -310,13 +238,11 @@ def _colours(labels: Sequence[Any]) -> tuple[Any, ScalarMappable, dict[float, st
     found = sorted(set(labels), key=sortable)
     place = {one: number for number, one in enumerate(found)}
     few = len(found) <= MOST_COLOURS
-    colours: Colormap
-    norm: Normalize
+    colours: Colormap = sns.color_palette("viridis", as_cmap=True)
+    norm: Normalize = Normalize(0, len(found) - 1)
     if few:
         colours = ListedColormap(sns.color_palette("colorblind", len(found)))
         norm = BoundaryNorm(np.arange(len(found) + 1) - 0.5, len(found))
-    else:
-        colours, norm = sns.color_palette("viridis", as_cmap=True), Normalize(0, len(found) - 1)
-    chosen_ones = range(len(found)) if few else np.linspace(0, len(found) - 1, 5).round().astype(int)
-    ticks = {float(one): str(found[one]) for one in chosen_ones}
+    told = range(len(found)) if few else np.linspace(0, len(found) - 1, 5).round().astype(int)
+    ticks = {float(one): str(found[one]) for one in told}
     return colours(norm([place[one] for one in labels])), ScalarMappable(norm, colours), ticks

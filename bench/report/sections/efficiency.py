@@ -12,13 +12,16 @@ import pandas as pd
 from bench.report import plot, style
 from bench.report.claims.findings import LEARNED
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, Missing, Section, exhibit, uncounted
-from bench.report.query import RUN, base, cells, curve_points, having, number, varying, without_idle
-from bench.report.words import few_seeds, sentences
+from bench.report.exhibit import Exhibit, Missing, exhibit, uncounted
+from bench.report.query import RUN, base, cells, curve_points, facts, number, varying
+from bench.report.spends import loss_at, spend_to, together
+from bench.report.tables import without_idle
+from bench.report.words import sentences
 from bench.results.frames import scale_of
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, band, mean_interval
 
-NAME, TITLE = "efficiency", "Loss against what was spent"
+TITLE = "Efficiency"
+NAME, HEADING = "efficiency", "Loss against what was spent"
 CURRENCIES = {
     "sequential_flops": "sequential FLOPs",
     "flops": "total FLOPs",
@@ -31,46 +34,56 @@ ROWS = 3
 HALFWAY = 0.5
 """Of the way from knowing only how common each label is to the best loss: who gets there says what to reach."""
 COST = "`measure: [cost]` in a grid, or `run GRID --measure cost`, brings FLOPs."
+ABOUT = ["order", "length", "place", "grid", "task", "method", "setting"]
 
 
-class Curve(NamedTuple):
-    """One line: a method in a setting, without evaluations before anything was spent."""
+class Line(NamedTuple):
+    """A method in a setting, without evaluations before anything was spent; losses in the task's unit."""
 
+    about: dict[str, Any]
+    """Who and where it is: `ABOUT`, unit, loss_floor, unigram_loss."""
     seeds: list[tuple[dict[str, np.ndarray], np.ndarray]]
     """Of each: what was spent at its evaluations, by currency, NaN where it is not known; its losses there."""
     common: dict[str, tuple[np.ndarray, np.ndarray]]
     """By currency, what `together` makes of them."""
-
-    def spent(self, name: str) -> float:
-        """At the end, mean over seeds."""
-        return float(np.mean([spent[name][-1] for spent, _ in self.seeds]))
 
     @property
     def final(self) -> np.ndarray:
         """The last loss of each seed."""
         return np.array([loss[-1] for _, loss in self.seeds])
 
-    @property
-    def first(self) -> float:
-        """The first loss, mean over seeds."""
-        return float(np.mean([loss[0] for _, loss in self.seeds]))
+    def mean(self, currency: str) -> tuple[np.ndarray, np.ndarray]:
+        """Spends and the mean loss there."""
+        return self.common[currency][0], self.common[currency][1].mean(0)
 
 
-Line = tuple[dict[str, Any], Curve]
-"""Who and where it is, and its curve."""
-
-
-def section(data: Data) -> Section:
+def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """A figure for every few tasks and a table of all; of finished runs in the default setting of their grids."""
-    found = list(_lines(data, alike(cells(data))))
-    if not found:
-        reason = (
-            "no finished run has a learning curve with its loss; `python run_bench.py run dynamics-small` brings some"
-        )
-        return Section("efficiency", "Efficiency", (Missing(NAME, TITLE, reason),))
-    table = pd.DataFrame(_rows(found))
+    places: dict[int, list[Line]] = {}
+    for line in _lines(data, alike(cells(data))):
+        places.setdefault(line.about["order"], []).append(line)
+    if not places:
+        brings = "`python run_bench.py run dynamics-small` brings some"
+        yield Missing(NAME, HEADING, f"no finished run has a learning curve with its loss; {brings}")
+        return
+    table = pd.DataFrame([row for here in places.values() for row in _rows(here)])
     known = [name for name in CURRENCIES if table[name].notna().any()]
-    return Section("efficiency", "Efficiency", tuple(_exhibits(data, found, table, known)))
+    costs = "" if {"sequential_flops", "flops"} <= set(known) else f"FLOPs are not known: {COST}"
+    drawn = _drawn(table)
+    pages = [part.tolist() for part in np.array_split(drawn, -(-len(drawn) // ROWS))]
+    for turn, page in enumerate(pages, 1):
+        kept = table if turn == 1 else table[table["order"].isin(page)]
+        caption = "Loss on the test set against each currency, at the hardest setting of each task that was learned."
+        yield exhibit(
+            data,
+            NAME if turn == 1 else f"{NAME}-{turn}",
+            HEADING if len(pages) == 1 else f"{HEADING} ({turn} of {len(pages)})",
+            sentences(caption, costs, uncounted(data.uncounted, kept)),
+            kept,
+            panels=[panel for order in page for panel in _panels(places[order], known)],
+            across=len(known),
+            table=_tidy(table) if turn == 1 else None,
+        )
 
 
 def alike(runs: pd.DataFrame) -> pd.DataFrame:
@@ -89,100 +102,53 @@ def alike(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.loc[kept]
 
 
-# Curves.
-
-
 def _lines(data: Data, runs: pd.DataFrame) -> Iterator[Line]:
-    """Every method and setting of every place, with its curve; losses in the task's unit."""
+    """Every method and setting of every place, with its curve."""
     if runs.empty or data.curves.empty:
         return
-    facts = having(data.results, *RUN, "reference", "unit", "loss_floor", "unigram_loss")
-    facts = facts[~facts["reference"].eq(True)].drop_duplicates(RUN)[[*RUN, "unit", "loss_floor", "unigram_loss"]]
-    about = ["order", "place", "grid", "task", "length", "method", "setting"]
-    runs = runs[["id", "seed", *about]].merge(facts, on=RUN, how="left")
+    runs = runs[["id", "seed", *ABOUT]].merge(facts(data, "unit", "loss_floor", "unigram_loss"), on=RUN, how="left")
     spent = [f"spent.{name}" for name in CURRENCIES]
     points = curve_points(data, "unit_loss", *spent)[[*RUN, "unit_loss", *spent]]
     points = points[np.isfinite(points["unit_loss"]) & (points["spent.tokens"] > 0)]
     points = points.drop_duplicates([*RUN, "spent.tokens"], keep="last").merge(runs, on=RUN)
     points["rank"] = points["method"].map(style.order)
     points = points.sort_values(["order", "rank", "setting", "seed", "spent.tokens"], kind="stable")
-    for key, part in points.groupby(about, sort=False, dropna=False):
+    for key, part in points.groupby(ABOUT, sort=False, dropna=False):
         unit = next(iter(part["unit"].dropna()), "nats")
         levels = {name: number(part[name]).mean() * scale_of(unit) for name in ("loss_floor", "unigram_loss")}
-        yield {**dict(zip(about, key)), "unit": unit, **levels}, _curve(part)
-
-
-def _curve(part: pd.DataFrame) -> Curve:
-    seeds = [
-        ({name: one[f"spent.{name}"].to_numpy() for name in CURRENCIES}, one["unit_loss"].to_numpy())
-        for _, one in part.groupby("id", sort=False)
-    ]
-    return Curve(seeds, {name: together([(spent[name], loss) for spent, loss in seeds]) for name in CURRENCIES})
-
-
-def together(seeds: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Spends (n), and the losses (seeds, n) after them, of curves (spends, losses) whose evaluations may differ.
-
-    The spends are those of all the evaluations, from where every curve has begun; between its own evaluations a curve
-    is straight in the logarithm of the spend, and after its end it keeps its last loss. Empty where a spend is not
-    known.
-    """
-    if not all((np.isfinite(x) & (x > 0)).all() for x, _ in seeds):
-        return np.empty(0), np.empty((len(seeds), 0))
-    common = np.unique(np.concatenate([x for x, _ in seeds]))
-    common = common[common >= max(x[0] for x, _ in seeds)]
-    return common, np.stack([np.interp(np.log(common), np.log(x), loss) for x, loss in seeds])
-
-
-def loss_at(x: np.ndarray, loss: np.ndarray, spend: float) -> float:
-    """The loss (n) after a spend, on straight lines in the logarithm of x (n, increasing).
-
-    Before the first evaluation it is that one's, in favour of the method, as in claim 8.
-    """
-    return float(np.interp(math.log(spend), np.log(x), loss)) if len(x) else math.nan
-
-
-def spend_to(x: np.ndarray, loss: np.ndarray, target: float) -> float:
-    """The first spend at which the loss is at most the target, on straight lines in log x; NaN where it never is."""
-    reached = np.flatnonzero(loss <= target)
-    if not len(reached):
-        return math.nan
-    at = int(reached[0])
-    if at == 0:
-        return float(x[0])
-    share = (loss[at - 1] - target) / (loss[at - 1] - loss[at])
-    return float(x[at - 1] * (x[at] / x[at - 1]) ** share)
+        seeds = [
+            ({name: one[f"spent.{name}"].to_numpy() for name in CURRENCIES}, one["unit_loss"].to_numpy())
+            for _, one in part.groupby("id", sort=False)
+        ]
+        common = {name: together([(spends[name], loss) for spends, loss in seeds]) for name in CURRENCIES}
+        yield Line({**dict(zip(ABOUT, key)), "unit": unit, **levels}, seeds, common)
 
 
 # The table.
 
 
-def _rows(found: Sequence[Line]) -> Iterator[dict[str, Any]]:
-    """A row per line: its last loss, what it spent, and what until its mean curve first reached its place's target.
+def _rows(here: Sequence[Line]) -> Iterator[dict[str, Any]]:
+    """A row per line of a place: its last loss, what it spent, and what until its mean curve first reached the target.
 
     And its loss at the largest spend that all lines of the place reached.
     """
-    for order in dict.fromkeys(about["order"] for about, _ in found):
-        here = [(about, curve) for about, curve in found if about["order"] == order]
-        target = _target(here)
-        means = [{name: (x, loss.mean(0)) for name, (x, loss) in curve.common.items()} for _, curve in here]
-        equal = {
-            name: min(mean[name][0][-1] for mean in means)
-            for name in CURRENCIES
-            if len(means) > 1 and all(len(mean[name][0]) for mean in means)
+    target = _target(here)
+    equal = {
+        name: min(line.mean(name)[0][-1] for line in here)
+        for name in CURRENCIES
+        if len(here) > 1 and all(len(line.mean(name)[0]) for line in here)
+    }
+    for line in here:
+        loss, low, high, seeds = mean_interval(line.final)
+        yield {
+            **{name: line.about[name] for name in (*ABOUT, "unit")},
+            **{"loss": loss, "loss_low": low, "loss_high": high},
+            **{"loss_floor": line.about["loss_floor"], "seeds": seeds},
+            **{name: float(np.mean([spent[name][-1] for spent, _ in line.seeds])) for name in CURRENCIES},
+            "target": target,
+            **{f"{name}_to_target": spend_to(*line.mean(name), target) for name in CURRENCIES},
+            **{f"loss_at_equal_{name}": loss_at(*line.mean(name), spend) for name, spend in equal.items()},
         }
-        for (about, curve), mean in zip(here, means):
-            names = {name: about[name] for name in ("order", "length", "place", "grid", "task", "method", "setting")}
-            last = mean_interval(curve.final)
-            yield {
-                **names,
-                **{"unit": about["unit"], "loss": last.mean, "loss_low": last.low, "loss_high": last.high},
-                **{"loss_floor": about["loss_floor"], "seeds": last.n},
-                **{name: curve.spent(name) for name in CURRENCIES},
-                "target": target,
-                **{f"{name}_to_target": spend_to(*mean[name], target) for name in CURRENCIES},
-                **{f"loss_at_equal_{name}": loss_at(*mean[name], spend) for name, spend in equal.items()},
-            }
 
 
 def _target(here: Sequence[Line]) -> float:
@@ -191,35 +157,15 @@ def _target(here: Sequence[Line]) -> float:
 
     NaN where none learned: where the floor is known, the best has to be a fifth of the way to it.
     """
-    last = [float(curve.final.mean()) for _, curve in here]
-    starts = [about["unigram_loss"] if np.isfinite(about["unigram_loss"]) else curve.first for about, curve in here]
+    last = [float(line.final.mean()) for line in here]
+    firsts = [float(np.mean([loss[0] for _, loss in line.seeds])) for line in here]
+    unigram = [line.about["unigram_loss"] for line in here]
+    starts = [one if np.isfinite(one) else first for one, first in zip(unigram, firsts)]
     best = int(np.argmin(last))
-    start, floor = starts[best], here[best][0]["loss_floor"]
+    start, floor = starts[best], here[best].about["loss_floor"]
     if not start - last[best] > (LEARNED * (start - floor) if np.isfinite(floor) else 0):
         return math.nan
     return max(loss for loss, begin in zip(last, starts) if loss <= begin - HALFWAY * (begin - last[best]))
-
-
-# Exhibits.
-
-
-def _exhibits(data: Data, found: Sequence[Line], table: pd.DataFrame, known: Sequence[str]) -> Iterator[Exhibit]:
-    drawn = _drawn(table)
-    pages = [part.tolist() for part in np.array_split(drawn, -(-len(drawn) // ROWS))]
-    for turn, page in enumerate(pages, 1):
-        kept = table if turn == 1 else table[table["order"].isin(page)]
-        caption = "Loss on the test set against each currency, at the hardest setting of each task that was learned."
-        costs = "" if {"sequential_flops", "flops"} <= set(known) else f"FLOPs are not known: {COST}"
-        yield exhibit(
-            data,
-            NAME if turn == 1 else f"{NAME}-{turn}",
-            TITLE if len(pages) == 1 else f"{TITLE} ({turn} of {len(pages)})",
-            sentences(caption, costs, uncounted(data.uncounted, kept), few_seeds(kept["seeds"])),
-            kept,
-            panels=[panel for order in page for panel in _panels(found, order, known)],
-            across=len(known),
-            table=_tidy(table) if turn == 1 else None,
-        )
 
 
 def _drawn(table: pd.DataFrame) -> list[int]:
@@ -228,16 +174,12 @@ def _drawn(table: pd.DataFrame) -> list[int]:
     It is one that compares methods, at which some method learned, with the most methods; of several such the hardest,
     which is the longest, then the last in its knobs.
     """
-    places = table.groupby("order").agg(
-        task=("task", "first"),
-        unit=("unit", "first"),
-        length=("length", "first"),
-        methods=("method", "nunique"),
-        learned=("target", "count"),
-    )
-    places = places.assign(compares=places["methods"] > 1, learned=places["learned"] > 0).reset_index()
+    by_place = table.groupby("order")
+    places = by_place[["task", "unit", "length"]].first()
+    places["methods"], places["learned"] = by_place["method"].nunique(), by_place["target"].count() > 0
+    places = places.assign(compares=places["methods"] > 1, natural=places["unit"] != "bits").reset_index()
     hardest = places.sort_values(["compares", "learned", "methods", "length", "order"]).groupby("task").tail(1)
-    return hardest.assign(natural=hardest["unit"] != "bits").sort_values(["natural", "task"])["order"].tolist()
+    return hardest.sort_values(["natural", "task"])["order"].tolist()
 
 
 def _tidy(table: pd.DataFrame) -> pd.DataFrame:
@@ -247,23 +189,23 @@ def _tidy(table: pd.DataFrame) -> pd.DataFrame:
     return shown[["task", *(name for name in shown if name != "task")]]
 
 
-def _panels(found: Sequence[Line], order: int, known: Sequence[str]) -> Iterator[plot.Panel]:
-    """A row of panels, one for each currency."""
-    here = [(about, curve) for about, curve in found if about["order"] == order]
-    floors = [about["loss_floor"] for about, _ in here if np.isfinite(about["loss_floor"])]
+def _panels(here: Sequence[Line], known: Sequence[str]) -> Iterator[plot.Panel]:
+    """A row of panels of one place, one for each currency."""
+    about = here[0].about
+    floors = [line.about["loss_floor"] for line in here if np.isfinite(line.about["loss_floor"])]
     levels = [plot.Level("floor (Bayes-optimal)", np.array(floors[:1]))] if floors else []
     for name in known:
-        lines = [line for line in (_line(here, about, curve, name) for about, curve in here) if len(line.x)]
-        title = here[0][0]["place"] if name == known[0] else ""
-        loss = f"loss ({here[0][0]['unit']})"
+        lines = [drawn for line in here if len((drawn := _line(here, line, name)).x)]
+        title = about["place"] if name == known[0] else ""
+        loss = f"loss ({about['unit']})"
         yield plot.Panel(title, CURRENCIES[name], loss, lines, levels if lines else (), ticks="log", note="not traced")
 
 
-def _line(here: Sequence[Line], about: dict[str, Any], curve: Curve, currency: str) -> plot.Line:
-    x, losses = curve.common[currency]
-    settings = [one["setting"] for one, _ in here if one["method"] == about["method"]]
-    word = plot.who(about["method"], about["setting"] if len(settings) > 1 else "")
+def _line(here: Sequence[Line], line: Line, currency: str) -> plot.Line:
+    x, losses = line.common[currency]
+    method, setting = line.about["method"], line.about["setting"]
+    settings = [one.about["setting"] for one in here if one.about["method"] == method]
+    word = plot.who(method, setting if len(settings) > 1 else "")
     few = 1 < len(losses) < SEEDS_FOR_AN_INTERVAL
-    seeds = tuple((spent[currency], loss) for spent, loss in curve.seeds) if few else ()
-    variant = settings.index(about["setting"])
-    return plot.Line(word, x, *band(losses), seeds, about["method"], variant)
+    seeds = tuple((spent[currency], loss) for spent, loss in line.seeds) if few else ()
+    return plot.Line(word, x, *band(losses), seeds, method, settings.index(setting))

@@ -14,7 +14,7 @@ from bench.drawing import drawing
 from bench.report import plot, style
 from bench.report.claims.findings import exponential
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, Section
+from bench.report.exhibit import Exhibit
 from bench.report.style import RC
 from bench.results import read_json, write_atomically
 from bench.statistics import Interval, mean_interval, power_law
@@ -29,9 +29,9 @@ COSTS = {"flops": "FLOPs", "bytes": "bytes"}
 MEASURED = {"bias": "bias / |exact gradient|", "variance": "variance / |exact gradient|²", "cosine": "cosine"}
 
 
-def section(data: Data) -> Section:
+def exhibits(data: Data) -> Iterator[Exhibit]:
     """An exhibit for each record that is there."""
-    return Section("estimators", TITLE, tuple(shown(record) for record in records(data)))
+    yield from map(shown, records(data))
 
 
 def records(data: Data) -> Iterator[dict[str, Any]]:

@@ -10,9 +10,8 @@ import pandas as pd
 
 from bench.report import plot, style
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, Section, exhibit
+from bench.report.exhibit import Exhibit, exhibit
 from bench.report.query import RUN, cells, curve_points, having, number, titled, varying, worded
-from bench.report.words import few_seeds, sentences
 from bench.results.frames import scale_of
 from bench.statistics import Interval, band, mean_interval
 
@@ -48,11 +47,11 @@ class Curve(NamedTuple):
     seeds: tuple[int, ...]
 
 
-def section(data: Data) -> Section:
+def exhibits(data: Data) -> Iterator[Exhibit]:
     """An exhibit for each task of each grid with methods that learn from streams; none where there are no such runs."""
-    rows = told(data)
-    parts = rows.groupby(["grid", "task"], sort=True) if len(rows) else ()
-    return Section("frontier", TITLE, tuple(_exhibit(data, str(task), part) for (_, task), part in parts))
+    rows = told(data) if len(data.curves) else data.curves
+    for (_, task), part in rows.groupby(["grid", "task"], sort=True) if len(rows) else ():
+        yield _exhibit(data, str(task), part)
 
 
 def told(data: Data) -> pd.DataFrame:
@@ -150,12 +149,9 @@ def _exhibit(data: Data, task: str, rows: pd.DataFrame) -> Exhibit:
         else "Loss above the floor, or the best where no floor is known, against CPU seconds of training, and their "
         "front; seconds until it is first within a level. Means over seeds."
     )
-    caption = sentences(what, few_seeds(table["seeds"]))
     panels = list(_panels(rows, rises))
     across = 2 if rises else min(3, len(panels))
-    return exhibit(
-        data, f"frontier-{name}", f"{TITLE}: {name}", caption, rows, panels=panels, across=across, table=table
-    )
+    return exhibit(data, f"frontier-{name}", f"{TITLE}: {name}", what, rows, panels=panels, across=across, table=table)
 
 
 def _losses(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import pandas as pd
 
-from bench.report import plot, style
+from bench.report import plot
 from bench.report.data import Data
-from bench.report.exhibit import Missing, Section, command, exhibit
-from bench.report.query import CONFIG, LINE, aggregate, free, names_of, per_seed, scores, titled, without_idle, worded
-from bench.report.words import few_seeds, sentences
+from bench.report.exhibit import Exhibit, Missing, command, exhibit
+from bench.report.query import CONFIG, LINE, free, names_of, scores, titled, worded
+from bench.report.tables import in_order, tabulate, without_idle
 
-NAME, TITLE = "length-generalisation", "Accuracy against test length"
+TITLE = "Length generalisation"
+NAME, HEADING = "length-generalisation", "Accuracy against test length"
 PLACE = ["grid", "task", "where", "trained_length"]
 """A setting of a task: `where` are the knobs that vary besides the trained length, in words."""
 
 
-def section(data: Data) -> Section:
+def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """Accuracy at every test length, a panel per task, and what is left of it at lengths never trained on."""
     rows = tested(data)
     if rows.empty:
-        reason = (
-            "no finished cells with scores at several test lengths (evaluation.lengths); "
-            f"`{command('length-small')}` brings them"
-        )
-        return Section("lengths", "Length generalisation", (Missing(NAME, TITLE, reason),))
-    table = scores_beyond(rows)
+        told = f"`{command('length-small')}` brings them"
+        reason = f"no finished cells with scores at several test lengths (evaluation.lengths); {told}"
+        yield Missing(NAME, HEADING, reason)
+        return
     caption = "Accuracy on test sequences of each length; vertical lines are the trained lengths."
-    made = exhibit(
-        data, NAME, TITLE, sentences(caption, few_seeds(table["seeds"])), rows, panels=panels(rows), table=table
-    )
-    return Section("lengths", "Length generalisation", (made,))
+    yield exhibit(data, NAME, HEADING, caption, rows, panels=panels(rows), table=scores_beyond(rows))
 
 
 def tested(data: Data) -> pd.DataFrame:
@@ -51,22 +50,15 @@ def tested(data: Data) -> pd.DataFrame:
 
 def panels(rows: pd.DataFrame) -> list[plot.Panel]:
     """One for each setting of a task that was trained at one length."""
-    lengths = rows.groupby("task")["trained_length"].nunique().max()
-    found = []
-    for (grid, task, where, trained), part in rows.groupby(PLACE, sort=True):
-        at = f"trained at {trained:g}" if lengths > 1 else ""
-        found.append(
-            plot.Panel(
-                titled(rows, grid, task, where, at),
-                "test length (tokens)",
-                "accuracy on the test set",
-                plot.sweep_lines(part, "length", "accuracy"),
-                plot.levels(part, "length"),
-                [plot.Mark("trained length", float(part["trained_length"].iloc[0]))],
-                ylim=(-0.03, 1.04),
-            )
+    several = rows.groupby("task")["trained_length"].nunique().max() > 1
+    return [
+        plot.accuracies(
+            titled(rows, grid, task, where, f"trained at {trained:g}" if several else ""),
+            *("test length (tokens)", part, "length"),
+            marks=[plot.Mark("trained length", float(part["trained_length"].iloc[0]))],
         )
-    return found
+        for (grid, task, where, trained), part in rows.groupby(PLACE, sort=True)
+    ]
 
 
 def scores_beyond(rows: pd.DataFrame) -> pd.DataFrame:
@@ -74,30 +66,24 @@ def scores_beyond(rows: pd.DataFrame) -> pd.DataFrame:
 
     Columns: accuracy (at the trained length), longer (the score), shorter (the mean over shorter lengths) and drop
     (the part of the accuracy that is lost at longer lengths, 1 - longer / accuracy), each with `_low` and `_high`, and
-    seeds. Means are over lengths first, of each seed, then over seeds. chance_longer and ceiling_longer are what to
-    judge the score by; longer_lengths and shorter_lengths tell which these were.
+    seeds. Means are over lengths first, of each seed, then over seeds. longer_lengths and shorter_lengths tell which
+    these were; chance_longer and ceiling_longer are what to judge the score by.
     """
     by = [*PLACE, *LINE]
-    at = rows["length"] - rows["trained_length"]
-    parts = {"accuracy": rows[at == 0], "longer": rows[at > 0], "shorter": rows[at < 0]}
-    table = rows[by].drop_duplicates().reset_index(drop=True)
-    seeds = rows[[*by, "seed"]].drop_duplicates()
-    for name, part in parts.items():
-        own = per_seed(part, by, "accuracy").rename(columns={"accuracy": name})
-        seeds = seeds.merge(own, on=[*by, "seed"], how="left")
+    at = np.sign(rows["length"] - rows["trained_length"])
+    parts = {
+        name: rows["accuracy"].where(at == sign) for name, sign in (("accuracy", 0), ("longer", 1), ("shorter", -1))
+    }
+    facts = {"chance_longer": "chance", "ceiling_longer": "accuracy_ceiling"}
+    split = rows.assign(**parts, **{name: rows[column].where(at > 0) for name, column in facts.items()})
+    seeds = split.groupby([*by, "seed"], sort=False, dropna=False)[[*parts, *facts]].mean().reset_index()
     seeds["drop"] = 1 - seeds["longer"] / seeds["accuracy"]
-    counts = []
-    for name in (*parts, "drop"):
-        own = aggregate(seeds, by, name, name).rename(columns={"seeds": f"seeds_{name}"})
-        table = table.merge(own, on=by, how="left")
-        counts.append(f"seeds_{name}")
-    table["seeds"] = table[counts].max(axis=1).astype(int)
-    for name in ("longer", "shorter"):
-        lengths = parts[name].groupby(by)["length"].agg(lambda part: ", ".join(f"{one:g}" for one in sorted(set(part))))
-        table = table.merge(lengths.rename(f"{name}_lengths").reset_index(), on=by, how="left")
-    facts = {"chance": "chance_longer", "accuracy_ceiling": "ceiling_longer"}
-    means = parts["longer"].groupby(by, sort=False)[list(facts)].mean().reset_index().rename(columns=facts)
-    table = table.drop(columns=counts).merge(means, on=by, how="left")
-    table = table.assign(rank=table["method"].map(style.order))
-    table = table.sort_values([*PLACE, "rank", "setting", "reference"], kind="stable")
-    return without_idle(table, "rank", keep_grid=True)
+    for name, sign in (("longer", 1), ("shorter", -1)):
+        lengths = (
+            rows[at == sign].groupby(by)["length"].agg(lambda part: ", ".join(f"{one:g}" for one in sorted(set(part))))
+        )
+        seeds = seeds.merge(lengths.rename(f"{name}_lengths").reset_index(), on=by, how="left")
+    how = dict.fromkeys(("accuracy", "longer", "shorter", "drop"), "interval")
+    told = dict.fromkeys(("longer_lengths", "shorter_lengths"), "first")
+    table = tabulate(seeds, by, **how, **told, **dict.fromkeys(facts, "mean"))
+    return without_idle(in_order(table, *PLACE, "method", "setting", "reference"), keep_grid=True)

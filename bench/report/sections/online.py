@@ -2,95 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from bench.report import plot
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, Section, exhibit
-from bench.report.query import GROUP, cells, grouped, having, mean_of, number, placed, titled, without_idle
-from bench.report.sections.dynamics import MOST_ROWS, chosen, spread, variants
+from bench.report.exhibit import Exhibit, exhibit
+from bench.report.query import GROUP, RUN, cells, chosen, facts, having, number, placed, titled
+from bench.report.tables import grouped, tabulate, tidy
 from bench.results.frames import scale_of
 
-VALUES = ("online_loss", "regret")
+TITLE = "Online loss and regret"
+MOST_ROWS = 4
 
 
-def section(data: Data) -> Section:
+def exhibits(data: Data) -> Iterator[Exhibit]:
     """An exhibit for each (grid, task) that has finished runs with an online loss."""
-    parts = told(data).groupby(["grid", "task"], sort=True)
-    exhibits = [_exhibit(data, str(grid), str(task), part) for (grid, task), part in parts]
-    return Section("online", "Online loss and regret", tuple(exhibits))
+    caption = (
+        "What labels cost when they were predicted, before the step that learned from them; regret is the sum of what "
+        "was above the floor."
+    )
+    for (grid, task), rows in told(data).groupby(["grid", "task"], sort=True):
+        values = [value for value in ("online_loss", "regret") if rows[value].notna().any()]
+        drawn, name = rows[rows["base"]], titled(data.results, grid, task)
+        panels = [
+            panel for order in chosen(drawn, MOST_ROWS) for panel in _panels(drawn[drawn["order"] == order], values)
+        ]
+        how = {"panels": panels, "across": len(values), "table": at_the_end(rows)}
+        yield exhibit(data, f"online-{name}", f"{TITLE}: {name}", caption, rows, **how)
 
 
 def told(data: Data) -> pd.DataFrame:
-    """A row per point of a finished run's curve that has an online loss: where the run stands, x, and the losses.
+    """A row per point of a finished run's curve that has an online loss: where the run stands, tokens, and the losses.
 
-    x are the tokens since the beginning, those before `init_from` included. online_loss, loss_floor and regret are in
+    Tokens are those since the beginning, those before `init_from` included. online_loss, loss_floor and regret are in
     the task's unit.
     """
-    points = having(data.curves, "grid", "id", "predictor", "reference", "spent.tokens", *VALUES)
-    points = points[~points["reference"].eq(True)].drop_duplicates(["grid", "id", "spent.tokens"])
-    points = points.assign(x=number(points["spent.tokens"]), **{name: number(points[name]) for name in VALUES})
-    rows = placed(points.dropna(subset=["x", "online_loss"]), cells(data), ["x", *VALUES])
-    scores = having(data.results, "grid", "id", "reference", "length", "task.length", "loss_floor", "unit")
-    scores = scores[~scores["reference"].eq(True) & (number(scores["length"]) == number(scores["task.length"]))]
-    scores = scores.drop_duplicates(["grid", "id"])[["grid", "id", "loss_floor", "unit"]]
-    rows = rows.merge(scores.astype({"grid": object, "id": object}), on=["grid", "id"], how="left")
+    points = having(data.curves, *RUN, "reference", "spent.tokens", "online_loss", "regret")
+    points = points[~points["reference"].eq(True)].drop_duplicates([*RUN, "spent.tokens"])
+    points = points.assign(tokens=number(points["spent.tokens"]), online_loss=number(points["online_loss"]))
+    rows = placed(points.dropna(subset=["tokens", "online_loss"]), cells(data), ["tokens", "online_loss", "regret"])
+    rows = rows.merge(facts(data, "loss_floor", "unit").astype(dict.fromkeys(RUN, object)), on=RUN, how="left")
     scale = rows["unit"].map(scale_of, na_action=None).astype(float)
-    losses = {name: number(rows[name]) * scale for name in (*VALUES, "loss_floor")}
+    losses = {name: number(rows[name]) * scale for name in ("online_loss", "regret", "loss_floor")}
     return rows.assign(**losses, unit=rows["unit"].where(rows["unit"].notna(), "nats"))
 
 
 def at_the_end(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per setting: means over seeds, with intervals, of the last online loss and the regret of the whole run."""
-    last = rows.sort_values("x", kind="stable").groupby(["grid", "id"], sort=False).tail(1)
-    table = [
-        {
-            **key,
-            **spread("online_loss", mean_of(part, "online_loss")),
-            "loss_floor": part["loss_floor"].mean(),
-            **spread("regret", mean_of(part, "regret")),
-            "unit": part["unit"].iloc[0],
-            "tokens": part["x"].mean(),
-            "seeds": part["seed"].nunique(),
-        }
-        for key, part in grouped(last, GROUP)
-    ]
-    return pd.DataFrame(table)
+    last = rows.sort_values("tokens", kind="stable").groupby(RUN, sort=False).tail(1)
+    how = {"online_loss": "interval", "loss_floor": "mean", "regret": "interval", "unit": "first", "tokens": "mean"}
+    return tidy(tabulate(last, GROUP, **how))
 
 
-def _exhibit(data: Data, grid: str, task: str, rows: pd.DataFrame) -> Exhibit:
-    table = at_the_end(rows)
-    drawn = rows[rows["base"]]
-    values = [value for value in VALUES if rows[value].notna().any()]
-    panels = list(_panels(drawn, chosen(drawn, MOST_ROWS), values))
-    name = titled(data.results, grid, task)
-    caption = (
-        "What labels cost when they were predicted, before the step that learned from them; regret is the sum of what "
-        "was above the floor."
-    )
-    title = f"Online loss and regret: {name}"
-    tidy = without_idle(table, "order", "place", "base")
-    return exhibit(data, f"online-{name}", title, caption, rows, panels=panels, across=len(values), table=tidy)
-
-
-def _panels(rows: pd.DataFrame, shown: list[int], values: list[str]) -> Iterator[plot.Panel]:
-    """A row of panels for each setting of the task."""
-    dashes = variants(rows)
-    for order in shown:
-        here = rows[rows["order"] == order]
-        unit, floor = here["unit"].iloc[0], here["loss_floor"].mean()
-        for value, label in zip(values, (f"online loss ({unit} a label)", f"regret ({unit} a lane)")):
-            lines = [
-                plot.over_curves(
-                    [one.sort_values("x") for _, one in part.groupby("id", sort=True)],
-                    *("x", value, key["method"], plot.who(**key)),
-                    variant=dashes[key["method"], key["setting"]],
-                )
-                for key, part in grouped(here.dropna(subset=value), ["method", "setting"])
-            ]
-            level = [plot.Level("floor", np.array([floor]))] if value == "online_loss" and np.isfinite(floor) else []
-            title = here["place"].iloc[0] if value == values[0] else ""
-            yield plot.Panel(title, "training tokens", label, lines, level, ticks="linear")
+def _panels(rows: pd.DataFrame, values: Sequence[str]) -> Iterator[plot.Panel]:
+    """A row of panels of one setting of the task."""
+    unit, floor = rows["unit"].iloc[0], rows["loss_floor"].mean()
+    for value, label in zip(values, (f"online loss ({unit} a label)", f"regret ({unit} a lane)")):
+        lines = [
+            plot.over_curves(
+                [one.sort_values("tokens") for _, one in part.groupby("id", sort=True)],
+                *("tokens", value, key["method"], plot.who(key["method"], key["setting"])),
+                variant=key["variant"],
+            )
+            for key, part in grouped(rows.dropna(subset=value), ["method", "setting", "variant"])
+        ]
+        level = [plot.Level("floor", np.array([floor]))] if value == "online_loss" and np.isfinite(floor) else []
+        title = rows["place"].iloc[0] if value == values[0] else ""
+        yield plot.Panel(title, "training tokens", label, lines, level, ticks="linear")

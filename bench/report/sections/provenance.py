@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, Missing, Section, command, exhibit
+from bench.report.exhibit import Exhibit, Missing, command, exhibit
 from bench.report.query import names_of, one_per_run
-from bench.report.words import counted, plain, sentences, sortable
+from bench.report.words import counted, sentences, sortable, whole_as_int
 from bench.state import State, rank
 
+TITLE = "Provenance"
 CONFIG = ("task.", "method.", "model.", "training.", "evaluation.", "init_from.")
 SINGLE = ("device", "precision", "threads")
 PRIVATE = ("provenance.host", "provenance.seed")
@@ -22,25 +23,27 @@ MOST_ROWS = 200
 OWNED = ("task.", "method.")
 
 
-def section(data: Data) -> Section:
+def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """Counts and commands per grid, cells without scores and why, machines, and the configurations whole."""
     runs = one_per_run(data)
     if runs.empty:
         reason = "the results folders hold measured costs alone, no runs; `python run_bench.py run GRID` makes some"
-        return Section("provenance", "Provenance", (Missing("cells", "Cells", reason),))
-    exhibits = [_cells(data, runs), *_unfinished(data, runs), _machines(data, runs), *_configurations(data, runs)]
-    return Section("provenance", "Provenance", tuple(exhibits))
+        yield Missing("cells", "Cells", reason)
+        return
+    for name, title, caption, rows, table in (
+        *(_cells(runs), _unfinished(runs[runs["state"] != State.DONE])),
+        *(machines(runs), *_configurations(runs[runs["seed"].notna()], len(runs))),
+    ):
+        if len(rows):
+            about = f"{counted(len(rows), 'cell')} of {', '.join(dict.fromkeys(rows['grid']))}."
+            yield exhibit(data, name, title, caption, rows, run=about, table=table)
 
 
-def _exhibit(data: Data, name: str, title: str, caption: str, runs: pd.DataFrame, table: pd.DataFrame) -> Exhibit:
-    about = f"{counted(len(runs), 'cell')} of {', '.join(dict.fromkeys(runs['grid']))}."
-    return exhibit(data, name, title, caption, runs, run=about, table=table)
+Made = tuple[str, str, str, pd.DataFrame, pd.DataFrame]
+"""Name, title and caption of an exhibit, its runs and its table."""
 
 
-# Cells and their states.
-
-
-def _cells(data: Data, runs: pd.DataFrame) -> Exhibit:
+def _cells(runs: pd.DataFrame) -> Made:
     counts = pd.crosstab(runs["grid"], runs["state"])
     counts = counts[sorted(counts, key=lambda state: (state != State.DONE, rank(str(state)), state))]
     counts.insert(0, "cells", counts.sum(axis=1))
@@ -51,66 +54,57 @@ def _cells(data: Data, runs: pd.DataFrame) -> Exhibit:
         f"{done:,} of {counted(len(runs), 'cell')} of {counted(len(table), 'grid')} are done. The command makes a grid "
         "as shipped; what --set changed in it shows in the configurations below."
     )
-    return _exhibit(data, "cells", "Cells", caption, runs, table)
+    return "cells", "Cells", caption, runs, table
 
 
-def _unfinished(data: Data, runs: pd.DataFrame) -> Iterator[Exhibit]:
-    """Every cell that has no scores, with its reason; nothing when all are done."""
-    part = runs[runs["state"] != State.DONE]
-    if len(part):
-        columns = ["grid", "id", "task", "method", "backbone", "seed", "state", "reason", "progress"]
-        table = part[columns].rename(columns={"id": "cell"}).sort_values(["state", "grid", "cell"], ignore_index=True)
-        table["seed"] = table["seed"].map(plain)
-        caption = f"{counted(len(table), 'cell')} without final scores; no figure or mean counts them."
-        yield _exhibit(data, "unfinished", "Cells without scores", caption, part, table)
+def _unfinished(runs: pd.DataFrame) -> Made:
+    """Every cell that has no scores, with its reason."""
+    columns = ["grid", "id", "task", "method", "backbone", "seed", "state", "reason", "progress"]
+    table = runs[columns].rename(columns={"id": "cell"}).sort_values(["state", "grid", "cell"], ignore_index=True)
+    table["seed"] = table["seed"].map(whole_as_int)
+    caption = f"{counted(len(table), 'cell')} without final scores; no figure or mean counts them."
+    return "unfinished", "Cells without scores", caption, runs, table
 
 
-# Machines.
-
-
-def _machines(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
+def machines(runs: pd.DataFrame) -> Made:
+    """What computed finished cells: commit, versions and hardware, and how many cells and seconds of training."""
     columns = [name for name in names_of(runs, "provenance.") if name not in PRIVATE]
-    known = runs[runs[columns].notna().any(axis=1)] if columns else runs.iloc[:0]
-    title = "Code, versions and hardware"
-    if known.empty:
-        return Missing("machines", title, "no finished cell says what computed it; cells say so when they are done")
-    told = known.assign(**{name: known[name].map(plain, na_action="ignore") for name in columns})
+    known = runs[runs[columns].notna().any(axis=1)] if columns else runs[:0]
+    told = known.assign(**{name: known[name].map(whole_as_int, na_action="ignore") for name in columns})
     groups = told.groupby(["grid", *columns], dropna=False, sort=True)
     table = groups.agg(cells=("id", "size"), seconds=("training_seconds", "sum")).reset_index()
     table.columns = [str(name).removeprefix("provenance.").removeprefix("packages.") for name in table]
     table = table.rename(columns={"dirty": "changed since", "seconds": "training seconds"})
-    facts = {"provenance.commit": "commit", "provenance.processor": "processor", "provenance.device": "device"}
-    words = [counted(told[name].nunique(), noun) for name, noun in facts.items() if name in told]
+    nouns = {"provenance.commit": "commit", "provenance.processor": "processor", "provenance.device": "device"}
+    words = [counted(told[name].nunique(), noun) for name, noun in nouns.items() if name in told]
     changed = int(told["provenance.dirty"].eq(True).sum()) if "provenance.dirty" in told else 0
     caption = sentences(
         f"Finished cells come from {', '.join(words) or 'unknown code'}.",
         f"{counted(changed, 'cell')} ran with changes that the commit does not hold." if changed else "",
     )
-    return _exhibit(data, "machines", title, caption, known, table)
+    return "machines", "Code, versions and hardware", caption, known, table
 
 
-# Configurations. What all cells share is told once; what is left is what differs.
-
-
-def _configurations(data: Data, runs: pd.DataFrame) -> Iterator[Exhibit | Missing]:
-    readable = runs[runs["seed"].notna()]
-    if readable.empty:
-        yield Missing(
-            "configurations", "Configurations", "no run.json can be read; `python run_bench.py run GRID` anew"
-        )
-        return
-    shared, differing = _factored(readable)
-    unread = len(runs) - len(readable)
+def _configurations(runs: pd.DataFrame, count: int) -> Iterator[Made]:
+    """What all cells share is told once; what is left is what differs."""
+    shared, differing = _factored(runs)
     caption = (
         "Fields that have one value throughout a grid, or its cells of one task (task.*) or one method (method.*); "
         "together with what differs, below, this is every cell's whole configuration."
     )
-    yield _exhibit(data, "shared-configuration", "What cells share", caption, readable, shared)
-    table, rows = _per_cell(readable, differing), "cell"
+    yield "shared-configuration", "What cells share", caption, runs, shared
+    table = runs[["grid", "id", "task", "method", "seed", *differing]].astype(object).rename(columns={"id": "cell"})
+    for name in ("seed", *differing):
+        table[name] = pd.Series([whole_as_int(value) for value in table[name]], index=table.index, dtype=object)
+    table, rows = table.sort_values(["grid", "task", "method", "cell"], kind="stable", ignore_index=True), "cell"
     if len(table) > MOST_ROWS:
         table, rows = _per_group(table), "group of cells that differ in nothing but their seed"
-    gap = f"{counted(unread, 'cell')} whose run.json cannot be read are not in it." if unread else ""
-    yield _exhibit(data, "configurations", "What differs", sentences(f"A row for each {rows}.", gap), readable, table)
+    gap = (
+        f"{counted(count - len(runs), 'cell')} whose run.json cannot be read are not in it."
+        if count > len(runs)
+        else ""
+    )
+    yield "configurations", "What differs", sentences(f"A row for each {rows}.", gap), runs, table
 
 
 def _factored(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -126,23 +120,16 @@ def _factored(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
                     found = cells[name].dropna().unique()
                     if len(found) == 1 and cells[name].notna().all():
                         row = {"grid": grid, "task": None, "method": None} | ({owner: value} if owner else {})
-                        rows.append({**row, "field": name, "value": _told(found[0])})
+                        rows.append({**row, "field": name, "value": _in_yaml(found[0])})
                     elif len(found):
                         varying.add(name)
     shared = pd.DataFrame(rows, columns=["grid", "task", "method", "field", "value"])
     return shared, [name for name in columns if name in varying]
 
 
-def _told(value: Any) -> str:
+def _in_yaml(value: Any) -> str:
     """As it would stand in a grid file."""
-    return str(value).lower() if isinstance(value, bool) else str(plain(value))
-
-
-def _per_cell(runs: pd.DataFrame, differing: list[str]) -> pd.DataFrame:
-    table = runs[["grid", "id", "task", "method", "seed", *differing]].astype(object).rename(columns={"id": "cell"})
-    for name in ("seed", *differing):
-        table[name] = pd.Series([plain(value) for value in table[name]], index=table.index, dtype=object)
-    return table.sort_values(["grid", "task", "method", "cell"], kind="stable", ignore_index=True)
+    return str(value).lower() if isinstance(value, bool) else str(whole_as_int(value))
 
 
 def _per_group(table: pd.DataFrame) -> pd.DataFrame:

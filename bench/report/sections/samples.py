@@ -5,8 +5,7 @@ Of every method the first seed is shown, baselines too; the numbers beside it ar
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,15 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from bench.report import style
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, Missing, Section, exhibit
-from bench.report.query import base, cells, keys
+from bench.report.exhibit import Exhibit, Missing, exhibit
+from bench.report.query import base, cells, recorded
 from bench.report.sections.dynamics import COMMAND
 from bench.report.style import GREY, PURPLE
-from bench.report.words import clean, plain, sentences
-from bench.statistics import mean_interval
+from bench.report.tables import in_order, tabulate
+from bench.report.words import clean, sentences, whole_as_int
 
+TITLE = "Samples"
 WRITTEN, COMPLETED = 6, 4
 """Pictures of a method that are shown."""
 TEXTS, SEQUENCES = 2, 3
@@ -34,97 +33,71 @@ FULL = 255
 UNSCORED = -1
 GAP = 0.14
 """Between pictures, in widths of a picture; three of them between those written freely and completions."""
-METHOD = ["order", "method", "setting"]
+METHOD = ["order", "place", "method", "setting"]
 
 
 class Samples(NamedTuple):
     """A record's contents, checked."""
 
-    written: list[Any]
+    kind: str
+    written: list[Any] = []
     """Pictures (H, W), texts; of symbols none."""
-    completed: list[tuple[Any, Any, Any]]
+    completed: list[tuple[Any, Any, Any]] = []
     """(given, truth, written): of pictures `given` is how many rows were."""
 
 
-def section(data: Data) -> Section:
+def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """Samples of the finished runs that have a samples.json, without ablations; pictures first."""
-    runs = _readable(data)
-    exhibits: list[Exhibit | Missing] = []
-    taken: set[str] = set()
-    for kind, (_, make) in KINDS.items():
-        for task, part in runs[runs["kind"] == kind].groupby("task", sort=True):
-            bad = int(((runs["task"] == task) & runs["samples"].isna()).sum())
-            caption, figure, table = make(part)
-            told = sentences(caption, f"{bad} samples.json cannot be read." if bad else "")
-            named = _name(str(task), taken), f"Samples: {clean(task)}"
-            exhibits.append(exhibit(data, *named, told, part, figure=figure, table=table))
-    if not exhibits:
-        reason = f"{len(runs)} samples.json cannot be read" if len(runs) else "no finished run has written samples"
-        exhibits.append(Missing("samples", "Samples", f"{reason}; {COMMAND} makes some"))
-    return Section("samples", "Samples", tuple(exhibits))
-
-
-def _name(task: str, taken: set[str]) -> str:
-    slug = re.sub("[^a-z0-9]+", "-", task.lower()).strip("-") or "task"
-    base = name = f"samples-{slug}" if taken else "samples"
-    while name in taken:
-        name = f"{base}-{len(taken)}"
-    taken.add(name)
-    return name
-
-
-def _readable(data: Data) -> pd.DataFrame:
-    """The `cells` that have a record, in order, with its kind, temperature and `samples` (None: it is damaged)."""
     runs = cells(data)
-    at = dict(zip(keys(runs), runs.index))
-    records = {at[key]: one for run, one in data.samples if (key := (run.get("grid"), run.get("id"))) in at}
-    own = runs.loc[list(records)]
-    rank = {name: place for place, name in enumerate(sorted(set(own["method"]), key=style.order))}
-    kinds = [str(record.get("kind")) for record in records.values()]
-    own = own.assign(
-        rank=own["method"].map(rank),
-        kind=pd.Series(kinds, own.index, dtype=object),
-        temperature=pd.Series([record.get("temperature") for record in records.values()], own.index, dtype=object),
-        samples=pd.Series([_read(*pair) for pair in zip(kinds, records.values())], own.index, dtype=object),
-    )
-    own = base(own).sort_values(["order", "rank", "setting", "seed"], kind="stable")
-    return own.assign(kind=own["kind"].where(own["samples"].notna(), None))
+    records = recorded(runs, data.samples, _read)
+    runs = runs.loc[sorted(records)]
+    runs = runs.assign(samples=pd.Series([records[row] for row in runs.index], runs.index, dtype=object))
+    runs = in_order(base(runs), "order", "method", "setting", "seed")
+    shown = runs.loc[[row for row, one in runs["samples"].items() if one.written or one.completed]]
+    kinds = shown.assign(kind=[list(KINDS).index(one.kind) for one in shown["samples"]])
+    for at, (kind, task) in enumerate(sorted(set(zip(kinds["kind"], kinds["task"])))):
+        part = shown[(kinds["kind"] == kind) & (kinds["task"] == task)]
+        bad = int((runs["task"] == task).sum()) - len(part)
+        caption, figure, table = list(KINDS.values())[kind][1](part)
+        told = sentences(caption, f"{bad} samples.json cannot be read." if bad else "")
+        name = f"samples-{task.lower()}" if at else "samples"
+        yield exhibit(data, name, f"Samples: {clean(task)}", told, part, figure=figure, table=table)
+    if shown.empty:
+        reason = f"{len(runs)} samples.json cannot be read" if len(runs) else "no finished run has written samples"
+        yield Missing("samples", "Samples", f"{reason}; {COMMAND} makes some")
 
 
-def _read(kind: str, record: dict[str, Any]) -> Samples | None:
-    """None for a record that is damaged or empty."""
+def _read(record: Any) -> Samples:
+    """Of kind "" and empty for a record that is damaged."""
     try:
-        samples = KINDS[kind][0](record)
+        kind = str(record["kind"])
+        written, completed = KINDS[kind][0](record)
+        return Samples(kind, written, completed)
     except (KeyError, TypeError, ValueError):
-        return None
-    return samples if samples.written or samples.completed else None
+        return Samples("")
 
 
-def _first_seeds(part: pd.DataFrame) -> pd.DataFrame:
-    return part.drop_duplicates(METHOD)
-
-
-def _who(run: Any, part: pd.DataFrame) -> dict[str, Any]:
+def _named(run: Any, part: pd.DataFrame) -> dict[str, Any]:
     """What tells this run's rows of a table from others of the task: as little as does."""
     told = {"where": run["place"]} if len(set(part["order"])) > 1 else {}
-    told["method"] = run["method"]
-    return told | ({"setting": run["setting"]} if part["setting"].any() else {})
+    return told | {"method": run["method"]} | ({"setting": run["setting"]} if part["setting"].any() else {})
 
 
 Made = tuple[str, Figure | None, pd.DataFrame]
 """A caption, a figure, a table."""
+Read = tuple[list[Any], list[tuple[Any, Any, Any]]]
+"""What was written freely, and completions."""
 
 
 # Pictures.
 
 
-def _read_pictures(record: dict[str, Any]) -> Samples:
-    written = [_picture(one) for one in record["written"]]
+def _read_pictures(record: dict[str, Any]) -> Read:
     completed = [(int(one["given"]), _picture(one["truth"]), _picture(one["written"])) for one in record["completed"]]
     for given, truth, done in completed:
         if truth.shape != done.shape or not 0 <= given < len(truth):
             raise ValueError(f"{given} rows given of {truth.shape}, completed to {done.shape}")
-    return Samples(written, completed)
+    return [_picture(one) for one in record["written"]], completed
 
 
 def _picture(levels: Any) -> np.ndarray:
@@ -134,70 +107,48 @@ def _picture(levels: Any) -> np.ndarray:
     return picture
 
 
-def _error(samples: Samples) -> float:
-    """Mean |written - truth| over the pixels that were not given, in grey levels."""
-    return _over_the_rest(samples, lambda truth, written: np.abs(written - truth))
-
-
-def _blank(samples: Samples) -> float:
-    """The error of leaving them blank."""
-    return _over_the_rest(samples, lambda truth, _: np.abs(truth))
-
-
-def _over_the_rest(samples: Samples, value: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> float:
-    values = [value(truth[given:], written[given:]).mean() for given, truth, written in samples.completed]
-    return float(np.mean(values)) if values else float("nan")
-
-
-def _ink(pictures: Sequence[np.ndarray]) -> float:
-    return float(np.mean([one.mean() for one in pictures])) if pictures else float("nan")
+def _numbers(samples: Samples) -> dict[str, float]:
+    """Ink, and errors over the pixels that were not given, in grey levels; the blank error is that of no ink."""
+    rest = [(truth[given:], written[given:]) for given, truth, written in samples.completed]
+    values = {
+        "ink_written": [one.mean() for one in samples.written],
+        "ink_test": [truth.mean() for _, truth, _ in samples.completed],
+        "blank_error": [np.abs(truth).mean() for truth, _ in rest],
+        "completion_error": [np.abs(written - truth).mean() for truth, written in rest],
+    }
+    return {name: float(np.mean(found)) if found else float("nan") for name, found in values.items()}
 
 
 def _pictures(part: pd.DataFrame) -> Made:
-    rows = []
-    for _, group in part.groupby(METHOD, sort=False):
-        every = group["samples"].tolist()
-        errors = mean_interval([_error(one) for one in every])
-        means = {
-            "ink_written": [_ink(one.written) for one in every],
-            "ink_test": [_ink([truth for _, truth, _ in one.completed]) for one in every],
-            "blank_error": [_blank(one) for one in every],
-        }
-        rows.append(
-            {
-                **_who(group.iloc[0], part),
-                **{column: mean_interval(values).mean for column, values in means.items()},
-                "completion_error": errors.mean,
-                "completion_error_low": errors.low,
-                "completion_error_high": errors.high,
-                "seeds": errors.n,
-            }
-        )
-    shown = _first_seeds(part)
-    many = f" The figure shows {MOST_ROWS} of {len(shown)} settings." if len(shown) > MOST_ROWS else ""
+    numbers = pd.DataFrame([_numbers(one) for one in part["samples"]], index=part.index)
+    how = {str(name): "interval" if name == "completion_error" else "mean" for name in numbers}
+    table = tabulate(part.join(numbers), METHOD, **how).rename(columns={"place": "where"})
+    told = _named(part.iloc[0], part)
+    first = part.drop_duplicates(METHOD)
+    many = f" The figure shows {MOST_ROWS} of {len(first)} settings." if len(first) > MOST_ROWS else ""
     caption = (
-        "Pictures written freely, and completions of what stands above the line; a completion is one of many that a "
-        f"model may draw. Errors are in grey levels of {FULL} per pixel that was not given.{many}"
+        "Pictures written freely, and completions of what stands above the line, one of many that a model may draw. "
+        f"Errors are in grey levels of {FULL} per pixel that was not given.{many}"
     )
     return (
         caption,
-        _sheet([(run, run["samples"]) for _, run in shown.iloc[:MOST_ROWS].iterrows()], part),
-        pd.DataFrame(rows),
+        _sheet(first.iloc[:MOST_ROWS], part),
+        table[[name for name in table if name in told or name not in ("order", "where", "setting")]],
     )
 
 
-def _sheet(shown: Sequence[tuple[Any, Samples]], part: pd.DataFrame) -> Figure:
+def _sheet(shown: pd.DataFrame, part: pd.DataFrame) -> Figure:
     """A row of pictures for each method; above it the true ones, unless the row above was completed from them too."""
     strips: list[tuple[str, list[np.ndarray], list[tuple[int, np.ndarray]]]] = []
     before: list[np.ndarray] = []
-    for run, samples in shown:
-        completed = samples.completed[:COMPLETED]
-        truths = [truth for _, truth, _ in completed]
+    for run in shown.to_dict("records"):
+        _, written, completed = run["samples"]
+        truths = [truth for _, truth, _ in completed[:COMPLETED]]
         if truths and not (len(truths) == len(before) and all(map(np.array_equal, truths, before))):
-            strips.append(("test pictures", [], [(given, truth) for given, truth, _ in completed]))
+            strips.append(("test pictures", [], [(given, truth) for given, truth, _ in completed[:COMPLETED]]))
         before = truths or before
-        words = "\n".join(clean(one) for one in _who(run, part).values() if one)
-        strips.append((words, samples.written[:WRITTEN], [(given, written) for given, _, written in completed]))
+        words = "\n".join(clean(one) for one in _named(run, part).values() if one)
+        strips.append((words, written[:WRITTEN], [(given, done) for given, _, done in completed[:COMPLETED]]))
     free = max(len(written) for _, written, _ in strips)
     after = free * (1 + GAP) + (2 * GAP if free else 0)
     across = after + max(len(done) for _, _, done in strips) * (1 + GAP) - GAP
@@ -237,62 +188,48 @@ def _draw(axes: Axes, picture: np.ndarray, left: float, top: float, height: floa
     axes.add_patch(Rectangle((left, top), 1, height, fill=False, edgecolor=GREY, lw=0.5))
 
 
-# Texts.
-
-
-def _read_texts(record: dict[str, Any]) -> Samples:
-    completed = [(one["given"], one["truth"], one["written"]) for one in record["completed"]]
-    written = list(record["written"])
-    if not all(isinstance(text, str) for text in [*written, *(text for one in completed for text in one)]):
-        raise TypeError("a text that is none")
-    return Samples(written, completed)
-
-
-def _texts(part: pd.DataFrame) -> Made:
-    rows = []
-    for _, one in _first_seeds(part).iterrows():
-        told = [("written", text) for text in one["samples"].written[:TEXTS]]
-        for given, truth, written in one["samples"].completed[:TEXTS]:
-            told += [("given", given), ("continuation", written), ("truth", truth)]
-        rows += [{**_who(one, part), "kind": kind, "text": text} for kind, text in told]
-    return "Texts written freely, and continuations of what was given beside how it goes on.", None, pd.DataFrame(rows)
-
-
-# Symbols.
-
-
-def _read_symbols(record: dict[str, Any]) -> Samples:
-    completed = [tuple([int(symbol) for symbol in one[name]] for name in FIELDS) for one in record["completed"]]
-    if any(len(set(map(len, one))) > 1 for one in completed):
-        raise ValueError("a sequence and its answers of unlike lengths")
-    return Samples([], [(given, truth, written) for given, truth, written in completed])
-
+# Texts and symbols.
 
 FIELDS = ("given", "truth", "written")
 
 
-def _right(truth: Sequence[int], written: Sequence[int]) -> tuple[int, int]:
-    """How many scored symbols are right, and how many there are."""
-    pairs = [pair for pair in zip(truth, written) if pair[0] != UNSCORED]
-    return sum(one == other for one, other in pairs), len(pairs)
+def _read_texts(record: dict[str, Any]) -> Read:
+    completed = [tuple(one[name] for name in FIELDS) for one in record["completed"]]
+    if not all(isinstance(text, str) for text in [*record["written"], *(text for one in completed for text in one)]):
+        raise TypeError("a text that is none")
+    return list(record["written"]), [(given, truth, written) for given, truth, written in completed]
 
 
-def _told(symbols: Sequence[int]) -> str:
-    return " ".join("." if symbol == UNSCORED else str(symbol) for symbol in symbols)
+def _texts(part: pd.DataFrame) -> Made:
+    rows = []
+    for run in part.drop_duplicates(METHOD).to_dict("records"):
+        told = [("written", text) for text in run["samples"].written[:TEXTS]]
+        for given, truth, written in run["samples"].completed[:TEXTS]:
+            told += [("given", given), ("continuation", written), ("truth", truth)]
+        rows += [{**_named(run, part), "kind": kind, "text": text} for kind, text in told]
+    return "Texts written freely, and continuations of what was given beside how it goes on.", None, pd.DataFrame(rows)
+
+
+def _read_symbols(record: dict[str, Any]) -> Read:
+    completed = [tuple([int(symbol) for symbol in one[name]] for name in FIELDS) for one in record["completed"]]
+    if any(len(set(map(len, one))) > 1 for one in completed):
+        raise ValueError("a sequence and its answers of unlike lengths")
+    return [], [(given, truth, written) for given, truth, written in completed]
 
 
 def _symbols(part: pd.DataFrame) -> Made:
     rows = []
-    for _, one in _first_seeds(part).iterrows():
-        for sequence in one["samples"].completed[:SEQUENCES]:
-            right, scored = _right(*sequence[1:])
-            texts = dict(zip(FIELDS, map(_told, sequence)))
-            rows.append({**_who(one, part), "seed": plain(one["seed"]), **texts, "right": right, "scored": scored})
+    for run in part.drop_duplicates(METHOD).to_dict("records"):
+        for sequence in run["samples"].completed[:SEQUENCES]:
+            scored = [truth == written for truth, written in zip(*sequence[1:]) if truth != UNSCORED]
+            texts = (" ".join("." if one == UNSCORED else str(one) for one in symbols) for symbols in sequence)
+            told = {"seed": whole_as_int(run["seed"]), **dict(zip(FIELDS, texts)), "right": sum(scored)}
+            rows.append({**_named(run, part), **told, "scored": len(scored)})
     caption = "A dot stands where nothing is scored; truth and answer under a symbol are what follows upon it."
     return caption, None, pd.DataFrame(rows)
 
 
-KINDS = {
+KINDS: dict[str, tuple[Callable[[dict[str, Any]], Read], Callable[[pd.DataFrame], Made]]] = {
     "image": (_read_pictures, _pictures),
     "text": (_read_texts, _texts),
     "symbols": (_read_symbols, _symbols),

@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from bench.report import plot, style
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, Missing, Section, command, exhibit, uncounted
-from bench.report.query import LINE, aggregate, curve_points, having, number, scores, titled, without_idle
+from bench.report.exhibit import Exhibit, Missing, command, exhibit, uncounted
+from bench.report.query import LINE, RUN, curve_points, having, number, one_per_run, scores, titled
 from bench.report.sweeps import sweeps, with_settings
-from bench.report.words import few_seeds, sentences
+from bench.report.tables import in_order, tabulate, without_idle
+from bench.report.words import sentences
 from bench.results.frames import scale_of
 from bench.statistics import power_law
 
-NAME, TITLE = "scaling", "Loss against context, memory and parameters"
-COMPRESSION, COMPRESSION_TITLE = "compression", "The smallest memory that reaches a loss"
-GRID = "scaling-small"
+TITLE = "Scaling and compression"
+BRINGS = f"`{command('scaling-small')}` brings them"
 RUNGS_OF_A_LAW = 3
 """A power law passes through any two points; it says something from three on."""
 LEVELS = 4
 COMPUTES = 6
 """So many losses, and amounts of training, are asked for the smallest memory."""
 CURVE = ["grid", "task", "method", "setting", "unit"]
+KEYS = ["grid", "task", "axis", "field", *LINE, "unit"]
+LAW = ["exponent", "exponent_error", "factor", "r2"]
 
 
 class Axis(NamedTuple):
     """What the loss is drawn against."""
 
-    name: str
     label: str
     column: str | None
     """The column of its values; None: the field itself."""
@@ -39,38 +41,43 @@ class Axis(NamedTuple):
     """Config columns whose sweeps belong here."""
 
 
-AXES = (
-    Axis("context", "context (tokens)", None, ("method.context",)),
-    Axis("memory", "memory M (numbers)", "memory", ("model.memory_tokens",)),
-    Axis(
-        *("parameters", "parameters of the predictor", "predictor_parameters"),
+AXES = {
+    "context": Axis("context (tokens)", None, ("method.context",)),
+    "memory": Axis("memory M (numbers)", "memory", ("model.memory_tokens",)),
+    "parameters": Axis(
+        *("parameters of the predictor", "predictor_parameters"),
         ("model.d", "model.updater_layers", "model.parameters"),
     ),
-)
+}
+FIELDS = [field for axis in AXES.values() for field in axis.fields]
 
 
-def section(data: Data) -> Section:
+def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """Power laws along the sweeps of all grids, and what more training saves in memory."""
+    name, title = "scaling", "Loss against context, memory and parameters"
+    compression, heading = "compression", "The smallest memory that reaches a loss"
     rows = ladders(data)
     if rows.empty:
-        fields = ", ".join(field for axis in AXES for field in axis.fields)
-        missing = f"no finished cells of one task and method that differ in just one of {fields}"
-        reason = f"{missing}; `{command(GRID)}` brings them"
-        gone = (Missing(NAME, TITLE, reason), Missing(COMPRESSION, COMPRESSION_TITLE, reason))
-        return Section("scaling", "Scaling and compression", gone)
+        reason = f"no finished cells of one task and method that differ in just one of {', '.join(FIELDS)}; {BRINGS}"
+        yield from (Missing(name, title, reason), Missing(compression, heading, reason))
+        return
     table = laws(rows)
     caption = "Loss on the test set, and dotted the power law fitted to it; a teacher stands at its RNN's parameters."
     gaps = [name for name in ("gap", "gap_low", "gap_high") if table[name].isna().all()]
-    made = exhibit(
-        data,
-        NAME,
-        TITLE,
-        sentences(caption, few_seeds(table["seeds"])),
-        rows,
-        panels=_panels(rows, table),
-        table=without_idle(table, *gaps, keep_grid=True),
+    shown = without_idle(table, *gaps, keep_grid=True)
+    yield exhibit(data, name, title, caption, rows, panels=list(_panels(rows, table)), table=shown)
+    passages, answers = smallest(data, rows)
+    if answers.empty:
+        reason = "no finished cells with learning curves that differ in just model.memory_tokens"
+        yield Missing(compression, heading, f"{reason}; {BRINGS}")
+        return
+    caption = "The smallest memory whose mean curve has reached each loss by then, at an evaluation."
+    yield exhibit(
+        *(data, compression, heading, sentences(caption, uncounted(data.uncounted, answers)), answers),
+        panels=[_steps(key, part, answers) for key, part in passages.groupby(CURVE, sort=False)],
+        across=2,
+        table=without_idle(answers.rename(columns={"level": "loss"}), keep_grid=True),
     )
-    return Section("scaling", "Scaling and compression", (made, _compression(data, rows)))
 
 
 def ladders(data: Data) -> pd.DataFrame:
@@ -79,18 +86,22 @@ def ladders(data: Data) -> pd.DataFrame:
     A cell stands in as many as it belongs to. `gap` is the score minus the teacher's of the same cell.
     """
     rows = scores(data)
-    rows = rows[rows["trained"] & np.isfinite(rows["loss"])]
-    rows = having(rows, *(field for axis in AXES for field in axis.fields))
+    rows = having(rows[rows["trained"] & np.isfinite(rows["loss"])], *FIELDS)
     unit = rows["unit"].astype(object).where(rows["unit"].notna(), "nats")
-    rows = rows.assign(unit=unit, score=rows["loss"] * unit.map(scale_of).astype(float), memory=_memory(data, rows))
+    rows = rows.assign(unit=unit, score=rows["loss"] * unit.map(scale_of).astype(float))
+    sizes = having(one_per_run(data), *RUN, "model.memory_tokens", "model.d").set_index(
+        RUN
+    )  # (scores have what differs)
+    memory = number(sizes["model.memory_tokens"]) * number(sizes["model.d"])
+    rows = rows.join(memory.rename("memory"), on=RUN)
     context = number(rows["method.context"])
     rows["method.context"] = context.where(~(context > rows["task.length"]), rows["task.length"])  # no more is there
-    teacher = rows[rows["reference"] & (rows["predictor"] == "teacher")].groupby(["grid", "id"])["score"].mean()
-    rows = rows.join(teacher.rename("teacher"), on=["grid", "id"])
+    teacher = rows[rows["reference"] & (rows["predictor"] == "teacher")].groupby(RUN)["score"].mean()
+    rows = rows.join(teacher.rename("teacher"), on=RUN)
     rows["gap"] = (rows["score"] - rows["teacher"]).where(~rows["reference"])
     found = [
-        own.assign(axis=axis.name, field=field, value=number(own[axis.column or field]))
-        for axis in AXES
+        own.assign(axis=name, field=field, value=number(own[axis.column or field]))
+        for name, axis in AXES.items()
         for field in axis.fields
         for own in with_settings(sweeps(data, rows.assign(**{field: number(rows[field])}), [field]))
     ]
@@ -98,17 +109,7 @@ def ladders(data: Data) -> pd.DataFrame:
     return whole[whole["value"] > 0].reset_index(drop=True)
 
 
-def _memory(data: Data, rows: pd.DataFrame) -> pd.Series:
-    """M = K d of every row; columns that are the same everywhere are not in the scores."""
-    sizes = having(data.results, "grid", "id", "model.memory_tokens", "model.d").drop_duplicates(["grid", "id"])
-    sizes = sizes.set_index(["grid", "id"])
-    product = (number(sizes["model.memory_tokens"]) * number(sizes["model.d"])).rename("memory")
-    return rows[["grid", "id"]].join(product, on=["grid", "id"])["memory"]
-
-
 # Scaling.
-
-KEYS = ["grid", "task", "axis", "field", *LINE, "unit"]
 
 
 def laws(rows: pd.DataFrame) -> pd.DataFrame:
@@ -116,46 +117,35 @@ def laws(rows: pd.DataFrame) -> pd.DataFrame:
 
     Where there are fewer than three rungs, the law's columns are NaN.
     """
-    table = aggregate(rows, [*KEYS, "value"], "score", "loss")
-    gaps = aggregate(rows, [*KEYS, "value"], "gap", "gap").drop(columns="seeds")
-    table = table.merge(gaps, on=[*KEYS, "value"], how="left")
-    table[["exponent", "exponent_error", "factor", "r2"]] = float("nan")
+    table = tabulate(rows.assign(loss=rows["score"]), [*KEYS, "value"], loss="interval", gap="interval")
+    table[LAW] = float("nan")
     for _, part in table.groupby(KEYS, sort=False):
         law = power_law(part["value"].to_numpy(), part["loss"].to_numpy())
         if part["value"].nunique() >= RUNGS_OF_A_LAW:
-            names = ["exponent", "exponent_error", "factor", "r2"]
-            table.loc[part.index, names] = [law.exponent, law.error, law.factor, law.r2]
-    axes = {axis.name: place for place, axis in enumerate(AXES)}
-    ranks = table.assign(rank=table["axis"].map(axes), who=table["method"].map(style.order))
-    order = ranks.sort_values(["grid", "task", "rank", "field", "who", "setting", "reference", "value"], kind="stable")
-    return table.loc[order.index].reset_index(drop=True)
+            table.loc[part.index, LAW] = [law.exponent, law.error, law.factor, law.r2]
+    axes = table["axis"].map(list(AXES).index)
+    table = in_order(
+        table.assign(place=axes), "grid", "task", "place", "field", "method", "setting", "reference", "value"
+    )
+    return table.drop(columns="place")
 
 
-def _panels(rows: pd.DataFrame, table: pd.DataFrame) -> list[plot.Panel]:
-    found = []
-    for grid, task, axis in dict.fromkeys(zip(table["grid"], table["task"], table["axis"])):
+def _panels(rows: pd.DataFrame, table: pd.DataFrame) -> Iterator[plot.Panel]:
+    for (grid, task, axis), own in table.groupby(["grid", "task", "axis"], sort=False):
         here = rows[(rows["grid"] == grid) & (rows["task"] == task)]
-        part, own = here[here["axis"] == axis], table[(table["grid"] == grid) & (table["task"] == task)]
+        part = here[here["axis"] == axis]
         if len(set(part["field"])) > 1:
             along = "along " + part["field"].str.rpartition(".")[2] + ", " + part["setting"]
             part = part.assign(setting=along.str.rstrip(", "))
-        lines = [*plot.sweep_lines(part, "value", "score"), *_laws(own[own["axis"] == axis])]
+        lines = plot.sweep_lines(part, "value", "score")
+        for _, law in own.dropna(subset="exponent").groupby(KEYS, sort=False):
+            x = np.geomspace(law["value"].min(), law["value"].max(), 50)
+            y = law["factor"].iloc[0] * x ** law["exponent"].iloc[0]
+            lines.append(plot.Line("", x, y, method=law["method"].iloc[0], kind="fit"))
         low, high = here["score"].min(), here["score"].max()
         room = 0.06 * (high - low) + 1e-3
-        label = next(one.label for one in AXES if one.name == axis)
         loss = f"test loss ({part['unit'].iloc[0]} per token)"
-        title = titled(rows, grid, task)
-        found.append(plot.Panel(title, label, loss, lines, ylim=(low - room, high + room)))
-    return found
-
-
-def _laws(table: pd.DataFrame) -> list[plot.Line]:
-    found = []
-    for _, line in table.dropna(subset="exponent").groupby(KEYS, sort=False):
-        x = np.geomspace(line["value"].min(), line["value"].max(), 50)
-        y = line["factor"].iloc[0] * x ** line["exponent"].iloc[0]
-        found.append(plot.Line("", x, y, method=line["method"].iloc[0], kind="fit"))
-    return found
+        yield plot.Panel(titled(rows, grid, task), AXES[str(axis)].label, loss, lines, ylim=(low - room, high + room))
 
 
 # Compression.
@@ -173,7 +163,7 @@ def smallest(data: Data, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     cells = rows[(rows["axis"] == "memory") & ~rows["reference"]]
     cells = cells[[*CURVE, "id", "seed", "value"]].drop_duplicates()
     points = curve_points(data, "spent.flops", "spent.tokens", "unit_loss").rename(columns={"unit_loss": "score"})
-    points = points[["grid", "id", "spent.flops", "spent.tokens", "score"]].merge(cells, on=["grid", "id"])
+    points = points[[*RUN, "spent.flops", "spent.tokens", "score"]].merge(cells, on=RUN)
     points = points[np.isfinite(points["score"]) & (points["spent.tokens"] > 0)]
     passages, answers = [], []
     for key, part in sorted(points.groupby(CURVE), key=lambda one: (*one[0][:2], style.order(one[0][2]), *one[0][3:])):
@@ -216,43 +206,18 @@ def _passage(spent: np.ndarray, reached: np.ndarray, level: float) -> float:
     return float(spent[there[0]]) if len(there) else math.inf
 
 
-def _compression(data: Data, rows: pd.DataFrame) -> Exhibit | Missing:
-    passages, table = smallest(data, rows)
-    if table.empty:
-        reason = (
-            "no finished cells with learning curves that differ in just model.memory_tokens; "
-            f"`{command(GRID)}` brings them"
-        )
-        return Missing(COMPRESSION, COMPRESSION_TITLE, reason)
-    found = []
-    for key, part in passages.groupby(CURVE, sort=False):
-        grid, task, method, setting, unit = map(str, key)
-        title = titled(table, grid, task, method, setting)
-        lines = [
-            _steps(one, f"{level:.3f} {unit}", method, variant)
-            for variant, (level, one) in enumerate(part.groupby("level", sort=False))
-        ]
-        spend = "training FLOPs" if part["currency"].iloc[0] == "FLOPs" else "training tokens"
-        span = part["memory"].min() / 1.4, part["memory"].max() * 1.4
-        found.append(plot.Panel(title, spend, "smallest memory M (numbers)", lines, ticks="log", ylog=True, ylim=span))
-    caption = "The smallest memory whose mean curve has reached each loss by then, at an evaluation."
-    return exhibit(
-        data,
-        COMPRESSION,
-        COMPRESSION_TITLE,
-        sentences(caption, uncounted(data.uncounted, table)),
-        table,
-        panels=found,
-        across=2,
-        table=without_idle(table.rename(columns={"level": "loss"}), keep_grid=True),
-    )
-
-
-def _steps(level: pd.DataFrame, tip: str, method: str, variant: int) -> plot.Line:
-    """Down wherever a smaller memory than before has reached the level; until the end."""
-    steps: list[tuple[float, float]] = []
-    for spent, memory in sorted(zip(level["spent"], level["memory"])):
-        if math.isfinite(spent) and (not steps or memory < steps[-1][1]):
-            steps = [step for step in steps if step[0] < spent] + [(spent, memory)]
-    x, y = (np.array(one, dtype=float) for one in zip(*steps, (level["end"].iloc[0], steps[-1][1])))
-    return plot.Line("", x, y, method=method, variant=variant, kind="steps", tip=tip)
+def _steps(key: Any, part: pd.DataFrame, table: pd.DataFrame) -> plot.Panel:
+    """A line for each loss: down wherever a smaller memory than before has reached it, until the end."""
+    grid, task, method, setting, unit = key
+    lines = []
+    for variant, (level, own) in enumerate(part.groupby("level", sort=False)):
+        steps: list[tuple[float, float]] = []
+        for spent, memory in sorted(zip(own["spent"], own["memory"])):
+            if math.isfinite(spent) and (not steps or memory < steps[-1][1]):
+                steps = [step for step in steps if step[0] < spent] + [(spent, memory)]
+        x, y = (np.array(one, dtype=float) for one in zip(*steps, (own["end"].iloc[0], steps[-1][1])))
+        lines.append(plot.Line("", x, y, method=method, variant=variant, kind="steps", tip=f"{level:.3f} {unit}"))
+    spend = "training FLOPs" if part["currency"].iloc[0] == "FLOPs" else "training tokens"
+    span = part["memory"].min() / 1.4, part["memory"].max() * 1.4
+    title = titled(table, grid, task, method, setting)
+    return plot.Panel(title, spend, "smallest memory M (numbers)", lines, ticks="log", ylog=True, ylim=span)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench.report import plot, style
+from bench.report import plot
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, Missing, Section, command, exhibit
-from bench.report.query import CONFIG, LINE, aggregate, free, names_of, per_seed, scores, titled, without_idle, worded
+from bench.report.exhibit import Exhibit, Missing, command, exhibit
+from bench.report.query import CONFIG, LINE, free, names_of, scores, titled, worded
 from bench.report.sweeps import pairs
-from bench.report.words import few_seeds, sentences
+from bench.report.tables import in_order, per_seed, tabulate, without_idle
 from bench.statistics import interquartile_mean
 
-NAME, TITLE = "synthetic", "Accuracy against difficulty"
-TOTAL, TOTAL_TITLE = "synthetic-aggregate", "Share of the ceiling over all synthetic settings"
+TITLE = "Synthetic tasks"
 RIVAL = "bptt"
 """What every other method's accuracy is compared with, paired by seed."""
 NATURAL = "bits"
@@ -26,49 +25,57 @@ PLACE = ["grid", "task", "where", "knob", "value"]
 """A setting of a task: `where` are knobs besides the one along the axis, in words."""
 
 
-class Axis(NamedTuple):
-    """The cells of one task along the knob that makes it harder, all its other knobs held still."""
-
-    grid: str
-    task: str
-    knob: str
-    where: str
-    rows: pd.DataFrame
-    """Scores at the trained length; with the columns `PLACE` and `LINE`."""
-
-
-def section(data: Data) -> Section:
+def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """Accuracy along each task's difficulty, and the interquartile mean over all settings."""
-    found = axes(data)
-    if not found:
-        reason = (
-            "no finished cells of a synthetic task whose difficulty varies within one grid; "
-            f"`{command('synthetic-small')}` brings them"
-        )
-        gone = (Missing(NAME, TITLE, reason), Missing(TOTAL, TOTAL_TITLE, reason))
-        return Section("synthetic", "Synthetic tasks", gone)
-    rows = pd.concat([one.rows for one in found], ignore_index=True)
-    table = scores_along(rows)
+    name, title = "synthetic", "Accuracy against difficulty"
+    total, heading = "synthetic-aggregate", "Share of the ceiling over all synthetic settings"
+    brings = f"`{command('synthetic-small')}` brings them"
+    rows = along(data)
+    if rows.empty:
+        reason = f"no finished cells of a synthetic task whose difficulty varies within one grid; {brings}"
+        yield from (Missing(name, title, reason), Missing(total, heading, reason))
+        return
     caption = "Accuracy at the end of training as each task gets harder, between chance and ceiling."
-    along = exhibit(
-        data, NAME, TITLE, sentences(caption, few_seeds(table["seeds"])), rows, panels=panels(found), table=table
-    )
-    return Section("synthetic", "Synthetic tasks", (along, _over_all(data, rows)))
+    yield exhibit(data, name, title, caption, rows, panels=panels(rows), table=scores_along(rows))
+    seeds, table = aggregated(rows)
+    if table.empty:
+        yield Missing(
+            total, heading, f"no setting with a known ceiling that all methods of a grid have finished; {brings}"
+        )
+        return
+    caption = "Interquartile mean over settings of the share of the ceiling, of settings that all lines have finished."
+    drawn = [
+        _points(part.reset_index(drop=True), seeds, str(grid) if len(set(table["grid"])) > 1 else "")
+        for grid, part in table.groupby("grid", sort=False)
+    ]
+    yield exhibit(data, total, heading, caption, rows, panels=drawn, across=2, table=table)
 
 
-# Which cells.
+# Along the axes.
 
 
-def axes(data: Data) -> list[Axis]:
-    """The axes of all grids: at least two values of a knob, finished cells of synthetic tasks alone."""
+def along(data: Data) -> pd.DataFrame:
+    """Final scores along the difficulty of every synthetic task that has two values of it, all other knobs held still.
+
+    With the columns `PLACE` and `LINE`, and `difference`: the score minus the rival's of the same seed and setting.
+    """
     rows = scores(data)
     rows = rows[rows["trained"] & (rows["unit"] != NATURAL)]
     found = []
-    for (grid, task), part in rows.groupby(["grid", "task"], sort=True):
-        knob = difficulty(part)
-        if knob:
-            found += list(_axes(str(grid), str(task), knob, part))
-    return found
+    for _, part in rows.groupby(["grid", "task"], sort=True):
+        if (knob := difficulty(part)) is None:
+            continue
+        knobs = names_of(part, "task.")
+        own = [name for name in names_of(part, CONFIG) if name not in knobs]
+        where = worded(part, free(part, knob, knobs))
+        part = part.assign(where=where, knob=knob.removeprefix("task."), value=part[knob].astype(float), setting="")
+        for _, axis in part.groupby("where", sort=False):
+            if len(set(axis["value"])) > 1:
+                for _, runs in axis.groupby("method", sort=False):
+                    axis.loc[runs.index, "setting"] = worded(runs, free(runs, knob, own))
+                share = axis["accuracy"] / axis["accuracy_ceiling"]
+                found.append(axis.assign(share=share, difference=_minus(axis)))
+    return pd.concat(found, ignore_index=True) if found else rows[:0]
 
 
 def difficulty(rows: pd.DataFrame) -> str | None:
@@ -80,21 +87,6 @@ def difficulty(rows: pd.DataFrame) -> str | None:
         if values.notna().all() and len(set(values)) > 1 and not flags:
             counts[name] = values.nunique()
     return max(counts, key=lambda name: (counts[name], name != "task.length")) if counts else None
-
-
-def _axes(grid: str, task: str, knob: str, part: pd.DataFrame) -> Iterator[Axis]:
-    knobs = names_of(part, "task.")
-    own = [name for name in names_of(part, CONFIG) if name not in knobs]
-    short = knob.removeprefix("task.")
-    where = worded(part, free(part, knob, knobs))
-    part = part.assign(where=where, knob=short, value=part[knob].astype(float), setting="")
-    for words, rows in part.groupby("where", sort=False):
-        if rows["value"].nunique() < 2:
-            continue
-        for _, runs in rows.groupby("method", sort=False):
-            rows.loc[runs.index, "setting"] = worded(runs, free(runs, knob, own))
-        share = rows["accuracy"] / rows["accuracy_ceiling"]
-        yield Axis(grid, task, short, str(words), rows.assign(share=share, difference=_minus(rows)))
 
 
 def _minus(rows: pd.DataFrame) -> pd.Series:
@@ -111,81 +103,30 @@ def _minus(rows: pd.DataFrame) -> pd.Series:
     return pd.Series([single.get(key, float("nan")) for key in keys], index=rows.index, dtype=float)
 
 
-# Along the axes.
-
-
-def panels(found: list[Axis]) -> list[plot.Panel]:
+def panels(rows: pd.DataFrame) -> list[plot.Panel]:
     """One for each axis."""
-    rows = pd.DataFrame({"grid": [one.grid for one in found]})
     return [
-        plot.Panel(
-            titled(rows, one.grid, one.task, one.where),
-            f"{one.knob} (tokens)" if one.knob == "length" else one.knob.replace("_", " "),
-            "accuracy on the test set",
-            plot.sweep_lines(one.rows, "value", "accuracy"),
-            plot.levels(one.rows, "value"),
-            ylim=(-0.03, 1.04),
+        plot.accuracies(
+            titled(rows, grid, task, where),
+            *("length (tokens)" if knob == "length" else str(knob).replace("_", " "), part, "value"),
         )
-        for one in found
+        for (grid, task, where, knob), part in rows.groupby(PLACE[:-1], sort=False)
     ]
 
 
 def scores_along(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per setting and line: accuracy, share of the ceiling, difference to the rival; means and intervals."""
-    by = [*PLACE, *LINE]
-    table = aggregate(rows, by, "accuracy", "accuracy")
-    facts = rows.groupby(by, dropna=False, sort=False)[["chance", "accuracy_ceiling", "share"]].mean().reset_index()
-    facts = facts.rename(columns={"accuracy_ceiling": "ceiling", "share": "share_of_ceiling"})
-    other = f"minus_{RIVAL}"
-    difference = aggregate(rows, by, "difference", other).rename(columns={"seeds": f"{other}_seeds"})
-    table = table.merge(facts, on=by, how="left").merge(difference, on=by, how="left")
-    table = table.assign(rank=table["method"].map(style.order))
-    table = table.sort_values([*PLACE, "rank", "setting", "reference"], kind="stable")
-    table[f"{other}_seeds"] = table[f"{other}_seeds"].fillna(0).astype(int)
-    return without_idle(table, "rank", keep_grid=True)
+    by, other = [*PLACE, *LINE], f"minus_{RIVAL}"
+    names = {"accuracy_ceiling": "ceiling", "share": "share_of_ceiling", "difference": other}
+    rows = rows.rename(columns=names)
+    facts = dict.fromkeys(("chance", "ceiling", "share_of_ceiling"), "mean")
+    table = tabulate(rows, by, accuracy="interval", **facts, **{other: "interval"})
+    counts = per_seed(rows, by, other).groupby(by, dropna=False).size().rename(f"{other}_seeds").reset_index()
+    table = table.merge(counts, on=by, how="left").fillna({f"{other}_seeds": 0}).astype({f"{other}_seeds": int})
+    return without_idle(in_order(table, *PLACE, "method", "setting", "reference"), keep_grid=True)
 
 
 # Over all settings.
-
-
-def _over_all(data: Data, rows: pd.DataFrame) -> Exhibit | Missing:
-    seeds, table = aggregated(rows)
-    if table.empty:
-        reason = (
-            "no setting with a known ceiling that all methods of a grid have finished; "
-            f"`{command('synthetic-small')}` brings them"
-        )
-        return Missing(TOTAL, TOTAL_TITLE, reason)
-    found = []
-    for grid, part in table.groupby("grid", sort=False):
-        part = part.reset_index(drop=True)
-        lines = []
-        for at, row in part.iterrows():
-            own = seeds.merge(part.loc[[at]], on=["grid", *LINE])["share"].to_numpy()
-            few = () if np.isfinite(row["low"]) else ((np.full(len(own), at), own),)
-            mean, low, high = (np.array([row[name]], dtype=float) for name in ("share_of_ceiling", "low", "high"))
-            how: dict[str, Any] = {"seeds": few, "method": row["method"], "reference": bool(row["reference"])}
-            lines.append(plot.Line(_who(row), np.array([at]), mean, low, high, kind="points", **how))
-        names = ["\n".join(_who(row).replace(" (reference)", "").split(", ")) for row in part.to_dict("records")]
-        title = str(grid) if len(set(table["grid"])) > 1 else ""
-        top = max(1.04, 1.02 * seeds["share"].max())
-        ceiling = [plot.Level("ceiling", np.array([1.0]))]
-        found.append(plot.Panel(title, "", "share of the ceiling", lines, ceiling, names=names, ylim=(0, top)))
-    caption = "Interquartile mean over settings of the share of the ceiling, of settings that all lines have finished."
-    return exhibit(
-        data,
-        TOTAL,
-        TOTAL_TITLE,
-        sentences(caption, few_seeds(table["seeds"])),
-        rows,
-        panels=found,
-        across=2,
-        table=table,
-    )
-
-
-def _who(row: Any) -> str:
-    return plot.who(row["method"], row.get("setting"), row["predictor"], row["reference"])
 
 
 def aggregated(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -204,8 +145,25 @@ def aggregated(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
                 if len(cells) == len(common):
                     share = interquartile_mean(cells["share"].to_numpy())
                     found.append((grid, *key, seed, share, len(common), cells["task"].nunique()))
-    seeds = pd.DataFrame(found, columns=["grid", *LINE, "seed", "share", "settings", "tasks"])
-    table = aggregate(seeds, ["grid", *LINE, "settings", "tasks"], "share")
-    table = table.rename(columns={"mean": "share_of_ceiling"}).assign(rank=table["method"].map(style.order))
-    order = ["grid", "reference", "rank", "setting"]
-    return seeds, table.sort_values(order, kind="stable").drop(columns="rank").reset_index(drop=True)
+    seeds = pd.DataFrame(found, columns=["grid", *LINE, "seed", "share_of_ceiling", "settings", "tasks"])
+    table = tabulate(seeds, ["grid", *LINE, "settings", "tasks"], share_of_ceiling="interval")
+    return seeds, in_order(table, "grid", "reference", "method", "setting")
+
+
+def _points(part: pd.DataFrame, seeds: pd.DataFrame, title: str) -> plot.Panel:
+    """A point for each line of a grid, beside one another."""
+    lines, value = [], "share_of_ceiling"
+    for at, row in part.iterrows():
+        own = seeds.merge(part.loc[[at], ["grid", *LINE]], on=["grid", *LINE])[value].to_numpy()
+        few = () if np.isfinite(row[f"{value}_low"]) else ((np.full(len(own), at), own),)
+        mean, low, high = (np.array([row[name]], dtype=float) for name in (value, f"{value}_low", f"{value}_high"))
+        how: dict[str, Any] = {"seeds": few, "method": row["method"], "reference": bool(row["reference"])}
+        lines.append(plot.Line(_who(row), np.array([at]), mean, low, high, kind="points", **how))
+    names = ["\n".join(_who(row).replace(" (reference)", "").split(", ")) for row in part.to_dict("records")]
+    top = max(1.04, 1.02 * seeds[value].max())
+    ceiling = [plot.Level("ceiling", np.array([1.0]))]
+    return plot.Panel(title, "", "share of the ceiling", lines, ceiling, names=names, ylim=(0, top))
+
+
+def _who(row: Any) -> str:
+    return plot.who(row["method"], row.get("setting"), row["predictor"], row["reference"])

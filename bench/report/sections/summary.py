@@ -1,8 +1,8 @@
-"""Learning curves: accuracy against training tokens, a panel for each setting of a task, a line for each method."""
+"""Final scores, and learning curves: a panel for each setting of a task, a line for each method."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,30 +11,30 @@ from bench.report import plot, style
 from bench.report.data import Data
 from bench.report.exhibit import MOST_PANELS, Exhibit, exhibit
 from bench.report.query import RUN, Setting, label, number, settings, short_names
-from bench.report.summary import about, by_task, heading, order_of, table_of
-from bench.report.words import file_name, sentences
+from bench.report.summary import about, by_task, first_table, heading, order_of, table_of
+from bench.report.words import sentences
 
 Key = tuple[str, str]
 """A (grid, task), or a (grid, id)."""
 
 
-def exhibits(data: Data, frame: pd.DataFrame) -> list[tuple[Key, str, Exhibit]]:
-    """For each (grid, task) of the summary `frame`: itself, a name for the files of its figure, the exhibit."""
+TITLE = "Final scores and learning curves"
+
+
+def exhibits(data: Data) -> Iterator[Exhibit]:
+    """An exhibit for each (grid, task) that has runs."""
+    frame = first_table(data)
+    if frame.empty:
+        return
     points, found = _points(data), settings(data.results)
     names = short_names(name for setting in found.values() for name, _ in setting)
-    taken: set[str] = set()
-    made = []
     for key, part in by_task(frame):
-        grid, task = key
-        runs = data.results[(data.results["grid"] == grid) & (data.results["task"] == task)]
-        own = points[(points["grid"] == grid) & (points["task"] == task)]
-        name = file_name(heading(key, frame).replace(": ", "-"), taken)
+        runs, own = (one[(one["grid"] == key[0]) & (one["task"] == key[1])] for one in (data.results, points))
         panels, count = _panels(runs, own, found, names) if len(own) else ([], 0)
         caption = sentences("Accuracy on the test set while training; thin lines are single seeds.", about(part))
-        table = table_of(part).drop(columns=["grid", "task"])
-        named = f"curves-{name}", heading(key, frame)
-        made.append((key, name, exhibit(data, *named, caption, part, panels=panels, count=count, table=table)))
-    return made
+        table, title = table_of(part).drop(columns=["grid", "task"]), heading(key, frame)
+        name = f"curves-{title.replace(': ', '-')}"
+        yield exhibit(data, name, title, caption, part, panels=panels, count=count, table=table)
 
 
 def _points(data: Data) -> pd.DataFrame:

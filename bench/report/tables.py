@@ -1,0 +1,102 @@
+"""From rows to tables: means over seeds with their intervals, in the order of reading, without what says nothing.
+
+tabulate(rows, ["task", "method"], accuracy="interval", chance="mean")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.report import style
+from bench.report.query import GROUP, number
+from bench.statistics import Interval, mean_interval, paired_difference
+
+
+def per_seed(rows: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
+    """One row per group and seed: the columns `by`, seed, and `value` averaged over the group's rows of that seed.
+
+    Rows in which the value is no number are left out; gaps in `by` are a value like others.
+    """
+    kept = rows.assign(**{value: number(rows[value])}).dropna(subset=[value, "seed"])
+    return kept.groupby([*by, "seed"], dropna=False, sort=False)[value].mean().reset_index()
+
+
+def tabulate(rows: pd.DataFrame, by: Sequence[str], **how: str) -> pd.DataFrame:
+    """One row per group: the columns `by`, what `how` makes of each of the others, and seeds, how many there are.
+
+    "interval": the mean over seeds, and as `_low` and `_high` its interval; "geometric": the same in logarithms, of
+    what is positive; "mean"; "first". A group's rows of one seed are averaged first; gaps in `by` are values, too.
+    """
+    numbers = [name for name, kind in how.items() if kind != "first"]
+    rows = rows.assign(**{name: number(rows[name]) for name in numbers}).dropna(subset="seed")
+    kept = {name: "first" if kind == "first" else "mean" for name, kind in how.items()}
+    seeds = rows.groupby([*by, "seed"], dropna=False, sort=False).agg(kept).reset_index()
+    found = []
+    for key, part in seeds.groupby(list(by), dropna=False, sort=False):
+        record = dict(zip(by, key))
+        for name, kind in how.items():
+            values = part[name].to_numpy()
+            if kind == "mean":
+                record[name] = values[~np.isnan(values)].mean() if not np.isnan(values).all() else np.nan
+            elif kind == "first":
+                record[name] = next(iter(part[name].dropna()), None)
+            else:
+                mean, low, high, _ = mean_interval(values) if kind == "interval" else geometric(values)
+                record |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+        found.append({**record, "seeds": len(part)})
+    ends = [
+        [name, f"{name}_low", f"{name}_high"] if kind in ("interval", "geometric") else [name]
+        for name, kind in how.items()
+    ]
+    return pd.DataFrame(found, columns=[*by, *(name for three in ends for name in three), "seeds"])
+
+
+def geometric(values: Any) -> Interval:
+    """Geometric mean over seeds of what is positive, with its interval."""
+    kept = np.asarray(values, dtype=float)
+    logs = mean_interval(np.log(kept[(kept > 0) & np.isfinite(kept)]))
+    mean, low, high = (float(np.exp(value)) for value in logs[:3])
+    return Interval(mean, low, high, logs.n)
+
+
+def mean_of(runs: pd.DataFrame, name: str) -> Interval:
+    """Mean of a column over seeds."""
+    return mean_interval(runs[name].to_numpy(dtype=float))
+
+
+def difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> Interval:
+    """Of two frames indexed by seed: the mean of a - b over the seeds that both have, and its interval."""
+    left, right = ({int(seed): float(value) for seed, value in runs[column].dropna().items()} for runs in (a, b))  # type: ignore[call-overload]
+    return paired_difference(left, right)
+
+
+def grouped(rows: pd.DataFrame, columns: Sequence[str] = tuple(GROUP)) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Groups of rows in the order of tables: by place, then method."""
+    if len(rows):
+        rank = rows["method"].map(style.order)
+        rows = rows.assign(rank=rank).sort_values(["order", "rank", "setting"], kind="stable")
+        for values, part in rows.groupby(list(columns), sort=False, dropna=False):
+            yield dict(zip(columns, values)), part
+
+
+def in_order(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The table sorted by these columns; methods as legends have them."""
+    ranked = table.assign(**{"method": table["method"].map(style.order)}) if "method" in columns else table
+    return table.loc[ranked.sort_values(list(columns), kind="stable").index].reset_index(drop=True)
+
+
+def tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """A table over `GROUP` as a reader sees it."""
+    return without_idle(in_order(table, "order", "method", "setting"), "order", "place", "base")
+
+
+def without_idle(table: pd.DataFrame, *hidden: str, keep_grid: bool = False) -> pd.DataFrame:
+    """The table without these columns, and without words that are empty, or a grid that is the same, throughout."""
+    table = table.drop(columns=list(hidden))
+    idle = [name for name in ("setting", "where") if name in table and not table[name].astype(bool).any()]
+    idle += ["grid"] if not keep_grid and len(set(table["grid"])) == 1 else []
+    return table.drop(columns=idle).reset_index(drop=True)
