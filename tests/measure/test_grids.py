@@ -32,7 +32,7 @@ def tiny() -> Iterator[Run]:
             if phase:
                 phase["batch_size"] = 2
             described["model"] = {**described["model"], **TINY}
-            described["training"]["batch_size"] = 2
+            described["training"] |= {"batch_size": 2, "columns": None}
             described["evaluation"] = {}
             yield Run.parse(described)
 
