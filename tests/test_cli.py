@@ -263,18 +263,28 @@ def test_a_wait_without_end_is_refused_in_python_too(options: dict[str, float]) 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-", "| true"])
-def test_closed_streams_end_cleanly(closed: str, folder: Path) -> None:
-    command = f"{sys.executable} {ROOT / 'run_bench.py'}"
-    for arguments, code in (("list grids", 0), ("status small.yaml", 0), ("run qick", 2)):
-        shell = ["bash", "-c", f"{command} {arguments} {closed}"]
-        done = subprocess.run(shell, cwd=folder, capture_output=True, text=True, check=False)
-        assert "Traceback" not in done.stderr + done.stdout
-        assert done.returncode == (0 if "|" in closed else code)
+@pytest.mark.parametrize(
+    ("arguments", "code", "closed"),
+    [
+        ("status small.yaml", 0, ">&-"),
+        ("run qick", 2, ">&- 2>&- <&-"),
+        ("list grids", 0, "| true"),
+        *(
+            pytest.param(arguments, code, closed, marks=pytest.mark.slow)
+            for arguments, code in (("list grids", 0), ("status small.yaml", 0), ("run qick", 2))
+            for closed in (">&-", "2>&-", "<&-", ">&- 2>&- <&-", "| true")
+        ),
+    ],
+)
+def test_closed_streams_end_cleanly(arguments: str, code: int, closed: str, folder: Path) -> None:
+    shell = ["bash", "-c", f"{sys.executable} {ROOT / 'run_bench.py'} {arguments} {closed}"]
+    done = subprocess.run(shell, cwd=folder, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.returncode == (0 if "|" in closed else code)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize("launcher", ["inline", "local"])
+@pytest.mark.parametrize("launcher", ["inline", pytest.param("local", marks=pytest.mark.slow)])
 def test_forty_ctrl_cs_end_a_run_like_one(launcher: str, folder: Path) -> None:
     (folder / "long.yaml").write_text(changed(**{"training.budget": {"steps": 10**7}}))
     command = [sys.executable, str(ROOT / "run_bench.py"), "run", "long.yaml", "--launcher", launcher, "--workers", "1"]

@@ -88,7 +88,13 @@ def online(method, update_every, columns=6):
     return tiny_run(named, task, model=SMALL, training=training, precision="float64")
 
 
-@pytest.mark.parametrize(("method", "every"), [("rtrl", 3), ("kf-rtrl", 3), ("uoro", 1), ("nobacktrack", 1)])
+@pytest.mark.parametrize(
+    ("method", "every"),
+    [
+        ("uoro", 3),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("rtrl", 3), ("kf-rtrl", 3), ("nobacktrack", 1)]),
+    ],
+)
 def test_online_steps_through_the_compiler_in_blocks_give_the_same_numbers(monkeypatch, method, every):
     """In blocks of two columns, and of the one that is left over."""
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")

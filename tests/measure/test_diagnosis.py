@@ -17,6 +17,7 @@ from bench.measure.diagnosis import _between, _walked, diagnose, judge, reached
 from bench.methods import Method, MethodConfig
 from bench.methods.base import Teaching
 from bench.methods.on_policy import swept
+from bench.results import read_json
 from bench.tasks.base import IGNORED
 from bench.tasks.retrieval import Retrieval
 from bench.training import Trainer
@@ -308,6 +309,6 @@ def test_the_record_of_a_trained_run(tmp_path):
     folder = folder_of(run, tmp_path)
     Trainer(run, folder).train()
     record = measure.measure(folder, "diagnosis")
-    assert json.loads((folder / "diagnosis.json").read_text()) == record and record["sequences"] == 128
+    assert read_json(folder / "diagnosis.json") == record and record["sequences"] == 128
     assert record["diagnosis"]["t"] == list(range(12)) and measure.lacking(folder, ["diagnosis"]) == []
     assert measure.measure(folder, "diagnosis") == record
