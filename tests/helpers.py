@@ -6,10 +6,12 @@ import gzip
 import hashlib
 import math
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -80,3 +82,9 @@ class LRU(Method):
 
     def losses(self, batch, drawn, carry, phase):
         return {"loss": cross_entropy(self.predict(batch.x), batch.y)}, carry
+
+
+def few(cases: Iterable[Any], count: int = 3) -> list[Any]:
+    """Cases for `parametrize`, of which only the first are part of the quick suite; the others are slow."""
+    told = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*case, marks=[pytest.mark.slow] * (place >= count)) for place, case in enumerate(told)]
