@@ -50,7 +50,7 @@ KINDS = {
 REST = "everything else"
 
 
-def trainer(name: str, length: int, root: Path) -> Trainer:
+def trainer_of(name: str, length: int, root: Path) -> Trainer:
     """A trainer in that phase, on stack of that length, which scores many columns."""
     method, backbone, rows, phase = STEPS[name]
     made = Trainer(
@@ -72,7 +72,7 @@ def trainer(name: str, length: int, root: Path) -> Trainer:
 
 def microseconds(name: str, root: Path) -> list[float]:
     """Per token of a batch, at each length."""
-    trainers, rows = [trainer(name, length, root) for length in LENGTHS], STEPS[name][2]
+    trainers, rows = [trainer_of(name, length, root) for length in LENGTHS], STEPS[name][2]
     spent: list[list[float]] = [[] for _ in LENGTHS]
     for i in range(ROUNDS + 1):
         for trainer, times in zip(trainers, spent, strict=True):
@@ -130,7 +130,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in STEPS:
             times[name] = microseconds(name, Path(folder))
-            parts[name] = shares(trainer(name, PROFILED, Path(folder) / "profiled"))
+            parts[name] = shares(trainer_of(name, PROFILED, Path(folder) / "profiled"))
             print(f"{name:20}{''.join(f'{value:9.1f}' for value in times[name])}   {worded(parts[name])}", flush=True)
     draw(times, parts).savefig(sys.argv[1], dpi=130)
 
