@@ -111,7 +111,7 @@ def draw(times: dict[str, list[float]], parts: dict[str, dict[str, float]]) -> F
     )
     left.set_xticks(LENGTHS, map(str, LENGTHS))
     left.minorticks_off()
-    left.legend(fontsize=8, frameon=False)
+    left.legend(fontsize=8, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     start = [0.0] * len(parts)
     for kind in (*KINDS, REST):
         widths = [share[kind] for share in parts.values()]
