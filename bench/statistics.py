@@ -84,6 +84,12 @@ def difference_of_means(a: Sequence[float], b: Sequence[float]) -> Interval:
     return Interval(mean, low, high, fewer)
 
 
+def exponential(logs: Interval) -> Interval:
+    """From natural logarithms to what they are of: a geometric mean."""
+    mean, low, high = (float(np.exp(value)) for value in logs[:3])
+    return Interval(mean, low, high, logs.n)
+
+
 def interquartile_mean(values: Sequence[float] | np.ndarray) -> float:
     """Mean of the middle half (Agarwal et al., arXiv 2108.13264): steadier than the mean over unlike tasks."""
     kept = np.asarray(values, dtype=float)

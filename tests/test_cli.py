@@ -23,7 +23,7 @@ from bench.errors import BadInput
 from bench.methods.bptt import BPTT
 from bench.models.mlp import MLPUpdater
 from bench.results import Folder, load_tensors, read_json, save_tensors, write_json
-from tests.helpers import TINY
+from tests.helpers import TINY, few
 
 ROOT = Path(__file__).parents[1]
 GRID: dict[str, Any] = {
@@ -265,16 +265,18 @@ def test_a_wait_without_end_is_refused_in_python_too(options: dict[str, float]) 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 @pytest.mark.parametrize(
     ("arguments", "code", "closed"),
-    [
-        ("status small.yaml", 0, ">&-"),
-        ("run qick", 2, ">&- 2>&- <&-"),
-        ("list grids", 0, "| true"),
-        *(
-            pytest.param(arguments, code, closed, marks=pytest.mark.slow)
-            for arguments, code in (("list grids", 0), ("status small.yaml", 0), ("run qick", 2))
-            for closed in (">&-", "2>&-", "<&-", ">&- 2>&- <&-", "| true")
-        ),
-    ],
+    few(
+        [
+            ("status small.yaml", 0, ">&-"),
+            ("run qick", 2, ">&- 2>&- <&-"),
+            ("list grids", 0, "| true"),
+            *(
+                (arguments, code, closed)
+                for arguments, code in (("list grids", 0), ("status small.yaml", 0), ("run qick", 2))
+                for closed in (">&-", "2>&-", "<&-", ">&- 2>&- <&-", "| true")
+            ),
+        ]
+    ),
 )
 def test_closed_streams_end_cleanly(arguments: str, code: int, closed: str, folder: Path) -> None:
     shell = ["bash", "-c", f"{sys.executable} {ROOT / 'run_bench.py'} {arguments} {closed}"]
@@ -284,7 +286,7 @@ def test_closed_streams_end_cleanly(arguments: str, code: int, closed: str, fold
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize("launcher", ["inline", pytest.param("local", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("launcher", few(["inline", "local"], 1))
 def test_forty_ctrl_cs_end_a_run_like_one(launcher: str, folder: Path) -> None:
     (folder / "long.yaml").write_text(changed(**{"training.budget": {"steps": 10**7}}))
     command = [sys.executable, str(ROOT / "run_bench.py"), "run", "long.yaml", "--launcher", launcher, "--workers", "1"]

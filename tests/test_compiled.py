@@ -20,7 +20,7 @@ from bench.launch.plan import LaunchOptions, plan
 from bench.phases import draw
 from bench.results import load_tensors, read_json
 from bench.training import Options, Stopped, Trainer
-from tests.helpers import TINY, folder_of, tiny_run
+from tests.helpers import TINY, few, folder_of, tiny_run
 
 ALL = os.environ.get("BENCH_COMPILED") == "all"
 needs_compiler = pytest.mark.skipif(compiling.lacks("cpu") is not None, reason="no C++ compiler")
@@ -88,13 +88,7 @@ def online(method, update_every, columns=6):
     return tiny_run(named, task, model=SMALL, training=training, precision="float64")
 
 
-@pytest.mark.parametrize(
-    ("method", "every"),
-    [
-        ("uoro", 3),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("rtrl", 3), ("kf-rtrl", 3), ("nobacktrack", 1)]),
-    ],
-)
+@pytest.mark.parametrize(("method", "every"), few([("uoro", 1), ("rtrl", 3), ("kf-rtrl", 3), ("nobacktrack", 1)], 1))
 def test_online_steps_through_the_compiler_in_blocks_give_the_same_numbers(monkeypatch, method, every):
     """In blocks of two columns, and of the one that is left over."""
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -25,12 +26,25 @@ def published(results: pd.DataFrame) -> pd.Series:
     for entry in _entries():
         rows = trained.copy()
         for name, allowed in entry["where"].items():
-            rows &= known[name].isin(allowed if isinstance(allowed, list) else [allowed])
+            rows &= known[name].isin(allowed)
         source = entry["source"] if entry.get("read", True) else f"{entry['source']}; {NOT_READ}"
         found[rows] = f"{entry['figure']} ({source})"
     return found
 
 
+def published_bits(row: Mapping[str, Any]) -> float | None:
+    """The published bits of a row with these columns, or None."""
+    for entry in _entries():
+        value, _, unit = entry["figure"].partition(" ")
+        if unit == "bits" and all(row.get(name) in allowed for name, allowed in entry["where"].items()):
+            return float(value)
+    return None
+
+
 @cache
 def _entries() -> list[dict[str, Any]]:
-    return yaml.safe_load((files("bench.report") / "published.yaml").read_text("utf-8"))
+    """The entries, with a list of the values that each column may have."""
+    entries = yaml.safe_load((files("bench.report") / "published.yaml").read_text("utf-8"))
+    for entry in entries:
+        entry["where"] = {name: one if isinstance(one, list) else [one] for name, one in entry["where"].items()}
+    return entries

@@ -6,6 +6,7 @@ starts in milliseconds, ends as a process does, and nothing that it does reaches
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import os
@@ -19,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 HANG_SECONDS = 20.0
@@ -26,6 +28,18 @@ MEMORY = 3 << 30  # bytes of address space that an attack may add: what eats mor
 LONGEST_LINE = 400
 READ = (".csv", ".md", ".html", ".tex", ".sh")
 IMPORTED = ("torch", "pandas", "bench.cli", "bench.grid", "bench.launch", "bench.launch.slurm", "bench.results")
+
+BASE: dict[str, Any] = {
+    "task": {"name": "retrieval", "length": 12},
+    "model": {
+        **{"d": 8, "memory_tokens": 2, "heads": 2},
+        **{"encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1},
+    },
+    "training": {"batch_size": 8, "budget": {"steps": 2}},
+    "evaluation": {"sequences": 32, "reference_sequences": 8, "every": 0.5},
+    "device": "cpu",
+}
+"""The base of a grid whose cells take a moment."""
 
 Content = str | bytes | Callable[[Path], object]
 """A file's content, or what makes it: a fifo, a link, a folder."""
@@ -248,3 +262,19 @@ class Campaign:
         for fault, outcomes in sorted(self.found.items()):
             lines += [f"{len(outcomes):6}  {fault}", *(f"          {one}" for one in outcomes[:most])]
         return lines
+
+
+def options(about: str, count: int | None = None) -> argparse.ArgumentParser:
+    """The options that every campaign has; `count` is how many attacks it makes unless told."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--count", type=int, default=count, help=f"of attacks; {count or 'all'} unless given")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout whose program is attacked")
+    parser.add_argument("--show", type=int, default=20, help="outcomes told of each fault")
+    return parser
+
+
+def ended(held: bool, began: float) -> int:
+    """Say how a campaign that began then (`time.monotonic`) ended; its exit code."""
+    print(f"{'everything' if held else 'NOT everything'} held, in {time.monotonic() - began:.0f} s")
+    return 0 if held else 1

@@ -13,7 +13,6 @@ many, chosen by the seed. Another checkout's own program is attacked with `--tre
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -36,19 +35,26 @@ if __name__ == "__main__":
 import torch
 import yaml
 
-from tests.faults.attack import HANG_SECONDS, LONGEST_LINE, ROOT, Attack, Outcome, Target, fifo, folder, link
+from tests.faults.attack import (
+    BASE,
+    HANG_SECONDS,
+    LONGEST_LINE,
+    Attack,
+    Outcome,
+    Target,
+    ended,
+    fifo,
+    folder,
+    link,
+    options,
+)
 
 GRID: dict[str, Any] = {
     "about": "small",
     "base": {
-        "task": {"name": "retrieval", "length": 12},
-        "model": {
-            **{"d": 8, "memory_tokens": 2, "heads": 2},
-            **{"encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1},
-        },
+        **BASE,
         "training": {"batch_size": 4, "budget": {"steps": 24}},
         "evaluation": {"sequences": 16, "reference_sequences": 4, "every": 0.5},
-        "device": "cpu",
     },
     "axes": {"method": ["bptt", "smt+dmt"], "seed": [0, 1]},
 }
@@ -431,12 +437,7 @@ def _beyond(file: Path, cell: str) -> bool:
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(description="Damage files of results in every way, under every command.")
-    parser.add_argument("--count", type=int, help="of damages and commands; all of them by default")
-    parser.add_argument("--seed", type=int, default=0, help="of the damage, and of the choice")
-    parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout whose program is attacked")
-    parser.add_argument("--show", type=int, default=20, help="faults told of each kind")
-    given = parser.parse_args()
+    given = options("Damage files of results in every way, under every command.").parse_args()
     began = time.monotonic()
     target = Target(given.tree)
     with tempfile.TemporaryDirectory() as root:
@@ -449,8 +450,7 @@ def main() -> int:
         print(f"{len(outcomes):6}  {fault}")
         for one in outcomes[: given.show]:
             print(f"          {one}"[:900])
-    print(f"{'everything held' if held else 'NOT everything held'}, in {time.monotonic() - began:.0f} s")
-    return 0 if held else 1
+    return ended(held, began)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ tried; with it so many, chosen by the seed.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import io
@@ -37,7 +36,7 @@ if __name__ == "__main__":
 import numpy as np
 import yaml
 
-from tests.faults.attack import ROOT, Attack, Campaign, Content, Outcome, Target, fifo, folder, link
+from tests.faults.attack import BASE, Attack, Campaign, Content, Outcome, Target, ended, fifo, folder, link, options
 
 TEXTS = [
     *("\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x1b[2J\x1b[H", "\x9b31m", "\r0 failed", "a\bb", "\x07", "\x00", "\u202egnp"),
@@ -48,24 +47,7 @@ TEXTS = [
     *("{{ 7*7 }}", "{% raw %}", "${x}", "%s%n", "$(touch pwned)", "`touch pwned`", "; touch pwned", "x" * 20_000, "\ud800", "é" * 300),
 ]  # fmt: skip
 
-GRID: dict[str, Any] = {
-    "about": "small",
-    "base": {
-        "task": {"name": "retrieval", "length": 12},
-        "model": {
-            "d": 8,
-            "memory_tokens": 2,
-            "heads": 2,
-            "encoder_layers": 1,
-            "decoder_layers": 1,
-            "updater_layers": 1,
-        },
-        "training": {"batch_size": 8, "budget": {"steps": 2}},
-        "evaluation": {"sequences": 32, "reference_sequences": 8, "every": 0.5},
-        "device": "cpu",
-    },
-    "axes": {"method": ["bptt"], "seed": [0, 1]},
-}
+GRID: dict[str, Any] = {"about": "small", "base": BASE, "axes": {"method": ["bptt"], "seed": [0, 1]}}
 
 
 # Texts in results, grids and plugins.
@@ -326,22 +308,13 @@ def records() -> Iterator[Attack]:
             "d.txt": stories,
             "g.yaml": yaml.safe_dump(GRID),
         }
-        lists = ["data", "list"]
-        yield Attack("record", f"prepared.json: {what}, list", lists, files, bad=False)
-        yield Attack(
-            "record",
-            f"prepared.json: {what}, run",
-            ["run", "g.yaml", "--dry-run", "--set", "task=tinystories"],
-            files,
-            bad=False,
-        )
-        yield Attack(
-            "record",
-            f"prepared.json: {what}, import",
-            ["data", "import", "tinystories", "--from", "d.txt"],
-            files,
-            bad=False,
-        )
+        commands = {
+            "list": ["data", "list"],
+            "run": ["run", "g.yaml", "--dry-run", "--set", "task=tinystories"],
+            "import": ["data", "import", "tinystories", "--from", "d.txt"],
+        }
+        for name, argv in commands.items():
+            yield Attack("record", f"prepared.json: {what}, {name}", argv, files, bad=False)
         if what not in ("nothing", "a version", "another version") and not what.startswith(
             ("a folder above", "no folder", "no arrays", "odd", "array", "escapes", "NaN")
         ):
@@ -428,11 +401,7 @@ def attacks(template: Template) -> Iterator[Attack]:
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(description="Give the program hostile contents; look at what it does and writes.")
-    parser.add_argument("--count", type=int, help="so many of the attacks; all without it")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice and the order")
-    parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout whose program is attacked")
-    parser.add_argument("--show", type=int, default=20, help="outcomes told of each fault")
+    parser = options("Give the program hostile contents; look at what it does and writes.")
     parser.add_argument("--kind", default="", help="only attacks whose kind has this in it")
     given = parser.parse_args()
     began, target = time.monotonic(), Target(given.tree)
@@ -441,8 +410,7 @@ def main() -> int:
         random.Random(given.seed).shuffle(every)
         campaign = Campaign(target).run(every[: given.count], judge)
     print("\n".join(campaign.told(given.show)))
-    print(f"{'NOT everything' if campaign.found else 'everything'} held, in {time.monotonic() - began:.0f} s")
-    return 1 if campaign.found else 0
+    return ended(not campaign.found, began)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ hundred accepted. `--tree` attacks the program of another checkout.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import random
@@ -25,24 +24,14 @@ if __name__ == "__main__":
 
 import yaml
 
-from tests.faults.attack import ROOT, Attack, Campaign, Content, Target, fifo, folder, link
+from tests.faults.attack import BASE, Attack, Campaign, Content, Target, ended, fifo, folder, link, options
 
 GRID: dict[str, Any] = {
     "about": "small",
     "base": {
-        "task": {"name": "retrieval", "length": 12},
-        "model": {
-            "d": 8,
-            "memory_tokens": 2,
-            "heads": 2,
-            "encoder_layers": 1,
-            "decoder_layers": 1,
-            "updater_layers": 1,
-        },
-        "training": {"batch_size": 8, "budget": {"steps": 2}},
+        **{name: BASE[name] for name in ("task", "model", "training")},
         "training.optimiser.lr": 0.001,
-        "evaluation": {"sequences": 32, "reference_sequences": 8, "every": 0.5},
-        "device": "cpu",
+        **{name: BASE[name] for name in ("evaluation", "device")},
     },
     "axes": {"method": ["bptt", "transformer"], "seed": [0, 1]},
     "ladders": {"model.memory_tokens": [4]},
@@ -618,20 +607,14 @@ class Generator:
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(description="Give the program bad grids and command lines; count what it does.")
-    parser.add_argument("--count", type=int, default=600, help="of attacks")
-    parser.add_argument("--seed", type=int, default=0, help="of the generator")
-    parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout whose program is attacked")
-    parser.add_argument("--show", type=int, default=20, help="outcomes told of each fault")
-    given = parser.parse_args()
+    given = options("Give the program bad grids and command lines; count what it does.", 600).parse_args()
     began = time.monotonic()
     campaign = Campaign(Target(given.tree)).run(Generator(given.seed).attacks(given.count))
     print("\n".join(campaign.told(given.show)))
     accepted = len(campaign.found.get("accepted", ()))
     others = sum(map(len, campaign.found.values())) - accepted
     held = not others and accepted <= given.count / 100
-    print(f"{'everything held' if held else 'NOT everything held'}, in {time.monotonic() - began:.0f} s")
-    return 0 if held else 1
+    return ended(held, began)
 
 
 if __name__ == "__main__":

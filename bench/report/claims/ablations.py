@@ -16,7 +16,6 @@ from bench.report.claims.findings import (
     Part,
     ahead,
     decide,
-    exponential,
     means,
     outside,
     within,
@@ -26,6 +25,7 @@ from bench.report.data import Data
 from bench.report.query import base, effective_rank, having, number
 from bench.report.sweeps import Ladder, ladders, pairs
 from bench.report.tables import difference, mean_of
+from bench.statistics import exponential
 
 SOLVES = 0.9
 """Of the ceiling."""

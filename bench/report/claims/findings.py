@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from bench.report.claims.base import NUMBERS, Verdict, Word, no_numbers
@@ -202,9 +201,3 @@ def _phrase(part: Part) -> str:
 def means(runs: Mapping[str, pd.DataFrame], column: str, words: str) -> Beside:
     """The mean of a column over each of these runs, called by `words` with its key in the place of {}."""
     return tuple((words.format(key), mean_of(rows, column)) for key, rows in runs.items())
-
-
-def exponential(logs: Interval) -> Interval:
-    """From natural logarithms to what they are of: a geometric mean."""
-    mean, low, high = (float(np.exp(value)) for value in logs[:3])
-    return Interval(mean, low, high, logs.n)

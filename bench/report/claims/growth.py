@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import BITS, Case, Part, Rule, ahead, apart, decide, exponential, means, within
+from bench.report.claims.findings import BITS, Case, Part, Rule, ahead, apart, decide, means, within
 from bench.report.claims.learning import TENTH, final, of_method
 from bench.report.data import Data
 from bench.report.query import base, curve_points
 from bench.report.spends import loss_at, spend_to
 from bench.report.sweeps import Ladder, Pair, ladders, pairs
 from bench.report.tables import difference
-from bench.statistics import Interval, mean_interval, paired_difference, power_law
+from bench.statistics import Interval, exponential, mean_interval, paired_difference, power_law
 
 EQUAL_BITS = 0.05
 """Losses that differ by less are equal; wider than `BITS`, as a whole interval has to fit in."""

@@ -21,7 +21,6 @@ from bench.report.claims.findings import (
     ahead,
     apart,
     decide,
-    exponential,
     means,
     outside,
     within,
@@ -30,7 +29,7 @@ from bench.report.claims.learning import final, of_method, still_learning
 from bench.report.data import Data
 from bench.report.query import cells, curve_points, having, keys, number
 from bench.report.tables import mean_of
-from bench.statistics import mean_interval
+from bench.statistics import exponential, mean_interval
 
 FAR_BACK = ("retrieval", "string-copy")
 """Tasks whose last answer needs an input from the first half of the sequence."""

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import BITS, Case, Part, Rule, ahead, decide, exponential, within
+from bench.report.claims.findings import BITS, Case, Part, Rule, ahead, decide, within
 from bench.report.data import Data
 from bench.report.query import cells, having, number, scores
 from bench.report.sections import estimators, frontier
 from bench.results.frames import scale_of
-from bench.statistics import Interval, mean_interval, paired_difference
+from bench.statistics import Interval, exponential, mean_interval, paired_difference
 
 UNBIASED = ("rtrl", "kf-rtrl", "nobacktrack", "uoro", "artbp")
 EVERY_COLUMN = ("kf-rtrl", "uoro", "nobacktrack", "rtrl")

@@ -12,12 +12,11 @@ import pandas as pd
 
 from bench.drawing import drawing
 from bench.report import plot, style
-from bench.report.claims.findings import exponential
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit
 from bench.report.style import RC
 from bench.results import read_json, write_atomically
-from bench.statistics import Interval, mean_interval, power_law
+from bench.statistics import Interval, exponential, mean_interval, power_law
 
 TITLE = "Gradients of online methods"
 BEST, AIM = -1 / 6, 0.01

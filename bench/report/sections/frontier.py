@@ -11,6 +11,7 @@ import pandas as pd
 from bench.report import plot, style
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, exhibit
+from bench.report.published import published_bits
 from bench.report.query import RUN, cells, curve_points, having, number, titled, varying, worded
 from bench.results.frames import scale_of
 from bench.statistics import Interval, band, mean_interval
@@ -22,18 +23,6 @@ LEAST = 1e-3
 """Above the floor: what is less, or below it as the drawn labels happen to be, is drawn here."""
 WHERE = ["grid", "task", "model"]
 WHO = ["method", "setting"]
-PUBLISHED = (
-    ({"task": "anbn", "task.most": 32, "method": "uoro"}, 0.147),
-    ({"task": "anbn", "task.most": 32, "method": "tbptt", "method.k1": 1}, 0.178),
-    ({"task": "anbn", "task.most": 32, "method": "tbptt", "method.k1": 2}, 0.149),
-    ({"task": "anbn", "task.most": 32, "method": "tbptt", "method.k1": 16}, 0.144),
-    ({"task": "ptb", "method": "kf-rtrl"}, 1.72),
-    ({"task": "ptb", "method": "tbptt", "method.k1": 5}, 1.58),
-    ({"task": "ptb", "method": "tbptt", "method.k1": 25}, 1.56),
-)
-"""Bits a character, from memory of the papers: on anbn those of Tallec & Ollivier, arXiv 1702.05043 (a GRU of 64, one
-lane, 10,000,000 characters), on Penn Treebank those of Mujika, Meier & Steger, arXiv 1805.10842 (an RHN of 256, test).
-"""
 
 
 class Curve(NamedTuple):
@@ -94,7 +83,7 @@ def _named(runs: pd.DataFrame) -> pd.DataFrame:
         ]
         if fields:
             setting[part.index] = worded(part, fields).str.replace("k1 ", "k ")
-    kept = ["id", "grid", "task", "method", "seed", "method.k1", "task.most"]
+    kept = ["id", "grid", "task", "method", "seed", "method.k1", "method.k2", "task.most"]
     return runs[kept].assign(model=model, setting=setting)
 
 
@@ -109,7 +98,9 @@ def curves(rows: pd.DataFrame, value: str) -> Iterator[Curve]:
             if len(shared):
                 cpu, steps, values = (wide[name][shared].to_numpy(dtype=float) for name in ("cpu", "steps", value))
                 first = part.iloc[0]
-                who = {name: first[name] for name in (*WHERE, *WHO, "method.k1", "task.most", "zero", "floor")}
+                who = {
+                    name: first[name] for name in (*WHERE, *WHO, "method.k1", "method.k2", "task.most", "zero", "floor")
+                }
                 seeds = tuple(int(seed) for seed in wide[value].index)
                 yield Curve(who, cpu.mean(0), shared.to_numpy(dtype=float), steps.mean(0), values, seeds)
 
@@ -164,7 +155,7 @@ def _losses(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
             last = mean_interval(one.found[:, -1])
             row = {"model": one.who["model"], "method": one.who["method"], "setting": one.who["setting"]}
             row |= {**_spread("above", last), "seeds": last.n, "floor": one.who["floor"]}
-            row |= {"loss": last.mean + one.who["zero"], "published": published(one.who)}
+            row |= {"loss": last.mean + one.who["zero"], "published": published_bits(one.who)}
             row |= {"cpu": one.cpu[-1], "tokens": one.tokens[-1], "steps": one.steps[-1]}
             row |= {"best_from": best.min() if len(best) else np.nan, "best_to": best.max() if len(best) else np.nan}
             for level in LEVELS:
@@ -199,11 +190,6 @@ def _levels(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 def _spread(name: str, one: Interval) -> dict[str, float]:
     return {name: one.mean, f"{name}_low": one.low, f"{name}_high": one.high}
-
-
-def published(who: dict[str, Any]) -> float | None:
-    """What a paper says of this method on this task, whatever else was different there."""
-    return next((value for where, value in PUBLISHED if all(who.get(name) == one for name, one in where.items())), None)
 
 
 def _panels(rows: pd.DataFrame, rises: bool) -> Iterator[plot.Panel]:
