@@ -275,7 +275,8 @@ def test_a_wait_without_end_is_refused_in_python_too(options: dict[str, float]) 
                 for arguments, code in (("list grids", 0), ("status small.yaml", 0), ("run qick", 2))
                 for closed in (">&-", "2>&-", "<&-", ">&- 2>&- <&-", "| true")
             ),
-        ]
+        ],
+        2,
     ),
 )
 def test_closed_streams_end_cleanly(arguments: str, code: int, closed: str, folder: Path) -> None:

@@ -17,7 +17,7 @@ from bench.cli import main
     [
         pytest.param("method", "noisy-bptt", marks=pytest.mark.slow),
         ("task", "delayed_echo"),
-        ("backbone", "leaky"),
+        pytest.param("backbone", "leaky", marks=pytest.mark.slow),
     ],
 )
 def test_a_new_plugin_passes_check_and_its_own_tests(clean, tmp_path, capsys, kind, name):

@@ -30,7 +30,7 @@ from bench.training import (
     evaluation_set,
     score,
 )
-from tests.helpers import LRU, TINY, folder_of, tiny_run
+from tests.helpers import LRU, TINY, few, folder_of, tiny_run
 
 DMT = {"name": "smt+dmt", "dmt": {"share": 0.5, "every": 3, "batch_size": 8}}
 
@@ -84,7 +84,7 @@ def test_equal_configs_give_equal_bits(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("after", [1, 4, 6, 7, 11])
+@pytest.mark.parametrize("after", few([7, 1, 4, 6, 11], 2))
 def test_a_stopped_and_continued_run_equals_one_that_was_not(tmp_path, name, after):
     run = tiny_run(**CELLS[name])
     whole = trained(run, tmp_path / "whole")

@@ -150,6 +150,7 @@ def test_workers_that_are_killed_at_several_moments_cost_attempts_and_change_no_
     assert not list(folder.glob("*/**/.*")), "temporary files are left"
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_end_costs_its_cell_one_attempt_and_the_next_cell_none(
     plugin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from bench.launch.plan import Board, Cell, Decision, prepare, seen_state
 from bench.launch.plan import plan as decided
 from bench.launch.worker import command
 from bench.results import DamagedFile, Folder, load_curves, load_results, read_json, write_atomically, write_json
-from tests.helpers import folder_of, tiny_run
+from tests.helpers import few, folder_of, tiny_run
 from tests.launch.test_launch import ROOT, launch, numbers, plugin, tiny_grid, wait_for
 
 __all__ = ["plugin"]
@@ -280,6 +280,7 @@ def test_of_two_that_publish_one_does(tmp_path: Path, monkeypatch: pytest.Monkey
     assert folder.at(2).publish(result), "told of a failure after the name was made: it is its own"
 
 
+@pytest.mark.slow
 def test_a_cell_of_a_file_system_without_links_goes_on_from_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,7 +318,7 @@ def test_a_damaged_checkpoint_is_not_taken_up(tmp_path: Path) -> None:
     assert numbers(folder.path) == numbers(whole.path)
 
 
-@pytest.mark.parametrize(("error", "state"), [(MemoryError(), "oom"), (OSError(errno.EIO, "no"), "failed")])
+@pytest.mark.parametrize(("error", "state"), few([(MemoryError(), "oom"), (OSError(errno.EIO, "no"), "failed")], 1))
 def test_a_checkpoint_that_memory_or_a_disk_does_not_let_read_is_not_thrown_away(
     error: Exception, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -482,6 +483,7 @@ def test_how_a_cell_ended_elsewhere_is_how_it_ended(tmp_path: Path) -> None:
     assert outcome.ends[run.id] == End("failed", "no luck") and outcome.exit_code == 1
 
 
+@pytest.mark.slow
 def test_memory_that_ran_out_is_no_end_for_other_launchers_while_there_are_attempts_left(
     plugin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -520,6 +522,7 @@ def test_a_cell_whose_source_failed_here_and_that_another_runs_is_left_to_that(t
     assert look(cells[1].folder).state == "owned"
 
 
+@pytest.mark.slow
 def test_a_worker_that_makes_no_step_is_killed_and_its_cell_fails_when_it_is_out_of_attempts(
     plugin: None, tmp_path: Path
 ) -> None:

@@ -539,9 +539,9 @@ def test_it_starts_from_the_last_label_and_by_default_at_powers_of_two():
 
 def test_nothing_is_left_behind():
     state, backward = torch.random.get_rng_state(), torch.autograd.backward
-    first = credit_paths(tiny_run(DMT), "smt", 12)
+    first = credit_paths(tiny_run("bptt"), "train", 12)
     assert torch.equal(state, torch.random.get_rng_state()) and torch.autograd.backward is backward
-    assert credit_paths(tiny_run(DMT), "smt", 12) == first
+    assert credit_paths(tiny_run("bptt"), "train", 12) == first
 
 
 def test_it_is_undone_after_an_exception(register):

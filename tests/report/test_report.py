@@ -31,7 +31,7 @@ from bench.report.words import escape
 from bench.results import UNTOLD, DamagedFile, Folder, load_curves, load_results, write_json
 from bench.tolerances import Tolerances
 from bench.training import Trainer
-from tests.helpers import folder_of, tiny_run
+from tests.helpers import few, folder_of, tiny_run
 from tests.report.fabricated import fake, levels, lines, means, only, rename, score, seeds, undo, words
 
 ROOT = Path(__file__).parents[2]
@@ -250,7 +250,9 @@ def test_no_cell_is_dropped(tmp_path: Path) -> None:
     assert done.path.is_dir()
 
 
-@pytest.mark.parametrize("junk", ["", "{", "[]", "null", "7", '"x"', '{"scores": 3}', '[{"scores": [{}]}, 4]', "\xff"])
+@pytest.mark.parametrize(
+    "junk", few(["{", '{"scores": 3}', '[{"scores": [{}]}, 4]', "", "[]", "null", "7", '"x"', "\xff"])
+)
 @pytest.mark.parametrize("name", ["run.json", "status.json", "curve.json", "result.json"])
 def test_damaged_files_are_told_not_raised(tmp_path: Path, name: str, junk: str) -> None:
     broken, _ = seeds(tmp_path / "g", [0.5, 0.7])

@@ -139,7 +139,7 @@ def test_cells_without_results_fill_no_section(tmp_path: Path, name: str) -> Non
         assert isinstance(one, Missing) or not one.panels, one.name
 
 
-@pytest.mark.parametrize("junk", ["x", [[1, 2, 3]], None])
+@pytest.mark.parametrize("junk", [[[1, 2, 3]], *(pytest.param(junk, marks=pytest.mark.slow) for junk in ("x", None))])
 def test_damaged_records_end_nothing(few: Data, junk: Any) -> None:
     """Every field of every record in turn, and numbers of traces."""
     records = {

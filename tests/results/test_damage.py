@@ -223,7 +223,8 @@ def flipped(data: bytes) -> bytes:
             lambda data: bytes(len(data)),
             lambda data: random.Random(0).randbytes(len(data)),
             *(lambda data, n=n: data[:n] for n in (0, 1, 4000, -99)),
-        ]
+        ],
+        2,
     ),
 )
 def test_a_cell_whose_checkpoint_is_damaged_begins_anew_and_says_so(
@@ -254,7 +255,7 @@ FORMS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", few(FORMS))
+@pytest.mark.parametrize("form", few(FORMS, 2))
 def test_a_checkpoint_of_another_form_is_damaged(form: str, tmp_path: Path, undisturbed: Any) -> None:
     folder = stopped(tmp_path)
     file = folder.files / "checkpoint.pt"
@@ -283,7 +284,8 @@ def test_a_finished_phase_whose_weights_are_damaged_is_trained_anew(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda data: b"", lambda data: data[:-99], lambda data: bytes(len(data)), lambda data: b"x", flipped]
+    "damage",
+    few([flipped, lambda data: b"", lambda data: data[:-99], lambda data: bytes(len(data)), lambda data: b"x"], 2),
 )
 def test_sample_says_in_a_line_that_weights_are_damaged(damage: Any, grid: Path, capsys: Any) -> None:
     folder = cells(grid)[0]
@@ -326,7 +328,7 @@ def crc(file: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "damage", few(["another's", "{", "link", "", "[]", "5", "{}", '{"schema": 1, "id": "x"}', "folder"])
+    "damage", few(["another's", "{", "link", "", "[]", "5", "{}", '{"schema": 1, "id": "x"}', "folder"], 2)
 )
 def test_a_damaged_run_json_is_named_by_all_and_written_anew_by_run(damage: str, grid: Path, capsys: Any) -> None:
     one, other = cells(grid)
@@ -404,7 +406,7 @@ def test_a_damaged_status_takes_no_result_away_and_is_mended(damage: str, grid: 
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{}", '{"a": 1}', '{"scores": [{}], "costs": {}}', "5", "link", "fifo", "folder"]
+    "damage", few(['{"scores": [{}], "costs": {}}', "fifo", "", "{}", '{"a": 1}', "5", "link", "folder"])
 )
 def test_a_damaged_result_is_not_done_once(damage: str, grid: Path, capsys: Any) -> None:
     one = cells(grid)[0]
