@@ -17,12 +17,23 @@ import torch
 from bench.config import Run
 from bench.results import Folder
 from bench.training import Trainer
-from tests.benchmarks.growth import shares, worded
+from tests.benchmarks.growth import KINDS, shares, worded
 from tests.benchmarks.plain import made_plain
 from tests.benchmarks.workloads import step
 
 ROUNDS = 10
 WARM_UP = 2
+FINER = {
+    **KINDS,
+    "norms": ("pow", "rsqrt", "mean", "rms_norm", "_fused_rms", "PowB", "RsqrtB", "MeanB"),
+    "rotations": ("roll", "cat", "addcmul", "RollB", "CatB", "AddcmulB"),
+    "views and copies": (
+        *("view", "_unsafe_view", "transpose", "t", "reshape", "slice", "narrow", "as_strided", "unbind", "split"),
+        *("select", "expand", "copy", "_to_copy", "clone", "contiguous", "empty", "fill", "zero", "new", "ones"),
+        *("View", "Unsafe", "Transpose", "TB", "Slice", "Unbind", "Split", "Select", "Expand"),
+    ),
+}
+"""Kinds of operators, by how the names of forward and backward begin."""
 SHAPES: dict[str, dict[str, Any]] = {
     "small": {"d": 64, "K": 4, "heads": 2, "layers": (2, 2, 2), "context": 64, "future": 16},
     "medium": {"d": 128, "K": 8, "heads": 2, "layers": (4, 4, 4), "context": 128, "future": 32},
@@ -91,7 +102,8 @@ def main() -> None:
         for method in BATCHES[shape]:
             with tempfile.TemporaryDirectory() as folder:
                 times, ours = ratio(run(shape, method), Path(folder))
-                parts = shares(trainer(run(shape, method), Path(folder) / "profiled", plain=False))
+                made = trainer(run(shape, method), Path(folder) / "profiled", plain=False)
+                parts = shares(made, FINER)
             print(f"{shape:8}{method:10}{times:6.2f} x   ({ours:.1f} ms: {worded(parts)})", flush=True)
 
 
