@@ -57,19 +57,19 @@ class Config(BaseModel):
 def _ordered(plain: Any, value: Any) -> Any:
     """JSON data of a value, in one form for all that are equal: sets, whose order is another at each start, sorted."""
     if isinstance(plain, dict) and isinstance(value, BaseModel):
-        return {name: _ordered(one, getattr(value, name, None)) for name, one in plain.items()}
+        return {name: _ordered(inner, getattr(value, name, None)) for name, inner in plain.items()}
     if isinstance(plain, dict) and isinstance(value, Mapping):
         return dict(zip(plain, map(_ordered, plain.values(), value.values()), strict=False))
     if isinstance(plain, list) and isinstance(value, list | tuple | set | frozenset):
         found = list(map(_ordered, plain, value))
         unordered = isinstance(value, set | frozenset)
-        return sorted(found, key=lambda one: json.dumps(one, sort_keys=True)) if unordered else found
+        return sorted(found, key=lambda element: json.dumps(element, sort_keys=True)) if unordered else found
     return plain + 0.0 if isinstance(plain, float) else plain  # -0.0 equals 0.0
 
 
 def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> BadInput:
     errors = error.errors()  # a key that is unknown may be what was meant by one that is missing
-    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+    first = next((fault for fault in errors if fault["type"] == "extra_forbidden"), errors[0])
     *parents, field = [str(part) for part in first["loc"]] or [""]
     path = ".".join(cut(part) for part in (where, *parents, field) if part)
     if first["type"] == "extra_forbidden":
@@ -324,7 +324,7 @@ class Run:
         task_class, task_config = _configured(registry.tasks, outline.task, where)
         method_class, method_config = _configured(registry.methods, outline.method, where)
         length, hidden = task_config.length, outline.evaluation.score_from
-        short = [one for one in outline.evaluation.lengths if one <= hidden]
+        short = [tested for tested in outline.evaluation.lengths if tested <= hidden]
         if short:
             raise BadInput(f"evaluation.lengths: {short[0]} given; should be above score_from, {hidden}")
         if hidden >= length:

@@ -185,7 +185,7 @@ class Engine:
         for first in range(0, piece.x.shape[1], BLOCK):
             columns = slice(first, first + BLOCK)
             block = [part[:, columns].contiguous() for part in piece if part is not None]
-            choices = map_tree(lambda one, columns=columns: one[columns].contiguous(), drawn)
+            choices = map_tree(lambda choice, columns=columns: choice[columns].contiguous(), drawn)
             with torch.no_grad(), self.autocast():
                 if not compiled.times:  # what a method looks up once, it looks up here
                     self._block(carry, fresh, block, choices)

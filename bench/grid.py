@@ -202,9 +202,9 @@ def load_collection(name: str, sets: Sequence[str] = (), site: Site | None = Non
     if not gathered.grids:
         raise BadInput(f"{where}: grids: names none; should be names of grids: {', '.join(grid_names())}")
     for key, names in (("grids", gathered.grids), ("cost", gathered.cost)):
-        _require_different([grid_name(one) for one in names], f"{where}: {key}")
-    trained = tuple(load_grid(one, sets, site) for one in gathered.grids)
-    return Collection(stem, trained, tuple(load_grid(one) for one in gathered.cost))
+        _require_different([grid_name(member) for member in names], f"{where}: {key}")
+    trained = tuple(load_grid(member, sets, site) for member in gathered.grids)
+    return Collection(stem, trained, tuple(load_grid(member) for member in gathered.cost))
 
 
 def _require_different(names: Sequence[str], where: str) -> None:
@@ -262,7 +262,7 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None 
         _link(run, selector, runs, where) if selector else run for run, selector in zip(runs, selectors, strict=True)
     ]
     unique = {run.id: run for run in runs}
-    order = sorted(zip(runs, places, strict=True), key=lambda one: (-len(one[1].off), one[1].rung is None))
+    order = sorted(zip(runs, places, strict=True), key=lambda pair: (-len(pair[1].off), pair[1].rung is None))
     return Grid(
         name,
         grid.about.strip(),
@@ -373,7 +373,7 @@ def _stated(grid: GridFile, sets: Mapping[str, Any]) -> tuple[tuple[str, ...], .
     for key, values in (item for axes in varied for item in axes.items()):
         if key in ("case", "task", "method"):  # a name, or several fields at once
             given = [value if key == "case" else {key: value} for value in values]
-            fields = [name for one in given for name in _names(_nested(one, "axes")) if name not in NAMED]
+            fields = [name for entry in given for name in _names(_nested(entry, "axes")) if name not in NAMED]
         else:
             fields = [key]
         keys[tuple(dict.fromkeys(fields))] = None
@@ -558,7 +558,7 @@ def _of_configs(
         having = [cls for cls in classes if name in cls.model_fields]
         if not having:
             raise unknown(where, name, sorted({field for cls in classes for field in cls.model_fields}))
-        inner = [one for one in (config_in(cls.model_fields[name]) for cls in having) if one]
+        inner = [config for config in (config_in(cls.model_fields[name]) for cls in having) if config]
         if several and value == [] and not any(is_value(cls, name, []) for cls in having):
             raise BadInput(f"{where}: {name}: [] given; should have at least one value")
         if inner and isinstance(value, Mapping):
@@ -630,7 +630,7 @@ def _require_some_use(cells: Sequence[Fields], given: Iterable[str]) -> None:
         if not any(_has_field(cell, key) for cell in cells):
             first, _, field = key.partition(".")
             names = {str(_at(cell, first)) for cell in cells}
-            allowed = sorted({name for one in names for name in KINDS[first].get(one).Config.model_fields})
+            allowed = sorted({name for owner in names for name in KINDS[first].get(owner).Config.model_fields})
             raise unknown(f"--set {key}: no {first} of this grid has the field", field, allowed)
 
 

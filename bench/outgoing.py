@@ -23,12 +23,12 @@ GUARDED = ("=", "+", "-", "@", "\t", "\r")
 
 def terminal(text: object) -> str:
     """Text as it is, its lines too, but no control characters: each is shown as the replacement character."""
-    return "".join(one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in str(text))
+    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in str(text))
 
 
 def clean(value: object) -> str:
     """Text on one line, with spaces for control characters."""
-    return "".join(one if one.isprintable() else " " for one in str(value))
+    return "".join(char if char.isprintable() else " " for char in str(value))
 
 
 def message(text: object) -> str:

@@ -98,7 +98,7 @@ def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 _Loader.add_constructor("tag:yaml.org,2002:float", _number)
 _Loader.yaml_implicit_resolvers = {
-    first: [one for one in found if one[0].rpartition(":")[2] not in ("timestamp", "merge", "value")]
+    first: [resolver for resolver in found if resolver[0].rpartition(":")[2] not in ("timestamp", "merge", "value")]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(  # 1e-3 is a number, as in YAML 1.2

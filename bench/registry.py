@@ -76,7 +76,7 @@ def _mismatch(kind: str, cls: type) -> str | None:
         from bench.engine import FORMS
         from bench.methods.base import Method
 
-        own = {name for one in cls.__mro__ if not one.__module__.startswith("bench.") for name in vars(one)}
+        own = {name for base in cls.__mro__ if not base.__module__.startswith("bench.") for name in vars(base)}
         old = [name for name in ("update", "readout") if name in own and "advance" not in own]
         if not issubclass(cls, Method):
             return "should derive from bench.methods.Method or RecurrentMethod; see docs/add-a-method.md"

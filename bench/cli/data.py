@@ -25,7 +25,7 @@ def data_list(as_json: AsJson = False, plugin: Plugins = None) -> None:
         )
         warn_of_failures()
         return
-    rows = [[one.name, one.source, one.size, one.licence, one.here or one.hint] for one in entries]
+    rows = [[entry.name, entry.source, entry.size, entry.licence, entry.here or entry.hint] for entry in entries]
     print_table("data sets", ["name", "source", "size", "licence", "here"], rows)
     warn_of_failures()
 

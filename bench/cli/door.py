@@ -151,7 +151,7 @@ def _usage(error: Any) -> str:
     name = "" if param is None else param.metavar if param.param_type_name == "argument" else max(param.opts, key=len)
     kind = type(error).__name__
     if kind == "NoSuchOption":
-        options = [option for one in error.ctx.command.params for option in one.opts if option.startswith("--")]
+        options = [option for known in error.ctx.command.params for option in known.opts if option.startswith("--")]
         return str(unknown(f"{prefix}option", error.option_name, [*options, "--help"]))
     if kind == "MissingParameter":
         return f"{prefix}{name} is missing: {param.help}"

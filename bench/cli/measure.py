@@ -56,9 +56,9 @@ def cost(
         print(json.dumps(record, indent=1))
         return
     _print_cost(folder)
-    for one in record["skipped"]:
-        at = "" if one["length"] is None else f" at length {one['length']}"
-        say(f"not traced: {one['task']}, {one['method']}, {one['backbone']}{at}: {one['reason']}")
+    for row in record["skipped"]:
+        at = "" if row["length"] is None else f" at length {row['length']}"
+        say(f"not traced: {row['task']}, {row['method']}, {row['backbone']}{at}: {row['reason']}")
 
 
 LONGEST = 1 << 20

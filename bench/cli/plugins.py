@@ -68,44 +68,44 @@ def check(
 
     Exit code 1 when a row fails, or when nothing could be checked.
     """
-    from bench import registry
+    from bench.registry import REGISTRIES
     from bench.testing import check as examine
     from bench.testing import require_overrides
     from bench.testing.suite import write_junit
 
-    kinds = {one.kind: one for one in registry.REGISTRIES}
+    kinds = {registry.kind: registry for registry in REGISTRIES}
     if kind is not None and kind not in kinds:
         raise unknown("check: --kind", kind, kinds)
-    before = {one.kind: set(one.names()) for one in registry.REGISTRIES}
+    before = {registry.kind: set(registry.names()) for registry in REGISTRIES}
     load(plugin)
     warn_of_failures()
-    looked = [one for one in registry.REGISTRIES if kind in (None, one.kind)]
-    there = [(one.kind, name) for one in looked for name in one.names()]
+    looked = [registry for registry in REGISTRIES if kind in (None, registry.kind)]
+    there = [(registry.kind, name) for registry in looked for name in registry.names()]
     if names:
         known = {name for _, name in there}
         for name in names:
             if name not in known:
                 raise unknown("check", name, sorted(known))
-        subjects = [one for one in there if one[1] in names]
+        subjects = [subject for subject in there if subject[1] in names]
     elif all_:
         subjects = there
     elif plugin:
-        subjects = [one for one in there if one[1] not in before[one[0]]]
+        subjects = [subject for subject in there if subject[1] not in before[subject[0]]]
     else:
         raise BadInput("check: nothing is named; give NAME, --plugin FILE, or --all")
-    for one, name in subjects if sets else ():
-        require_overrides(one, name, sets or ())  # type: ignore[arg-type]
+    for part, name in subjects if sets else ():
+        require_overrides(part, name, sets or ())  # type: ignore[arg-type]
     outcomes = []
-    for one, name in subjects:
+    for part, name in subjects:
         found = []
-        with spinner(f"{one} {name}", quiet=as_json) as tell:
-            for outcome in examine(one, name, sets or ()):  # type: ignore[arg-type]
+        with spinner(f"{part} {name}", quiet=as_json) as tell:
+            for outcome in examine(part, name, sets or ()):  # type: ignore[arg-type]
                 found.append(outcome)
                 tell(outcome.row)
         outcomes += found
         if not as_json:
             rows = [[each.row, each.state, each.detail, f"{each.seconds:.1f}"] for each in found]
-            print_table(f"{one} {name}", ["row", "outcome", "what was found", "seconds"], rows)
+            print_table(f"{part} {name}", ["row", "outcome", "what was found", "seconds"], rows)
             for each in found:
                 if each.state == "failed":
                     say(f"to fix {each.row!r}: {each.fix}")

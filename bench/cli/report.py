@@ -104,11 +104,11 @@ def _tolerances(results: str, grid: str | None, kept: Tolerances | None, given: 
     elif grid is not None or (kept is None and name in grid_names()):  # a folder from before it had a grid.json
         kept = load_collection(grid or name).grids[0].compare
     fields = (kept or Tolerances()).model_dump()
-    for one in given or ():
-        key, equals, value = one.partition("=")
+    for item in given or ():
+        key, equals, value = item.partition("=")
         if not equals:
-            raise BadInput(f"compare: --tolerance: {shown(one)} given; should be NAME=VALUE, such as accuracy=0.05")
+            raise BadInput(f"compare: --tolerance: {shown(item)} given; should be NAME=VALUE, such as accuracy=0.05")
         if key not in fields:
             raise unknown("compare: --tolerance", key, fields)
-        fields[key] = parse_yaml(value, f"--tolerance {cut(one)}")
+        fields[key] = parse_yaml(value, f"--tolerance {cut(item)}")
     return Tolerances.parse(fields, "compare: --tolerance")

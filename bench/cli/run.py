@@ -191,15 +191,15 @@ def _split_sets(sets: Sequence[str] | None) -> tuple[list[str], list[tuple[str, 
     from bench.read_yaml import parse_yaml
 
     cells, asked = list[str](), list[tuple[str, Any]]()
-    for one in sets or ():
-        key, equals, value = one.partition("=")
+    for item in sets or ():
+        key, equals, value = item.partition("=")
         if key.strip().startswith("slurm.") and equals:
             name = key.strip().removeprefix("slurm.")
             if name in dict(asked):
-                raise BadInput(f"--set {cut(one)}: slurm.{cut(name)} is given twice")
-            asked.append((name, parse_yaml(value, f"--set {cut(one)}")))
+                raise BadInput(f"--set {cut(item)}: slurm.{cut(name)} is given twice")
+            asked.append((name, parse_yaml(value, f"--set {cut(item)}")))
         else:
-            cells.append(one)
+            cells.append(item)
     return cells, asked
 
 
@@ -318,4 +318,4 @@ def _slurm_folders(name: str, results: Path) -> list[Path]:
     folder = results_folder(name, results)
     if not folder.is_dir():
         raise BadInput(f"cancel: no results folder {shown(str(folder))}")
-    return [one for one in (folder, *sorted(folder.iterdir())) if (one / "slurm" / "jobs").is_dir()]
+    return [path for path in (folder, *sorted(folder.iterdir())) if (path / "slurm" / "jobs").is_dir()]

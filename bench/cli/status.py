@@ -112,16 +112,16 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, An
     from bench.provenance import run_digest
     from bench.results import Folder, distinct, run_folders, standing, warn_of
 
-    wanted = {one.id: one for one in runs}
+    wanted = {run.id: run for run in runs}
     folders = {name: Folder(grid_folder / name) for name in wanted}
     if grid_folder.is_dir():
         others = distinct(folder for folder in run_folders(grid_folder) if folder.path.name not in wanted)
         folders |= {name: folder for name, (folder, _) in others.items() if name not in wanted}  # else a copy
     found = {identifier: standing(folder) for identifier, folder in folders.items()}
-    for one in found.values():
-        for fault in one.faults:
+    for cell in found.values():
+        for fault in cell.faults:
             warn_of(fault)
-    statuses = {identifier: one.status for identifier, one in found.items()}
+    statuses = {identifier: cell.status for identifier, cell in found.items()}
     sights: dict[str, Sight] = {}
     if (grid_folder / "slurm" / "jobs").is_dir():
         from bench.launch import slurm
@@ -143,7 +143,7 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, An
         code = {"digest": digest, "stale": bool(digest and run and digest != run_digest(run))}
         notes = {"notes": told.get("notes", [])}
         rows.append({"id": identifier, "state": state, "reason": reason, **notes, **facts, **code, **placed})
-    return rows, _mixed(rows, {name: one.record["run"] for name, one in found.items() if one.record})
+    return rows, _mixed(rows, {name: cell.record["run"] for name, cell in found.items() if cell.record})
 
 
 def _mixed(rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any]) -> list[str]:

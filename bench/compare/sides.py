@@ -113,8 +113,8 @@ def _cell(folder: Folder, config: dict[str, Any], found: Standing, record: Mappi
         numbers["seconds"] = costs["training_seconds"] / costs["tokens"]
     if traced := _measured(folder, "cost.json", COST):
         whole = [phase["whole"] for phase in traced["phases"]]
-        numbers["flops"] = sum(one["flops"] + one["elementwise"] for one in whole)
-        numbers["sequential operations"] = sum(one["sequential_operations"] for one in whole)
+        numbers["flops"] = sum(phase["flops"] + phase["elementwise"] for phase in whole)
+        numbers["sequential operations"] = sum(phase["sequential_operations"] for phase in whole)
     if clock := _measured(folder, "calibration.json", CALIBRATION):
         numbers["calibration"] = calibration.unit(clock)
     made = result.get("provenance") or {}

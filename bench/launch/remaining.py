@@ -52,7 +52,7 @@ class Remaining:
             for name, status in running.items()
         ]
         shares = [self._left(cell.id, board.before[cell.id], prices) for cell in board.waiting]
-        known = [one for one in (*left, *shares) if one is not None]
+        known = [share for share in (*left, *shares) if share is not None]
         return _makespan(known[: len(left)], known[len(left) :]) if len(known) == len(left) + len(shares) else None
 
     def _prices(self, statuses: Mapping[str, Mapping[str, Any]]) -> dict[Hashable, float]:

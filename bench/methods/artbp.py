@@ -56,7 +56,7 @@ class ARTBP(Unclipped):
         u = self.rnn.embedding(batch.x)
         step, inputs = self.rnn.updater.prepare(u)
         for u_t, input_t, factor in zip(u.unbind(1), inputs.unbind(1), drawn.unbind(1), strict=True):
-            state = step(map_tree(lambda one, factor=factor: scaled(one, factor), state), input_t)
+            state = step(map_tree(lambda memory, factor=factor: scaled(memory, factor), state), input_t)
             features.append(self.rnn.updater.features(state, u_t))
         return {"loss": self.mean_loss(self.rnn.read(torch.stack(features, 1)), batch.y)}, carry
 

@@ -70,7 +70,7 @@ class Unclipped(RecurrentMethod):
         """Those of any method, with `clip` as the gradient norm at which they clip."""
         clip = {"clip": self.config.clip}
         phases = super().phases(training)
-        return [dataclasses.replace(one, optimiser=one.optimiser.model_copy(update=clip)) for one in phases]
+        return [dataclasses.replace(phase, optimiser=phase.optimiser.model_copy(update=clip)) for phase in phases]
 
 
 class RandomConfig(UnclippedConfig, OnlineConfig):
@@ -95,7 +95,7 @@ class Online(RecurrentMethod):
         # torch's compiler, which takes seconds.
         state = method.zeros.new_empty(run.training.batch_size, method.zeros.shape[1], device="meta")
         held = method.sensitivities(state)
-        size, most = sum(one.numel() * one.element_size() for one in leaves(held)), method.config.max_bytes
+        size, most = sum(leaf.numel() * leaf.element_size() for leaf in leaves(held)), method.config.max_bytes
         return f"{cls.carries} would take {size:,} bytes, above method.max_bytes, {most:,}" if size > most else None
 
     def unfit(self) -> str | None:
@@ -186,7 +186,7 @@ class Online(RecurrentMethod):
             state = self.rnn.initial_state(2)
             loss, _ = self.objective(self.rnn.read(self.rnn.updater.features(state, self.rnn.embedding(x))), x)
             found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-        reached = [name for name, one in zip(named, found, strict=True) if one is not None]
+        reached = [name for name, gradient in zip(named, found, strict=True) if gradient is not None]
         return reached, [named[name] for name in reached]
 
     # The step of a cell that says it itself, and of any other.
@@ -248,7 +248,7 @@ class Online(RecurrentMethod):
     def named(self, vector: Tensor) -> dict[str, Tensor]:
         """A vector (P,) by the RNN's parameters."""
         if not self.closed:
-            return {name: one[0] for name, one in unflat(vector[None], self._theta).items()}
+            return {name: rows[0] for name, rows in unflat(vector[None], self._theta).items()}
         found = {}
         for part, piece in zip(self.parts, vector.split([part.q * part.m for part in self.parts]), strict=True):
             matrix = piece.view(part.q, part.m)
@@ -272,7 +272,7 @@ class Online(RecurrentMethod):
 
     @property
     def _theta(self) -> dict[str, Tensor]:
-        return {name: one[None] for name, one in self.transition.theta().items()}
+        return {name: weight[None] for name, weight in self.transition.theta().items()}
 
 
 class RandomOnline(Unclipped, Online):
@@ -293,11 +293,11 @@ class Differentiated(NamedTuple):
     def push(self, tangents: Tensor) -> Tensor:
         """X (B, N, k) -> J X."""
         columns = tangents.unbind(2)
-        return torch.stack([self.transition.push(self.before, self.x_t, one)[1] for one in columns], 2)
+        return torch.stack([self.transition.push(self.before, self.x_t, column)[1] for column in columns], 2)
 
     def pull(self, vectors: Tensor) -> list[tuple[Tensor, Tensor]]:
         """I^T v for v (B, r, N), as b (B, r, 1), all ones, and a (B, r, P)."""
-        rows = [flat(self.transition.pull(self.before, self.x_t, one)[2]) for one in vectors.unbind(1)]
+        rows = [flat(self.transition.pull(self.before, self.x_t, vector)[2]) for vector in vectors.unbind(1)]
         return [(torch.ones_like(vectors[..., :1]), torch.stack(rows, 1))]
 
     def squares(self) -> None:
@@ -314,9 +314,9 @@ def signs(shape: tuple[int, ...], noise: torch.Generator, like: Tensor) -> Tenso
 def joined(credit: Credit, gradient: dict[str, Tensor]) -> Credit:
     """The credit, with gradients by the RNN's parameters added."""
     found = dict(credit.gradient)
-    for name, one in gradient.items():
+    for name, part in gradient.items():
         now = found.get(f"rnn.{name}")
-        found[f"rnn.{name}"] = one if now is None else now + one
+        found[f"rnn.{name}"] = part if now is None else now + part
     return credit._replace(gradient=found)
 
 

@@ -64,7 +64,7 @@ class RTRL(Online):
         if self.closed:
             return state.new_zeros(()).expand(lanes, numbers, self.size)
         theta = self.transition.theta().items()
-        return {name: state.new_zeros(*state.shape, *one.shape, dtype=one.dtype) for name, one in theta}
+        return {name: state.new_zeros(*state.shape, *weight.shape, dtype=weight.dtype) for name, weight in theta}
 
     def moved(self, state: Tensor, held: Any, x_t: Tensor) -> Any:
         if self.traced:
@@ -91,7 +91,7 @@ class RTRL(Online):
     def _traced_step(self, state: Tensor, traces: dict[str, Tensor], x_t: Tensor) -> Moved:
         """The state and all traces, of which that of a trained embedding is for every unit, input and symbol."""
         updater, embedding = self.rnn.updater, self.rnn.embedding
-        own = {name: one for name, one in traces.items() if name != EMBEDDING}
+        own = {name: trace for name, trace in traces.items() if name != EMBEDDING}
         found: Traced = updater.trace(self.tree(state), embedding(x_t), own)
         moved = dict(found.traces)
         if EMBEDDING in traces:
@@ -102,8 +102,8 @@ class RTRL(Online):
 
     def _of_traces(self, traces: dict[str, Tensor], by_state: Tensor) -> dict[str, Tensor]:
         by = self.tree(by_state)
-        own = {name: one for name, one in traces.items() if name != EMBEDDING}
-        found = {f"updater.{name}": one for name, one in self.rnn.updater.trace_credit(own, by).items()}
+        own = {name: trace for name, trace in traces.items() if name != EMBEDDING}
+        found = {f"updater.{name}": credit for name, credit in self.rnn.updater.trace_credit(own, by).items()}
         if EMBEDDING in traces:
             found[EMBEDDING] = torch.einsum("bn,bndv->vd", by.conj(), traces[EMBEDDING]).real.contiguous()
         return found
@@ -127,12 +127,12 @@ class Jacobians(NamedTuple):
 def _generic_step(
     moved: Jacobians, held: dict[str, Tensor], by_state: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    def rows(one: Tensor) -> Tensor:
-        return one.reshape(*by_state.shape, -1)
+    def rows(tensor: Tensor) -> Tensor:
+        return tensor.reshape(*by_state.shape, -1)
 
     influence = {
         name: torch.baddbmm(rows(moved.direct[name]), moved.jacobian.to(before.dtype), rows(before)).view_as(before)
         for name, before in held.items()
     }
-    gradient = {name: torch.einsum("bn,bn...->...", by_state.to(one.dtype), one) for name, one in influence.items()}
+    gradient = {name: torch.einsum("bn,bn...->...", by_state.to(part.dtype), part) for name, part in influence.items()}
     return influence, gradient

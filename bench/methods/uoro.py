@@ -90,7 +90,7 @@ class UORO(RankOne):
     ) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
         """Back through a block: of its loss, and of the noise nu at its end, from which z = nu^T I comes."""
         s, w = held
-        one = torch.eye(s.shape[2], dtype=s.dtype, device=s.device).expand(len(s), -1, -1)
+        identity = torch.eye(s.shape[2], dtype=s.dtype, device=s.device).expand(len(s), -1, -1)
         back, z, gradient = torch.cat([torch.zeros_like(nu[:, :1]), nu], 1), torch.zeros_like(w), w.new_zeros(())
         for move, by_state in zip(reversed(moves), reversed(by_states), strict=True):
             back[:, 0] += by_state
@@ -98,7 +98,7 @@ class UORO(RankOne):
             gradient = gradient + self.summed([(b[:, :1], a[:, :1]) for b, a in pairs])
             for part, (b, a) in zip(self._views(z), pairs, strict=True):
                 part.addcmul_(b[:, 1:, :, None], (a if a.shape[1] == 1 else a[:, 1:])[..., None, :])
-            back = back @ move.push(one)
+            back = back @ move.push(identity)
         along = (s @ back[:, 0, :, None]) / self.config.copies
         gradient = gradient + self.summed([(along, w)])
         rho0, rho = ((length(a) + E) / (length(b) + E) for a, b in ((w, q), (z, nu)))

@@ -196,7 +196,7 @@ class Folder:
     def checkpoints(self) -> list[Path]:
         """The folders that have a checkpoint: of this attempt and those before it, the newest first."""
         until = self.newest if self.attempt is None else self.attempt
-        places = [self.place(one) for one in reversed(self.attempts()) if one <= until]
+        places = [self.place(attempt) for attempt in reversed(self.attempts()) if attempt <= until]
         return [place for place in (*places, self.path) if os.path.lexists(place / "checkpoint.pt")]
 
     # What changes it.
@@ -220,7 +220,7 @@ class Folder:
 
     def drop(self, pattern: str) -> None:
         """Delete such files of the attempts before this one."""
-        earlier = [self.place(one) for one in self.attempts() if one < (self.attempt or 0)]
+        earlier = [self.place(attempt) for attempt in self.attempts() if attempt < (self.attempt or 0)]
         for place in (*earlier, *([self.path] if self.attempt else [])):
             for file in place.glob(pattern):
                 with suppress(OSError):
@@ -252,11 +252,11 @@ class Folder:
 
         Returns the attempt's own file, or None when there is none that is whole.
         """
-        for one in reversed(self.attempts()):
-            own = self.place(one) / "result.json"
+        for attempt in reversed(self.attempts()):
+            own = self.place(attempt) / "result.json"
             with suppress(Damaged):
                 result = self.read_result(own)
-                if result is not None and result.get("attempt") == one and create_once(self / "result.json", own):
+                if result is not None and result.get("attempt") == attempt and create_once(self / "result.json", own):
                     return own
         return None
 
@@ -270,7 +270,7 @@ class Folder:
         aside.mkdir()
         # The result first: from here on nothing is done. (One of a later attempt: this one's owner was stopped.)
         self.withdraw(aside, lambda made: (made.get("attempt") or 0) > own)
-        for place in [*(self.place(one) for one in self.attempts() if one < own), self.path]:
+        for place in [*(self.place(attempt) for attempt in self.attempts() if attempt < own), self.path]:
             to = aside / place.name
             to.mkdir()
             for file in place.iterdir() if place.is_dir() else ():

@@ -56,8 +56,8 @@ def run_folders(path: Path | str) -> Iterator[Folder]:
                 waiting.append(place / entry.name)
             elif NAMED.search(entry.name):
                 found.append(place / entry.name)
-    for one in sorted(found, key=lambda place: place.parts):  # (sooner than as paths)
-        yield Folder(one)
+    for path in sorted(found, key=lambda place: place.parts):  # (sooner than as paths)
+        yield Folder(path)
 
 
 def _follow(link: Path, seen: set[tuple[int, int]], waiting: list[Path], found: list[Path]) -> None:
@@ -111,7 +111,7 @@ def placed(paths: Paths) -> list[Placed]:
     that another does not is a copy, and left out.
     """
     listed = [paths] if isinstance(paths, Path | str) else list(paths)
-    if listed and all(isinstance(one, Placed) for one in listed):
+    if listed and all(isinstance(cell, Placed) for cell in listed):
         return listed  # type: ignore[return-value]
     real: dict[Path, Folder] = {}
     for path in listed:
@@ -123,7 +123,7 @@ def placed(paths: Paths) -> list[Placed]:
     cells = {grid: distinct(folders) for grid, folders in grids.items()}
     counts = Counter(grid.name for grid in cells)
     outcomes = {
-        grid: {name: _outcome(one[0]) if counts[grid.name] > 1 else None for name, one in found.items()}
+        grid: {name: _outcome(cell[0]) if counts[grid.name] > 1 else None for name, cell in found.items()}
         for grid, found in cells.items()
     }
     names = tell_apart(outcomes)
@@ -170,8 +170,8 @@ def distinct(folders: Iterable[Folder]) -> dict[str, tuple[Folder, dict[str, Any
 
 def _one_of(name: str, same: list[tuple[Folder, dict[str, Any] | None]]) -> tuple[Folder, dict[str, Any] | None]:
     """The copy of a cell that counts: one that has ended, and rather the one that nobody has renamed."""
-    same = sorted(same, key=lambda one: one[0].path.name != name)
-    ended = [(one, outcome) for one in same if (outcome := _outcome(one[0])) is not None]
+    same = sorted(same, key=lambda copy: copy[0].path.name != name)
+    ended = [(copy, outcome) for copy in same if (outcome := _outcome(copy[0])) is not None]
     for other, outcome in ended[1:]:
         if outcome != ended[0][1]:
             places = f"{ended[0][0][0].path} and {other[0].path}"
@@ -198,7 +198,7 @@ def tell_apart(grids: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
     fullest = sorted(grids, key=lambda grid: (len(grids[grid]), ended[grid]), reverse=True)
     for name in dict.fromkeys(grid.name for grid in grids):
         kept: list[Path] = []
-        for grid in (one for one in fullest if one.name == name):
+        for grid in (path for path in fullest if path.name == name):
             if not any(_holds(grids[other], grids[grid]) for other in kept):
                 kept.append(grid)
         above = os.path.commonpath([grid.parent for grid in kept])

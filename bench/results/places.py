@@ -49,7 +49,7 @@ def write_grid(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def _merged(there: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    launches = [one for one in there.get("launches", ()) if one not in record["launches"]]
+    launches = [launch for launch in there.get("launches", ()) if launch not in record["launches"]]
     stated = list(there.get("stated", ()))
     return {
         **record,

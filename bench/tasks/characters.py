@@ -51,7 +51,7 @@ def read(path: Path) -> str:
         text = data.unpacked(path, MOST).decode("ascii")
     except UnicodeDecodeError:
         raise BadInput(f"{path.name} is not plain ASCII text") from None
-    if odd := sorted(one for one in set(text) if not (one.isprintable() or one.isspace())):
+    if odd := sorted(character for character in set(text) if not (character.isprintable() or character.isspace())):
         raise BadInput(f"{path.name} is not plain text: it has the control character {odd[0]!r}")
     return text
 

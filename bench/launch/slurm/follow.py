@@ -142,8 +142,8 @@ class Launch:
 
     def told(self) -> str:
         """What was sent, in a line."""
-        jobs = sum(len(one.cells) for one in self.sent)
-        numbers = ", ".join(one.number for one in self.sent)
+        jobs = sum(len(submission.cells) for submission in self.sent)
+        numbers = ", ".join(submission.number for submission in self.sent)
         sent = f"{jobs} job{'s'[: jobs > 1]} submitted ({numbers})" if jobs else "nothing submitted"
         have = "cell has a job" if self.adopted == 1 else "cells have jobs"
         return f"{self.folder.name}: {sent}" + (f"; {self.adopted} {have} already" if self.adopted else "")
@@ -282,7 +282,7 @@ class Launch:
             self.gone.pop(cell.id, None)
             self.sends[cell.id] += 1
             self._place(cell, running=False)
-        told = ", ".join(one.number for one in submit(cells, self.folder, self.options, self.settings, self.ledger))
+        told = ", ".join(sent.number for sent in submit(cells, self.folder, self.options, self.settings, self.ledger))
         for cell in cells:
             self.view.say(f"{cell.label} lost: {reasons[cell.id]}; sent again (job {told})")
 
@@ -349,15 +349,15 @@ def cancel(folder: Path) -> list[str]:
     open_cells = [name for name in ledger.places if ledger.places[name]]
     try:
         ledger.look(open_cells)
-        going = [one for one in ledger.read() if _any_active(one, ledger)]
-        for one in going:  # first, so that nobody who watches takes them for lost
-            one.cancelled = True
-            ledger.write(one)
+        going = [submission for submission in ledger.read() if _any_active(submission, ledger)]
+        for submission in going:  # first, so that nobody who watches takes them for lost
+            submission.cancelled = True
+            ledger.write(submission)
         if going:
-            queue.cancel([one.number for one in going])
+            queue.cancel([submission.number for submission in going])
     except queue.Silent as silent:
         raise BadInput(f"slurm: {silent}") from None
-    return [one.number for one in going]
+    return [submission.number for submission in going]
 
 
 def _any_active(submission: Submission, ledger: Ledger) -> bool:

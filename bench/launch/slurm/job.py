@@ -86,7 +86,7 @@ class Job:
         """Each in a worker process, so that none of them harms another."""
         options = LaunchOptions(workers=self.at_once, retry=self.retry, **self.options)
         folders = [Folder(Path(self.grid) / name) for name in self.cells]
-        cells = plan((one.run() for one in folders if self._is_left(one)), Path(self.grid), options)
+        cells = plan((folder.run() for folder in folders if self._is_left(folder)), Path(self.grid), options)
         board = Board(cells, self.retry)
         Workers(Share(board, View(board), options), stop).run()
 

@@ -98,7 +98,7 @@ class Ledger:
         for file in (self.folder / "jobs").glob("*.json"):
             if record := read_json(file, FORM):
                 found.append(Submission(**record))
-        found.sort(key=lambda one: one.submitted)
+        found.sort(key=lambda submission: submission.submitted)
         self.places = {}
         for submission in found:
             for number, cells in submission.jobs():
@@ -120,7 +120,7 @@ class Ledger:
             place.submission.number: place.submission for cell in cells for place in self.places.get(cell, [])
         }
         self.cluster = queue.cluster() if submissions else None
-        self.queue = queue.jobs(one.number for one in submissions.values() if one.cluster == self.cluster)
+        self.queue = queue.jobs(sent.number for sent in submissions.values() if sent.cluster == self.cluster)
 
     def job(self, cell: str) -> tuple[Place, queue.Job | None] | None:
         """The job of a cell: one that waits or runs, else the last; None when it was never submitted."""

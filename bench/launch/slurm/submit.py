@@ -132,7 +132,9 @@ def submit(
                 kept = {name: status[name] for name in (*FACTS, "attempt") if name in status}
                 cell.folder.set_status("pending", **kept)
         for array in found:
-            array.numbers = [one.number for one, earlier in zip(sent, found, strict=False) if earlier.wave < array.wave]
+            array.numbers = [
+                submission.number for submission, earlier in zip(sent, found, strict=False) if earlier.wave < array.wave
+            ]
             array.numbers += _sources(array, ledger)
             sent.append(_send(array, grid, options, ledger, has_gpus(settings)))
             ledger.write(sent[-1])
@@ -158,9 +160,9 @@ def _sources(array: Array, ledger: Ledger) -> list[str]:
 def withdraw(sent: Sequence[Submission], ledger: Ledger) -> None:
     """Cancel submissions as if they had not been made."""
     with contextlib.suppress(queue.Silent):
-        queue.cancel([one.number for one in sent])
-    for one in sent:
-        ledger.forget(one)
+        queue.cancel([submission.number for submission in sent])
+    for submission in sent:
+        ledger.forget(submission)
 
 
 def _send(array: Array, grid: Path, options: LaunchOptions, ledger: Ledger, gpu: bool) -> Submission:

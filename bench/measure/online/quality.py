@@ -111,11 +111,11 @@ def _forward(problem: Problem, method: Any, lanes: int) -> Tensor:
     """Of a method that carries credit forward: a draw is a lane."""
     (part,) = method.parts
     lane_by_lane(method)
-    x, y = (one.repeat(lanes, 1) for one in problem.batch[:2])
+    x, y = (tokens.repeat(lanes, 1) for tokens in problem.batch[:2])
     columns, block = x.shape[1], method.block
     noise, carry, total = method.draw((lanes, columns), "train"), method.begin(lanes), torch.zeros(())
     for t in range(0, columns, block):
-        x_t, y_t = ((one[:, t] if block == 1 else one[:, t : t + block]) for one in (x, y))
+        x_t, y_t = ((whole[:, t] if block == 1 else whole[:, t : t + block]) for whole in (x, y))
         carry, credit = method.step(carry, x_t, y_t, noise[t] if isinstance(noise, Tensor) else ())
         total = total + credit.gradient[f"rnn.{EVERYTHING}"]
     return _looked_at(problem, total.unflatten(1, (part.q, part.m)))
