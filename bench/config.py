@@ -1,4 +1,4 @@
-"""What a run is: a frozen, hashable description that holds everything that changes its outcome, and nothing else.
+"""The description of a run: frozen, hashable, with everything that changes its outcome and nothing else.
 
 Configs are validated strictly: an unknown key, a wrong type or an impossible value raises `BadInput` with one line that
 names the field, what was given, what is allowed and the nearest valid name.
@@ -55,7 +55,7 @@ class Config(BaseModel):
 
 
 def _ordered(plain: Any, value: Any) -> Any:
-    """JSON data of a value, in one form for all that are equal: sets, whose order is another at each start, sorted."""
+    """JSON data of a value, the same for equal values: sets are sorted, as their order differs between processes."""
     if isinstance(plain, dict) and isinstance(value, BaseModel):
         return {name: _ordered(inner, getattr(value, name, None)) for name, inner in plain.items()}
     if isinstance(plain, dict) and isinstance(value, Mapping):
@@ -68,7 +68,7 @@ def _ordered(plain: Any, value: Any) -> Any:
 
 
 def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> BadInput:
-    errors = error.errors()  # a key that is unknown may be what was meant by one that is missing
+    errors = error.errors()  # an unknown key is reported first: it may be a misspelt required one
     first = next((fault for fault in errors if fault["type"] == "extra_forbidden"), errors[0])
     *parents, field = [str(part) for part in first["loc"]] or [""]
     path = ".".join(cut(part) for part in (where, *parents, field) if part)
@@ -89,13 +89,13 @@ def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> BadIn
 def _fields_at(cls: type[BaseModel], parents: list[str]) -> Mapping[str, Any]:
     """The fields of the config nested in `cls` under these names."""
     for name in parents:
-        if name in cls.model_fields:  # or it is a place in a list
+        if name in cls.model_fields:  # (else it is an index into a list)
             cls = config_in(cls.model_fields[name]) or cls
     return cls.model_fields
 
 
 def config_in(field: FieldInfo) -> type[Config] | None:
-    """The config that a field holds, alone, in a list, or beside None; None when it holds no config."""
+    """The class of the config that a field holds, alone, in a list, or as an option; None when it holds no config."""
     options = [field.annotation, *get_args(field.annotation)]
     return next((option for option in options if isinstance(option, type) and issubclass(option, Config)), None)
 
@@ -112,10 +112,11 @@ class Budget(Config):
     tokens: Positive | None = Field(None, description="inputs drawn: batch size x length, each counted once")
     seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="training seconds; not reproducible")
     cpu_seconds: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="of all threads of the process; not reproducible either, but not a matter of what else runs"
+        None,
+        description="processor seconds of all threads of the process; not reproducible, but independent of other load",
     )
     flops: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="arithmetic of the training steps, elementwise work included; priced by one traced step"
+        None, description="FLOPs of the training steps, elementwise ones included, estimated from one traced step"
     )
     sequential_flops: Annotated[float, Field(gt=0)] | None = Field(
         None, description="as flops, but only along the longest chain of operators that depend on one another"
@@ -138,25 +139,25 @@ class Budget(Config):
 
 
 class Optimiser(Config):
-    """One for all methods; the defaults are the paper's."""
+    """The optimiser of every method. The defaults are the paper's."""
 
     kind: Literal["adamw", "sgd"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 3e-4
-    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="of adamw")
-    decay: NonNegative = Field(0.01, description="of the weights, in multiples of the rate")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="of AdamW")
+    decay: NonNegative = Field(0.01, description="weight decay, as a multiple of the learning rate")
     decay_on: Literal["all", "matrices"] = Field("all", description="matrices: vectors such as biases do not decay")
     warmup: Share = Field(0.01, description="share of the phase in which the learning rate rises linearly from 0")
     schedule: Literal["constant", "cosine", "inverse", "inverse_sqrt"] = Field(
         "constant", description="after the warm-up; the last two fall as (the square root of) warmup / progress"
     )
-    floor: Share = Field(0.0, description="below this share of lr the schedule does not fall")
-    clip: Annotated[float, Field(gt=0)] | None = Field(1.0, description="gradient norm, per parameter group")
+    floor: Share = Field(0.0, description="lowest learning rate of a schedule, as a share of lr")
+    clip: Annotated[float, Field(gt=0)] | None = Field(1.0, description="largest gradient norm of a parameter group")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="score, and hand on, the average of the weights, which keeps this share of itself at a step"
+        None, description="decay per step of an average of the weights, which is scored and passed to the next phase"
     )
 
     @model_validator(mode="after")
-    def _falls_from_somewhere(self) -> Optimiser:
+    def _has_warmup_to_fall_from(self) -> Optimiser:
         if self.schedule.startswith("inverse") and not self.warmup:
             raise ValueError(f"schedule {self.schedule} falls from the end of the warm-up; warmup should be above 0")
         return self
@@ -169,7 +170,7 @@ class TaskConfig(Config):
 
 
 class ModelConfig(Config):
-    """Sizes of all models of a run. The defaults are the paper's; widths that it does not state are this project's."""
+    """Sizes of all models of a run. The defaults are the paper's, or this project's for widths that it leaves open."""
 
     backbone: str = Field("transformer", description="the RNN's updater")
     d: Positive = Field(256, description="width of a token")
@@ -178,27 +179,29 @@ class ModelConfig(Config):
     head_width: Positive | None = Field(None, description="width of one attention head; null: d / heads")
     feedforward: Positive = Field(4, description="hidden width of a block's feed-forward part, in multiples of d")
     encoder_layers: Positive = 8
-    decoder_layers: Positive = Field(4, description="of the teacher's decoder and of the RNN's readout")
+    decoder_layers: Positive = Field(4, description="blocks of the teacher's decoder and of the RNN's readout")
     updater_layers: Positive = 8
     updater_width: Positive | None = Field(
         None,
-        description="hidden width of mlp and gru, units of the classic cells; null: as many parameters as transformer",
+        description="hidden width of mlp and gru, units of the classic cells; null: matches transformer's parameters",
     )
     reset: Literal["after", "before"] = Field(
-        "after", description="of gru-cell: where its reset gate is, after the product with the state or before it"
+        "after", description="gru-cell: whether the reset gate is applied after the product with the state or before it"
     )
     chrono: Annotated[int, Field(ge=3)] | None = Field(
-        None, description="T: the gates that keep a state begin with biases log U(1, T - 1), to do so for up to T steps"
+        None,
+        description="T: gates that keep the state start with biases log U(1, T - 1), and so remember up to T steps",
     )
-    embedding: Literal["learned", "fixed"] = Field("learned", description="of the RNN; fixed: random vectors")
+    embedding: Literal["learned", "fixed"] = Field("learned", description="the RNN's embedding; fixed: random vectors")
     readout: Literal["transformer", "linear"] = Field(
-        "transformer", description="of the RNN: blocks as in SMT's decoder, or one linear map of the features"
+        "transformer", description="the RNN's readout: blocks as in SMT's decoder, or one linear map of the features"
     )
     initialisation: Literal["scaled", "pytorch"] = Field(
-        "scaled", description="of linear maps in blocks: normal, the residual stream's scale kept; or as PyTorch has it"
+        "scaled",
+        description="linear maps in blocks: normal, with the residual stream's scale kept; or PyTorch's default",
     )
     transformer_layers: Positive | None = Field(
-        None, description="of the causal Transformer; null: as many as updater and readout have together"
+        None, description="blocks of the causal Transformer; null: as many as updater and readout together"
     )
     parameters: Annotated[int, Field(gt=0, le=10**12)] | None = Field(
         None, description="choose d (a multiple of heads) so that the predictor has nearly this many parameters"
@@ -222,17 +225,20 @@ class CurriculumConfig(Config):
     """Sequences that grow while a run trains. Exactly one of `below` and `within` says when the next length opens."""
 
     lengths: tuple[Positive, ...] | None = Field(
-        None, description="rising; the task's own comes after those below it; null: powers of two from 8 on"
+        None, description="in rising order; the task's own comes after those below it; null: powers of two from 8 on"
     )
     below: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="nats above the task's least loss: the next opens at a lower mean loss of the longest open"
+        None,
+        description="the next length opens once the mean loss at the longest open one is this near the floor, in nats",
     )
-    batches: Positive = Field(10, description="batches of the longest open length in such a mean")
+    batches: Positive = Field(10, description="batches of the longest open length over which that loss is averaged")
     within: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="share of the budget over which the lengths open, evenly"
     )
-    mixed: bool = Field(True, description="draw each batch's length among the open ones; false: the longest")
-    rate: Annotated[float, Field(gt=0)] = Field(1.0, description="multiplies the rate from the second length on")
+    mixed: bool = Field(True, description="draw the length of each batch from the open ones; false: use the longest")
+    rate: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="factor on the learning rate from the second length on"
+    )
 
     @model_validator(mode="after")
     def _opens_and_rises(self) -> CurriculumConfig:
@@ -249,10 +255,11 @@ class TrainingConfig(Config):
     budget: Budget
     batch_size: Positive = 128
     columns: Positive | None = Field(
-        None, description="of a batch of a stream, rounded to whole pieces of the method; null: the task's length"
+        None,
+        description="columns of a batch of a stream, rounded to whole pieces of the method; null: the task's length",
     )
     engine: Literal["eager", "compiled", "auto"] = Field(
-        "eager", description="compiled: losses by torch.compile; auto: so where method and machine allow it"
+        "eager", description="compiled: by torch.compile; auto: compiled where method and machine allow it"
     )
     accumulate: Positive = Field(1, description="gradients that are averaged into one optimiser step")
     optimiser: Optimiser = Optimiser()
@@ -263,7 +270,7 @@ class TrainingConfig(Config):
 
 
 class StreamEvaluation(Config):
-    """How a method that learns from a stream is scored: on held-out lanes, from their start on, with carried memory."""
+    """How a method that learns from a stream is scored: on held-out lanes, from their start, with carried memory."""
 
     lanes: Positive = 64
     burn_in: Natural = Field(256, description="columns that are read first and not scored")
@@ -271,22 +278,22 @@ class StreamEvaluation(Config):
 
 
 class EvaluationConfig(Config):
-    """What is scored and how often. Sets are drawn once, on the CPU, from streams of their own."""
+    """What is scored and how often. Evaluation sets are drawn once, on the CPU, from random streams of their own."""
 
-    sequences: Positive = Field(512, description="test sequences for the trained predictor")
-    reference_sequences: Positive = Field(64, description="test sequences for reference lines such as SMT's teacher")
+    sequences: Positive = Field(512, description="test sequences on which the trained predictor is scored")
+    reference_sequences: Positive = Field(64, description="the same for reference lines such as SMT's teacher")
     every: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="share of the budget between two evaluations")
     lengths: tuple[Positive, ...] = Field((), description="further test lengths, scored at the end")
     stream: StreamEvaluation = StreamEvaluation()
-    score_from: Natural = Field(0, description="positions before this one are neither trained on nor scored")
+    score_from: Natural = Field(0, description="first position that is trained on and scored")
 
 
 class InitFrom(Config):
     """Start from the weights that another run had at the end of one of its phases."""
 
-    run: str = Field(description="that run's id")
+    run: str = Field(description="id of that run")
     phase: str = Field(
-        description="a phase that this run's method has too; it and those before it are not trained again"
+        description="a phase that both methods have; this run does not train it or those before it again"
     )
 
     @field_validator("run")
@@ -351,7 +358,7 @@ class Run:
         )
 
     def describe(self) -> dict[str, Any]:
-        """The canonical form: nested plain data without what is at its default; `Run.parse` reads it back."""
+        """The canonical form: nested plain data without defaults. `Run.parse` reads it back."""
         described = {
             "task": {"name": self.task, **self.task_config.changes()},
             "method": {"name": self.method, **self.method_config.changes()},
@@ -382,7 +389,7 @@ class Run:
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def __hash__(self) -> int:
-        return hash(self.identity)  # a plugin's fields may hold what has no hash of its own
+        return hash(self.identity)  # a plugin's fields may hold values without a hash
 
     @cached_property
     def id(self) -> str:
@@ -413,12 +420,12 @@ class Outline(Config):
 
 
 def uses_backbone(method: str) -> bool:
-    """Whether a method has an RNN; the backbone of one that has none changes nothing, and is `transformer`."""
+    """Whether a method trains an RNN. For any other method the backbone has no effect, and is set to `transformer`."""
     return bool(getattr(registry.methods.get(method), "recurrences", True))
 
 
 def _configured(kind: registry.Registry[Any], data: dict[str, Any], where: str) -> tuple[Any, Any]:
-    """The class that `data["name"]` says and its config from the rest of `data`."""
+    """The class that `data["name"]` names, and its config from the other keys."""
     fields = dict(data)
     name = fields.pop("name", None)
     prefix = f"{where}.{kind.kind}" if where else kind.kind
@@ -426,12 +433,12 @@ def _configured(kind: registry.Registry[Any], data: dict[str, Any], where: str) 
         raise BadInput(f"{prefix}.name: {shown(name)} given; should be a {kind.kind}'s name: {', '.join(kind.names())}")
     cls = kind.get(name)
     config = cls.Config.parse(fields, f"{prefix}({name})")
-    _require_that_it_is_kept(config, f"{prefix}({name})")
+    _require_json_round_trip(config, f"{prefix}({name})")
     return cls, config
 
 
-def _require_that_it_is_kept(config: Config, where: str) -> None:
-    """Raise `BadInput` when what identifies a config, and what results keep of it, is not all of it."""
+def _require_json_round_trip(config: Config, where: str) -> None:
+    """Raise `BadInput` when a config changes on its way through JSON, which identifies it and which results keep."""
     try:
         config._spelled_out()
         again = type(config).parse(config.changes(), where)

@@ -1,11 +1,11 @@
-"""The engine: from a batch to gradients that are ready for a step, whatever form the method has.
+"""The engine: turns a batch into gradients for an optimiser step, whichever form of training the method has.
 
     losses     one piece of a stream, or a batch: forward, backward
     step       column by column: credit is added up over a window, divided by its scored labels
     gradients  the method's own generator
 
-Every random choice comes before the arithmetic, from `Method.draw`. Nothing waits for the device inside a step: which
-columns of a stream are scored and where lanes restart is looked up once a batch.
+Random choices are made before the arithmetic, by `Method.draw`. Nothing waits for the device inside a step: which
+columns of a stream are scored and where lanes restart is looked up once per batch.
 
 `training.engine` says whether the arithmetic of `losses` runs operator by operator (eager) or is compiled first.
 """
@@ -35,20 +35,20 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 class Ready(NamedTuple):
-    """A stretch of a batch is done, and its gradients are in `.grad`."""
+    """The outcome of a stretch of a batch, whose gradients are in `.grad`."""
 
     columns: int
     """The number of columns of the batch; a generator's first stretch has all of them, as it does not say."""
     scalars: dict[str, Tensor] | None
     """The method's scalars, detached, a "loss" among them; None: nothing was scored, so there is no step to take."""
     labels: int | None = None
-    """For a stream, the number of scored labels, over which the scalars are means; None where a generator counts."""
+    """For a stream, the number of scored labels over which the scalars are means; None for a generator."""
     whole: bool = True
-    """Whether the batch so far is done: False while a generator is still working on it."""
+    """Whether the batch is done as far as it was read; False while a generator is still working on it."""
 
 
 def form_of(cls: type[Method]) -> Form:
-    """Which of the three forms of training a method has: the one that its class, or its nearest base class, defines."""
+    """The form of training that a method's class, or else its nearest base class, defines."""
     for ancestor in cls.__mro__:
         if ancestor is Method:
             break
@@ -59,7 +59,7 @@ def form_of(cls: type[Method]) -> Form:
 
 
 def uncompilable(run: Run) -> str | None:
-    """Why the steps of a run that asks to be compiled cannot be on any machine; None when they can."""
+    """Why no machine can compile the steps of a run that asks for it; None when they can be compiled."""
     method = registry.methods.get(run.method)
     form = form_of(method)
     if run.training.engine != "compiled" or form == "losses":
@@ -70,7 +70,7 @@ def uncompilable(run: Run) -> str | None:
 
 
 def compiles(run: Run) -> bool:
-    """Whether the steps of this run are compiled on this machine. Raises `BadInput` where they should be and cannot."""
+    """Whether this machine compiles the steps of a run. Raises `BadInput` where it should and cannot."""
     wanted = run.training.engine
     if wanted == "eager" or (wanted == "auto" and form_of(registry.methods.get(run.method)) != "losses"):
         return False
@@ -81,7 +81,7 @@ def compiles(run: Run) -> bool:
 
 
 class Engine:
-    """Computes the gradients of each stretch of a batch, and keeps what must survive from one stretch to the next."""
+    """Computes the gradients of each stretch of a batch, and keeps the carry and the optimiser between stretches."""
 
     def __init__(
         self,
@@ -106,16 +106,16 @@ class Engine:
         self.pending = 0
         """The number of gradients since the last step."""
         self.held: list[Tensor | None] = []
-        """Their sums, where several gradients make one step."""
+        """The sums of these gradients, where several make one step."""
         self.clipped: Tensor | None = None
-        """The share of groups that the last step clipped, where the gradient is unbiased: clipping would bias it."""
+        """The share of groups that the last step clipped, for an unbiased gradient, which clipping would bias."""
 
     def stretches(self, batch: Batch) -> Iterator[Ready]:
-        """Go through a batch, and yield whenever gradients are ready or it is clear that there are none."""
+        """Go through a batch, and yield whenever the gradients of a stretch are ready, or it turns out to have none."""
         method, width = self.method, batch.x.shape[1]
         form, streams = form_of(type(method)), method.data == "streams"
         if form == "gradients":
-            yield from self._generated(batch)
+            yield from self._generate(batch)
             return
         scored, starts = column_counts(batch) if streams else (None, [False] * width)
         if self.carry is None or not streams:
@@ -129,12 +129,12 @@ class Engine:
             labels = None if scored is None else sum(scored[columns])
             some = labels != 0
             if form == "losses":
-                scalars = self._differentiated(piece, drawn, some)
+                scalars = self._differentiate(piece, drawn, some)
             else:
-                scalars = self._added_up(piece, drawn, starts[columns])
+                scalars = self._online_gradient(piece, drawn, starts[columns])
             yield Ready(piece.x.shape[1], scalars if some else None, labels)
 
-    def _differentiated(self, piece: Batch, drawn: Any, some: bool) -> dict[str, Tensor]:
+    def _differentiate(self, piece: Batch, drawn: Any, some: bool) -> dict[str, Tensor]:
         """Compute the method's losses and differentiate them; where nothing is scored, compute them uncompiled."""
         assert self.carry is not None
         compiled = self.compiled if some else None
@@ -147,10 +147,12 @@ class Engine:
         self.carry = Carry(*(map_tree(Tensor.detach, part) for part in carry))
         return {name: value.detach() for name, value in scalars.items()}
 
-    def _added_up(self, piece: Batch, drawn: Any, starts: list[bool]) -> dict[str, Tensor]:
+    def _online_gradient(self, piece: Batch, drawn: Any, starts: list[bool]) -> dict[str, Tensor]:
         """Set `.grad` to the credit of an online method over a window, per scored label; return the scalars."""
         carry, (gradient, weight, scalars) = (
-            self._in_blocks(self.compiled, piece, drawn) if self.compiled else self._by_column(piece, drawn, starts)
+            self._by_compiled_block(self.compiled, piece, drawn)
+            if self.compiled
+            else self._by_column(piece, drawn, starts)
         )
         labels = weight.clamp(min=1)
         means = torch._foreach_div([*gradient.values()], labels)
@@ -161,7 +163,7 @@ class Engine:
         return {name: total / labels for name, total in scalars.items()}
 
     def _by_column(self, piece: Batch, drawn: Any, starts: list[bool]) -> tuple[Carry, Any]:
-        """The carry after a piece and the sum of its credit, a column or a block of the method's at a time."""
+        """The carry after a piece and the sum of its credit, computed a column, or a block of the method, at a time."""
         method, carry, total = self.method, self.carry, None
         assert carry is not None and piece.start is not None
         fresh = method.begin(len(piece.x)).lanes if any(starts) else ()
@@ -174,11 +176,11 @@ class Engine:
                 carry = carry._replace(lanes=reset(carry.lanes, fresh, piece.start[:, t]))
             with torch.no_grad(), self.autocast():
                 carry, credit = method.step(carry, x_t, y_t, map_tree(lambda choices, t=t: choices[t], drawn))
-            total = _plus(total, credit)
+            total = _add_credit(total, credit)
         return carry, total
 
-    def _in_blocks(self, compiled: compiling.Compiled, piece: Batch, drawn: Any) -> tuple[Carry, Any]:
-        """The same by compiled blocks of `BLOCK` columns, and one of what is left over."""
+    def _by_compiled_block(self, compiled: compiling.Compiled, piece: Batch, drawn: Any) -> tuple[Carry, Any]:
+        """The same in compiled blocks of `BLOCK` columns, of which the last may be shorter."""
         assert self.carry is not None
         carry, total = self.carry._replace(lanes=map_tree(Tensor.contiguous, self.carry.lanes)), None
         fresh = map_tree(Tensor.contiguous, self.method.begin(len(piece.x)).lanes)
@@ -187,23 +189,23 @@ class Engine:
             block = [part[:, columns].contiguous() for part in piece if part is not None]
             choices = map_tree(lambda choice, columns=columns: choice[columns].contiguous(), drawn)
             with torch.no_grad(), self.autocast():
-                if not compiled.times:  # what a method looks up once, it looks up here
+                if not compiled.times:  # the method caches what it looks up once
                     self._block(carry, fresh, block, choices)
                 carry, credit = compiled(carry, fresh, block, choices)
             compiled.tell(f"phase {self.phase.name}, {tuple(block[0].shape)}")
-            total = _plus(total, credit)
+            total = _add_credit(total, credit)
         return carry, total
 
     def _block(self, carry: Carry, fresh: Any, block: list[Tensor], drawn: Any) -> tuple[Carry, Any]:
-        """The carry after some columns (x, y, start), each (B, n), and the sum of their credit. What is compiled."""
+        """Compiled: the carry after the columns of a block (x, y, start), each (B, n), and the sum of their credit."""
         total: Any = None
         for t, (x_t, y_t, start) in enumerate(zip(*(part.unbind(1) for part in block), strict=True)):
-            carry = carry._replace(lanes=map_tree(partial(_mixed, start), carry.lanes, fresh))
+            carry = carry._replace(lanes=map_tree(partial(_reset_by_lerp, start), carry.lanes, fresh))
             carry, credit = self.method.step(carry, x_t, y_t, map_tree(lambda choices, t=t: choices[t], drawn))
-            total = _plus(total, credit)
+            total = _add_credit(total, credit)
         return carry, total
 
-    def _generated(self, batch: Batch) -> Iterator[Ready]:
+    def _generate(self, batch: Batch) -> Iterator[Ready]:
         found, columns = self.method.gradients(batch, self.phase.name), batch.x.shape[1]
         while True:
             with self.autocast():
@@ -214,10 +216,10 @@ class Engine:
             columns = 0
 
     def take(self, rate: float) -> bool:
-        """Take in the gradients that are ready. Once they are complete, clip their mean, step and return True."""
+        """Collect the gradients that are ready. Once `accumulate` are there, clip their mean, step, and return True."""
         self.pending += 1
         if self.accumulate > 1:
-            self._hold()
+            self._accumulate()
             if self.pending < self.accumulate:
                 return False
             for parameter, sum_ in zip(self.parameters, self.held, strict=True):
@@ -237,18 +239,18 @@ class Engine:
         return True
 
     def shown(self) -> AbstractContextManager[None]:
-        """Within this context the parameters are those that are scored: their average, where one is kept."""
+        """Within this context the parameters have the values that are scored: their average, where one is kept."""
         return self.average.shown() if self.average else nullcontext()
 
     def leave(self) -> None:
-        """End the phase: the parameters become those that were scored, and pending gradients are dropped."""
+        """End the phase: set the parameters to the values that were scored, and drop pending gradients."""
         if self.average:
             self.average.copy_to_parameters()
         self.method.zero_grad()
         self.pending, self.held = 0, []
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on, apart from the method's own state, as plain values and tensors."""
+        """All that the next step depends on apart from the method's parameters, as plain values and tensors."""
         return {
             "optimiser": self.optimiser.state_dict(),
             "average": self.average.values if self.average else None,
@@ -259,7 +261,7 @@ class Engine:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave, its tensors on the method's device."""
+        """Restore a `state_dict` whose tensors are on the method's device."""
         self.optimiser.load_state_dict(state["optimiser"])
         if self.average:
             self.average.values = state["average"]
@@ -267,7 +269,7 @@ class Engine:
         self.carry = None if state["carry"] is None else Carry(*state["carry"])
         self.method.carry = state["own"]
 
-    def _hold(self) -> None:
+    def _accumulate(self) -> None:
         """Move `.grad` into the sums and clear it: a method may assign it as well as add to it."""
         held = self.held or [None] * len(self.parameters)
         for i, parameter in enumerate(self.parameters):
@@ -278,18 +280,18 @@ class Engine:
         self.held = held
 
 
-def _mixed(start: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    """As `reset`, by arithmetic: chosen by a mask, a compiled block of UORO's steps took three times as long."""
+def _reset_by_lerp(start: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """Like `reset`, by arithmetic: with a mask, a compiled block of UORO's steps took three times as long."""
     return torch.lerp(old, new, start.to(old.dtype).view(-1, *[1] * (old.ndim - 1)))
 
 
-def _plus(total: Any, credit: Any) -> Any:
-    """The sum of credit so far, a tree, and more of it."""
+def _add_credit(total: Any, credit: Any) -> Any:
+    """The total credit, a tree, with another column's or block's added; None: it is the first."""
     return tuple(credit) if total is None else map_tree(torch.add, total, tuple(credit))
 
 
 def blocks(starts: list[bool], size: int) -> list[tuple[int, int]]:
-    """Blocks of columns as half-open ranges (first, end): of that size, but cut where some lane restarts."""
+    """Half-open ranges (first, end) of at most `size` columns, cut where some lane restarts."""
     found, first = [], 0
     for t in range(1, len(starts) + 1):
         if t == len(starts) or starts[t] or t - first == size:
@@ -302,5 +304,5 @@ def column_counts(batch: Batch) -> tuple[list[int], list[bool]]:
     """For each column of a stream: the number of scored labels in it, and whether some lane restarts before it."""
     assert batch.start is not None
     counts = torch.stack([(batch.y != IGNORED).sum(0), batch.start.sum(0)])
-    scored, starts = counts.tolist()  # the only time in a batch that the device is waited for
+    scored, starts = counts.tolist()  # the only place in a batch that waits for the device
     return scored, [count > 0 for count in starts]

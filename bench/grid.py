@@ -65,20 +65,20 @@ KINDS: dict[str, registry.Registry[Any]] = {"task": registry.tasks, "method": re
 SHIPPED = files("bench") / "grids"
 
 MOST_DOTS = 8
-"""In a key; no field is so deep."""
+"""Dots in a key, more than any field needs."""
 MOST_CELLS = 100_000
-"""Of a grid; they are counted before any is made."""
+"""Cells of a grid; they are counted before any is made."""
 
 Fields = dict[str, Any]
 """Fields of a run as nested plain data; partial while a grid is expanded."""
 Conditions = list[tuple[tuple[str, ...], list[Any]]]
 """Paths of fields, and the values allowed at each."""
 Site = Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], bool]]
-"""From the `slurm` section of a grid to the settings of a launch, and whether its jobs have GPUs."""
+"""Maps the `slurm` section of a grid to the settings of a launch, and whether its jobs have GPUs."""
 
 
 class GridFile(Config):
-    """The keys of a grid file; see the module's text."""
+    """The keys of a grid file, as the module's docstring describes them."""
 
     about: str = ""
     base: dict[str, Any] = {}
@@ -94,14 +94,14 @@ class GridFile(Config):
 
 
 class Override(Config):
-    """Fields for the cells that match."""
+    """Fields that are set in the cells that match."""
 
     where: dict[str, Any]
     set: dict[str, Any]
 
 
 class Part(Config):
-    """A grid within a grid."""
+    """One of several grids in a file, which share its other keys."""
 
     base: dict[str, Any] = {}
     axes: dict[str, list[Any]] = {}
@@ -122,7 +122,7 @@ class Place(NamedTuple):
     off: tuple[str, ...]
     """The fields in which it departs from the grid's default setting; a cell with none is no ablation.
 
-    They are the ladder's, and those of method, model and training that are an axis with the default among its values.
+    They are the ladder's field, and axes of method, model and training whose values include the default.
     """
 
 
@@ -137,14 +137,14 @@ class Grid:
     compare: Tolerances = dataclasses.field(default_factory=Tolerances)
     slurm: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     places: Mapping[str, Place] = dataclasses.field(default_factory=dict)
-    """Id -> place; of a cell that several parts have, the one with the fewest fields off."""
+    """Id -> place. A cell of several parts has the place with the fewest fields off."""
     stated: tuple[tuple[str, ...], ...] = ()
     """The fields that axes and ladders vary; those of a case together."""
     launch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The grid's file and what `--set` changed in it, as plain data."""
 
     def record(self) -> dict[str, Any]:
-        """What `bench.results.places` keeps of it beside its cells."""
+        """The grid's record, which `bench.results.places` keeps beside its cells."""
         belong = groups({run.id: run.describe() for run in self.runs})
         cells = {
             run.id: {"group": belong[run.id], "seed": run.seed, **self.places[run.id]._asdict()} for run in self.runs
@@ -173,7 +173,7 @@ class Collection:
     single: bool = False
 
     def folder(self, results: Path, grid: Grid) -> Path:
-        """Where a grid of it keeps its results."""
+        """The folder in which one of the grids keeps its results."""
         return results / grid.name if self.single else results / self.name / grid.name
 
 
@@ -181,17 +181,17 @@ class Collection:
 
 
 def grid_names() -> dict[str, str]:
-    """The shipped grids: name -> what it is for."""
+    """The shipped grids: name -> description."""
     return {name: parse_yaml(file.read_text("utf-8"), file.name).get("about", "").strip() for name, file in _shipped()}
 
 
 def _shipped() -> list[tuple[str, Traversable]]:
-    """Their names and files, in alphabetical order."""
+    """Names and files of the shipped grids, in alphabetical order."""
     return sorted((file.name[:-5], file) for file in SHIPPED.iterdir() if file.name.endswith(".yaml"))
 
 
 def load_collection(name: str, sets: Sequence[str] = (), site: Site | None = None) -> Collection:
-    """As `load_grid`; also of a file that gathers grids. The overrides hold for each of those that are trained."""
+    """Like `load_grid`, also for a file that gathers grids. The overrides apply to each of them that is trained."""
     stem, data = _read(name)
     if not (isinstance(data, Mapping) and "grids" in data):
         return Collection(stem, (make_grid(stem, data, sets, site),), single=True)
@@ -208,7 +208,7 @@ def load_collection(name: str, sets: Sequence[str] = (), site: Site | None = Non
 
 
 def _require_different(names: Sequence[str], where: str) -> None:
-    """Raise `BadInput` where two grids would share a folder; there are file systems to which A is a."""
+    """Raise `BadInput` where two grids would share a folder, on a file system that ignores case too."""
     seen = set[str]()
     for name in names:
         if name.casefold() in seen:
@@ -217,13 +217,13 @@ def _require_different(names: Sequence[str], where: str) -> None:
 
 
 def load_grid(name: str, sets: Sequence[str] = (), site: Site | None = None) -> Grid:
-    """A shipped grid, by name, or a YAML file, with `--set` overrides "KEY=VALUE" applied."""
+    """Load a shipped grid, by name, or a YAML file, and apply `--set` overrides "KEY=VALUE"."""
     stem, data = _read(name)
     return make_grid(stem, data, sets, site)
 
 
 def _read(given: str) -> tuple[str, Any]:
-    """A grid's name and what its file holds."""
+    """The name of a grid and the contents of its file."""
     shipped = [name for name, _ in _shipped()]
     if not is_grid_file(given):
         if given not in shipped:
@@ -233,10 +233,10 @@ def _read(given: str) -> tuple[str, Any]:
 
 
 def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None = None) -> Grid:
-    """Expand what a grid file holds into runs.
+    """Expand the contents of a grid file into runs.
 
-    `site` is for cells that run elsewhere: it makes settings of the grid's `slurm` section, and says whether there are
-    GPUs there.
+    `site` is for cells that run elsewhere: it turns the grid's `slurm` section into settings, and says whether there
+    are GPUs there.
     """
     where = f"grid {folder_name(name, 'grid')}"
     if not isinstance(data, Mapping):
@@ -248,7 +248,7 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None 
         if measure not in MEASURES:
             raise unknown(f"{where}: measure", measure, MEASURES)
     settings, gpu = (grid.slurm, None) if site is None else site(grid.slurm)
-    given = _given(sets)
+    given = _parse_sets(sets)
     cells, places = list[Fields](), list[Place]()
     for cell, place in _cells(grid, given, where, gpu):
         cells.append(cell)
@@ -259,7 +259,7 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None 
     selectors = [_take_selector(cell) for cell in cells]
     runs = [_resolve(cell, where, gpu) for cell in cells]
     runs = [
-        _link(run, selector, runs, where) if selector else run for run, selector in zip(runs, selectors, strict=True)
+        _linked(run, selector, runs, where) if selector else run for run, selector in zip(runs, selectors, strict=True)
     ]
     unique = {run.id: run for run in runs}
     order = sorted(zip(runs, places, strict=True), key=lambda pair: (-len(pair[1].off), pair[1].rung is None))
@@ -271,7 +271,7 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None 
         grid.compare,
         settings,
         {run.id: place for run, place in order},
-        _stated(grid, given),
+        _varied_fields(grid, given),
         {"grid": data, "set": list(sets)},
     )
 
@@ -280,7 +280,7 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None 
 
 
 def parse_set(text: str) -> tuple[str, Any]:
-    """`--set KEY=VALUE`: the key, checked, and the value, read as YAML."""
+    """Split `--set KEY=VALUE` into the key, which is checked, and the value, which is read as YAML."""
     key, equals, value = text.partition("=")
     if not equals:
         raise BadInput(f"--set {shown(text)}: should be KEY=VALUE, for example training.optimiser.lr=1e-3")
@@ -288,8 +288,8 @@ def parse_set(text: str) -> tuple[str, Any]:
     return key.strip(), parse_yaml(value, f"--set {cut(text)}")
 
 
-def _given(sets: Sequence[str]) -> dict[str, Any]:
-    """What `--set` fixes, by key."""
+def _parse_sets(sets: Sequence[str]) -> dict[str, Any]:
+    """The values that `--set` gives, by key."""
     given: dict[str, Any] = {}
     seen = set[str]()
     for text in sets:
@@ -303,7 +303,7 @@ def _given(sets: Sequence[str]) -> dict[str, Any]:
 
 
 def _names(fields: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """The dotted names of all that nested fields give."""
+    """The dotted names of all fields in nested data."""
     for name, value in fields.items():
         if isinstance(value, Mapping):
             yield from _names(value, f"{above}{name}.")
@@ -318,7 +318,7 @@ def _check_key(key: str, where: str) -> None:
 
 
 def _nested(data: Mapping[str, Any], where: str) -> Fields:
-    """Dotted keys unfolded, names of tasks and methods as `{"name": ...}`, the fields' first parts checked."""
+    """Unfold dotted keys, write names of tasks and methods as `{"name": ...}`, and check the first part of each key."""
     for key in data:
         _check_key(str(key), where)
     named = {
@@ -329,7 +329,7 @@ def _nested(data: Mapping[str, Any], where: str) -> Fields:
 
 
 def _unfolded(value: Any) -> Any:
-    """Every dotted key, at any depth, as nested mappings."""
+    """Turn dotted keys, at any depth, into nested mappings."""
     if not isinstance(value, Mapping):
         return value
     fields: Fields = {}
@@ -344,7 +344,7 @@ def _unfolded(value: Any) -> Any:
 
 
 def _merged(below: Any, above: Any) -> Any:
-    """Mappings merged key by key, anything else replaced by what is above; a budget is replaced whole."""
+    """Merge mappings key by key, where `above` wins; a budget is replaced whole."""
     if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
         return above
     merged = dict(below)
@@ -354,7 +354,7 @@ def _merged(below: Any, above: Any) -> Any:
 
 
 def _at(fields: Fields, key: str) -> Any:
-    """The value at a dotted key; `task` and `method` mean their names. None when it is not there."""
+    """The value at a dotted key, or None; `task` and `method` stand for their names."""
     value: Any = fields
     for part in (f"{key}.name" if key in ("task", "method") else key).split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -364,8 +364,8 @@ def _at(fields: Fields, key: str) -> Any:
 # Expansion.
 
 
-def _stated(grid: GridFile, sets: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
-    """The fields that axes and ladders vary, but the seed; those of a case together."""
+def _varied_fields(grid: GridFile, sets: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """The fields, apart from the seed, that axes and ladders vary; those of a case together."""
     keys: dict[tuple[str, ...], None] = {}
     every: list[GridFile | Part] = [grid, *grid.parts]
     varied = [axes for part in every for axes in (part.axes, part.ladders)]
@@ -383,7 +383,7 @@ def _stated(grid: GridFile, sets: Mapping[str, Any]) -> tuple[tuple[str, ...], .
 def _cells(
     grid: GridFile, sets: Mapping[str, Any], where: str, gpu: bool | None = None
 ) -> Iterator[tuple[Fields, Place]]:
-    """Every cell as nested fields, and where it stands, in the file's order."""
+    """Every cell as nested fields, with its place, in the order of the file."""
     listed = _axes_among(grid, sets, where)
     fixed = {key: value for key, value in sets.items() if key not in listed}
     shapes = []
@@ -397,8 +397,8 @@ def _cells(
     if count > MOST_CELLS:
         raise BadInput(f"{where}: has {_about(count)} cells; should have at most {MOST_CELLS:,}")
     for part, axes, ladders in shapes:
-        base = _merged(_base(grid.base, where), _base(part.base, where))
-        overrides = [_override(override, where) for override in (*grid.overrides, *part.overrides)]
+        base = _merged(_checked_base(grid.base, where), _checked_base(part.base, where))
+        overrides = [_checked_override(override, where) for override in (*grid.overrides, *part.overrides)]
         products = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         rungs = [{}, *({key: value} for key, values in ladders.items() for value in values)]
         for rung, product in itertools.product(rungs, products):
@@ -414,15 +414,15 @@ def _cells(
             yield cell, Place(at, next(iter(rung), None), off)
 
 
-def _base(given: Mapping[str, Any], where: str) -> Fields:
-    """The fields of a base, also those that an axis replaces in every cell, checked."""
+def _checked_base(given: Mapping[str, Any], where: str) -> Fields:
+    """The fields of a base, checked even where an axis replaces them in every cell."""
     fields = _nested(given, where)
     _check_fields(fields, {}, f"{where}.base")
     return fields
 
 
-def _override(override: Override, where: str) -> tuple[Conditions, Fields]:
-    """An override's conditions and fields, both checked, though it may match no cell."""
+def _checked_override(override: Override, where: str) -> tuple[Conditions, Fields]:
+    """The conditions and fields of an override, checked even where it matches no cell."""
     conditions = conditions_of(override.where, f"{where}.overrides.where")
     fields = _nested(override.set, where)
     _check_fields(fields, dict(conditions), f"{where}.overrides.set")
@@ -435,7 +435,7 @@ def _about(count: int) -> str:
 
 NAMED = ("task.name", "method.name")
 ABLATED = ("method.", "model.", "training.")
-"""Fields whose values on an axis are ablations of the default, where that is one of them."""
+"""Fields whose values on an axis are ablations where the default is among them."""
 
 
 def _without(fields: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
@@ -443,9 +443,9 @@ def _without(fields: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 
 def _departs(cell: Fields, plain: Fields, key: str, values: Sequence[Any], gpu: bool | None) -> bool:
-    """Whether a cell has another value at a key than one for which its axis or ladder says nothing.
+    """Whether a cell's value at a key differs from that of `plain`, the same cell without its axis or ladder.
 
-    `values` are those of the axis: where the default is none of them, there is nothing to depart from.
+    `values` are those of the axis: where the default is not among them, there is nothing to depart from.
     """
     path = key.split(".")
     default = _value(plain, path, gpu)
@@ -455,11 +455,11 @@ def _departs(cell: Fields, plain: Fields, key: str, values: Sequence[Any], gpu: 
 
 
 def _axes_among(grid: GridFile, sets: Mapping[str, Any], where: str) -> dict[str, list[Any]]:
-    """The lists of `--set` that make an axis, and are not the value of a field that takes a list."""
+    """The lists given by `--set` that make an axis; others are the value of a field that takes a list."""
     lists = {key: value for key, value in sets.items() if isinstance(value, list)}
     names = {key: value for key, value in sets.items() if key.removesuffix(".name") in ("task", "method")}
     if any(key not in names and key.startswith(("task.", "method.")) for key in lists):
-        cells = [cell for cell, _ in _cells(grid, names, where)]  # it depends on whose fields they are
+        cells = [cell for cell, _ in _cells(grid, names, where)]  # whose configs say which fields take lists
     else:
         cells = []
 
@@ -474,7 +474,7 @@ def _axes_among(grid: GridFile, sets: Mapping[str, Any], where: str) -> dict[str
 
 
 def _is_value(cls: type[Config] | None, path: Sequence[str], value: list[Any]) -> bool:
-    """Whether a list is one value of a config's field, and not several."""
+    """Whether a list is a single value of a config's field rather than several values."""
     name, *rest = path
     if cls is None or name not in cls.model_fields:
         return False
@@ -489,7 +489,7 @@ def _cell(
     where: str,
     gpu: bool | None,
 ) -> Fields:
-    """One cell: base, then overrides that match, then its place on the axes, then what the command line gives."""
+    """Merge a cell from the base, the overrides that match, its values on the axes, and the command line, in order."""
     place: Fields = {}
     for key, value in chosen.items():
         if key == "case":
@@ -510,7 +510,7 @@ def _cell(
 
 
 def conditions_of(wanted: Mapping[str, Any], where: str) -> Conditions:
-    """What a `where` asks for. Raises `BadInput` for a field that there is not, or a value that it can never have."""
+    """The conditions of a `where`. Raises `BadInput` for an unknown field or a value that it can never have."""
     fields = _nested(wanted, where)
     found: Conditions = []
     for first, kind in KINDS.items():
@@ -519,28 +519,28 @@ def conditions_of(wanted: Mapping[str, Any], where: str) -> Conditions:
         names = [str(name) for name in (names if isinstance(names, list) else [names])]
         found.append(((first, "name"), names))
         classes = [kind.get(name).Config for name in names]
-        found += [((first, *path), allowed) for path, allowed in _of_configs(classes, own, f"{where}: {first}")]
-    return found + _of_configs([Outline], fields, where)
+        found += [((first, *path), allowed) for path, allowed in _config_conditions(classes, own, f"{where}: {first}")]
+    return found + _config_conditions([Outline], fields, where)
 
 
 def _check_fields(fields: Fields, conditions: Mapping[tuple[str, ...], list[Any]], where: str) -> None:
-    """Raise `BadInput` for a field that there is not, or a value that it can never have, in part of a cell.
+    """Raise `BadInput` for an unknown field, or a value that it can never have, in part of a cell.
 
-    Knobs of a task or a method may be those of any that the fields name, or else the conditions.
+    Fields of a task or method belong to those that `fields` name, else to those that the conditions name.
     """
     rest = {name: value for name, value in fields.items() if name not in KINDS}
     for first, kind in KINDS.items():
         own = dict(fields.get(first, {}))
         names = [own.pop("name")] if "name" in own else conditions.get((first, "name"), kind.names())
         classes = [kind.get(_text(name, f"{where}.{first}")).Config for name in names]
-        _of_configs(classes, own, f"{where}: {first}", several=False)
+        _config_conditions(classes, own, f"{where}: {first}", several=False)
     source = rest.pop("init_from", None)
     if isinstance(source, Mapping) and "run" not in source:  # another cell, by its fields
         conditions_of({name: value for name, value in source.items() if name != "phase"}, f"{where}: init_from")
     elif source is not None:
         InitFrom.parse(source, f"{where}.init_from")
     chosen = {name: value for name, value in rest.items() if name not in ("device", "precision") or value != "auto"}
-    _of_configs([Outline], chosen, where, several=False)
+    _config_conditions([Outline], chosen, where, several=False)
 
 
 def _text(name: Any, where: str) -> str:
@@ -549,10 +549,10 @@ def _text(name: Any, where: str) -> str:
     return name
 
 
-def _of_configs(
+def _config_conditions(
     classes: Sequence[type[Config]], wanted: Mapping[str, Any], where: str, several: bool = True
 ) -> Conditions:
-    """Conditions on a config that is of one of these classes; `several`: a list is so many values."""
+    """The conditions on a config of one of these classes; with `several`, a list holds several allowed values."""
     found: Conditions = []
     for name, value in wanted.items():
         having = [cls for cls in classes if name in cls.model_fields]
@@ -562,7 +562,7 @@ def _of_configs(
         if several and value == [] and not any(is_value(cls, name, []) for cls in having):
             raise BadInput(f"{where}: {name}: [] given; should have at least one value")
         if inner and isinstance(value, Mapping):
-            within = _of_configs(inner, value, f"{where}.{name}", several)
+            within = _config_conditions(inner, value, f"{where}.{name}", several)
             found += [((name, *path), allowed) for path, allowed in within]
         else:
             found.append(((name,), _allowed(having, name, value, where, several)))
@@ -584,7 +584,7 @@ def _allowed(classes: Sequence[type[Config]], name: str, wanted: Any, where: str
 
 
 def _value(cell: Fields, path: Sequence[str], gpu: bool | None) -> Any:
-    """What the run of a cell will have at a path, as far as that can be told of a cell that need not be whole."""
+    """The value that the run of a cell will have at a path, as far as an incomplete cell tells."""
     first, *rest = path
     if first in KINDS:
         name = _at(cell, first)
@@ -592,7 +592,7 @@ def _value(cell: Fields, path: Sequence[str], gpu: bool | None) -> Any:
             return name
         return value_at(KINDS[first].get(str(name)).Config, cell[first], rest)
     if first in ("device", "precision"):
-        return _machine(cell, gpu)[first]
+        return _device_and_precision(cell, gpu)[first]
     if path == ("model", "backbone") and not uses_backbone(_at(cell, "method")):
         return "transformer"
     if path == ("model", "d") and value_at(Outline, cell, ("model", "parameters")):
@@ -601,17 +601,17 @@ def _value(cell: Fields, path: Sequence[str], gpu: bool | None) -> Any:
 
 
 def matches(run: Run, wanted: Fields, where: str) -> bool:
-    """Whether a run has these values at these keys. Raises `BadInput` for what no run could have."""
-    return _has(run, conditions_of(wanted, where))
+    """Whether a run has these values at these keys. Raises `BadInput` for values that no run could have."""
+    return _meets(run, conditions_of(wanted, where))
 
 
-def _has(run: Run, conditions: Conditions) -> bool:
+def _meets(run: Run, conditions: Conditions) -> bool:
     full = run.full()
     return all(_at(full, ".".join(path)) in allowed for path, allowed in conditions)
 
 
 def _applicable(fixed: Fields, cell: Fields, where: str) -> Fields:
-    """The fixed fields; those of tasks and methods only where this cell's task or method has them."""
+    """The fixed fields, without those of tasks and methods that this cell's task or method does not have."""
     names = _merged(cell, _nested({key: value for key, value in fixed.items() if key in ("task", "method")}, where))
     kept = {key: value for key, value in fixed.items() if _has_field(names, key)}
     return _nested(kept, where)
@@ -625,7 +625,7 @@ def _has_field(cell: Fields, key: str) -> bool:
 
 
 def _require_some_use(cells: Sequence[Fields], given: Iterable[str]) -> None:
-    """A `--set` of a task's or method's field that no cell has is an error, not dropped."""
+    """Raise `BadInput` for a `--set` of a task's or method's field that no cell has."""
     for key in given:
         if not any(_has_field(cell, key) for cell in cells):
             first, _, field = key.partition(".")
@@ -644,11 +644,11 @@ def _take_selector(cell: Fields) -> Fields | None:
 
 
 def _resolve(cell: Fields, where: str, gpu: bool | None = None) -> Run:
-    """The run: device and precision chosen, width found where a parameter count is asked for.
+    """The run of a cell, with its device and precision chosen, and its width where a parameter count is given.
 
-    `gpu` says whether it gets one elsewhere; None: it runs on this machine.
+    `gpu` says whether it gets one on a cluster; None: it runs on this machine.
     """
-    chosen = _machine(cell, gpu)
+    chosen = _device_and_precision(cell, gpu)
     if chosen["device"] == "cuda" and not _has_gpu(gpu):
         if gpu is not None:
             raise BadInput(f"{where}: device: cuda given, but slurm.gpus is 0; give slurm.gpus=1, or device=cpu")
@@ -664,8 +664,8 @@ def _resolve(cell: Fields, where: str, gpu: bool | None = None) -> Run:
     return _with_parameters(run, run.model.parameters, where) if run.model.parameters else run
 
 
-def _machine(cell: Fields, gpu: bool | None) -> Fields:
-    """Device and precision of a cell, chosen where it says `auto`."""
+def _device_and_precision(cell: Fields, gpu: bool | None) -> Fields:
+    """The device and precision of a cell, chosen where it says `auto`."""
     device, precision = cell.get("device", "auto"), cell.get("precision", "auto")
     if device == "auto":
         device = "cuda" if _has_gpu(gpu) else "cpu"
@@ -680,7 +680,7 @@ def _has_gpu(gpu: bool | None) -> bool:
 
 
 def _with_parameters(run: Run, target: int, where: str) -> Run:
-    """The run at the width d, a multiple of twice the heads, whose predictor is nearest to `target` parameters."""
+    """The run whose width d, a multiple of twice the heads, brings its predictor nearest to `target` parameters."""
     task = build_task(run)
     unit = 2 * run.model.heads
 
@@ -695,8 +695,8 @@ def _with_parameters(run: Run, target: int, where: str) -> Run:
     return at(nearest_size(count, target))
 
 
-def _link(run: Run, selector: Fields, runs: Sequence[Run], where: str) -> Run:
-    """The run with `init_from` pointing at the one other cell that the selector describes."""
+def _linked(run: Run, selector: Fields, runs: Sequence[Run], where: str) -> Run:
+    """The run whose `init_from` names the one other cell that the selector describes."""
     wanted = {key: value for key, value in selector.items() if key != "phase"}
     if "phase" not in selector or not wanted:
         raise BadInput(f"{where}: init_from: should say the phase and the other cell's fields, such as its method")
@@ -706,7 +706,7 @@ def _link(run: Run, selector: Fields, runs: Sequence[Run], where: str) -> Run:
         for other in runs
         if other is not run
         and (other.task, other.task_config, other.model, other.seed) == (run.task, run.task_config, run.model, run.seed)
-        and _has(other, conditions)
+        and _meets(other, conditions)
     ]
     unique = {other.identity: other for other in same}
     if len(unique) != 1:

@@ -190,7 +190,7 @@ def test_what_is_scored_and_what_is_not_learned_from_is_not_compiled(pretended):
     before = compiling.taken()
     method.predict(batch.x)
     engine.carry = method.begin(len(batch.x))
-    engine._differentiated(batch, (), False)
+    engine._differentiate(batch, (), False)
     assert compiling.taken() == before
 
 
