@@ -112,8 +112,7 @@ class Budget(Config):
     tokens: Positive | None = Field(None, description="inputs drawn: batch size x length, each counted once")
     seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="training seconds; not reproducible")
     cpu_seconds: Annotated[float, Field(gt=0)] | None = Field(
-        None,
-        description="processor seconds of all threads of the process; not reproducible, but independent of other load",
+        None, description="processor seconds of all threads; not reproducible, but hardly affected by other load"
     )
     flops: Annotated[float, Field(gt=0)] | None = Field(
         None, description="FLOPs of the training steps, elementwise ones included, estimated from one traced step"
@@ -144,7 +143,7 @@ class Optimiser(Config):
     kind: Literal["adamw", "sgd"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 3e-4
     betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="of AdamW")
-    decay: NonNegative = Field(0.01, description="weight decay, as a multiple of the learning rate")
+    decay: NonNegative = Field(0.01, description="weight decay, multiplied by the learning rate")
     decay_on: Literal["all", "matrices"] = Field("all", description="matrices: vectors such as biases do not decay")
     warmup: Share = Field(0.01, description="share of the phase in which the learning rate rises linearly from 0")
     schedule: Literal["constant", "cosine", "inverse", "inverse_sqrt"] = Field(
@@ -189,16 +188,14 @@ class ModelConfig(Config):
         "after", description="gru-cell: whether the reset gate is applied after the product with the state or before it"
     )
     chrono: Annotated[int, Field(ge=3)] | None = Field(
-        None,
-        description="T: gates that keep the state start with biases log U(1, T - 1), and so remember up to T steps",
+        None, description="T: biases of gates that keep the state start at log U(1, T - 1), to keep it up to T steps"
     )
     embedding: Literal["learned", "fixed"] = Field("learned", description="the RNN's embedding; fixed: random vectors")
     readout: Literal["transformer", "linear"] = Field(
         "transformer", description="the RNN's readout: blocks as in SMT's decoder, or one linear map of the features"
     )
     initialisation: Literal["scaled", "pytorch"] = Field(
-        "scaled",
-        description="linear maps in blocks: normal, with the residual stream's scale kept; or PyTorch's default",
+        "scaled", description="linear maps in blocks: normal, keeping the residual stream's scale; or PyTorch's"
     )
     transformer_layers: Positive | None = Field(
         None, description="blocks of the causal Transformer; null: as many as updater and readout together"
@@ -228,17 +225,14 @@ class CurriculumConfig(Config):
         None, description="in rising order; the task's own comes after those below it; null: powers of two from 8 on"
     )
     below: Annotated[float, Field(gt=0)] | None = Field(
-        None,
-        description="the next length opens once the mean loss at the longest open one is this near the floor, in nats",
+        None, description="nats above the floor; a lower mean loss at the longest open length opens the next one"
     )
     batches: Positive = Field(10, description="batches of the longest open length over which that loss is averaged")
     within: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="share of the budget over which the lengths open, evenly"
     )
     mixed: bool = Field(True, description="draw the length of each batch from the open ones; false: use the longest")
-    rate: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="factor on the learning rate from the second length on"
-    )
+    rate: Annotated[float, Field(gt=0)] = Field(1.0, description="factor on the rate from the second length on")
 
     @model_validator(mode="after")
     def _opens_and_rises(self) -> CurriculumConfig:
@@ -255,8 +249,7 @@ class TrainingConfig(Config):
     budget: Budget
     batch_size: Positive = 128
     columns: Positive | None = Field(
-        None,
-        description="columns of a batch of a stream, rounded to whole pieces of the method; null: the task's length",
+        None, description="columns of a batch of a stream, in whole pieces of the method; null: the task's length"
     )
     engine: Literal["eager", "compiled", "auto"] = Field(
         "eager", description="compiled: by torch.compile; auto: compiled where method and machine allow it"

@@ -1,7 +1,7 @@
-"""The one training loop: budget, optimiser, schedule, evaluation, checkpoint, exact resume.
+"""The training loop of all methods: budget, schedule, evaluation, checkpoints, exact resumption.
 
-A run that was stopped, at any moment and in any way, and is continued gives the same numbers, bit for bit on one CPU
-thread, as one that was not: everything that the next step depends on is in the checkpoint.
+A run that was stopped at any moment, in any way, and then continued gives the same numbers as one that was not, bit for
+bit on one CPU thread: the checkpoint holds everything that the next step depends on.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Options:
     should_stop: Callable[[], bool] = lambda: False
     on_progress: Callable[[dict[str, Any]], None] = lambda facts: None
     on_scalars: Callable[[int, dict[str, float]], None] = lambda step, scalars: None
-    on_damage: Callable[[str], None] = print  # told of what was found damaged, and what was done about it
-    before_publishing: Callable[[], None] = lambda: None  # may raise, and then there is no result
+    on_damage: Callable[[str], None] = print  # gets a line about a damaged file and what was done about it
+    before_publishing: Callable[[], None] = lambda: None  # may raise; the result is then not written
 
 
 @dataclass
@@ -92,14 +92,14 @@ class Counters:
     compile_seconds: float = 0.0  # wall clock; counted in none of the others
     evaluations: int = 0
     finished: bool = False
-    began: float | None = None  # spent before the phase began, where the previous phase ended early
+    began: float | None = None  # spent before this phase began, where the previous one ended early
     recent: Tensor | None = None  # moving average of the loss, where it can end the phase
     sums: dict[str, Tensor] = field(default_factory=dict)  # sums of scalars since the last evaluation
     summed: int = 0
     online: dict[str, Tensor] = field(default_factory=dict)
-    """For a method that learns from a stream, in float64: "loss", the summed loss of the labels since the last
-    evaluation, each predicted before the step that learns from it; "regret", the loss above the floor, per lane, summed
-    over all labels since training began."""
+    """For a method that learns from a stream, in float64: "loss", summed over the labels since the last evaluation,
+    each predicted before the step that learns from it; "regret", the loss above the floor, per lane, summed over all
+    labels since training began."""
     labels: int = 0  # scored labels since the last evaluation
 
     def costs(self) -> dict[str, float]:
@@ -114,7 +114,7 @@ class Counters:
 
 
 COUNTED = ("phase", "steps", "tokens", "phase_steps", "evaluations", "labels", "summed")
-"""The counters that are whole numbers."""
+"""The counters that are integers."""
 
 
 def evaluation_set(run: Run, task: Task, split: Split, length: int) -> Batch:
@@ -203,7 +203,7 @@ class Trainer:
         self._build()
 
     def _build(self) -> None:
-        """All as it is before the first step."""
+        """Set everything to its state before the first step."""
         run = self.run
         self.task = build_task(run)
         self.method = build_method(run, self.task)
@@ -221,15 +221,15 @@ class Trainer:
             raise BadInput(reason)
         self.engine: Engine
         self.compiled = compiles(run)
-        self._compiling = compiling.taken().wall  # the part of this process's compile time that is counted already
-        self._clock: compiling.Seconds | None = None  # when the stretch of training now under way began
+        self._compiling = compiling.taken().wall  # how much of this process's compile time has been counted
+        self._clock: compiling.Seconds | None = None  # when the clock was started; None while it is stopped
         self._before = 0.0  # spent before the columns of the latest gradients
 
     def _task_facts(self) -> dict[int, dict[str, Any]]:
         """The task's facts at every length that is scored: the trained one, then the others.
 
-        Raises `BadInput` for anything that would otherwise end the run after its last step: a fact that is no number,
-        or evaluation sequences that cannot be drawn or have no label.
+        Raises `BadInput` for what would otherwise end the run after its last step: a fact that is no number, or
+        evaluation sequences that cannot be drawn or have no label.
         """
         facts = {}
         for length in scored_lengths(self.run):
@@ -268,10 +268,10 @@ class Trainer:
         return wall - self._clock.wall, processor - self._clock.processor
 
     def _traced_prices(self) -> tuple[dict[str, float], list[str]]:
-        """The price of a token in each phase and the operators that it leaves out, because no rule counts them.
+        """The price of a token in each phase, and the operators that it leaves out because no rule counts them.
 
-        The price is in the budget's currency, from one traced step, where that is FLOPs or sequential FLOPs; there are
-        no prices otherwise. Raises `BadInput` where a phase is free.
+        A price comes from one traced step, in FLOPs or sequential FLOPs; under a budget in any other currency there
+        are none. Raises `BadInput` where a phase is free.
         """
         currency = self.run.training.budget.currency
         if currency not in WORK:
@@ -288,7 +288,7 @@ class Trainer:
     # The loop.
 
     def train(self) -> dict[str, Any]:
-        """Train from the checkpoint, if there is one, to the end of the budget, and write result.json.
+        """Train to the end of the budget, from the checkpoint if there is one, and write result.json.
 
         Raises `Stopped` when `options.should_stop()` says so, `Diverged` when a loss, a scored logit or a weight is not
         finite, and `BadInput` when a phase has spent its share without a step.
@@ -340,7 +340,7 @@ class Trainer:
         return Folder(self.folder.path.parent / link.run)
 
     def _inherited(self) -> dict[str, float] | None:
-        """The cost of the phases that `init_from` brought, from the curves of the source and of its own sources."""
+        """The cost of the phases taken over by `init_from`, from the curves of the source and of its own sources."""
         total: dict[str, float] = {}
         link = self.run.init_from
         while link:
@@ -349,7 +349,7 @@ class Trainer:
                 points = [point for point in source.curve() or [] if point.get("phase") == link.phase]
                 earlier = (source.record() or {"run": {}})["run"].get("init_from")
             except Damaged as error:
-                self.options.on_damage(f"{error}; what the phases cost that init_from brought is not known")
+                self.options.on_damage(f"{error}; the cost of the phases taken over by init_from is not known")
                 return None
             if not points:
                 return None
@@ -366,7 +366,7 @@ class Trainer:
         self.lanes = None
 
     def _steps(self) -> Iterator[None]:
-        """Train on one batch, with a step wherever gradients are ready; go on to the next phase where this is spent."""
+        """Train on a batch, with a step wherever gradients are ready; go on to the next phase once this is spent."""
         if self._clock is None:
             self._clock = compiling.now()
         phase = self.phases[self.counters.phase]
@@ -389,12 +389,12 @@ class Trainer:
             self._leave_phase(phase)
 
     def _spent(self) -> bool:
-        """Whether the phase has spent its share; a phase with a share in steps takes at least one in any case."""
+        """Whether the phase has spent its share. Under a budget in steps it takes at least one in any case."""
         owed = self.run.training.budget.currency == "steps" and not self.counters.phase_steps
         return (self.used() >= self.ends[self.counters.phase] and not owed) or self._loss_reached()
 
     def _loss_reached(self) -> bool:
-        """Whether the phase ends early, because its loss is low enough."""
+        """Whether the phase ends early because its loss is low enough."""
         until, counters = self.phases[self.counters.phase].until, self.counters
         if until is None or counters.recent is None or not counters.phase_steps:
             return False
@@ -410,7 +410,7 @@ class Trainer:
         return batch
 
     def _curriculum_of(self, phase: Phase) -> Curriculum | None:
-        """The curriculum that a phase follows; a phase with a length of its own follows none."""
+        """The curriculum that a phase follows; a phase that sets its own length follows none."""
         return None if phase.length else self.curriculum
 
     def _charge(self, phase: Phase, tokens: int) -> None:
@@ -444,11 +444,11 @@ class Trainer:
             sums[name] = sums[name] + value if name in sums else value.clone()
 
     def _answer_loss(self, phase: Phase) -> str:
-        """The name of the scalar that holds the cross-entropy of the method's answers."""
+        """The name of the scalar with the cross-entropy of the method's answers."""
         return self.method.answers.get(phase.name, "loss")
 
     def _count_online(self, loss: Tensor, labels: int, lanes: int) -> None:
-        """Add the mean loss of `labels` labels of a stream to the online loss, before a step learns from them."""
+        """Add the mean loss of `labels` labels of a stream to the online loss before a step learns from them."""
         counters, loss = self.counters, loss.double()
         found = {"loss": loss * labels, "regret": (loss - (self._floor or 0.0)) * (labels / lanes)}
         counters.online = {name: counters.online.get(name, 0.0) + value for name, value in found.items()}
@@ -470,11 +470,11 @@ class Trainer:
             return progress
         before = (self._before - start) / share
         if before >= 1 and not (self.method.data == "streams" and self.counters.phase_steps):
-            before = 0.0  # the previous phase has spent this one's share too, which leaves it one batch
+            before = 0.0  # the previous phase has spent this one's share as well, so it gets one batch
         return min(progress, (before + 1) / 2)
 
     def _span(self) -> tuple[float, float]:
-        """What was spent before the phase began, and what the phase may spend."""
+        """The amount spent before the phase began, and the amount that the phase may spend."""
         start = self.counters.began
         if start is None:
             start = self.ends[self.counters.phase - 1] if self.counters.phase else 0.0
@@ -518,10 +518,10 @@ class Trainer:
         return self._sets[split, length]
 
     def _scores(self, split: Split, length: int) -> list[dict[str, Any]]:
-        """Scores of every predictor, reference lines on fewer sequences; this takes no gradients and trains nothing.
+        """Score every predictor without gradients, reference lines on fewer sequences.
 
-        A method that learns from a stream has seldom seen its start: it is scored on held-out streams, and its score on
-        sequences from the start stands beside that.
+        A method that learns from a stream has seldom seen a start: it is scored on held-out streams, and its scores on
+        sequences from their start are kept beside these.
         """
         batch, scores = self._set(split, length), []
         columns = scored_slice(self.task, batch.x.shape[1], self.run.evaluation.score_from)
@@ -544,7 +544,7 @@ class Trainer:
         return self._stream_sets[split]
 
     def _evaluate(self) -> None:
-        """Add a point to the curve; end the run by its accuracy on the valid split, where the grid asks for that."""
+        """Add a point to the curve; end the run where its accuracy on the valid split has reached `stop_at`."""
         self._check_finite()
         phase, counters = self.phases[self.counters.phase], self.counters
         length = self.run.task_config.length
@@ -577,7 +577,7 @@ class Trainer:
     def _online(self) -> dict[str, float | None]:
         """The online loss since the last evaluation, in nats per scored label, and the regret so far, in nats per lane.
 
-        The regret is None where the floor is not known; the result is empty where no labels of a stream were predicted.
+        The regret is None where the floor is unknown. Both are missing where no label of a stream was predicted.
         """
         counters = self.counters
         if not counters.labels:
@@ -588,7 +588,7 @@ class Trainer:
         return {"online_loss": loss, "regret": regret}
 
     def _valid_accuracy(self, length: int) -> float:
-        """The accuracy that may end a run early: the trained predictor's, on streams where it learns from streams."""
+        """The trained predictor's accuracy, which may end a run early; on streams where it learns from these."""
         if self.method.data == "streams":
             return score_stream(self.method, self._lanes("valid"), "predictor")["accuracy"]
         return score(self.method.predict, self._set("valid", length))["accuracy"]
@@ -597,7 +597,7 @@ class Trainer:
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
-        """Stop the clock: time spent inside this context is not charged as training."""
+        """Stop the clock: the time spent in this context is not charged as training."""
         running = self._clock is not None
         if running and self.run.device == "cuda":
             torch.cuda.synchronize()
@@ -616,7 +616,7 @@ class Trainer:
                 raise Diverged(f"{name} is not finite near step {self.counters.steps}")
 
     def _check_weights(self) -> None:
-        """Check the weights before a score, which shows only those that it reads. This waits for the device."""
+        """Check all weights, as a score depends only on those that it reads. This waits for the device."""
         fine = {name: weight.isfinite().all() for name, weight in self.method.named_parameters()}
         fine |= {name: ~buffer.isnan().any() for name, buffer in self.method.named_buffers()}  # (masks may be infinite)
         verdicts = torch.stack([*fine.values()]).tolist() if fine else []  # (a method may have no weights)
@@ -657,43 +657,43 @@ class Trainer:
                 "curriculum": self.curriculum.state_dict() if self.curriculum else None,
             }
             save_tensors(self.folder.files / "checkpoint.pt", state, self.run.identity)
-            self.folder.drop("checkpoint.pt")  # those of earlier attempts, none of which is further
+            self.folder.drop("checkpoint.pt")  # of earlier attempts, none of which got further
 
     def _resume(self) -> bool:
-        """Take up the newest checkpoint that can be continued exactly; an earlier attempt's brings its weights.
+        """Continue from the newest checkpoint that allows it exactly; with an earlier attempt's come its weights.
 
-        One that is damaged is put aside. One that the system does not let be read may be whole: `Unreached` is raised.
+        A damaged checkpoint is put aside. One that cannot be read may be intact: that raises `Unreached`.
         """
         found, taken = list[str](), None
         for place in self.folder.checkpoints():
             file = place / "checkpoint.pt"
             try:
-                if self._take_up(file, load_tensors(file, "cpu", self.run.identity)):
+                if self._restore_from(file, load_tensors(file, "cpu", self.run.identity)):
                     taken = file
                     break
-                found.append(f"{file}: was written by other code than is here now")
+                found.append(f"{file}: was written by other code than this")
             except Unreached:
                 raise
             except Damaged as error:
-                if os.path.lexists(error.path):  # or an earlier attempt's, which may go at any moment
+                if os.path.lexists(error.path):  # an earlier attempt's may vanish at any moment
                     found.append(f"{error}; put aside as {put_aside(error.path, self.folder.files).name}")
                 self._build()
         for told in found:
             self.options.on_damage(f"{told}; {f'gone on from {taken}' if taken else 'started again'}")
         return taken is not None
 
-    def _take_up(self, file: Path, saved: Any) -> bool:
-        """Go on from a checkpoint; False where other code wrote it. Raises `Damaged` where it has another form."""
+    def _restore_from(self, file: Path, saved: Any) -> bool:
+        """Restore a checkpoint, or return False where other code wrote it. Raises `Damaged` where its form is wrong."""
         try:
             if (saved["identity"], saved["digest"]) != (self.run.identity, self.digest):
                 return False
             counters = Counters(**saved["counters"])
             if not all(isinstance(getattr(counters, name), int) for name in COUNTED):
-                raise TypeError("counters that are no numbers")
+                raise TypeError("counters that are not integers")
             if not 0 <= counters.phase < len(self.phases):
                 raise ValueError(f"there is no phase {counters.phase}")
             check(file, saved["curve"], CURVE)
-            self._bring_weights(file.parent, counters)
+            self._copy_weights(file.parent, counters)
             self._restore(saved)
         except (OSError, BadInput):
             raise
@@ -705,10 +705,10 @@ class Trainer:
         self.folder.write(self.folder.files / "curve.json", self.curve)
         return True
 
-    def _bring_weights(self, place: Path, counters: Counters) -> None:
-        """Take over the weights of the phases that are finished.
+    def _copy_weights(self, place: Path, counters: Counters) -> None:
+        """Take over the weights of the finished phases.
 
-        Raises `Damaged` when one is missing or not whole: what it held cannot be made again from a checkpoint.
+        Raises `Damaged` when a file is missing or incomplete, as no checkpoint can restore what it held.
         """
         finished = self.phases[self.skipped : counters.phase + (1 if counters.finished else 0)]
         files = [place / f"weights-{phase.name}.pt" for phase in finished]

@@ -204,9 +204,9 @@ def test_eager_is_the_default_and_no_part_of_what_identifies_a_run():
 @pytest.mark.parametrize(
     ("method", "model", "reason"),
     [
-        ("rtrl", TINY, "rtrl on transformer asks autograd in each step; tanh with a linear readout does not"),
-        ({"name": "rtrl", "form": "generic"}, SMALL, "rtrl on tanh asks autograd in each step"),
-        ("uoro", {**SMALL, "backbone": "elstm"}, "uoro on elstm asks autograd in each step"),
+        ("rtrl", TINY, "rtrl on transformer needs autograd in each step; tanh with a linear readout does not"),
+        ({"name": "rtrl", "form": "generic"}, SMALL, "rtrl on tanh needs autograd in each step"),
+        ("uoro", {**SMALL, "backbone": "elstm"}, "uoro on elstm needs autograd in each step"),
         ({"name": "uoro", "block": 4}, SMALL, "uoro in blocks of 4 columns is not compiled"),
     ],
 )

@@ -1,12 +1,12 @@
 """ARTBP: anticipated reweighted truncated backpropagation (Tallec & Ollivier, arXiv 1705.08209).
 
-Between two columns the way back is cut with probability c_t, and where it is not, the gradient that goes through is
-divided by the probability of that, so that the mean over cuts is the gradient of BPTT:
+Between two columns backpropagation is cut with probability c_t. Where it is not, the gradient is divided by the
+probability of that, so that its mean is the gradient of BPTT:
 
     delta_t = dl_t / ds_t + (0 if cut, else 1 / (1 - c_t)) J_{t+1}^T delta_{t+1}
 
 With a `tail`, c_t = (a - 1) / ((a - 2) L + n), n columns after the last cut: lengths fall as a power law of mean L.
-Without, c_t = 1 / L. Whole sequences alone: the border of a piece of a stream would be a cut that nothing makes up for.
+Without, c_t = 1 / L. It trains on whole sequences: the end of a piece of a stream would be a biased cut.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from bench.tasks.base import Batch
 
 
 class ARTBPConfig(UnclippedConfig):
-    """Where the way back is cut."""
+    """Fields of ARTBP: where backpropagation is cut."""
 
     mean_length: Annotated[float, Field(gt=1)] = Field(8.0, description="L, columns between two cuts on average")
-    tail: Annotated[float, Field(gt=2)] | None = Field(4.0, description="a, of the power law; null: a constant chance")
+    tail: Annotated[float, Field(gt=2)] | None = Field(4.0, description="a of the power law; null: c_t is constant")
 
 
 @register_method("artbp")
 class ARTBP(Unclipped):
-    """Truncated BPTT without its bias, at the price of noise."""
+    """Truncated BPTT without bias, at the price of noise."""
 
     Config = ARTBPConfig
     config: ARTBPConfig
 
     def draw(self, shape: tuple[int, int], phase: str) -> Tensor:
-        """What the gradient is multiplied by on its way from each column to the one before: (B, T), 0 at a cut."""
+        """The factor on the gradient on its way from each column to the one before: (B, T), 0 at a cut."""
         lanes, columns = shape
         length, tail, device = self.config.mean_length, self.config.tail, self.noise.device
         uniform = torch.rand(columns, lanes, generator=self.noise, device=device, dtype=torch.float64)
@@ -62,6 +62,6 @@ class ARTBP(Unclipped):
 
 
 def scaled(state: Tensor, factor: Tensor) -> Tensor:
-    """The state (B, ..) itself, whose gradient is multiplied by a factor (B)."""
+    """The state (B, ..) unchanged; its gradient is multiplied by a factor (B)."""
     fixed = state.detach()
     return fixed + factor.view(-1, *[1] * (state.ndim - 1)) * (state - fixed)

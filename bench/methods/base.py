@@ -1,4 +1,4 @@
-"""The method contract: gradients for the trainer to step on, and a predictor that is scored like every other."""
+"""The method contract: gradients for the trainer's steps, and a predictor that is scored like every other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NONE = slice(0)
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of training with a share of the budget and its own optimiser. Only the parameters in `groups` train."""
+    """A part of training with a share of the budget and its own optimiser. Only parameters in `groups` are trained."""
 
     name: str
     share: float
@@ -39,18 +39,18 @@ class Phase:
     rates: tuple[float, ...] = ()
     """The learning rate of each group, as a multiple of the optimiser's; (): 1 for all."""
     until: float | None = None
-    """The phase ends early once its loss, averaged over some twenty steps, is below this; the next gets the rest."""
+    """The phase ends early once its loss, averaged over about twenty steps, is below this; the next gets the rest."""
     stages: int = 1
     """The number of equal parts whose work differs; `Method.stage` says which part training is in."""
 
 
 class Carry(NamedTuple):
-    """What a method carries through a stream, as trees of tensors; the trainer keeps it in its checkpoints."""
+    """The trees of tensors that a method carries along a stream; the trainer keeps them in its checkpoints."""
 
     lanes: Any = ()
-    """What belongs to each lane, lanes first: reset where the lane restarts."""
+    """The part that belongs to each lane, lanes first; it is reset where the lane restarts."""
     shared: Any = ()
-    """What all lanes share, which is never reset: running statistics, for example."""
+    """The part that all lanes share, such as running statistics; it is never reset."""
 
 
 class Credit(NamedTuple):
@@ -61,7 +61,7 @@ class Credit(NamedTuple):
     weight: Tensor
     """The number of scored labels."""
     scalars: dict[str, Tensor]
-    """Scalars for the log, divided in the same way; a "loss" among them, in nats."""
+    """Scalars for the log, divided in the same way, with a "loss" in nats among them."""
 
 
 class Predictor(NamedTuple):
@@ -70,24 +70,24 @@ class Predictor(NamedTuple):
     name: str
     predict: Predict
     reference: bool = False
-    """Whether it stands beside the trained predictor for comparison only."""
+    """Whether it is shown beside the trained predictor only for comparison."""
 
 
 class Teaching(NamedTuple):
-    """A teacher that writes memories like the predictor's own, K tokens of width d, as measures see it."""
+    """What measures use of a teacher that writes memories like the predictor's own, K tokens of width d."""
 
     memories: Callable[[Tensor, Sequence[int]], Tensor]
     """Inputs x (B, T) and n columns -> the memories after these, (B, n, K, d)."""
     decode: Callable[[Tensor, Tensor], Tensor]
     """Memories (B, K, d) and the F - 1 inputs after each -> logits (B, F, O), the first for the memory's own column."""
     future: int
-    """F, the largest number of outputs that are predicted from one memory."""
+    """F, the largest number of outputs predicted from one memory."""
     rollout: Callable[[Tensor], Tensor]
     """Inputs x (B, T) -> the predictor's own memories after each (B, T, K, d)."""
 
 
 class MethodConfig(Config):
-    """Base of a method's config, which each method extends by fields of its own."""
+    """The base of a method's config, to which each method adds its own fields."""
 
 
 class Method(nn.Module, ABC):
@@ -98,7 +98,7 @@ class Method(nn.Module, ABC):
 
     - `losses`: a loss that the harness differentiates, for a batch of sequences or a piece of a stream;
     - `step`: its own gradient, column by column, of a stream (an online method);
-    - `gradients`: a generator with `.grad` in its own hands, for what fits neither.
+    - `gradients`: a generator that sets `.grad` itself, for what fits neither.
 
     It never owns an optimiser, and draws noise only from `self.noise`.
     """
@@ -111,21 +111,21 @@ class Method(nn.Module, ABC):
     targets: ClassVar[tuple[str, ...]] = ("dense", "sparse")
     """Whether it can learn from tasks that score every column (dense), only some (sparse), or both."""
     outside_autograd: ClassVar[Mapping[str, str]] = {}
-    """By phase, how credit reaches earlier inputs without a path in autograd: a phrase for the report."""
+    """By phase, how credit reaches earlier inputs outside autograd: a phrase for the report."""
     gradient_is: ClassVar[Mapping[str, Literal["exact", "unbiased", "own"]]] = {}
-    """By phase, what the gradient is promised to be, and `check` tests. "exact": the gradient of the mean cross-entropy
-    of the predictor's logits over the scored positions; "unbiased": that, on average over `self.noise`; "own": the
-    gradient of the "loss" that is handed over, whatever it is. No entry: no promise."""
+    """By phase, the promise about the gradient that `check` tests. "exact": the gradient of the mean cross-entropy of
+    the predictor's logits over the scored positions; "unbiased": the same on average over `self.noise`; "own": the
+    gradient of the method's own "loss", whatever that is. No entry: no promise."""
     answers: ClassVar[Mapping[str, str]] = {}
-    """By phase, which scalar is the cross-entropy of the answers, for a curriculum and the online loss. No entry: the
-    "loss"."""
+    """By phase, the scalar that is the cross-entropy of the answers, for a curriculum and the online loss. No entry:
+    the "loss"."""
     growing_state: ClassVar[bool] = False
     """Whether the predictor's state grows with the sequence, as a Transformer's does; a recurrent network's may not."""
 
     stage: int = 0
-    """The part of the phase that training is in, where a phase has several `stages`."""
+    """The current part of a phase that has several `stages`."""
     carry: Any = None
-    """What `gradients` keeps from one batch to the next: a tree of tensors, which the trainer keeps in checkpoints."""
+    """A tree of tensors that `gradients` keeps from one batch to the next; the trainer keeps it in checkpoints."""
 
     def __init__(self, config: MethodConfig, task: Task, model: ModelConfig, noise: torch.Generator) -> None:
         super().__init__()
@@ -136,21 +136,21 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def refuses(cls, run: Run) -> str | None:
-        """Why a run of this method cannot be trained, in one line, or None: for checks across the configs of a run."""
+        """Why a run of this method cannot be trained, in one line, or None. For checks across the configs of a run."""
         return None
 
     @classmethod
     def uncompilable(cls, run: Run) -> str | None:
-        """Why the `step` of this run cannot be compiled, in one line; None when it can."""
-        return f"{cls.name} trains by 'step', and does not say that it can be compiled"
+        """Why the `step` of a run cannot be compiled, in one line, or None."""
+        return f"{cls.name} trains by 'step', and does not state that it can be compiled"
 
     @property
     def first(self) -> int:
-        """The number of inputs before the predictor's first memory: 0, unless that is the memory of several inputs."""
+        """The number of inputs before the predictor's first memory: 0, unless that memory holds several inputs."""
         return 0
 
     def recurrent_network(self) -> RNN | None:
-        """The recurrent network that is trained, if there is one; measures of memories look at it."""
+        """The recurrent network that is trained, if there is one, for measures of its memories."""
         return None
 
     def teaching(self) -> Teaching | None:
@@ -158,7 +158,7 @@ class Method(nn.Module, ABC):
         return None
 
     def traits(self) -> dict[str, Any]:
-        """What results say about the method beside its name, so that readers need not know the name."""
+        """The facts about the method that results state, so that readers need not know its name."""
         return {
             "state": "growing" if self.growing_state else "constant",
             "data": self.data,
@@ -167,13 +167,13 @@ class Method(nn.Module, ABC):
         }
 
     def phases(self, training: TrainingConfig) -> list[Phase]:
-        """The phases in the order in which they are trained; by default one that trains everything."""
+        """The phases in the order in which they are trained. By default one phase trains everything."""
         return [Phase("train", 1.0, training.optimiser, (tuple(self.parameters()),), training.batch_size)]
 
     def objective(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What earns credit, apart from how it is assigned: the summed loss of logits (.., O) at y (..), and a weight.
+        """The summed loss of logits (.., O) at y (..), and the number of scored labels, by which it is divided.
 
-        The weight is the number of scored labels. Override this for another loss than cross-entropy, in nats.
+        Override this for a loss other than cross-entropy, in nats.
         """
         return _summed_cross_entropy(logits, y)
 
@@ -182,7 +182,7 @@ class Method(nn.Module, ABC):
         return _mean(*self.objective(logits, y))
 
     def scored_loss(self, batch: Batch) -> Tensor:
-        """The `mean_loss` of the predictor on whole sequences, computed only at the columns that the task scores."""
+        """The `mean_loss` of the predictor on whole sequences, computed only at columns that the task scores."""
         columns = scored_slice(self.task, batch.x.shape[1])
         return self.mean_loss(self.predict(batch.x, columns), batch.y[:, columns])
 
@@ -199,7 +199,7 @@ class Method(nn.Module, ABC):
 
     @property
     def block(self) -> int:
-        """The number of columns that `step` takes at once; above 1, x_t and y_t are (B, block), or fewer columns."""
+        """The number of columns that `step` takes at once; above 1, x_t and y_t have shape (B, block) or less."""
         return 1
 
     def begin(self, lanes: int) -> Carry:
@@ -207,36 +207,36 @@ class Method(nn.Module, ABC):
         return Carry()
 
     def draw(self, shape: tuple[int, int], phase: str) -> Any:
-        """Make every random choice for inputs of a shape (B, T), from `self.noise`: a tree of tensors of fixed shapes.
+        """Draw every random choice for inputs of a shape (B, T) from `self.noise`: a tree of tensors of fixed shapes.
 
-        It sees no data. For `step`, the first axis of each tensor is the T columns.
+        The choices do not depend on data. For `step`, the first axis of each tensor is the T columns.
         """
         return ()
 
     def losses(self, batch: Batch, drawn: Any, carry: Carry, phase: str) -> tuple[dict[str, Tensor], Carry]:
-        """Scalars with a "loss", which is differentiated, and the next carry. Pure in parameters and arguments.
+        """Compute scalars with a "loss", which is differentiated, and the next carry. Pure in parameters and arguments.
 
-        A batch of a stream is one piece of it, in which lanes may restart at any column, as `batch.start` says; the
-        method resets them itself. The harness detaches the carry.
+        A batch of a stream is one piece of it. Lanes may restart at any column, as `batch.start` says; the method
+        resets them itself. The harness detaches the carry.
         """
         raise NotImplementedError
 
     def step(self, carry: Carry, x_t: Tensor, y_t: Tensor, drawn_t: Any) -> tuple[Carry, Credit]:
-        """Take one column x_t, y_t (B,) of a stream, or a `block`: the next carry, and credit. Pure; writes no `.grad`.
+        """Process a column x_t, y_t (B,) of a stream, or a `block`: the next carry, and credit. Pure; sets no `.grad`.
 
-        `drawn_t` holds the choices of the first column. The harness has reset the lanes of the carry that restart here.
+        `drawn_t` holds the choices of the first column. The harness has already reset the lanes that restart here.
         """
         raise NotImplementedError
 
     def direction(self, gradient: dict[str, Tensor], shared: Any) -> dict[str, Tensor]:
-        """What the optimiser gets in place of an online method's mean gradient of a window; the identity by default."""
+        """What the optimiser gets for an online method's mean gradient over a window; by default that gradient."""
         return gradient
 
     def gradients(self, batch: Batch, phase: str) -> Iterator[dict[str, Tensor]]:
         """Yield scalars (with a "loss") whenever the gradients in `.grad` are ready for a step.
 
         The trainer clips, steps and clears the gradients at each yield. Scalars stay on the device. What must survive
-        from one batch to the next is kept in `self.carry`. This default differentiates `losses`, for methods that edit
+        from one batch to the next belongs in `self.carry`. The default differentiates `losses`, for methods that edit
         the gradient afterwards.
         """
         lanes, columns = batch.x.shape
@@ -245,7 +245,7 @@ class Method(nn.Module, ABC):
         yield {name: value.detach() for name, value in scalars.items()}
 
     def sync_predictor(self, phase: str) -> None:
-        """Bring the predictor up to date with what was trained: called before each scoring and at each phase's end."""
+        """Bring the predictor up to date with what was trained; called before each score and at the end of a phase."""
 
     @abstractmethod
     def initial_state(self, lanes: int) -> Any:
@@ -253,14 +253,14 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def advance(self, state: Any, x: Tensor, columns: slice = EVERY, start: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Take in x (B, T), T >= 1: logits (B, n, O) for y at the n asked columns, and the state after the last one.
+        """Process x (B, T), T >= 1: logits (B, n, O) at the n requested columns, and the state after the last input.
 
-        A lane restarts at each column where `start` (B, T), bool, is true. Any cut of x into pieces gives the same
-        logits, and those for y_t depend on no later input.
+        A lane restarts at each column where `start` (B, T), bool, is true. The logits do not depend on
+        how x is cut into pieces, nor those for y_t on later inputs.
         """
 
     def predict(self, x: Tensor, columns: slice = EVERY) -> Tensor:
-        """Logits (B, n, O) of whole sequences x (B, T) at the asked columns: `advance` from the initial state."""
+        """Logits (B, n, O) at the requested columns of whole sequences x (B, T): `advance` from the initial state."""
         return self.advance(self.initial_state(len(x)), x, columns)[0]
 
     def predictors(self) -> tuple[Predictor, ...]:
@@ -268,7 +268,7 @@ class Method(nn.Module, ABC):
         return (Predictor("predictor", self.predict),)
 
     def predictor_modules(self) -> list[nn.Module]:
-        """The modules that make up the trained predictor: their parameters are what `model.parameters` counts."""
+        """The modules of the trained predictor, whose parameters `model.parameters` counts."""
         return [self]
 
 
@@ -302,7 +302,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _summed_cross_entropy(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of the cross-entropy over scored positions, and the number of these."""
+    """The sum of the cross-entropy over scored positions, and their number."""
     total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=IGNORED, reduction="sum")
     return total, (y != IGNORED).sum()
 
@@ -312,6 +312,6 @@ def _mean(total: Tensor, weight: Tensor) -> Tensor:
 
 
 def scored_slice(task: Task, length: int, first: int = 0) -> slice:
-    """The scored columns from `first` on; as a slice, because a list would be copied to the device at every step."""
+    """The scored columns from `first` on, as a slice, because a list would be copied to the device at every step."""
     columns = columns_from(task.scored_columns(length), first)
     return slice(columns.start, columns.stop, columns.step)

@@ -16,7 +16,7 @@ from bench.tasks.base import Batch
 
 @register_method("bptt")
 class BPTT(RecurrentMethod):
-    """The state starts at zero; the loss is the objective at the scored positions."""
+    """The gradient of the mean loss at the scored positions, from the initial state."""
 
     gradient_is = {"train": "exact"}
 

@@ -1,13 +1,13 @@
 """KF-RTRL: Kronecker factored real-time recurrent learning (Mujika, Meier & Steger, arXiv 1805.10842).
 
-The influence of each weight matrix W (q, m) is kept as u (m) times A (N, q), and is that on average. The influence of
-one step has just this form, a times D, so that noise is needed only to add the two:
+The influence of each weight matrix W (q, m) is kept as u (m) times A (N, q), which equals it on average. The influence
+of a single step has exactly this form, a times D, so noise is needed only for the sum of the two:
 
-    H = J A;    gradient of W = (d^T H) u^T + (d^T D) a^T;    c a fresh sign for each lane and matrix
+    H = J A;    gradient of W = (d^T H) u^T + (d^T D) a^T;    c a new random sign per lane and matrix
     u' = p1 u + c p2 a,    A' = H / p1 + c D / p2,    p1 = sqrt(|H| / |u|),    p2 = sqrt(|D| / |a|)
 
-Published for one input common to all matrices, with two signs, of which the product alone matters, and the gradient of
-the new u and A; of the old ones it has less noise.
+The paper has one input for all matrices, two signs, of which only the product matters, and the gradient from the new u
+and A; from the old ones it is less noisy.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from bench.models.local import Local
 from bench.registry import register_method
 
 TINY = 1e-30
-"""So that 0/0 = 1."""
+"""Added to norms, so that 0/0 = 1."""
 
 
 @register_method("kf-rtrl")
 class KFRTRL(RandomOnline):
-    """Unbiased, with about 1/N of UORO's noise; cells that say their `Local`."""
+    """Unbiased, with about 1/N of UORO's noise; it needs a cell that defines `local`."""
 
     carries = "its Kronecker factors"
-    outside_autograd: ClassVar = {"train": "forward sensitivities, a Kronecker product a matrix (kf-rtrl)"}
+    outside_autograd: ClassVar = {"train": "forward sensitivities, a Kronecker product per matrix (kf-rtrl)"}
 
     def unfit(self) -> str | None:
         if self.closed:
@@ -63,6 +63,6 @@ class KFRTRL(RandomOnline):
 
 
 def balance(matrix: Tensor, vector: Tensor) -> Tensor:
-    """sqrt(|matrix| / |vector|) by lane, (B,)."""
+    """sqrt(|matrix| / |vector|) per lane, (B,)."""
     large = torch.linalg.vector_norm(matrix.flatten(1), dim=1)
     return ((large + TINY) / (torch.linalg.vector_norm(vector, dim=1) + TINY)).sqrt()

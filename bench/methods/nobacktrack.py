@@ -1,10 +1,10 @@
-"""NoBackTrack, the plain form (Ollivier, Tallec & Charpiat, arXiv 1507.07680).
+"""NoBackTrack in its plain form (Ollivier, Tallec & Charpiat, arXiv 1507.07680).
 
-As UORO, but each unit's noise is balanced by a scale of its own, with w_i the i-th row of I:
+It is UORO with a scale for each unit's noise, where w_i is the i-th row of I:
 
     rho_i = sqrt((|w_i| + e) / (1 + e))
 
-which needs the length of the rows, that cells with a `Local` know. Others have UORO's one scale, and are UORO.
+This needs the length of the rows, which cells with a `local` give. On other cells it is UORO, with a single scale.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.registry import register_method
 class NoBackTrack(RankOne):
     """Unbiased; a little less noise than UORO."""
 
-    outside_autograd: ClassVar = {"train": "forward sensitivities, one outer product a lane (nobacktrack)"}
+    outside_autograd: ClassVar = {"train": "forward sensitivities, one outer product per lane (nobacktrack)"}
 
     def balanced(self, moved: Any, nu: Tensor) -> tuple[Tensor, Pairs]:
         squares = moved.squares()

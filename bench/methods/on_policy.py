@@ -1,13 +1,13 @@
-"""Memories that an updater makes itself, some steps after a memory of its teacher: DMT trains on these.
+"""Memories that an updater computes itself, some steps after a memory of its teacher: DMT trains on these.
 
-There are two ways to make them, for T columns and k steps:
+There are two ways to compute them, for T columns and k steps:
 
     rolled_out   from the teacher's memory at every k-th column, k steps one after another, all pieces at once
-    swept        from the teacher's at all columns, k times: each memory replaced by the update of the one before
+    swept        from the teacher's memories at all columns, k times: each is replaced by the update of the one before
 
-After k sweeps a memory is k steps away from the teacher's, and T sweeps are the rollout from the beginning; pieces are
-0 to k - 1 steps away and cost T updates whatever k is. Both are this project's, after DAgger (Ross et al., arXiv
-1011.0686).
+After k sweeps a memory is k steps away from the teacher's, and T sweeps give the rollout from the beginning. Memories
+of pieces are 0 to k - 1 steps away and cost T updates for any k. Both are this project's, after DAgger (Ross et al.,
+arXiv 1011.0686).
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What methods share that carry sensitivities of the state forward, column by column of a stream.
+"""The base of methods that carry sensitivities of the state forward, column by column of a stream.
 
-A step, theta being one and the same in all of it:
+A step has three parts, under the same theta:
 
-    1. the new state, and what its step says of itself (`bench.models.local`, or torch.func for any backbone)
+    1. the new state, and the derivatives of its step (by `bench.models.local`, or by torch.func for any backbone)
     2. the loss, and its gradient by the new state: one backward pass through the readout alone
-    3. `carried`: the credit of what was carried so far, and what is carried on
+    3. `carried`: the credit of the sensitivities carried so far, and the next sensitivities
 
-Nothing outlives a step with a graph. Work and memory do not grow with the length of the stream. With steps of the
-optimiser in between, what is carried holds the derivatives at the weights that were in force then.
+No autograd graph outlives a step. Work and memory do not grow with the length of the stream. When the optimiser steps
+in between, the sensitivities still hold derivatives at the earlier weights.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from bench.models.local import Local, Site
 from bench.tasks.base import IGNORED
 
 Pairs = Sequence[tuple[Tensor, Tensor]]
-"""b (B, r, q) and a (B, r, m) of parts of theta, of which b a^T is the gradient."""
+"""For each part of theta b (B, r, q) and a (B, r, m), whose product b a^T is its gradient."""
 EMBEDDING = "embedding.weight"
 
 
 class Part(NamedTuple):
-    """A matrix of theta, (q, m), with its bias as a further column."""
+    """A matrix (q, m) of theta, with its bias as a further column."""
 
     names: tuple[str, ...]
     q: int
@@ -45,54 +45,56 @@ class Part(NamedTuple):
 
 
 class OnlineConfig(MethodConfig):
-    """When to step, and how much memory the sensitivities may take."""
+    """Fields of online methods."""
 
     update_every: Positive | None = Field(None, description="columns between two steps; null: once a batch")
-    max_bytes: Positive = Field(2 * 2**30, description="of all lanes' sensitivities; a run that needs more is refused")
+    max_bytes: Positive = Field(
+        2 * 2**30, description="for the sensitivities of all lanes; a run that needs more is refused"
+    )
 
 
 class UnclippedConfig(MethodConfig):
-    """Of an estimator with noise, whose mean clipping would move."""
+    """Fields of an estimator with noise, whose mean clipping would change."""
 
     clip: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="gradient norm, in the place of training.optimiser.clip; null: none"
+        None, description="largest gradient norm, in place of training.optimiser.clip; null: no clipping"
     )
 
 
 class Unclipped(RecurrentMethod):
-    """An estimator whose mean over its noise is the exact gradient, while the parameters stand still."""
+    """An estimator whose mean over its noise is the exact gradient while the parameters do not change."""
 
     Config = UnclippedConfig
     config: UnclippedConfig
     gradient_is: ClassVar[Mapping[str, Any]] = {"train": "unbiased"}
 
     def phases(self, training: TrainingConfig) -> list[Phase]:
-        """Those of any method, with `clip` as the gradient norm at which they clip."""
+        """The phases of any method, which clip at the gradient norm `clip`."""
         clip = {"clip": self.config.clip}
         phases = super().phases(training)
         return [dataclasses.replace(phase, optimiser=phase.optimiser.model_copy(update=clip)) for phase in phases]
 
 
 class RandomConfig(UnclippedConfig, OnlineConfig):
-    """The fields of both."""
+    """Fields of online methods with noise."""
 
 
 class Online(RecurrentMethod):
-    """A subclass says what it carries (`sensitivities`) and implements `carried`."""
+    """The base of online methods. A subclass defines `sensitivities` and `carried`."""
 
     Config = OnlineConfig
     config: OnlineConfig
     data = "streams"
     carries: ClassVar[str] = "what it carries"
-    """In words, for a refusal."""
+    """A phrase for the sensitivities, in the message that refuses a run."""
 
     @classmethod
     def refuses(cls, run: Run) -> str | None:
         method: Any = build.build_method(run, build.build_task(run), device="cpu")
         if reason := method.unfit():
             return reason
-        # Their sizes alone, as they may be too large. The network is built: a few operators on "meta" would import
-        # torch's compiler, which takes seconds.
+        # The sensitivities have sizes only, as they may be too large. The network itself is built: on "meta", some of
+        # its operators import torch's compiler, which takes seconds.
         state = method.zeros.new_empty(run.training.batch_size, method.zeros.shape[1], device="meta")
         held = method.sensitivities(state)
         size, most = sum(leaf.numel() * leaf.element_size() for leaf in leaves(held)), method.config.max_bytes
@@ -104,13 +106,13 @@ class Online(RecurrentMethod):
 
     @classmethod
     def uncompilable(cls, run: Run) -> str | None:
-        """A step can be compiled where it asks neither torch.func nor autograd anything, one column at a time."""
+        """A step can be compiled where it takes one column at a time and needs neither torch.func nor autograd."""
         method: Any = build.build_method(run, build.build_task(run), device="cpu")
         if method.block > 1:
             return f"{cls.name} in blocks of {method.block} columns is not compiled"
         if method.closed and method._seen_as_it_is:
             return None
-        return f"{cls.name} on {run.model.backbone} asks autograd in each step; tanh with a linear readout does not"
+        return f"{cls.name} on {run.model.backbone} needs autograd in each step; tanh with a linear readout does not"
 
     @property
     def piece(self) -> int | None:
@@ -118,7 +120,7 @@ class Online(RecurrentMethod):
 
     @cached_property
     def transition(self) -> Transition:
-        """The recurrent part of the RNN; none of this module's own, which has its parameters already."""
+        """The recurrent part of the RNN; not a submodule, as its parameters are this module's already."""
         return Transition(self.rnn)
 
     def begin(self, lanes: int) -> Carry:
@@ -126,15 +128,15 @@ class Online(RecurrentMethod):
         return Carry((state, self.sensitivities(state)))
 
     def sensitivities(self, state: Tensor) -> Any:
-        """What is carried beside the states (B, N), before any input: a tree of zeros, lanes first."""
+        """The sensitivities to states (B, N) before any input: a tree of zeros, lanes first."""
         raise NotImplementedError
 
     def moved(self, state: Tensor, held: Any, x_t: Tensor) -> Any:
-        """The step from states (B, N): something with the next ones as `state`, (B, N), without gradients."""
+        """The step from states (B, N), as an object whose `state` holds the next ones (B, N), without gradients."""
         return self.local(state, x_t)
 
     def carried(self, moved: Any, held: Any, by_state: Tensor, drawn_t: Any) -> tuple[Any, dict[str, Tensor]]:
-        """What is carried on, and gradients by the RNN's parameters, from `sensitivities` and dl_t / ds_t (B, N)."""
+        """The next sensitivities, and gradients by the RNN's parameters, from `held` and dl_t / ds_t (B, N)."""
         raise NotImplementedError
 
     def step(self, carry: Carry, x_t: Tensor, y_t: Tensor, drawn_t: Any) -> tuple[Carry, Credit]:
@@ -147,9 +149,9 @@ class Online(RecurrentMethod):
         return Carry((moved.state, held)), joined(credit, gradient)
 
     def immediate(self, state: Tensor, x_t: Tensor, y_t: Tensor) -> tuple[Credit, Tensor]:
-        """The credit that reaches parameters without passing through the last state, and dl_t / ds_t by lane (B, N)."""
-        if self._seen_as_it_is and not torch.is_autocast_enabled(state.device.type):
-            return self._through_linear(state, y_t)
+        """The credit that reaches parameters without passing through an earlier state, and dl_t / ds_t (B, N)."""
+        if self._reads_state_linearly and not torch.is_autocast_enabled(state.device.type):
+            return self._immediate_of_linear(state, y_t)
         names, parameters = self._immediate
         leaf = state.detach().requires_grad_()
         with torch.enable_grad():
@@ -159,14 +161,14 @@ class Online(RecurrentMethod):
         return Credit(dict(zip(names, found, strict=True)), weight, {"loss": loss.detach()}), by_state
 
     @cached_property
-    def _seen_as_it_is(self) -> bool:
-        """Whether a loss is the cross-entropy of a linear map of the state."""
+    def _reads_state_linearly(self) -> bool:
+        """Whether the loss is the cross-entropy of a linear map of the state."""
         zeros, plain = self.zeros, type(self).objective is Method.objective and self.rnn.tokens is None
         u = self.rnn.embedding(torch.zeros(1, dtype=torch.long, device=zeros.device))
         return plain and self.rnn.updater.features(self.tree(zeros), u) is zeros
 
-    def _through_linear(self, state: Tensor, y_t: Tensor) -> tuple[Credit, Tensor]:
-        """`immediate` written out, in a third of the time of the same by autograd."""
+    def _immediate_of_linear(self, state: Tensor, y_t: Tensor) -> tuple[Credit, Tensor]:
+        """`immediate` in closed form, in a third of the time of autograd."""
         readout: Any = self.rnn.readout
         scored = y_t != IGNORED
         log_p = readout(state).log_softmax(1)
@@ -178,7 +180,7 @@ class Online(RecurrentMethod):
 
     @cached_property
     def _immediate(self) -> tuple[list[str], list[Tensor]]:
-        """Names and parameters that a loss depends on beside the state: those that one of two lanes reaches."""
+        """The names and the parameters that a loss depends on apart from the state: those with a gradient."""
         named = dict(self.named_parameters())
         device = next(iter(named.values())).device
         x = torch.zeros(2, dtype=torch.long, device=device)
@@ -189,15 +191,15 @@ class Online(RecurrentMethod):
         reached = [name for name, gradient in zip(named, found, strict=True) if gradient is not None]
         return reached, [named[name] for name in reached]
 
-    # The step of a cell that says it itself, and of any other.
+    # The step of a cell that gives its derivatives, and of any other.
 
     @cached_property
     def closed(self) -> bool:
-        """Whether the cell says its own step; of others torch.func finds it out."""
+        """Whether the cell gives its derivatives; those of any other come from torch.func."""
         return self.rnn.updater.says("local")
 
     def local(self, state: Tensor, x_t: Tensor) -> Local | Differentiated:
-        """The step from states (B, N); of a cell that says it, with a trained embedding as one more site."""
+        """The step from states (B, N); where the cell gives it, with a trained embedding as one more site."""
         if not self.closed:
             return Differentiated(self.transition.step(state, x_t), self.transition, state, x_t)
         updater, embedding = self.rnn.updater, self.rnn.embedding
@@ -212,7 +214,7 @@ class Online(RecurrentMethod):
 
     @cached_property
     def parts(self) -> list[Part]:
-        """Of theta as one vector, in their order."""
+        """The parts of theta, in their order in the vector."""
         if not self.closed:
             return [Part((), 1, flat(self._theta).shape[1])]
         device = next(self.parameters()).device
@@ -232,21 +234,21 @@ class Online(RecurrentMethod):
 
     @cached_property
     def _vectors(self) -> bool:
-        """Whether the cell's state is one vector of real numbers."""
+        """Whether the cell's state is a single vector of real numbers."""
         form = self.rnn.initial_state(1)
         return isinstance(form, Tensor) and form.ndim == 2 and not form.is_complex()
 
     def tree(self, vectors: Tensor) -> Any:
-        """Vectors (B, N) as the cell's own state."""
+        """The cell's own state from vectors (B, N)."""
         return vectors if self._vectors else self.transition.tree(vectors)
 
     @property
     def size(self) -> int:
-        """Numbers in theta, P."""
+        """P, the number of parameters in theta."""
         return sum(part.q * part.m for part in self.parts)
 
     def named(self, vector: Tensor) -> dict[str, Tensor]:
-        """A vector (P,) by the RNN's parameters."""
+        """A vector (P,) as tensors by the names of the RNN's parameters."""
         if not self.closed:
             return {name: rows[0] for name, rows in unflat(vector[None], self._theta).items()}
         found = {}
@@ -259,15 +261,15 @@ class Online(RecurrentMethod):
             found |= {name: matrix[:, -1].contiguous() for name in bias}
         return found
 
-    # Over lanes; what looks at estimates lane by lane puts others in their place.
+    # Sums over lanes; `bench.measure.online` replaces them to look at estimates lane by lane.
 
     def summed(self, pairs: Pairs) -> Tensor:
-        """The sum over lanes and copies of outer products, one after another, (P,)."""
+        """The outer products, summed over lanes and copies, as one vector (P,)."""
         parts = [(b.flatten(0, 1).t() @ a.flatten(0, 1)).flatten() for b, a in pairs]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def over_lanes(self, each: Tensor) -> Tensor:
-        """The sum of the lanes' own vectors (B, P), (P,)."""
+        """The sum over lanes of vectors (B, P): (P,)."""
         return each.sum(0)
 
     @property
@@ -283,7 +285,7 @@ class RandomOnline(Unclipped, Online):
 
 
 class Differentiated(NamedTuple):
-    """One step of any backbone as torch.func finds it out; as `Local`, with all of theta as one site of one output."""
+    """One step of any backbone, derived by torch.func; like `Local`, with all of theta as one site with one output."""
 
     state: Tensor
     transition: Transition
@@ -296,7 +298,7 @@ class Differentiated(NamedTuple):
         return torch.stack([self.transition.push(self.before, self.x_t, column)[1] for column in columns], 2)
 
     def pull(self, vectors: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """I^T v for v (B, r, N), as b (B, r, 1), all ones, and a (B, r, P)."""
+        """I^T v for v (B, r, N), as b (B, r, 1), which is all ones, and a (B, r, P)."""
         rows = [flat(self.transition.pull(self.before, self.x_t, vector)[2]) for vector in vectors.unbind(1)]
         return [(torch.ones_like(vectors[..., :1]), torch.stack(rows, 1))]
 
@@ -306,13 +308,13 @@ class Differentiated(NamedTuple):
 
 
 def signs(shape: tuple[int, ...], noise: torch.Generator, like: Tensor) -> Tensor:
-    """-1 and 1, equally likely, in the precision of `like`."""
+    """Random signs, -1 or 1 with equal probability, in the precision of `like`."""
     drawn = torch.randint(2, shape, generator=noise, device=noise.device, dtype=like.dtype)
     return drawn.mul_(2).sub_(1)
 
 
 def joined(credit: Credit, gradient: dict[str, Tensor]) -> Credit:
-    """The credit, with gradients by the RNN's parameters added."""
+    """The credit with a gradient by the RNN's parameters added to it."""
     found = dict(credit.gradient)
     for name, part in gradient.items():
         now = found.get(f"rnn.{name}")
@@ -326,6 +328,6 @@ def one_hot(x_t: Tensor, symbols: int, dtype: torch.dtype) -> Tensor:
 
 
 def exactly(like: Tensor) -> AbstractContextManager[None]:
-    """Sensitivities are float32 at least: outside autocast."""
+    """A context without autocast: sensitivities are kept in float32 or better."""
     device = like.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

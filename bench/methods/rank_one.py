@@ -1,10 +1,10 @@
-"""What UORO and NoBackTrack share: the influence M of the parameters on the state as one outer product, s w^T.
+"""The base of UORO and NoBackTrack: the influence M of the parameters on the state as an outer product, s w^T.
 
-    q = J s;    gradient = (d . q) w + d^T I;    nu fresh signs, one a number of the state
+    q = J s;    gradient = (d . q) w + d^T I;    nu new random signs, one per number of the state
     s' = rho0 q + rho nu,    w' = w / rho0 + (nu / rho)^T I,    rho0 = sqrt((|w| + e) / (|q| + e))
 
-The mean of s w^T is M for all rho > 0 that do not depend on the signs. The gradient takes s and w as they were before
-the noise of this step, so that the present is exact and only the past is noisy.
+The mean of s w^T is M for any rho > 0 that does not depend on the signs. The gradient uses s and w from before the
+noise of this step, so that the credit of the present input is exact and only that of the past is noisy.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from bench.config import Positive
 from bench.methods.online import Pairs, RandomConfig, RandomOnline, signs
 
 E = 1e-5
-"""Added to the lengths that are balanced, of which each may be 0."""
+"""e, added to the lengths that are balanced, as either may be 0."""
 
 
 class RankOneConfig(RandomConfig):
-    """The same of outer products."""
+    """Fields of UORO and NoBackTrack."""
 
-    copies: Positive = Field(1, description="outer products a lane, whose estimates are averaged")
+    copies: Positive = Field(1, description="outer products per lane, whose estimates are averaged")
 
 
 class RankOne(RandomOnline):
-    """A subclass says in `balanced` how the two sides of the noise are balanced."""
+    """A subclass defines in `balanced` how the two sides of the noise are balanced."""
 
     Config = RankOneConfig
     config: RankOneConfig
     carries = "its outer products"
 
     def balanced(self, moved: Any, nu: Tensor) -> tuple[Tensor, Pairs]:
-        """rho of noise nu (B, r, N), of each number or of all, (B, r, N) or (B, r, 1), and (nu / rho)^T I."""
+        """For noise nu (B, r, N): rho, per number (B, r, N) or for all (B, r, 1), and (nu / rho)^T I."""
         raise NotImplementedError
 
     def sensitivities(self, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,8 @@ Computation 1(2), 1989. With the influence M_t of the parameters theta on the st
 
     M_t = J_t M_{t-1} + I_t,    J = ds_t / ds_{t-1} (N, N),    I = ds_t / dtheta,    gradient of l_t: (dl_t / ds_t) M_t
 
-Work and memory do not grow with the length of the stream, but with N times the parameters, for each lane. A cell whose
-units see themselves alone needs no more than the parameters: a trace of each.
+Work and memory do not grow with the length of the stream, but with N times the number of parameters, for each lane. A
+cell whose units depend on themselves alone needs only a trace of each parameter.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from bench.registry import register_method
 
 
 class RTRLConfig(OnlineConfig):
-    """The same, and how J and I are found."""
+    """Fields of RTRL."""
 
     form: Literal["closed", "generic"] = Field(
-        "closed", description="as the cell says them, where it does; generic: by torch.func, the reference"
+        "closed", description="J and I as the cell gives them, if it does; generic: by torch.func, the reference"
     )
 
 
 @register_method("rtrl")
 class RTRL(Online):
-    """Exact while the parameters stand still; steps in between leave the influence of the earlier ones as it was."""
+    """Exact while the parameters do not change; a step leaves the influence as computed with the earlier ones."""
 
     Config = RTRLConfig
     config: RTRLConfig
@@ -73,11 +73,11 @@ class RTRL(Online):
 
     def carried(self, moved: Any, held: Any, by_state: Tensor, drawn_t: Any) -> tuple[Any, dict[str, Tensor]]:
         if self.traced:
-            return moved.traces, self._of_traces(moved.traces, by_state)
+            return moved.traces, self._trace_gradient(moved.traces, by_state)
         return self._closed_step(moved, held, by_state) if self.closed else _generic_step(moved, held, by_state)
 
     def _closed_step(self, moved: Local, held: Tensor, by_state: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """One product of matrices a lane gives both J M and the gradient of what was before, d^T J M."""
+        """Per lane, one product of matrices gives both J M and the gradient through earlier states, d^T J M."""
         numbers = held.shape[1]
         jacobian = moved.push(torch.eye(numbers, dtype=held.dtype, device=held.device).expand(len(held), -1, -1))
         rows = torch.cat([jacobian, by_state[:, None] @ jacobian], 1) @ held  # (B, N + 1, P)
@@ -89,7 +89,7 @@ class RTRL(Online):
         return influence, self.named(gradient)
 
     def _traced_step(self, state: Tensor, traces: dict[str, Tensor], x_t: Tensor) -> Moved:
-        """The state and all traces, of which that of a trained embedding is for every unit, input and symbol."""
+        """The next state and all traces; that of a trained embedding has a number per unit, input and symbol."""
         updater, embedding = self.rnn.updater, self.rnn.embedding
         own = {name: trace for name, trace in traces.items() if name != EMBEDDING}
         found: Traced = updater.trace(self.tree(state), embedding(x_t), own)
@@ -100,7 +100,7 @@ class RTRL(Online):
             moved[EMBEDDING] = torch.addcmul(before, found.token[..., None], symbol)
         return Moved(flat(found.state), moved)
 
-    def _of_traces(self, traces: dict[str, Tensor], by_state: Tensor) -> dict[str, Tensor]:
+    def _trace_gradient(self, traces: dict[str, Tensor], by_state: Tensor) -> dict[str, Tensor]:
         by = self.tree(by_state)
         own = {name: trace for name, trace in traces.items() if name != EMBEDDING}
         found = {f"updater.{name}": credit for name, credit in self.rnn.updater.trace_credit(own, by).items()}
@@ -110,14 +110,14 @@ class RTRL(Online):
 
 
 class Moved(NamedTuple):
-    """A step that has carried the traces on itself."""
+    """One step, with the traces after it."""
 
     state: Tensor
     traces: dict[str, Tensor]
 
 
 class Jacobians(NamedTuple):
-    """A step as `Transition.jacobians` gives it."""
+    """One step, with its Jacobians from `Transition.jacobians`."""
 
     state: Tensor
     jacobian: Tensor

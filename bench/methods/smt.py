@@ -12,7 +12,7 @@ Worked example, T = 4, context 2, future 2, at t = 2:
     encoder sees x1 x2 -> m_2 and x0 x1 -> m_1;    decoder sees m_2 x3 -> y2 y3;    updater sees m_1 x2 -> m_2
 
 The pair is (m_{t-1}, m_t), decoded at m_t, so that with t in 0 .. T-1 each transition, the first from the empty context
-included, and each scored position have their turn.
+included, and each scored position is trained.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class SMTConfig(MethodConfig):
     future: Positive = Field(64, description="T_f: outputs that the decoder predicts from one memory")
     timesteps: Positive | None = Field(1, description="positions t drawn per sequence; null: all")
     consecutive: bool = Field(
-        False, description="the n positions of a sequence stand in a row and share encodings: n + 1 in place of 2 n"
+        False, description="draw n consecutive positions, which share encodings: n + 1 instead of 2 n per sequence"
     )
     length: Positive | None = Field(None, description="columns of SMT's batches; null: the task's length")
     whole_futures: bool = Field(
-        False, description="draw t only where T_f outputs are left and, with start: context, a transition leads to m_t"
+        False, description="draw t only where T_f outputs follow and, with start: context, m_t has a memory before it"
     )
     uniformity_sample: Annotated[int, Field(ge=2)] = Field(512, description="memory tokens compared in L_unif")
     detach: bool = Field(False, description="keep L_dyn's gradient out of the encoder")
@@ -77,21 +77,21 @@ class Drawn(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """What SMT sees of a batch at the positions t that it drew, n per row, N = B n in all."""
+    """The parts of a batch at the positions t that SMT drew, n per row, N = B n in all."""
 
     before: Tensor  # (N, C) context of m_{t-1}
     context: Tensor  # (N, C) context of m_t
     x_t: Tensor  # (N,)
     future: Tensor  # (N, F-1) x_{t+1} ..
     targets: Tensor  # (N, F) y_t ..
-    has_before: Tensor  # (N,) whether m_{t-1} is defined, so that the transition counts
+    has_before: Tensor  # (N,) whether m_{t-1} is defined; if not, the transition does not count
 
 
 def cut_windows(x: Tensor, y: Tensor, t: Tensor, context: int, future: int, first: int = 0) -> Windows:
     """Contexts, futures and targets at positions t (B, n) of sequences x, y (B, T).
 
     Contexts hold the last `context` inputs, right-aligned, padded in front; futures stop at the end of the sequence,
-    where targets are -1. m_t is defined for t >= first - 1: at t < first the transition into m_t does not count.
+    where targets are -1. m_t is defined for t >= first - 1; at t < first the transition into m_t does not count.
     """
     context, future = min(context, x.shape[1]), min(future, x.shape[1])
     span = windows(x, t - context, context + 1, Teacher.PAD).flatten(0, 1)  # (N, C + 1): one window holds both contexts
@@ -111,19 +111,19 @@ def dynamics_loss(predicted: Tensor, memory: Tensor, counts: Tensor | None = Non
 def uniformity_loss(memory: Tensor, compared: Tensor | None = None) -> Tensor:
     """Log of the mean, over pairs of distinct memory tokens, of exp(-2 squared distance); tokens at unit norm.
 
-    memory (N, K, d), of whose N K tokens those numbered in `compared` take part. After Wang & Isola, arXiv 2005.10242.
+    Of the N K tokens of memory (N, K, d), those with an index in `compared` take part. After Wang & Isola, 2005.10242.
     """
     tokens = memory.flatten(0, 1)
     if compared is not None:
         tokens = tokens[compared]
     if len(tokens) < 2:
         return 0 * tokens.sum()
-    with torch.autocast(tokens.device.type, enabled=False):  # bfloat16 cannot tell tokens apart that are close
+    with torch.autocast(tokens.device.type, enabled=False):  # bfloat16 cannot distinguish tokens that are close
         tokens = F.normalize(tokens.float() if tokens.dtype == torch.bfloat16 else tokens, dim=-1)
         exponent = 4 * (tokens @ tokens.T) - 4  # -2 |a - b|^2 for unit vectors
     itself = torch.eye(len(tokens), dtype=torch.bool, device=tokens.device)
     pairs = len(tokens) * (len(tokens) - 1)
-    # (Exponents are from -8 to 0, so that nothing has to be subtracted before they are exponentiated.)
+    # (Exponents lie between -8 and 0, so that no maximum has to be subtracted first.)
     return exponent.masked_fill(itself, -torch.inf).exp().sum().log() - math.log(pairs)
 
 
@@ -170,14 +170,14 @@ class SMT(TaughtMethod):
 
     @property
     def first(self) -> int:
-        """The number of inputs that the first memory has seen."""
+        """The number of inputs that the first memory holds."""
         return self.config.context if self.config.start == "context" else 0
 
     def phases(self, training: TrainingConfig) -> list[Phase]:
         return [self.smt_phase(1.0, training)]
 
     def smt_phase(self, share: float, training: TrainingConfig) -> Phase:
-        """The phase of supervised memory training, with a share of the budget."""
+        """The phase of supervised memory training, with this share of the budget."""
         return Phase(
             "smt", share, training.optimiser, self.smt_groups(), training.batch_size, length=self.config.length
         )
@@ -193,8 +193,8 @@ class SMT(TaughtMethod):
     def draw_smt(self, shape: tuple[int, int]) -> Drawn:
         """Distinct positions per row, none before the first memory, and the memory tokens for L_unif.
 
-        A run of consecutive positions that would begin before the first or end after the last is moved inside, so that
-        no position is drawn less often than those in the middle.
+        Consecutive positions that would begin before the first or end after the last are moved inside, so that no
+        position is drawn less often than those in the middle.
         """
         (batch_size, length), device = shape, self.noise.device
         earliest, latest = max(self.first - 1, 0), length - 1
@@ -208,7 +208,7 @@ class SMT(TaughtMethod):
             return self._drawn(t)
         keys = torch.rand(batch_size, positions, generator=self.noise, device=device)
         if self.config.empty_share is not None and earliest == 0 and several < positions:
-            # Give t = 0 a share of its own: it comes first in that share of the rows, else last.
+            # Give t = 0 its own share: it comes first in that share of the rows, else last.
             chosen = torch.rand(batch_size, generator=self.noise, device=device) < self.config.empty_share
             keys[:, 0] = chosen.to(keys.dtype) * 3 - 1
         t = keys.topk(several, dim=1).indices + earliest
@@ -233,7 +233,7 @@ class SMT(TaughtMethod):
         return {"loss": loss, "L_dec": dec, "L_dyn": dyn, "L_unif": unif}
 
     def _encode_pairs(self, seen: Windows, rows: int) -> tuple[Tensor, Tensor]:
-        """Memories m_{t-1} and m_t, (N, K, d) each, in one call of the encoder; rows of consecutive t share theirs."""
+        """Memories m_{t-1} and m_t, each (N, K, d), from one call of the encoder; consecutive positions share them."""
         if not self.config.consecutive:
             before, memory = self.teacher.encode(torch.cat([seen.before, seen.context])).chunk(2)
             return before, memory
@@ -249,8 +249,8 @@ class SMT(TaughtMethod):
     def empty_memory(self) -> Tensor:
         return self.teacher.encode(torch.empty(1, 0, dtype=torch.long, device=self.noise.device))[0]
 
-    # With `start: context` the first T_c inputs are only collected; the state is then a pair (memory, window), and the
-    # window is None once it has been encoded.
+    # With `start: context` the first T_c inputs are only collected: the state is a pair (memory, window), and window is
+    # None once it has been encoded.
 
     def initial_state(self, lanes: int) -> Any:
         memory = super().initial_state(lanes)
@@ -263,7 +263,7 @@ class SMT(TaughtMethod):
     def roll(self, state: Any, x: Tensor, start: Tensor | None = None) -> tuple[Tensor, Any]:
         """Run the RNN on its own memories over inputs x (B, T): memories after each (B, T, K, d), and the last state.
 
-        With `start: context`, the empty memory stands in until the first one is there; nothing is scored before that.
+        With `start: context`, the empty memory stands in until the first one is known; nothing is scored before that.
         """
         if not self.first:
             return self._unroll(state, x, start)

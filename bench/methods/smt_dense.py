@@ -3,9 +3,9 @@
 This project's form of SMT (Kumar & Isola, arXiv 2606.06479; `bench.methods.smt` is the published one). With m_t of the
 teacher, e_t = MSE(f(m~_{t-1}, x_t), m_t) at all t, and m~ a memory with noise added, normalised again:
 
-    L_dec  = cross-entropy of D(m~_t, x_{t+1}, ...) at y_t, ..., at some t of the teacher's memories, drawn evenly, and
+    L_dec  = cross-entropy of D(m~_t, x_{t+1}, ...) at y_t, ..., for some of the teacher's memories, drawn evenly, and
              some of the updater's, drawn where e_t is large: the previous memory learns what the updater needs
-    L_dyn  = mean of w_t e_t divided by the variance of memories, w_t = e_t^focal at mean 1: memories cannot lower
+    L_dyn  = mean of w_t e_t over the variance of memories, w_t = e_t^focal scaled to mean 1: memories cannot lower
              the loss by varying less, and rare transitions count
     L_unif = as in SMT
 
@@ -32,14 +32,14 @@ from bench.registry import register_method
 from bench.tasks.base import IGNORED, Batch, Task
 
 SMALLEST = 1e-3
-"""The least variance of memories by which L_dyn is divided."""
+"""The smallest variance of memories by which L_dyn is divided."""
 
 
 class TeacherPhaseConfig(Config):
     """The phase in which the teacher trains alone."""
 
-    share: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="of the budget, at most; 0: no such phase")
-    until: NonNegative = Field(0.3, description="it ends once its loss is so many nats above the task's floor")
+    share: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="largest share of the budget; 0: no such phase")
+    until: NonNegative = Field(0.3, description="the phase ends once its loss is this near the task's floor, in nats")
     batch_size: Positive = 4
     optimiser: Optimiser = Optimiser(lr=2e-3)
 
@@ -53,11 +53,11 @@ class SMTDenseConfig(MethodConfig):
     context: Positive = Field(256, description="T_c: inputs that a memory of the teacher may depend on")
     future: Positive | None = Field(None, description="T_f: outputs predicted from one memory; null: all that follow")
     decoded: Positive = Field(4, description="memories that are decoded per sequence")
-    predicted: Share = Field(0.5, description="of these, the share that is the updater's, drawn by its error")
-    noise: NonNegative = Field(0.2, description="standard deviation of what is added to memories that are read")
-    relative: bool = Field(True, description="L_dyn is divided by the variance of memories over sequences")
-    focal: NonNegative = Field(0.5, description="power of its own error that weights a transition in L_dyn")
-    token_shift: bool = Field(True, description="teacher and decoder see each input with the one before")
+    predicted: Share = Field(0.5, description="share of these that are the updater's, drawn by its error")
+    noise: NonNegative = Field(0.2, description="standard deviation of the noise on memories that are read")
+    relative: bool = Field(True, description="divide L_dyn by the variance of memories over sequences")
+    focal: NonNegative = Field(0.5, description="power of its error by which a transition is weighted in L_dyn")
+    token_shift: bool = Field(True, description="teacher and decoder also see the input before each")
     updater_rate: Annotated[float, Field(gt=0)] = Field(2.0, description="learning rate, in multiples of the teacher's")
     uniformity_sample: Annotated[int, Field(ge=2)] = Field(512, description="memory tokens compared in L_unif")
     teacher: TeacherPhaseConfig = TeacherPhaseConfig()
@@ -66,7 +66,7 @@ class SMTDenseConfig(MethodConfig):
 class Drawn(NamedTuple):
     """The random choices of one batch."""
 
-    even: Tensor  # (B, T) the largest say which of the teacher's memories are decoded
+    even: Tensor  # (B, T) the columns of the largest are those whose teacher's memories are decoded
     by_error: Tensor  # (B, T) Gumbel noise, for the updater's
     before: Tensor  # (B, T, K, d) added to what the updater reads
     read: Tensor  # (B, n, K, d) added to what the decoder reads
@@ -91,7 +91,7 @@ class SMTDense(TaughtMethod):
         return self.taught(training, 1.0)
 
     def taught(self, training: TrainingConfig, share: float) -> list[Phase]:
-        """The phases in which the teacher trains; together they have this share of the budget."""
+        """The phases in which the teacher trains, with this share of the budget together."""
         first, teacher = self.config.teacher, tuple(self.teacher.parameters())
         rnn = (*self.rnn.embedding.parameters(), *self.rnn.updater.parameters())
         groups, rates = (teacher, rnn), (1.0, self.config.updater_rate)
@@ -106,7 +106,7 @@ class SMTDense(TaughtMethod):
         return self.draw_position(shape[1]) if phase == "teacher" else self.draw_smt(shape)
 
     def draw_position(self, length: int) -> Tensor:
-        """One column for the whole batch, (): in half of the draws the last one, else any of the second half."""
+        """A column () for the whole batch: in half of the draws the last, else any column of the second half."""
         late, where = torch.rand(2, generator=self.noise, device=self.noise.device)
         half = length // 2
         column = half + (where * (length - half)).long().clamp(max=length - half - 1)
@@ -200,6 +200,6 @@ def _noisy(memories: Tensor, noise: Tensor) -> Tensor:
 
 
 def _variance(memories: Tensor) -> Tensor:
-    """`memories.var(0).mean()` at a tenth of its time; 0 for a single row."""
+    """`memories.var(0).mean()` in a tenth of its time; 0 for a single row."""
     squares = (memories - memories.mean(0)).square().mean()
     return squares * (len(memories) / max(1, len(memories) - 1))

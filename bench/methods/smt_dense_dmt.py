@@ -1,6 +1,6 @@
-"""DMT after dense SMT: labels at all columns for one pass of the teacher, rollouts in pieces that grow.
+"""DMT after dense SMT: one pass of the teacher labels all columns, and rollouts run in pieces that grow.
 
-As in `bench.methods.smt_dmt`, but each rollout begins at the teacher's memory of a column within the sequence: no label
+Unlike in `bench.methods.smt_dmt`, a rollout begins at the teacher's memory of a column within the sequence: no label
 can restore what a rollout from the beginning has forgotten.
 """
 
@@ -25,12 +25,12 @@ from bench.tasks.base import Batch
 class DenseDMTConfig(Config):
     """Fields of the last phase."""
 
-    share: Annotated[float, Field(gt=0, lt=1)] = Field(0.4, description="of the budget")
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(0.4, description="share of the budget")
     lambda_dyn: NonNegative = 10.0
     lambda_readout: NonNegative = 1.0
     pieces: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
         (8, 8, 16, 32, 64),
-        description="rollouts of so many steps from the teacher's memory, in equal parts of the phase",
+        description="steps of a rollout from the teacher's memory, in equal parts of the phase",
     )
     sweeps: Positive | None = Field(None, description="k sweeps over all columns in place of pieces")
     detach_readout: bool = Field(False, description="the readout's loss does not reach the updater")
@@ -39,7 +39,7 @@ class DenseDMTConfig(Config):
 
 
 class SMTDenseDMTConfig(SMTDenseConfig):
-    """Dense SMT's fields, and DMT's under `dmt`."""
+    """The fields of dense SMT, and those of DMT under `dmt`."""
 
     dmt: DenseDMTConfig = DenseDMTConfig()
 

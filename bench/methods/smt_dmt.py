@@ -28,17 +28,17 @@ from bench.tasks.base import Batch, columns_from
 class DMTConfig(Config):
     """The defaults are the paper's."""
 
-    share: Annotated[float, Field(gt=0, lt=1)] = Field(0.01, description="of the budget; SMT has the rest")
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(0.01, description="share of the budget; SMT has the rest")
     lambda_dyn: NonNegative = 10.0
     lambda_readout: NonNegative = 1.0
-    rollout: Positive = Field(256, description="most steps of the RNN on its own memories; a longer sequence is cut")
+    rollout: Positive = Field(256, description="largest number of steps; a longer sequence is cut")
     pieces: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = Field(
         None,
-        description="rollouts of so many steps from the teacher's memory, in equal parts of the phase, in place of one "
+        description="steps of rollouts from the teacher's memory, in equal parts of the phase, in place of one "
         "from the beginning; this project's",
     )
     sweeps: Positive | None = Field(None, description="k sweeps over all columns in place of a rollout; this project's")
-    every: Positive = Field(16, description="k: every k-th position is labelled, from a random one on")
+    every: Positive = Field(16, description="k: label every k-th position, from a random one on")
     detach_rollout: bool = Field(True, description="no gradient from one step of the rollout to the one before")
     detach_readout: bool = Field(True, description="the readout's loss does not reach the updater")
     batch_size: Positive = 32
@@ -53,14 +53,14 @@ class Labelled(NamedTuple):
 
 
 class SMTDMTConfig(SMTConfig):
-    """SMT's fields, and DMT's under `dmt`."""
+    """The fields of SMT, and those of DMT under `dmt`."""
 
     dmt: DMTConfig = DMTConfig()
 
 
 @register_method("smt+dmt")
 class SMTDMT(SMT):
-    """The two phases, "smt" and "dmt". `init_from` another run's "smt" phase trains the second alone."""
+    """Two phases, "smt" and "dmt". With `init_from` another run's "smt" phase, only the second is trained."""
 
     Config = SMTDMTConfig
     config: SMTDMTConfig
@@ -124,7 +124,7 @@ class SMTDMT(SMT):
         answered = memories[:, columns]
         if dmt.detach_readout:
             answered = answered.detach()
-        elif dmt.detach_rollout:  # through the last update only, done once more with gradients
+        elif dmt.detach_rollout:  # gradients go through the last update only, which is computed again
             step = self.rnn.update(earlier[:, columns].flatten(0, 1), x[:, columns].flatten())
             answered = step.unflatten(0, answered.shape[:2])
         readout = cross_entropy(self.rnn.read(answered.flatten(-2)), y[:, columns])
@@ -154,7 +154,7 @@ class SMTDMT(SMT):
         return self.teacher.encode(contexts.flatten(0, 1)).unflatten(0, contexts.shape[:2])
 
     def draw_labelled(self, length: int) -> Tensor:
-        """Every k-th of the P positions after the first memory, from a random one on, in order: (n,), n = P // k.
+        """Draw every k-th of the P positions after the first memory, from a random one on, in order: (n,), n = P // k.
 
         Positions are counted modulo P, so that all are equally likely and none is drawn twice.
         """

@@ -20,15 +20,15 @@ from bench.tasks.base import Batch
 
 
 class FineTuningConfig(Config):
-    """Fields of the last phase; they were not searched."""
+    """Fields of the last phase, which were not tuned."""
 
-    share: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="of the budget; SMT has what DMT leaves")
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of the budget; SMT has what DMT leaves")
     batch_size: Positive = 32
     optimiser: Optimiser = Optimiser(schedule="cosine")
 
 
 class SMTDMTBPTTConfig(SMTDMTConfig):
-    """SMT's fields, DMT's under `dmt`, and those of the last phase under `bptt`."""
+    """The fields of SMT, those of DMT under `dmt`, and those of the last phase under `bptt`."""
 
     bptt: FineTuningConfig = FineTuningConfig()
 
@@ -41,7 +41,7 @@ class SMTDMTBPTTConfig(SMTDMTConfig):
 
 @register_method("smt+dmt+bptt")
 class SMTDMTBPTT(SMTDMT):
-    """The phases "smt", "dmt" and "bptt"; `init_from` may name either of the first two, also of a run of smt+dmt."""
+    """Three phases, "smt", "dmt" and "bptt"; `init_from` may name either of the first two, also of a run of smt+dmt."""
 
     Config = SMTDMTBPTTConfig
     config: SMTDMTBPTTConfig

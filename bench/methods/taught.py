@@ -1,4 +1,4 @@
-"""The base of published and dense SMT: a teacher from which the RNN takes its readout and its first memory."""
+"""The base of published and dense SMT, whose teacher gives the RNN its readout and its first memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TaughtMethod(RecurrentMethod):
     @classmethod
     def refuses(cls, run: Run) -> str | None:
         if registry.backbones.get(run.model.backbone).memory(run.model) is None:
-            return f"the teacher writes a memory of K tokens, but the state of {run.model.backbone} is no such memory"
+            return f"the teacher writes a memory of K tokens, but the state of {run.model.backbone} is not one"
         if run.model.readout != "transformer":
             return (
                 f"the readout takes the decoder's weights: model.readout should be transformer, not {run.model.readout}"
@@ -47,7 +47,7 @@ class TaughtMethod(RecurrentMethod):
         raise NotImplementedError
 
     def predict_teacher(self, x: Tensor, columns: slice = EVERY) -> Tensor:
-        """The teacher's own answers to x (B, T) from its memories: logits (B, n, O) at the asked columns."""
+        """The teacher's own answers to x (B, T) from its memories: logits (B, n, O) at the requested columns."""
         raise NotImplementedError
 
     def predictors(self) -> tuple[Predictor, ...]:

@@ -23,7 +23,7 @@ from bench.tasks.base import Batch
 class TBPTTConfig(MethodConfig):
     """k1 = k2, the default, cuts the stream into windows and computes nothing twice."""
 
-    k1: Positive = Field(8, description="columns between two steps of the optimiser, whose loss a step takes")
+    k1: Positive = Field(8, description="columns between two optimiser steps, whose loss a step uses")
     k2: Positive = Field(8, description="columns that a gradient goes back through, k1 or more")
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The causal Transformer baseline: it is trained on the same targets, and attends to the whole past."""
+"""The causal Transformer baseline, trained on the same targets, which attends to the whole past."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
 """UORO: unbiased online recurrent optimisation (Tallec & Ollivier, arXiv 1702.05043).
 
-Of the influence of P parameters on N numbers of state it keeps N + P numbers, whose outer product is the influence on
+It replaces the influence of P parameters on a state of N numbers by N + P numbers, whose outer product equals it on
 average. With z = nu^T I, the noise nu is balanced by one scale, as in the authors' public code:
 
     rho = sqrt((|z| + e) / (|nu| + e))
 
-Lanes have outer products of their own; `copies` of them are averaged, which divides the variance. With a `block` of L
-columns noise enters once in L: inside a block credit goes back through time exactly, and with delta the gradient of the
-block's loss by the state before it, J and I those of all of it,
+Each lane has its own outer products; `copies` of them are averaged, which divides the variance. With a `block` of L
+columns noise enters once in L columns: inside a block credit is backpropagated exactly. With delta the gradient of the
+block's loss by the state before it, and J and I those of the whole block,
 
-    gradient = (delta . s) w + that of BPTT within the block
+    gradient = (delta . s) w + BPTT within the block
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bench.registry import register_method
 
 
 class UOROConfig(RankOneConfig):
-    """The same in blocks."""
+    """Fields of UORO."""
 
     block: Positive = Field(1, description="columns that share their noise; above 1 update_every null means as many")
 
@@ -51,11 +51,11 @@ def one_scale(moved: Any, nu: Tensor) -> tuple[Tensor, Pairs]:
 
 @register_method("uoro")
 class UORO(RankOne):
-    """Unbiased, with noise that grows with the state; any backbone."""
+    """Unbiased on any backbone, with noise that grows with the state."""
 
     Config = UOROConfig
     config: UOROConfig
-    outside_autograd: ClassVar = {"train": "forward sensitivities, one outer product a lane (uoro)"}
+    outside_autograd: ClassVar = {"train": "forward sensitivities, one outer product per lane (uoro)"}
 
     @property
     def block(self) -> int:
@@ -82,13 +82,13 @@ class UORO(RankOne):
             total = tuple(credit) if total is None else map_tree(torch.add, total, tuple(credit))
             by_states.append(by_state)
         with exactly(x_t):
-            held, gradient = self._through(moves, by_states, (s, w), q.transpose(1, 2), drawn_t)
+            held, gradient = self._backpropagate(moves, by_states, (s, w), q.transpose(1, 2), drawn_t)
         return Carry((state, held)), joined(Credit(*total), gradient)  # type: ignore[misc]
 
-    def _through(
+    def _backpropagate(
         self, moves: list[Any], by_states: list[Tensor], held: tuple[Tensor, Tensor], q: Tensor, nu: Tensor
     ) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
-        """Back through a block: of its loss, and of the noise nu at its end, from which z = nu^T I comes."""
+        """Backpropagate through a block its loss, and the noise nu at its end, which gives z = nu^T I."""
         s, w = held
         identity = torch.eye(s.shape[2], dtype=s.dtype, device=s.device).expand(len(s), -1, -1)
         back, z, gradient = torch.cat([torch.zeros_like(nu[:, :1]), nu], 1), torch.zeros_like(w), w.new_zeros(())
