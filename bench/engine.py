@@ -150,9 +150,7 @@ class Engine:
     def _online_gradient(self, piece: Batch, drawn: Any, starts: list[bool]) -> dict[str, Tensor]:
         """Set `.grad` to the credit of an online method over a window, per scored label; return the scalars."""
         carry, (gradient, weight, scalars) = (
-            self._by_compiled_block(self.compiled, piece, drawn)
-            if self.compiled
-            else self._by_column(piece, drawn, starts)
+            self._in_blocks(self.compiled, piece, drawn) if self.compiled else self._by_column(piece, drawn, starts)
         )
         labels = weight.clamp(min=1)
         means = torch._foreach_div([*gradient.values()], labels)
@@ -179,7 +177,7 @@ class Engine:
             total = _add_credit(total, credit)
         return carry, total
 
-    def _by_compiled_block(self, compiled: compiling.Compiled, piece: Batch, drawn: Any) -> tuple[Carry, Any]:
+    def _in_blocks(self, compiled: compiling.Compiled, piece: Batch, drawn: Any) -> tuple[Carry, Any]:
         """The same in compiled blocks of `BLOCK` columns, of which the last may be shorter."""
         assert self.carry is not None
         carry, total = self.carry._replace(lanes=map_tree(Tensor.contiguous, self.carry.lanes)), None

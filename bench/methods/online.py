@@ -48,9 +48,7 @@ class OnlineConfig(MethodConfig):
     """Fields of online methods."""
 
     update_every: Positive | None = Field(None, description="columns between two steps; null: once a batch")
-    max_bytes: Positive = Field(
-        2 * 2**30, description="for the sensitivities of all lanes; a run that needs more is refused"
-    )
+    max_bytes: Positive = Field(2 * 2**30, description="bytes of all sensitivities; a run that needs more is refused")
 
 
 class UnclippedConfig(MethodConfig):

@@ -1,4 +1,4 @@
-"""Networks: the RNN and its backbones, SMT's teacher, the causal Transformer; what a plugin may import of these."""
+"""Networks: the RNN and its backbones, SMT's teacher, the causal Transformer. Plugins may import these names."""
 
 from bench.models.backbone import Backbone, State, map_tree
 from bench.models.jacobian import Transition, flat, unflat

@@ -1,9 +1,9 @@
 """The backbone contract: a backbone maps a state and an embedded input to the next state, and owns its time loop.
 
-    s_t = step(s_{t-1}, u_t),    features(s_t, u_t) -> readout,    scan = all of a sequence at once
+    s_t = step(s_{t-1}, u_t),    features(s_t, u_t) -> readout,    scan = the whole sequence
 
-A state is a tree of tensors, (nested) tuples or mappings of them, each with the lanes first. Nothing outside normalises
-it: what a step returns is what the next one takes.
+A state is a tree of tensors, (nested) tuples or mappings of them, each with the lanes first. The harness does not
+change it: what a step returns is the input of the next.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from bench.config import ModelConfig
 from bench.models.local import Local, Traced
 
 State = Any
-"""A tree of tensors: a single one, or a tuple or mapping of trees."""
+"""A tree of tensors: a tensor, or a tuple or mapping of trees."""
 Recurrence = Literal["dense", "elementwise", "linear"]
 """What the next state of a unit depends on: the states of all units, its own state alone, or its own state linearly.
 
-With "linear", credit can be carried forward and a sequence scanned in parallel, at the price of an element-wise step.
+With "linear", carrying credit forward costs as much as an element-wise step, and a sequence can be scanned in parallel.
 """
 RECURRENCES: tuple[Recurrence, ...] = get_args(Recurrence)
 
 
 class Backbone(nn.Module):
-    """One layer, or a stack, of a recurrent network. Plugins subclass this and `register_backbone`.
+    """One layer, or a stack of layers, of a recurrent network. Plugins subclass and register it (`register_backbone`).
 
     A subclass builds its modules in `__init__` from the sizes in the config (d is the width of an input), sets `width`,
     and implements `initial`, `step` and `features`.
@@ -37,7 +37,7 @@ class Backbone(nn.Module):
     name: str
     recurrence: ClassVar[Recurrence] = "dense"
     matched: ClassVar[bool] = True
-    """Whether `model.updater_width: null` gives it about as many parameters as the transformer updater has."""
+    """Whether `model.updater_width: null` gives it about as many parameters as the transformer updater."""
     width: int
     """F, the number of features that the readout sees."""
 
@@ -55,25 +55,25 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def step(self, state: State, u: Tensor) -> State:
-        """Take in one embedded input u (B, d): the next state. Differentiable in all, and pure."""
+        """The next state after an embedded input u (B, d). Pure, and differentiable in state, input and parameters."""
         raise NotImplementedError
 
     def features(self, state: State, u: Tensor) -> Tensor:
-        """What the readout sees of the state after u: (B, F)."""
+        """The features of the state after u that the readout sees, (B, F)."""
         raise NotImplementedError
 
     def prepare(self, u: Tensor) -> tuple[Callable[[State, Tensor], State], Tensor]:
-        """For a rollout over u (B, T, d): the step function, and the inputs in the form it takes, (B, T, ...).
+        """The step function for a rollout over u (B, T, d), and the inputs in the form that it takes, (B, T, ...).
 
-        Override this to do work that depends on no state once, for all inputs; the steps must equal `step`.
+        Override this to do work that does not depend on the state once for all inputs; the steps must equal `step`.
         """
         return self.step, u
 
     def scan(self, state: State, u: Tensor, start: Tensor | None = None) -> tuple[Tensor, State]:
-        """Take in u (B, T, d), T >= 1: features (B, T, F) and the last state.
+        """The features (B, T, F) and the last state after u (B, T, d), T >= 1.
 
-        A lane restarts at each column where `start` (B, T), bool, is true. This is the loop of steps; override it where
-        there is a faster way that equals it in float64.
+        A lane restarts at each column where `start` (B, T), bool, is true. The default loops over steps; override it
+        where there is a faster way that equals the loop in float64.
         """
         fresh = None if start is None else self.initial(len(u))
         step, inputs = self.prepare(u)
@@ -86,27 +86,27 @@ class Backbone(nn.Module):
         return torch.stack(features, 1), state
 
     def local(self, state: State, u: Tensor) -> Local:
-        """Take a `step`, and give the derivatives that carry credit forward, by the names of this module's parameters.
+        """A `step` with the derivatives that carry credit forward, by the names of this module's parameters.
 
-        Every parameter that the next state depends on belongs to a site. This method and the next three are optional.
+        Every parameter that affects the next state belongs to a site. This method and the next three are optional.
         """
         raise NotImplementedError
 
     def begin_traces(self, lanes: int) -> dict[str, Tensor]:
-        """The traces before any input, zeros with lanes and units first: the influence of the parameters on a unit."""
+        """The traces before any input, zeros with lanes and units first: the influence of each parameter on a unit."""
         raise NotImplementedError
 
     def trace(self, state: State, u: Tensor, traces: dict[str, Tensor]) -> Traced:
-        """Take a `step` where a unit depends on itself alone, and carry the exact influence along with the state."""
+        """A `step` of units that depend on themselves alone, with the exact influence carried along as traces."""
         raise NotImplementedError
 
     def trace_credit(self, traces: dict[str, Tensor], by_state: Tensor) -> dict[str, Tensor]:
-        """Gradients by parameter, summed over lanes, from the traces and the gradient by the state (B, n)."""
+        """The gradients by parameter, summed over lanes, from the traces and the gradient by the state (B, n)."""
         raise NotImplementedError
 
     @classmethod
     def says(cls, what: Literal["local", "trace"]) -> bool:
-        """Whether `local` or `trace` belongs to the `step` of this class, not to one that a subclass has replaced."""
+        """Whether the class defines `local` or `trace` for its current `step`, which a subclass may have replaced."""
         return what in vars(definer(cls, "step", what))
 
 
@@ -133,5 +133,5 @@ def leaves(tree: State) -> list[Tensor]:
 
 
 def reset(state: State, fresh: State, where: Tensor) -> State:
-    """The state, with `fresh` in the lanes in which `where` (B,) is true."""
+    """The state with `fresh` in the lanes where `where` (B,) is true."""
     return map_tree(lambda old, new: torch.where(where.view(-1, *[1] * (old.ndim - 1)), new, old), state, fresh)

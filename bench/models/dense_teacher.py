@@ -1,11 +1,11 @@
-"""A teacher that writes the memories of all prefixes of a sequence in one causal pass: the teacher of dense SMT.
+"""The teacher of dense SMT, which writes the memories of all prefixes of a sequence in one causal pass.
 
 Tokens attend to the tokens before them; at every position K registers read the tokens up to it. With T = 3 inputs:
 
     BOS x0 x1 x2  ->  m before any input, m after x0, m after x1, m after x2
 
-The published teacher encodes each prefix by itself, T + 1 passes. Registers do not see one another: they are K more
-query heads of one attention (Ainslie et al., *GQA*, arXiv 2305.13245, share keys in this way).
+The published teacher encodes each prefix in a pass of its own, T + 1 in all. Registers do not see one another: they are
+K further query heads of one attention (Ainslie et al., *GQA*, arXiv 2305.13245, share keys in this way).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bench.models.layers import (
 
 
 class Read(NamedTuple):
-    """What the teacher has read so far, when it streams."""
+    """The state of a streaming teacher."""
 
     caches: list[Cache]
     """Keys and values of the tokens, one pair per block."""
@@ -42,9 +42,9 @@ class Read(NamedTuple):
 
 
 class ShiftedEmbedding(nn.Module):
-    """Symbols -> vectors; with `shift` the vector of the symbol before is added, by a table of its own.
+    """Symbols -> vectors; with `shift`, a vector for the symbol before is added, from a table of its own.
 
-    One layer then sees pairs of symbols, which a causal Transformer otherwise has to learn to find (the token shift of
+    The first layer then sees pairs of symbols, which a causal Transformer otherwise has to learn to find (token shift,
     Peng et al., *RWKV*, arXiv 2305.13048).
     """
 
@@ -54,7 +54,7 @@ class ShiftedEmbedding(nn.Module):
         self.before = embedding(symbols, d) if shift else None
 
     def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
-        """x (B, T) -> (B, T, d); `before` (B, 1) is the symbol before the first, None when there is none."""
+        """x (B, T) -> (B, T, d); `before` (B, 1) is the symbol before the first; None: there is none."""
         vectors = self.own(x)
         if self.before is None:
             return vectors
@@ -64,18 +64,18 @@ class ShiftedEmbedding(nn.Module):
 
 
 class DenseTeacher(nn.Module):
-    """Encoder and decoder. A memory depends on the last `context` inputs alone, which bounds what a block may see."""
+    """Encoder and decoder. A memory depends on the last `context` inputs alone, which limits how far a block sees."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, output_size: int, context: int, shift: bool) -> None:
         super().__init__()
         self.begin = vocab_size
-        """The symbol before the first."""
+        """The index of the symbol that stands before the first input."""
         self.embedding = ShiftedEmbedding(vocab_size + 1, config.d, shift)
         self.registers = nn.Parameter(torch.randn(config.memory_tokens, config.d))
         self.encoder = stack(config, config.encoder_layers)
         self.future_embedding = ShiftedEmbedding(vocab_size, config.d, shift)
         self.decoder = Readout(config, config.decoder_layers, output_size)
-        # What a block sees of its tokens, each of which saw as much one block below, adds up to the context.
+        # The spans of the blocks add up to the context, as each token has seen a span one block below.
         self.span = max(1, (context - 1 - shift) // config.encoder_layers + 1)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class DenseTeacher(nn.Module):
         return self.read(self._from_the_beginning(x))[0]
 
     def encode_last(self, x: Tensor) -> Tensor:
-        """The memory after all of x (B, T): (B, K, d). Registers read at one position only, which costs much less."""
+        """The memory after all of x (B, T): (B, K, d). Registers read at the last position only, at much lower cost."""
         return self.read(self._from_the_beginning(x), last_only=True)[0][:, 0]
 
     def decode(self, memory: Tensor, future: Tensor, outputs: Tensor | None = None) -> Tensor:
@@ -94,13 +94,13 @@ class DenseTeacher(nn.Module):
         return self.decoder.ahead(memory, self.future_embedding(future), outputs)
 
     def start(self, lanes: int) -> tuple[Tensor, Read]:
-        """The memory before any input (B, K, d), and what has then been read."""
+        """The memory before any input (B, K, d), and the state of the stream."""
         nothing = torch.empty(lanes, 0, dtype=torch.long, device=self.registers.device)
         memories, read = self.read(self._from_the_beginning(nothing))
         return memories[:, 0], read
 
     def step(self, read: Read, x_t: Tensor) -> tuple[Tensor, Read]:
-        """One input x_t (B,): the memory after it (B, K, d), and what has then been read."""
+        """The memory (B, K, d) and the state of the stream after an input x_t (B,)."""
         memories, read = self.read(x_t[:, None], read)
         return memories[:, 0], read
 
@@ -108,7 +108,7 @@ class DenseTeacher(nn.Module):
         return F.pad(x, (1, 0), value=self.begin)
 
     def read(self, tokens: Tensor, before: Read | None = None, last_only: bool = False) -> tuple[Tensor, Read]:
-        """Read tokens (B, n) after those of `before`: memories after each, or only the last, and what has been read.
+        """Read tokens (B, n) after those of `before`: memories after each, or only the last, and the stream's state.
 
         With `before`, n is 1.
         """
@@ -129,9 +129,9 @@ class DenseTeacher(nn.Module):
         return rms_normalise(registers), Read(caches, tokens[:, -1:])
 
     def _mask(self, past: int, tokens: Tensor) -> Tensor | None:
-        """What each token may attend to, (1, 1, n, past + n): the first token, and the last `span` up to itself.
+        """The mask (1, 1, n, past + n): a token attends to the first token and to the last `span` up to itself.
 
-        None where that is everything up to itself.
+        None where these are all tokens up to itself.
         """
         total = past + tokens.shape[1]
         if total <= self.span:
@@ -142,16 +142,16 @@ class DenseTeacher(nn.Module):
 
 
 def _keys_and_values(block: Weights, tokens: Tensor, cache: Cache | None) -> Cache:
-    """Keys and values of the cache and of tokens (B, n, d) after it, each (B, heads, all, head width)."""
+    """Keys and values of the cache and of the tokens (B, n, d) after it, each (B, heads, all, head width)."""
     start = 0 if cache is None else cache[0].shape[2]
     keys, values = block.heads_at(block.before_attention(tokens), KEYS_AND_VALUES, start)
     return grown(cache, (keys, values))
 
 
 def _attend(block: Weights, registers: Tensor, n: int, cache: Cache, mask: Tensor | None) -> Tensor:
-    """Registers (B, n, K, d) at the last n positions read the tokens up to each of them, through the block.
+    """The output of a block for registers (B, n, K, d), which read the tokens up to each of the last n positions.
 
-    Registers (1, 1, K, d) are shared by all lanes and positions.
+    Registers of shape (1, 1, K, d) are shared by all lanes and positions.
     """
     (keys, values), count = cache, registers.shape[2]
     queries = block.project(block.before_attention(registers), QUERIES).flatten(2, 3)  # (B, n, K, heads, head width)

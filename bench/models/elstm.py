@@ -3,8 +3,8 @@
     z = tanh(F_z u_t + w_z c_{t-1} + b_z),    f = sigmoid(F_f u_t + w_f c_{t-1} + b_f),    c_t = f c_{t-1} + (1 - f) z
     features = sigmoid(O [u_t, c_t] + b) c_t
 
-Products of vectors are element-wise. The Jacobian is diagonal, so that real-time recurrent learning is exact at the
-price of a step. Only the readout sees the output gate.
+Products of vectors are element-wise. The Jacobian is diagonal, so that exact real-time recurrent learning costs no more
+than a step. Only the readout sees the output gate.
 """
 
 from __future__ import annotations
@@ -77,6 +77,6 @@ class ELSTM(Backbone):
         return {"map.weight": matrix[:, :-1], "map.bias": matrix[:, -1], "own": own}
 
     def _gates(self, state: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The new value z, and the forget gate f, which keeps the state."""
+        """The candidate z, and the forget gate f, which keeps the state."""
         new, keep = (self.map(u).unflatten(1, (2, -1)) + self.own * state[:, None]).unbind(1)
         return new.tanh(), keep.sigmoid()

@@ -18,8 +18,8 @@ from bench.registry import register_backbone
 class GRUUpdater(Updater):
     """A GRU cell (Cho et al., arXiv 1406.1078) whose state is the flattened memory.
 
-    Its two maps, to the gates and to the candidate, go through a bottleneck: at full rank, three square matrices over
-    the memory would have many times the parameters of the other updaters.
+    The maps to the gates and to the candidate have low rank: three square matrices over the memory would have many
+    times the parameters of the other updaters.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -1,4 +1,4 @@
-"""The gru-cell backbone: a gated recurrent unit at full rank; that of `gru` has maps of low rank.
+"""The gru-cell backbone: a gated recurrent unit of full rank, unlike the low-rank maps of `gru`.
 
     v, r = sigmoid(W [h_{t-1}, u_t] + b);    h_t = v h_{t-1} + (1 - v) c
 
@@ -95,7 +95,7 @@ class GRUCell(Backbone):
             moved = reset[..., None] * x + seen_by_reset[..., None] * (to_reset @ x)
             return keep[..., None] * x + by_keep[..., None] * (to_keep @ x) + by_new[..., None] * (to_new @ moved)
 
-        by_reset = by_new[:, :, None] * to_new * seen_by_reset[:, None]  # (the only gate that reaches every unit)
+        by_reset = by_new[:, :, None] * to_new * seen_by_reset[:, None]  # (this gate alone reaches every unit)
         sites = (
             _site("gates", with_one(state, u), torch.cat([torch.diag_embed(by_keep), by_reset], 2)),
             _site("new", with_one(seen, u), by_new[:, None, None]),

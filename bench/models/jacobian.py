@@ -3,7 +3,7 @@
     s_t = f(s_{t-1}, x_t; theta),    J = ds_t / ds_{t-1}  (N, N),    I = ds_t / dtheta with s_{t-1} held  (N, parameter)
 
 Here the state of a lane is a vector of N real numbers, whatever its tree; theta are the parameters of the embedding and
-the backbone. Fused attention has no forward mode and no batching rule, so attention takes PyTorch's plain form.
+the backbone. Fused attention has neither forward mode nor a batching rule, so attention runs in its unfused form.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Transition(nn.Module):
         return flat(self(self.tree(state), x_t))
 
     def tree(self, vectors: Tensor) -> State:
-        """States (B, N) in the form of the backbone's own state."""
+        """The backbone's own state from vectors (B, N)."""
         return unflat(vectors, self.updater.initial(1))
 
     def push(self, state: Tensor, x_t: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
-        """The next state, and J times the tangent, by forward mode; each (B, N)."""
+        """The next state and J times the tangent, by forward mode, each (B, N)."""
         with _plain_attention():
             after, moved, *_ = jvp(lambda vectors: self.step(vectors, x_t), (state,), (tangent,))
         return after, moved
@@ -70,7 +70,7 @@ class Transition(nn.Module):
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
     def _lane(self, x: Tensor) -> Callable[[Tensor, dict[str, Tensor]], Tensor]:
-        """The step of one lane: a vector (N,) and the parameters -> the next vector."""
+        """The step of one lane, from a vector (N,) and the parameters to the next vector."""
         fixed = dict(self.named_buffers())
 
         def step(vector: Tensor, parameters: dict[str, Tensor]) -> Tensor:
@@ -81,14 +81,14 @@ class Transition(nn.Module):
 
 
 def flat(state: State) -> Tensor:
-    """A tree of tensors (B, ...) as vectors (B, N) of real numbers."""
+    """Flatten a tree of tensors (B, ...) to vectors (B, N) of real numbers."""
     real = [torch.view_as_real(leaf) if leaf.is_complex() else leaf for leaf in leaves(state)]
     parts = [leaf.flatten(1) for leaf in real]
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def unflat(vectors: Tensor, like: State) -> State:
-    """Vectors (B, N) as a tree of the form of `like`, which may have any number of lanes."""
+    """The inverse of `flat`: vectors (B, N) as a tree like `like`, which may have any number of lanes."""
     parts = iter(vectors.split([leaf[0].numel() * (2 if leaf.is_complex() else 1) for leaf in leaves(like)], 1))
 
     def filled(form: Tensor) -> Tensor:

@@ -23,25 +23,25 @@ EVERY = slice(None)
 ALL, QUERIES, KEYS_AND_VALUES = slice(0, 3), slice(0, 1), slice(1, 3)
 """The parts of the joint projection to queries, keys and values."""
 Rows = slice | Tensor
-"""The positions that are read: the same for all sequences, or those of each sequence, (B, n) int64."""
+"""The positions that are read: a slice for all sequences, or indices for each, (B, n) int64."""
 Cache = tuple[Tensor, Tensor]
 """The keys and values of one block so far, each (B, heads, n, head width)."""
 
 
 class Symbols(NamedTuple):
-    """Vectors that a first block is applied to, where they are rows of a table."""
+    """The input of a first block, where its vectors are rows of a table."""
 
     table: Tensor  # (V, d)
-    at: Tensor  # (B, T) int64, rows of it
+    at: Tensor  # (B, T) int64, the rows
 
 
 def rms_normalise(x: Tensor) -> Tensor:
-    """Scale the last axis to a root mean square of 1 (0 stays 0). Memory tokens are always normalised in this way."""
+    """Scale the last axis to a root mean square of 1 (0 stays 0), as is done to every memory token."""
     return F.rms_norm(x, x.shape[-1:], eps=EPS)
 
 
 class SquaredReLU(torch.autograd.Function):
-    """max(x, 0)^2, whose derivative is 2 max(x, 0): half the time of the chain rule through relu and product."""
+    """max(x, 0)^2 with derivative 2 max(x, 0), in half the time of the chain rule through relu and product."""
 
     generate_vmap_rule = True
 
@@ -68,7 +68,7 @@ class SquaredReLU(torch.autograd.Function):
 
 def activation(x: Tensor) -> Tensor:
     """Squared ReLU (So et al., *Primer*, arXiv 2109.08668); GELU took a fifth of a training step on a CPU."""
-    # A compiler fuses operators by itself, and traces no function with a jvp; little data is soon passed over.
+    # A compiler fuses the operators itself and cannot trace a function with a jvp; for small inputs either is fast.
     if torch.compiler.is_compiling() or x.numel() < 2**16:
         positive = F.relu(x)
         return positive * positive
@@ -78,7 +78,7 @@ def activation(x: Tensor) -> Tensor:
 @lru_cache(maxsize=64)
 def _angles(length: int, width: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and signed sines of the rotation at positions 0 .. length-1, each (length, 1, 1, width)."""
-    # A longer table is cut, so that a position's angles have the same bits whatever the length asked for.
+    # A longer table is cut, so that the angles at a position have the same bits for any requested length.
     frequency = 10_000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency  # (length, width / 2)
     cos, sin = angle.cos(), angle.sin()
@@ -89,7 +89,7 @@ def _angles(length: int, width: int, device: torch.device, dtype: torch.dtype) -
 def rotate(x: Tensor, start: int, length: int | None = None) -> Tensor:
     """Apply rotary positions start, start + 1, ... to x (B, T, n, heads, head width), n of queries and keys.
 
-    With a `length`, T may be 1: then x is the same at `length` positions.
+    With a `length`, T may be 1: x is then the same at `length` positions.
     """
     cos, sin = _angles(start + (length or x.shape[1]), x.shape[-1], x.device, x.dtype)
     if start:
@@ -98,15 +98,14 @@ def rotate(x: Tensor, start: int, length: int | None = None) -> Tensor:
 
 
 def grown(cache: Cache | None, new: Cache) -> Cache:
-    """The cache, if there is one, extended by the keys and values of the positions that follow."""
+    """The cache, if any, extended by the keys and values of the positions that follow."""
     return new if cache is None else (torch.cat([cache[0], new[0]], 2), torch.cat([cache[1], new[1]], 2))
 
 
 def take(x: Tensor, rows: Rows) -> Tensor:
-    """These rows of x (B, T, d), contiguous in memory: (B, n, d).
+    """The given rows of x (B, T, d), contiguous in memory: (B, n, d).
 
-    The product of rows that are not contiguous is rounded differently when its weights are trained and when they are
-    frozen.
+    A product with rows that are not contiguous is rounded differently for trained and for frozen weights.
     """
     if isinstance(rows, slice):
         return x[:, rows].contiguous()
@@ -115,7 +114,7 @@ def take(x: Tensor, rows: Rows) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm whose gain is 1 + g, where g starts at 0: weight decay pulls the gain to 1, not to 0."""
+    """RMSNorm with gain 1 + g, where g starts at 0, so that weight decay pulls the gain to 1 and not to 0."""
 
     def __init__(self, d: int) -> None:
         super().__init__()
@@ -143,7 +142,7 @@ class Block(nn.Module):
             return
         for into in (self.qkv, self.expand):
             nn.init.normal_(into.weight, std=config.d**-0.5)
-        for out in (self.merge, self.contract):  # the residual stream keeps its scale however deep the stack
+        for out in (self.merge, self.contract):  # the residual stream keeps its scale in a stack of any depth
             nn.init.normal_(out.weight, std=(2 * depth * out.in_features) ** -0.5)
         nn.init.zeros_(self.expand.bias)
         nn.init.zeros_(self.contract.bias)
@@ -157,11 +156,11 @@ class Block(nn.Module):
         rows: Rows = EVERY,
         symbols: Symbols | None = None,
     ) -> tuple[Tensor, Cache]:
-        """x (B, T, d) -> the n asked rows of the output (B, n, d), and the keys and values of all positions so far.
+        """x (B, T, d) -> the n requested rows of the output (B, n, d), and keys and values of all positions so far.
 
         `mask` (B, 1, 1, T), bool, is true where a position may be attended to. With a `cache` of n positions, x is the
-        single position that follows. `symbols` say which vectors x consists of, where they are few: each is projected
-        once.
+        single position that follows. Where x consists of few different vectors, `symbols` names them, and each is
+        projected once.
         """
         return weights(self, x.shape[:-1].numel()).run(x, mask, causal, cache, rows, symbols)
 
@@ -171,7 +170,7 @@ class Weights(NamedTuple):
 
     heads: int
     attention_gain: Tensor | None
-    """None where the gain is multiplied into the weights after it; the same holds for `feedforward_gain`."""
+    """None where the gain is multiplied into the weights after it; the same goes for `feedforward_gain`."""
     qkv: Tensor
     merge: Tensor
     feedforward_gain: Tensor | None
@@ -229,14 +228,14 @@ class Weights(NamedTuple):
         return self.rotated(self.project(normal, parts), parts, start)
 
     def rotated(self, projected: Tensor, parts: slice, start: int) -> tuple[Tensor, ...]:
-        """What `heads_at` gives, of what is projected already: (B, T, parts, heads, head width)."""
+        """The result of `heads_at` from an input already projected, (B, T, parts, heads, head width)."""
         count = min(parts.stop, 2) - parts.start
         rotating, plain = projected.split((count, parts.stop - parts.start - count), 2)
         turned = (*rotate(rotating, start).unbind(2), *plain.unbind(2))
         return tuple(part.transpose(1, 2) for part in turned)
 
     def after_attention(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """The rest of the block: x (..., d) and what its heads read (..., heads x head width) -> the shape of x."""
+        """The rest of the block: x (..., d) and the heads' output (..., heads x head width) -> the shape of x."""
         x = x + F.linear(mixed, self.merge)
         normal = F.rms_norm(x, x.shape[-1:], self.feedforward_gain, EPS)
         return x + F.linear(activation(F.linear(normal, *self.expand)), *self.contract)
@@ -245,7 +244,7 @@ class Weights(NamedTuple):
 def weights(block: Block, rows: int | None = None) -> Weights:
     """The weights of a block that is applied to `rows` rows, or repeatedly (None).
 
-    The gain of a norm is multiplied into the weights after it, unless these are larger than what they are applied to.
+    The gain of a norm is multiplied into the weights after it, unless these are larger than their input.
     """
     attention_gain, feedforward_gain = 1 + block.attention_norm.g, 1 + block.feedforward_norm.g
     expand, contract = (block.expand.weight, block.expand.bias), (block.contract.weight, block.contract.bias)
@@ -258,13 +257,13 @@ def weights(block: Block, rows: int | None = None) -> Weights:
 
 
 def _cast(weight: Tensor) -> Tensor:
-    """The weight in autocast's precision where that is on, which would otherwise cast it at every use."""
+    """The weight in the precision of autocast, if that is on; it would otherwise be cast at every use."""
     device = weight.device.type
     return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
 
 
 def prepared(blocks: nn.ModuleList) -> list[Callable[..., Any]]:
-    """The blocks as functions, for a rollout that applies them repeatedly: what depends on no input is done once."""
+    """The blocks as functions for a rollout that applies them repeatedly; work that needs no input is done once."""
     return [weights(block).run for block in blocks]  # type: ignore[arg-type]
 
 
@@ -281,7 +280,7 @@ def attend(
     rows: Rows = EVERY,
     symbols: Symbols | None = None,
 ) -> Tensor:
-    """x (B, T, d) through the blocks: the asked rows, to which the last block keeps; the rest as in `Block.forward`."""
+    """Apply the blocks to x (B, T, d), the last of them only at the requested rows; the rest as in `Block.forward`."""
     *below, last = blocks
     for block in below:
         x, _ = block(x, mask, causal, symbols=symbols)
@@ -297,13 +296,13 @@ def attend_to_symbols(
     causal: bool = False,
     rows: Rows = EVERY,
 ) -> Tensor:
-    """The same of x = table[index], a table (V, d) and index (B, T) int64."""
+    """`attend` to x = table[index], for a table (V, d) and an index (B, T) int64."""
     few = Symbols(table, index) if len(table) < index.numel() else None
     return attend(blocks, F.embedding(index, table), mask, causal, rows, few)
 
 
 def embedding(symbols: int, d: int) -> nn.Embedding:
-    """An embedding whose vectors have about unit root mean square, the scale of a memory token."""
+    """An embedding of vectors whose root mean square is about 1, as of a memory token."""
     table = nn.Embedding(symbols, d)
     nn.init.normal_(table.weight)
     return table
@@ -324,7 +323,7 @@ class FixedEmbedding(nn.Module):
 
 
 class Readout(nn.Module):
-    """Causal blocks, a norm and a linear map to logits: SMT's decoder but for its embedding, and the RNN's readout."""
+    """Causal blocks, a norm and a linear map to logits: SMT's decoder without its embedding, and the RNN's readout."""
 
     def __init__(self, config: ModelConfig, depth: int, output_size: int) -> None:
         super().__init__()
@@ -337,7 +336,7 @@ class Readout(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, tokens: Tensor, columns: Rows = LAST) -> Tensor:
-        """tokens (B, T, d) -> logits (B, n, O) at the asked positions; by default at the last."""
+        """tokens (B, T, d) -> logits (B, n, O) at the requested positions, by default the last."""
         return self.head(self.norm(attend(self.blocks, tokens, causal=True, rows=columns)))
 
     def ahead(self, memory: Tensor, future: Tensor, outputs: Tensor | None = None) -> Tensor:

@@ -1,11 +1,11 @@
-"""The derivatives that a cell gives of its own step, so that credit can be carried forward without autograd.
+"""The derivatives of a cell's step, which the cell gives so that credit is carried forward without autograd.
 
     z_g = W_g a_g for each weight matrix W_g (q, m);    D_g = ds_t / dz_g (N, q);    I_g[i, k, j] = D_g[i, k] a_g[j]
     J = ds_t / ds_{t-1} (N, N), as a function that multiplies by it
 
 Here the state of a lane is a vector of N real numbers, as in `bench.models.jacobian`. The influence of a matrix that is
-used once a step is thus an outer product of m and N q numbers. Where a unit depends on itself alone, J is diagonal, and
-the influence of all steps so far is as large as the parameters: a trace of each.
+used once per step is thus an outer product of m and N q numbers. Where a unit depends on itself alone, J is diagonal,
+and the influence of all steps so far has the size of the parameters: a trace of each.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Site(NamedTuple):
         return self.gain.square().sum(2).flatten(1) * self.a.square().sum(1, keepdim=True)
 
     def by_token(self, weight: Tensor, d: int) -> Tensor:
-        """The derivative of the state by an embedded input of d numbers, through the weight (q, ..): (B, N, d)."""
+        """The derivative of the state by an embedded input of d numbers through the weight (q, ..): (B, N, d)."""
         columns = weight[:, -d:]
         if self.gain.ndim == 3:
             return self.gain @ columns
@@ -56,7 +56,7 @@ class Site(NamedTuple):
         return parts.flatten(1, 2)
 
     def add_to(self, matrix: Tensor, factor: Tensor) -> None:
-        """Add factor (B) D to matrix (B, N, q), in place."""
+        """Add factor (B,) times D to matrix (B, N, q), in place."""
         factor = factor[:, None, None]
         if self.gain.ndim == 3:
             matrix.add_(self.gain * factor)
@@ -86,7 +86,7 @@ class Local(NamedTuple):
     """The function X (B, N, k) -> J X."""
 
     def pull(self, vectors: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """I^T v for v (B, r, N), for each site as the factors b (B, r, q) and a (B, 1, m) of an outer product."""
+        """I^T v for v (B, r, N): for each site the factors b (B, r, q) and a (B, 1, m) of an outer product."""
         return [(site.pulled(vectors), site.a[:, None]) for site in self.sites]
 
     def squares(self) -> Tensor | None:
@@ -96,7 +96,7 @@ class Local(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """One step of a cell whose units depend on themselves alone, with its traces; its numbers may be complex."""
+    """One step of a cell whose units depend on themselves alone, with its traces; the numbers may be complex."""
 
     state: Tensor
     """The state after it, (B, n)."""
@@ -109,5 +109,5 @@ class Traced(NamedTuple):
 
 
 def with_one(*parts: Tensor) -> Tensor:
-    """Concatenate vectors (B, ..), and a 1 for the bias."""
+    """Concatenate vectors (B, ..) and a 1 for the bias."""
     return torch.cat([*parts, parts[0].new_ones(len(parts[0]), 1)], 1)

@@ -2,7 +2,7 @@
 
     lambda = exp(-exp(nu) + i exp(theta)),    h_t = lambda h_{t-1} + exp(gamma) (B u_t),    features = Re(C h_t) + D u_t
 
-The state is complex and element-wise; lambda lies inside the unit circle whatever nu and theta are.
+The state is complex and the recurrence element-wise; lambda lies inside the unit circle for any nu and theta.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class LRU(Backbone):
 def linear_scan(factor: Tensor, added: Tensor) -> Tensor:
     """h_t = factor_t h_{t-1} + added_t from h_{-1} = 0, for added (B, T, n) and factor (T, n) or (B, T, n).
 
-    Neighbours are joined in pairs, and the sequence of pairs is scanned: O(T) work in O(log T) steps (Blelloch,
+    Neighbours are combined in pairs, and the sequence of pairs is scanned: O(T) work in O(log T) steps (Blelloch,
     *Prefix sums and their applications*, 1990).
     """
     if added.shape[1] == 1:

@@ -17,7 +17,7 @@ from bench.registry import register_backbone
 
 @register_backbone("mlp")
 class MLPUpdater(Updater):
-    """Residual blocks over the flattened memory, each of which sees the input token."""
+    """Residual blocks over the flattened memory, each with the input token as a further input."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

@@ -59,6 +59,6 @@ class RHN(Backbone):
         return Local(new + keep * (state - new), (site,), push)
 
     def _gates(self, state: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The new value tanh(c / 2) and the carry gate sigmoid(f)."""
+        """The candidate tanh(c / 2) and the carry gate sigmoid(f)."""
         new, keep = self.map(torch.cat([state, u], 1)).chunk(2, 1)
         return (0.5 * new).tanh(), keep.sigmoid()

@@ -17,14 +17,14 @@ from bench.models.backbone import Backbone, State
 from bench.models.layers import FixedEmbedding, Readout, embedding
 
 MOST_ROWS = 16_384
-"""The number of rows read at a time: CUDA's attention kernels refuse batches of 65,536 rows and more."""
+"""The largest number of rows read at a time: CUDA's attention kernels refuse batches of 65,536 rows or more."""
 
 
 class RNN(nn.Module):
     """The recurrent predictor that every recurrent method trains.
 
-    A transformer readout sees the features as K tokens where the backbone's state is a grid of tokens, else as a token
-    that a linear map makes of them; a linear readout sees the features themselves.
+    A transformer readout sees the features as K tokens where the backbone's state is a grid of tokens, else as one
+    token, by a linear map; a linear readout sees the features themselves.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int, output_size: int) -> None:
@@ -56,11 +56,11 @@ class RNN(nn.Module):
         return self.step(state, self.embedding(x_t))
 
     def scan(self, state: State, x: Tensor, start: Tensor | None = None) -> tuple[Tensor, State]:
-        """Take in x (B, T): features (B, T, F) and the last state. Lanes restart where `start` (B, T) is true."""
+        """The features (B, T, F) and the last state after x (B, T). Lanes restart where `start` (B, T) is true."""
         return self.updater.scan(state, self.embedding(x), start)
 
     def unroll(self, *_: Any) -> NoReturn:
-        """Raise a `BadInput` that says what to use instead of this loop, which existed before 0.2."""
+        """Raise `BadInput`, which says what replaced this loop of versions before 0.2."""
         raise BadInput(
             "rnn.unroll: since 0.2 it is rnn.scan(state, x, start) -> features, state; see docs/add-a-method.md"
         )
@@ -73,7 +73,7 @@ class RNN(nn.Module):
                 "as rnn.scan gives them; see docs/add-a-method.md"
             )
         rows = features.flatten(0, -2)
-        if not len(rows):  # which fused attention refuses
+        if not len(rows):  # fused attention refuses an empty batch
             return features.new_empty(*features.shape[:-1], self.output_size)
         if self.tokens is None:
             logits = self.readout(rows)

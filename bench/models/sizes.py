@@ -1,7 +1,7 @@
-"""The sizes of networks: counting parameters, and the width at which a backbone has as many as the paper's updater.
+"""The sizes of networks: parameter counts, and the width at which a backbone matches that of the paper's updater.
 
-The sizes of all backbones but the paper's own, the transformer updater, were chosen by this project:
-`model.updater_width: null` gives each as many parameters as the transformer updater has at the same config.
+This project chose the sizes of all backbones but the transformer updater, which is the paper's:
+`model.updater_width: null` gives each about as many parameters as the transformer updater has at the same config.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from bench.config import ModelConfig
 
 
 class SizesOnly(TorchFunctionMode):
-    """Within this context tensors have sizes and no values, and initialisers leave them as they are.
+    """Within this context tensors are on the device "meta", with sizes and no values, and initialisers do nothing.
 
-    They are on the device "meta". Drawing random numbers there would import torch's compiler, which takes seconds.
+    Drawing random numbers on that device would import torch's compiler, which takes seconds.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -51,7 +51,7 @@ def nearest_size(count: Callable[[int], int], target: int) -> int:
 
 
 def matched_width(config: ModelConfig, build: Callable[[int], nn.Module]) -> int:
-    """`model.updater_width`, or else the width at which `build(width)` has the transformer updater's parameters."""
+    """`model.updater_width`, or else the width at which `build(width)` has as many parameters as the transformer."""
     if config.updater_width is not None:
         return config.updater_width
     with SizesOnly():

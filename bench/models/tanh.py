@@ -17,7 +17,7 @@ from bench.registry import register_backbone
 
 @register_backbone("tanh")
 class Tanh(Backbone):
-    """One dense layer of `model.updater_width` units; its recurrent weights begin orthogonal."""
+    """One dense layer of `model.updater_width` units, with orthogonal initial recurrent weights."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

@@ -14,9 +14,9 @@ from bench.models.layers import Readout, attend_to_symbols, embedding, rms_norma
 
 
 def windows(sequence: Tensor, first: Tensor, width: int, fill: int) -> Tensor:
-    """Pieces of `sequence` (B, T): out[b, i, j] = sequence[b, first[b, i] + j], or `fill` beyond either end.
+    """Windows of `sequence` (B, T): out[b, i, j] = sequence[b, first[b, i] + j], or `fill` beyond either end.
 
-    `first` (B, n) -> (B, n, width). It neither copies rows in Python nor waits for the device.
+    `first` (B, n) -> (B, n, width). There is no loop over rows, and no wait for the device.
     """
     length = sequence.shape[1]
     index = first[..., None] + torch.arange(width, device=sequence.device)  # (B, n, width)
@@ -28,13 +28,13 @@ def windows(sequence: Tensor, first: Tensor, width: int, fill: int) -> Tensor:
 CHUNK = 64
 """The number of contexts encoded at a time on a CPU, shortest first, each chunk as wide as its longest context.
 
-Half of the padding is never computed, and the activations stay in the cache: forward and backward over 256 contexts of
-0 to 32 inputs took two thirds of the time. A GPU gets all in one piece, as it would have to be waited for the widths.
+This avoids half of the padding and keeps the activations in the cache: forward and backward over 256 contexts of 0 to
+32 inputs took two thirds of the time. A GPU gets all contexts at once, as finding the widths would wait for it.
 """
 
 
 class Teacher(nn.Module):
-    """Encoder and decoder, each with an embedding of its own."""
+    """Encoder and decoder, each with its own embedding."""
 
     PAD = -1
     """Fills the front of a context that is shorter than its window; never attended to."""
@@ -50,8 +50,8 @@ class Teacher(nn.Module):
     def encode(self, contexts: Tensor) -> Tensor:
         """E: contexts (N, C), right-aligned and padded in front with PAD -> memories (N, K, d).
 
-        Contexts end next to the registers, so a token's relative position says how long ago it was. A context of
-        padding only (or C = 0) is the empty one.
+        Contexts end next to the registers, so that a token's relative position says how long ago it was. A context of
+        nothing but padding (or C = 0) is the empty one.
         """
         if contexts.device.type != "cpu" or len(contexts) <= CHUNK:
             return self._encode(contexts)

@@ -31,7 +31,7 @@ class CausalTransformer(nn.Module):
         self.body = Readout(config, depth, output_size)
 
     def forward(self, x: Tensor, columns: slice) -> Tensor:
-        """x (B, T) -> logits (B, n, O) at the asked columns."""
+        """x (B, T) -> logits (B, n, O) at the requested columns."""
         return self.body(self.embedding(x), columns)
 
     def initial_state(self, lanes: int) -> Past:
@@ -41,7 +41,7 @@ class CausalTransformer(nn.Module):
         return Past([(empty, empty) for _ in self.body.blocks])
 
     def step(self, past: Past, x_t: Tensor, start: Tensor | None = None) -> tuple[Tensor, Past]:
-        """Take in x_t (B,), in lanes that restart where `start` (B,): the last block's output (B, d), and the state."""
+        """The last block's output (B, d) and the state after x_t (B,). Lanes restart where `start` (B,) is true."""
         seen = past.caches[0][0].shape[2]
         first, mask = past.first, None
         if start is not None:

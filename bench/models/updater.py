@@ -1,4 +1,4 @@
-"""Updaters: backbones whose state is a grid of K normalised memory tokens, which SMT's teacher can write too."""
+"""Updaters: backbones whose state is a grid of K normalised memory tokens, as SMT's teacher writes it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.models.layers import rms_normalise
 class Updater(Backbone):
     """Maps memory (B, K, d) and token (B, d) to the next memory (B, K, d), in `forward`; `step` normalises its tokens.
 
-    A subclass defines `forward`, or else `transition`, of which `forward` is one step.
+    A subclass defines `forward`, or else `transition`, from which `forward` follows.
     """
 
     start: Tensor
@@ -42,7 +42,7 @@ class Updater(Backbone):
         return forward(memory, inputs[:, 0])
 
     def transition(self, u: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
-        """`forward` and its inputs (B, T, ...), with what depends on no memory done for all of u (B, T, d) at once."""
+        """`forward` and its inputs (B, T, ...), where work on u (B, T, d) that needs no memory is done at once."""
         raise NotImplementedError
 
     def prepare(self, u: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
@@ -56,12 +56,12 @@ class Updater(Backbone):
 
 
 def keep_gate_bias(config: ModelConfig, units: int) -> Tensor | None:
-    """Biases of the gate that keeps the state, by `model.chrono`: log U(1, T - 1) (Tallec & Ollivier, 1804.11188)."""
+    """Initial biases of the gate that keeps the state, by `model.chrono` (Tallec & Ollivier, arXiv 1804.11188)."""
     if config.chrono is None:
         return None
     return torch.empty(units).uniform_(1, config.chrono - 1).log()
 
 
 def pairs(modules: nn.ModuleList) -> list[tuple[Any, Any]]:
-    """A list of pairs of modules as pairs, because the type checker sees single modules."""
+    """The pairs in a list of pairs of modules, which the type checker takes for single modules."""
     return [tuple(pair) for pair in modules]  # type: ignore[arg-type, misc]

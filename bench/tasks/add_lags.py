@@ -1,8 +1,8 @@
-"""add-lags: the label is a coin whose bias two past bits set, each a fixed number of steps back.
+"""add-lags: the label is a coin whose bias depends on two past bits, each a fixed number of steps back.
 
     P(y_t = 1) = 0.5 + 0.5 x_{t - near} - 0.25 x_{t - far},    x fair bits, 0 before the first
 
-The least loss is 0.454 nats where both lags are known, 0.519 with the near one alone, 0.662 with neither: the loss
+The lowest loss is 0.454 nats with both lags known, 0.519 with the near one alone and 0.662 with neither, so the loss
 shows which lags credit has reached. From Marschall, Cho & Savin, arXiv 1907.02649.
 """
 
@@ -37,7 +37,7 @@ class AddLagsConfig(TaskConfig):
 
 @register_task("add-lags")
 class AddLags(EndlessTask):
-    """Two bits of an endless stream, seen through a coin."""
+    """A random label whose probability two past bits of an endless stream decide."""
 
     Config = AddLagsConfig
     config: AddLagsConfig

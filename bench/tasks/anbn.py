@@ -2,7 +2,7 @@
 
     x = a a | b b | a | b  ->  y = a | b b | a | b |        (| is the newline)
 
-n is uniform on 1 to `most`. The number of a's cannot be known before they end; the rest follows by counting them. From
+n is uniform on 1 to `most`. The number of a's cannot be predicted; the rest follows from counting them. From
 the code of Tallec & Ollivier, arXiv 1702.05043, where `most` is 32.
 """
 
@@ -48,7 +48,7 @@ class AnBn(EndlessTask):
 
         begins = state is None
         n, position = state or (drawn(), torch.zeros(lanes, dtype=torch.long, device=generator.device))
-        counts = torch.cat([n[:, None], by_column(length, drawn)], 1)  # the n of a pair of lines that began there
+        counts = torch.cat([n[:, None], by_column(length, drawn)], 1)  # the n of a pair of lines that begins there
         steps = 2 * counts + 2
         steps[:, 0] -= position
         last, ago = since(chain(steps))

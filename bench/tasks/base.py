@@ -22,7 +22,7 @@ IGNORED = -1
 
 
 class Batch(NamedTuple):
-    """Sequences and their labels. `y[:, t]` is to be predicted from `x[:, :t+1]`; -1 is not scored."""
+    """Sequences and their labels: `y[:, t]` is predicted from `x[:, :t+1]`, and -1 is not scored."""
 
     x: Tensor  # (B, T) int64
     y: Tensor  # (B, T) int64
@@ -30,16 +30,15 @@ class Batch(NamedTuple):
 
 
 StreamState = tuple[Tensor, ...]
-"""The state of a stream's lanes: everything the next piece depends on, in tensors that a checkpoint can hold."""
+"""The state of a stream's lanes: all that the next piece depends on, in tensors that a checkpoint can hold."""
 
 
 class Task(ABC):
     """One task at one difficulty.
 
     Subclasses set `Config` and `axis`, implement `vocab_size`, `output_size` and `sample`, and state `chance`,
-    `loss_floor` and `accuracy_ceiling` where they can be known. All of these hold for sequences of a given length,
-    because a model may be tested at lengths it was not trained at, and for their columns from `score_from` on, because
-    earlier ones may be left out of the scores.
+    `loss_floor` and `accuracy_ceiling` where they can be known. These depend on the length, as a model may be tested
+    at lengths it was not trained at, and hold for the columns from `score_from` on, as earlier ones may not be scored.
     """
 
     name: ClassVar[str]
@@ -50,19 +49,19 @@ class Task(ABC):
     """The unit in which reports show this task's loss; it is always measured in nats per scored token."""
 
     continues: ClassVar[bool] = False
-    """Whether a lane of its streams goes on without end; otherwise it restarts with each sequence."""
+    """Whether the lanes of its streams never restart; otherwise they restart with each sequence."""
 
     fingerprint: str | None = None
-    """A hash of the data behind a natural task, as a property: a result is stale when its data has changed."""
+    """A hash of the data of a natural task, as a property: a result is stale once its data has changed."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
 
     @classmethod
     def missing(cls) -> str | None:
-        """Why this task cannot run on this machine, in one line; None when it can.
+        """Why this task cannot run on this machine, in one line, or None.
 
-        A natural task whose data is missing says which commands would bring it; building it then raises `BadInput`.
+        A natural task whose data is missing names the commands that bring it; building it raises `BadInput`.
         """
         return None
 
@@ -80,18 +79,18 @@ class Task(ABC):
     def sample(self, split: Split, batch_size: int, length: int, generator: torch.Generator) -> Batch:
         """Draw sequences on the generator's device. Raises `BadInput` when no instance fits `length`.
 
-        The splits of a synthetic task differ by the stream that the caller's generator is at; those of a natural task
-        are different data. A task whose length follows from its knobs draws the largest instance that fits.
+        The splits of a synthetic task differ by the random stream of the caller's generator; those of a natural task
+        are different data. A task whose length follows from its fields draws the largest instance that fits.
         """
 
     def stream(
         self, split: Split, lanes: int, length: int, generator: torch.Generator, state: StreamState | None = None
     ) -> tuple[Batch, StreamState]:
-        """The same data as endless lanes, `length` columns at a time: the next piece, and the lanes' state after it.
+        """The same data as endless lanes, `length` columns at a time: the next piece and the lanes' state after it.
 
-        Pass the returned state to the next call; None restarts. However the columns are cut into pieces, they are the
-        same. In this default one sequence follows another in each lane, with `start` true at its first column, and the
-        state is what is drawn and not yet handed out. `scored_columns` describes whole sequences, not pieces.
+        Pass the returned state to the next call; None restarts. The columns do not depend on how they are cut into
+        pieces. By default one sequence follows another in each lane, with `start` true at its first column, and the
+        state holds what is drawn but not yet returned. `scored_columns` describes whole sequences, not pieces.
         """
         parts = [] if state is None else [state]
         while sum(x.shape[1] for x, _, _ in parts) < length:
@@ -103,30 +102,30 @@ class Task(ABC):
         return Batch(x[:, :length], y[:, :length], start[:, :length]), rest
 
     def advance(self, state: StreamState, loss: Tensor) -> StreamState:
-        """The state once the mean loss of the last batch is known, a tensor () in nats: a curriculum may move on.
+        """The state after the mean loss of the last batch, a tensor () in nats, so that a curriculum can move on.
 
-        The trainer calls this after the steps that learned from the batch.
+        The trainer calls this after the steps on that batch.
         """
         return state
 
     def standing(self, state: StreamState) -> dict[str, Tensor]:
-        """Values for the training curve that describe a stream's state, tensors () by name, such as a level."""
+        """Values that describe a stream's state, such as a level, for the training curve: tensors () by name."""
         return {}
 
     def scored_columns(self, length: int) -> range:
-        """The columns of a batch in which some label may be scored; all others are -1 in every row."""
+        """The columns of a batch where labels may be scored; all others are -1 in every row."""
         return range(length)
 
     def chance(self, length: int, score_from: int = 0) -> float:
-        """Accuracy of guessing blindly among the labels that occur."""
+        """Accuracy of a blind guess among the labels that occur."""
         return 1 / self.output_size
 
     def loss_floor(self, length: int, score_from: int = 0) -> float | None:
-        """Bayes-optimal loss in nats per scored token; None when it is not known."""
+        """Bayes-optimal loss in nats per scored token; None when it is unknown."""
         return None
 
     def accuracy_ceiling(self, length: int, score_from: int = 0) -> float | None:
-        """Bayes-optimal accuracy; None when it is not known."""
+        """Bayes-optimal accuracy; None when it is unknown."""
         return None
 
     def stream_facts(self) -> dict[str, float]:
@@ -136,33 +135,33 @@ class Task(ABC):
     def oracle(self, x: Tensor) -> Tensor | None:
         """Bayes-optimal probabilities of every label given the past: x (B, T) -> (B, T, O), float64.
 
-        None, the default, where they are not known; they may be anything where nothing is scored. They follow from x
-        alone, which may hold any symbols, and those at t from no more than `x[:, :t+1]`.
+        None, the default, where they are unknown. They are arbitrary where nothing is scored. They follow from x alone,
+        which may hold any symbols, and those at t from `x[:, :t+1]` alone.
         """
         return None
 
     @property
     def picture_symbols(self) -> int | None:
-        """The number of symbols in a picture; None where sequences are no pictures."""
+        """The number of symbols in a picture; None where sequences are not pictures."""
         return None
 
     def picture(self, x: Tensor) -> Tensor | None:
-        """Whole pictures x (N, picture_symbols) as grey levels (N, H, W), uint8, for display; None: no pictures."""
+        """Whole pictures x (N, picture_symbols) as grey levels (N, H, W), uint8, for display, or None."""
         return None
 
     def text(self, x: Tensor) -> list[str] | None:
-        """Sequences x (N, T) as text, for display; None where they are no text."""
+        """Sequences x (N, T) as text, for display; None where they are not text."""
         return None
 
     def rules(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """Trivial rules, by name: each maps `x` (B, T) to a guess for every label (B, T)."""
+        """Trivial rules by name: each maps `x` (B, T) to a guess for every label (B, T)."""
         return {"echo the last symbol": lambda x: x}
 
     def shortcuts(self, length: int, score_from: int = 0) -> dict[str, float]:
         """The accuracy of trivial rules, measured on 2,048 fixed sequences.
 
         These are the task's own rules and two that every task has, the commonest label and the commonest label after
-        the last symbol, both fitted on other sequences than they are scored on.
+        the last symbol, both fitted on other sequences than those they are scored on.
         """
         fit, score = (self._drawn(split, length, score_from) for split in ("train", "test"))
         scored = score.y != IGNORED
@@ -173,7 +172,7 @@ class Task(ABC):
         return {name: (guess == score.y)[scored].double().mean().item() for name, guess in guesses.items()}
 
     def unigram_loss(self, length: int, score_from: int = 0) -> float:
-        """Loss, in nats per scored token, of the model that knows only how common each label is (add-one smoothed)."""
+        """Loss, in nats per scored token, of a model that knows only the label frequencies (add-one smoothed)."""
         fit, score = (self._drawn(split, length, score_from) for split in ("train", "test"))
         counts = self._counts(fit).sum(0) + 1  # (O,)
         log_p = (counts / counts.sum()).log()
@@ -183,7 +182,7 @@ class Task(ABC):
         return hide(self.sample(split, 2048, length, streams.generator(0, "shortcuts", split)), score_from)
 
     def _counts(self, batch: Batch) -> Tensor:
-        """The number of times that each label occurs at each input symbol, as float64 (V, O)."""
+        """How often each label occurs with each input symbol, float64 (V, O)."""
         scored = batch.y != IGNORED
         pairs = batch.x[scored] * self.output_size + batch.y[scored]
         table = torch.bincount(pairs, minlength=self.vocab_size * self.output_size)
@@ -196,7 +195,7 @@ def columns_from(columns: range, score_from: int) -> range:
 
 
 def undrawable(task: Task, split: Split, length: int, score_from: int = 0) -> str | None:
-    """Why no sequences of a length can be drawn that have a label from column `score_from` on; None when they can."""
+    """Why no sequences of a length with a label from column `score_from` on can be drawn, or None."""
     try:
         task.sample(split, 1, length, streams.generator(0, "possible"))
         columns = task.scored_columns(length)
@@ -208,7 +207,7 @@ def undrawable(task: Task, split: Split, length: int, score_from: int = 0) -> st
 
 
 def hide(batch: Batch, score_from: int) -> Batch:
-    """A batch without labels before column `score_from`; the given batch stays, as its y may be a view of its x."""
+    """A copy of a batch without labels before column `score_from`; y is copied, as it may be a view of x."""
     if score_from == 0:
         return batch
     y = batch.y.clone()
@@ -219,8 +218,8 @@ def hide(batch: Batch, score_from: int) -> Batch:
 def hide_in_stream(batch: Batch, score_from: int, position: Tensor) -> tuple[Batch, Tensor]:
     """Like `hide`, for a piece of a stream: hides labels less than `score_from` columns after their lane started.
 
-    `position` (B,) is the number of columns of each lane before the piece; the second result is that after it. Raises
-    `BadInput` for a `start` of the contract before 0.2.
+    `position` (B,) is the number of columns of each lane before the piece; the second result is the number after it.
+    Raises `BadInput` for a `start` in the form of versions before 0.2.
     """
     if batch.start is None or batch.start.shape != batch.x.shape:
         given = None if batch.start is None else tuple(batch.start.shape)
@@ -238,7 +237,7 @@ def hide_in_stream(batch: Batch, score_from: int, position: Tensor) -> tuple[Bat
 
 
 def corrupt(y: Tensor, labels: range, probability: float, generator: torch.Generator) -> Tensor:
-    """Replace each label, with some probability, by a uniformly random one of `labels` (perhaps the true one)."""
+    """Replace each label, with this probability, by a uniformly random one of `labels`, perhaps the true one."""
     if probability == 0:
         return y
     noise = torch.randint(labels.start, labels.stop, y.shape, generator=generator, device=y.device)
@@ -247,7 +246,7 @@ def corrupt(y: Tensor, labels: range, probability: float, generator: torch.Gener
 
 
 def corrupted_oracle(y: Tensor, size: int, labels: range, probability: float = 0.0) -> Tensor:
-    """Probabilities of `size` labels where y (B, T) is known but for its corruption: (B, T, size), float64."""
+    """The probabilities (B, T, size), float64, of the labels of y (B, T) after corruption."""
     likely = torch.zeros(*y.shape, size, dtype=torch.float64, device=y.device)
     likely.scatter_(-1, y[..., None], 1 - probability)
     likely[..., labels.start : labels.stop] += probability / len(labels)

@@ -2,7 +2,7 @@
 
     [ a b ] d c a [ a b ] | [ c a ] ...        (| is the newline)
 
-All letters are random, `word` of them in brackets and `between` after them; the repeated word is the one to be known.
+All letters are random, `word` of them in brackets and `between` after them; only the repeated word can be predicted.
 From the code of Tallec & Ollivier, arXiv 1702.05043 ("distant brackets").
 """
 
@@ -27,7 +27,7 @@ class BracketsConfig(TaskConfig):
     length: Positive = 256
     word: Positive = Field(1, description="letters of the word")
     between: Positive = Field(5, description="letters between the word and its repetition")
-    letters: Annotated[int, Field(ge=2)] = Field(10, description="letters of the alphabet")
+    letters: Annotated[int, Field(ge=2)] = Field(10, description="size of the alphabet")
 
 
 @register_task("brackets")
@@ -41,7 +41,7 @@ class Brackets(EndlessTask):
 
     @property
     def vocab_size(self) -> int:
-        """The number of letters, and 3 for an opening bracket, a closing bracket and a newline."""
+        """The letters, an opening bracket, a closing bracket and a newline."""
         return self.config.letters + 3
 
     @property
@@ -66,7 +66,7 @@ class Brackets(EndlessTask):
         if state is None:
             nothing = torch.zeros(lanes, self.apart, dtype=torch.long, device=device)
             state = (torch.cat([nothing, drawn()[:, None]], 1), torch.zeros(lanes, dtype=torch.long, device=device))
-        past, position = state  # letters up to the first column's; each column has a letter, shown or not
+        past, position = state  # letters up to the first column; each column has one, shown or not
         letters_drawn = torch.cat([past, by_column(length, drawn)], 1)
         positions = (position[:, None] + torch.arange(length + 1, device=device)) % self.period
         mark = self._marks.to(device)[positions]
@@ -105,7 +105,7 @@ class Brackets(EndlessTask):
         return {"loss_floor": unknown * math.log(letters), "accuracy_ceiling": 1 - unknown * (1 - 1 / letters)}
 
     def oracle(self, x: Tensor) -> Tensor:
-        """The probabilities in a text from its beginning, where counting gives each position in a line."""
+        """The probabilities in a text that begins a lane, so that counting gives each position in a line."""
         positions = (torch.arange(x.shape[1], device=x.device) + 1) % self.period
         mark = self._marks.to(x.device)[positions]
         earlier = torch.cat([x.new_zeros(len(x), self.apart - 1), x], 1)[:, : x.shape[1]]

@@ -1,4 +1,4 @@
-"""The base of text tasks with few symbols: a character is an index into an alphabet that comes with the data."""
+"""The base of text tasks with few symbols: a symbol is an index into an alphabet that comes with the data."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from bench.tasks import data
 from bench.tasks.windows import WindowTask
 
 MOST = 1 << 28
-"""Bytes of a text; those that there are have some millions."""
+"""The largest size of a text in bytes; the real ones have a few million."""
 
 
 class CharactersConfig(TaskConfig):
-    """Knobs of a text."""
+    """Knobs of a text task."""
 
     length: Positive = 256
 

@@ -1,10 +1,10 @@
-"""copy-curriculum: give back a string of bits; the strings grow longer as the task is learned.
+"""copy-curriculum: repeat a string of bits; the strings grow longer as the task is learned.
 
-    x = 2 1 0 1 3 3 3 3  ->  y = 3 3 3 3 2 1 0 1        (a string of T = 3; 2 begins it, 3 means nothing)
+    x = 2 1 0 1 3 3 3 3  ->  y = 3 3 3 3 2 1 0 1        (a string of T = 3; 2 begins it, 3 is blank)
 
 A stream has a level L, 1 at first, and strings of T = max(1, L - u) bits, u uniform on 0 to 4; the lane restarts with
 each string. Once the mean loss over about a thousand columns is below `pass_below` bits a label, the next string raises
-the level to L + 1. Every label can be known; the loss is over all labels, most of which are easy. From the code of
+the level to L + 1. Every label can be predicted; the loss is over all labels, most of which are easy. From the code of
 Benzing et al., arXiv 1902.03993 (string memorisation).
 """
 
@@ -35,7 +35,7 @@ class CopyCurriculumConfig(TaskConfig):
     length: Annotated[int, Field(ge=4)] = Field(
         34, description="columns of a string for evaluation: 2 T + 2; held-out streams have the level T"
     )
-    pass_below: Annotated[float, Field(gt=0)] = Field(0.15, description="mean bits a label at which the level rises")
+    pass_below: Annotated[float, Field(gt=0)] = Field(0.15, description="bits per label below which the level rises")
     then: Annotated[float, Field(gt=0)] = Field(0.3, description="the mean loss is set to this when the level rises")
     highest: Positive = Field(128, description="the level rises no further")
 
@@ -80,12 +80,12 @@ class CopyCurriculum(Task):
         numbers = by_column(length, drawn)
         sizes = torch.cat(
             [size[:, None], (level - numbers // 2).clamp(min=1)], 1
-        )  # the size of a string that began there
+        )  # the size of a string that begins there
         steps = 2 * sizes + 2
         steps[:, 0] -= position
         last, ago = since(chain(steps))
         size, position = sizes.gather(1, last), ago + torch.where(last == 0, position[:, None], 0)  # (B, T + 1)
-        bits = torch.cat([past, numbers % 2], 1)  # each column has a bit, shown or not
+        bits = torch.cat([past, numbers % 2], 1)  # each column has one, shown or not
         here = torch.arange(length + 1, device=device) + self.config.highest + 1
         x = torch.where(position == 0, BEGIN, torch.where(position <= size, bits[:, here], NOTHING))
         again = bits.gather(1, here - size - 1)
@@ -114,7 +114,7 @@ class CopyCurriculum(Task):
         return 1.0
 
     def oracle(self, x: Tensor) -> Tensor:
-        """The probabilities in a string from its beginning."""
+        """The probabilities in a string that begins a lane."""
         columns = torch.arange(x.shape[1], device=x.device)
         after = (x == NOTHING).long().cumsum(1).clamp(max=1).cumsum(1)  # columns since the first NOTHING
         size = columns - after  # the size of the string, once it has ended

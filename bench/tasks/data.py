@@ -1,16 +1,16 @@
-"""Data sets on disk: what there is, how it comes, where it lies.
+"""Data sets on disk: which there are, how they are fetched, where they are kept.
 
 A natural task names its `Dataset`; this file downloads it (`fetch`) or takes the user's files (`import_`), has them
-checked and prepared, and opens the result. Everything lies under `$BENCH_DATA` (otherwise the platform's cache folder):
+checked and prepared, and opens the result. All of it is under `$BENCH_DATA` (otherwise the platform's cache folder):
 
     NAME/prepared.json          what is here: sources with their sha256, counts, settings, and the folder of the arrays
     NAME/arrays-XXXX/*.npy      one array per split (and what belongs to it), opened memory-mapped
-    NAME/recorded-hashes.json   size and sha256 of downloads that have no published hash, held to from then on
+    NAME/recorded-hashes.json   size and sha256 of downloads without a published hash, required from then on
     NAME/downloads/             finished files of a fetch that was interrupted
     NAME/lock                   one process at a time changes this folder
 
-Arrays count as here once `prepared.json`, replaced in one rename, names their folder: a reader sees the old data or the
-new, whole. What a killed process left behind is named by nothing and swept away by the next fetch or import.
+Arrays count as present once `prepared.json`, replaced in one rename, names their folder: a reader sees the complete old
+data or the complete new data. What a killed process left behind is removed by the next fetch or import.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from bench.errors import BadInput, line, shown, unknown
 from bench.paths import at_home, folder_name, read_regular
 
 Progress = Callable[[str, int, int], None]
-"""Called as `progress(what, done, total)` while work goes on; a total of 0 is not known. `done` may start again."""
+"""Called as `progress(what, done, total)` during the work; a total of 0 is unknown. `done` may start again."""
 
 Prepare = Callable[[Path, Path, Progress], dict[str, Any]]
 """`prepare(source, into, progress)`: check the user's `source`, write `into/SPLIT.npy`, and return `sources`, `counts`
@@ -50,12 +50,12 @@ CHUNK = 1 << 20  # bytes read or downloaded at a time: large enough to be fast, 
 
 
 def quiet(what: str, done: int, total: int) -> None:
-    """The progress of someone who does not want to see it."""
+    """Progress that is not shown."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A public file. Without a published sha256 the first download's is recorded."""
+    """A public file. Without a published sha256, that of the first download is recorded."""
 
     url: str
     sha256: str | None = None
@@ -68,7 +68,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known about a data set, and how the user's files become token arrays."""
+    """A data set, and how the user's files become token arrays."""
 
     origin: str  # who made it; for `data list`
     size: str
@@ -78,7 +78,7 @@ class Dataset:
     prepare: Prepare | None = None  # None: it comes with a library and is always here
     ask: str = ""  # where to get it when it cannot be fetched
     version: int = 1  # raised when the prepared form changes
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # of one that comes with a library
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # of a bundled data set
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Entry:
     urls: tuple[str, ...]
     size: str
     licence: str
-    here: str | None  # where the arrays lie, or "bundled"; None when the data would have to be brought
+    here: str | None  # where the arrays are, or "bundled"; None when the data is missing
     counts: Mapping[str, Mapping[str, int]]  # split -> what is counted -> how many
     settings: Mapping[str, Any]  # how it was prepared; under a split's name, where that split comes from
     hint: str  # what to do when it is not here, in one line; otherwise empty
@@ -120,7 +120,7 @@ def catalogue() -> list[Entry]:
 
 
 def missing(name: str, dataset: Dataset) -> str | None:
-    """Why the data cannot be used and which commands bring it, in one line; None when it is here."""
+    """Why the data cannot be used and which commands bring it, in one line; None when it is present."""
     if dataset.prepare is None:
         return None
     about = _about(name)
@@ -229,9 +229,9 @@ def files_in(folder: Path, pattern: str, *suffixes: str) -> list[Path]:
 
 @contextmanager
 def decoding(name: str, kind: str = "") -> Iterator[None]:
-    """Any failure of what decodes a file as one line that names it, and `kind`, what the file should be.
+    """Turn any failure to decode a file into one line that names the file and `kind`, what it should be.
 
-    Decoders of a damaged file raise almost anything, `MemoryError` for what it says it holds among it.
+    Decoders raise almost anything for a damaged file, even `MemoryError` for a size that it claims.
     """
     try:
         yield
@@ -243,10 +243,7 @@ def decoding(name: str, kind: str = "") -> Iterator[None]:
 
 
 def unpacked(path: Path, most: int) -> bytes:
-    """The content of a file, gzipped or not, of which is known that it has at most so many bytes.
-
-    Raises `BadInput` when it has more, or is damaged.
-    """
+    """The content of a file, gzipped or not. Raises `BadInput` when it has more than `most` bytes, or is damaged."""
     with decoding(path.name), path.open("rb") as file:
         gzipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)
@@ -281,7 +278,7 @@ def _entry(name: str, dataset: Dataset) -> Entry:
 
 
 class _Prepared(BaseModel):
-    """What has to be in `prepared.json` for it to be read."""
+    """The keys that `prepared.json` must have."""
 
     version: int
     folder: Annotated[str, AfterValidator(lambda name: folder_name(name, "folder"))]
@@ -292,17 +289,17 @@ class _Prepared(BaseModel):
 
 
 class _Fingerprint(BaseModel):
-    """What has to be in `recorded-hashes.json` of a download."""
+    """The keys that `recorded-hashes.json` must have for a download."""
 
     sha256: str
 
 
 DAMAGED: dict[str, Any] = {"folder": "", "arrays": {}}
-"""In the place of a `prepared.json` that cannot be read."""
+"""Stands for a `prepared.json` that cannot be read."""
 
 
 def _about(name: str) -> dict[str, Any] | None:
-    """The contents of `prepared.json`; None when nothing was prepared, and `DAMAGED` where that cannot be told."""
+    """The contents of `prepared.json`; None when nothing was prepared, and `DAMAGED` where it cannot be read."""
     path = cache() / name / "prepared.json"
     try:
         about = json.loads(read_regular(path, MOST_RECORDED))
@@ -312,7 +309,7 @@ def _about(name: str) -> dict[str, Any] | None:
     except OSError as error:
         if error.errno == errno.ELOOP:  # a link to itself
             return DAMAGED
-        # No permission, for one: it says nothing about what is here.
+        # Without permission, for example, nothing is known about what is there.
         raise BadInput(f"{name}: cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError):
         return DAMAGED
@@ -320,7 +317,7 @@ def _about(name: str) -> dict[str, Any] | None:
 
 
 def _recorded(path: Path) -> dict[str, Any]:
-    """The recorded hashes. Raises `BadInput` where they cannot be read: without them any file would do."""
+    """The recorded hashes. Raises `BadInput` where they cannot be read, as any file would do without them."""
     try:
         recorded = json.loads(read_regular(path, MOST_RECORDED))
         TypeAdapter(dict[str, _Fingerprint]).validate_python(recorded, strict=True)
@@ -337,7 +334,7 @@ def _folder(name: str, about: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def _working(command: str, name: str, progress: Progress) -> Iterator[Path]:
-    """The data set's folder, while no other process changes it. Errors that a user can act on become one line."""
+    """The data set's folder, locked against other processes. Errors that a user can act on become one line."""
     import filelock
 
     home = cache() / name
@@ -350,19 +347,19 @@ def _working(command: str, name: str, progress: Progress) -> Iterator[Path]:
             progress(f"waiting for another process that prepares {name}", 0, 0)
             held = lock.acquire()
         with held:
-            _sweep(home)
+            _remove_leftovers(home)
             try:
                 yield home
             finally:
-                _sweep(home)
+                _remove_leftovers(home)
     except BadInput as error:
         raise BadInput(f"{command}: {error}") from None
     except OSError as error:  # no space left, no permission
         raise BadInput(f"{command}: {line(error)}") from None
 
 
-def _sweep(home: Path) -> None:
-    """Remove what no `prepared.json` names: arrays replaced or never finished, temporary files of killed processes."""
+def _remove_leftovers(home: Path) -> None:
+    """Remove what `prepared.json` does not name: arrays replaced or unfinished, temporary files of killed processes."""
     about = _about(home.name)
     kept = about["folder"] if about else None
     for path in home.glob("arrays-*"):
@@ -404,14 +401,14 @@ def _prepare(name: str, dataset: Dataset, source: Path, home: Path, urls: list[s
 
 
 def _download(source: Source, recorded: str | None, downloads: Path, progress: Progress) -> None:
-    """Bring one file into `downloads`, unless it lies there already; it appears under its name only when verified."""
+    """Download one file, unless it is there already; it appears under its name only once it is verified."""
     import pooch
     import requests
 
     pooch.get_logger().setLevel(logging.WARNING)
     known = source.sha256 or recorded
     bar = _Bar(f"downloading {source.file}", progress)
-    # "identity": the length the server announces is then that of the file, so that a cut can be told from an end.
+    # "identity": the server then announces the length of the file itself, so that a truncated transfer is noticed.
     http = pooch.HTTPDownloader(bar, CHUNK, headers={"Accept-Encoding": "identity"})
 
     def get(url: str, output: str, _: object) -> None:
@@ -434,7 +431,7 @@ def _download(source: Source, recorded: str | None, downloads: Path, progress: P
 
 
 class _Bar:
-    """What pooch takes for a progress bar: passes on how many bytes are done."""
+    """A progress bar for pooch, which passes on how many bytes are done."""
 
     def __init__(self, what: str, progress: Progress) -> None:
         self.what, self.progress = what, progress
@@ -452,7 +449,7 @@ class _Bar:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Written beside, made durable, renamed."""
+    """Write to a temporary file, flush it to disk, and rename it."""
     beside = path.with_name(f"{path.name}.writing")
     with beside.open("w") as stream:
         json.dump(content, stream, indent=1)

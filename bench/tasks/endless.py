@@ -1,6 +1,6 @@
 """The base of tasks with endless lanes: strings follow one another, and their lengths are drawn as they begin.
 
-Each column of a stream has random numbers of its own, used or not, so that any cut into pieces gives the same data.
+Each column of a stream has its own random numbers, used or not, so that any cut into pieces gives the same data.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def started(x: Tensor, begins: bool) -> Tensor:
 
 
 def by_column(length: int, draw: Callable[[], Tensor]) -> Tensor:
-    """What `draw` gives for one column, (B,), drawn for each of `length` columns: (B, T)."""
+    """Call `draw`, which gives a column (B,), for each of `length` columns: (B, T)."""
     return torch.stack([draw() for _ in range(length)], 1)
 
 
@@ -50,13 +50,13 @@ def chain(steps: Tensor) -> Tensor:
 
 
 def since(begins: Tensor) -> tuple[Tensor, Tensor]:
-    """At each column, the last column that begins a string, and how many columns ago that was; column 0 begins one."""
+    """For each column, the last column that begins a string, and the distance to it; column 0 begins one."""
     columns = torch.arange(begins.shape[1], device=begins.device)
     last = torch.where(begins, columns, 0).cummax(1).values
     return last, columns - last
 
 
 def run_lengths(x: Tensor, symbol: int) -> Tensor:
-    """The number of times in a row that a symbol has come, at each column of x (B, T); 0 where another one comes."""
+    """The length of the run of a symbol up to each column of x (B, T); 0 at any other symbol."""
     columns = torch.arange(x.shape[1], device=x.device)
     return columns - torch.where(x != symbol, columns, -1).cummax(1).values

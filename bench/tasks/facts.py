@@ -1,4 +1,4 @@
-"""What scores are judged against: the facts that a task states, as plain numbers that have been checked."""
+"""The facts of a task against which scores are judged, as checked plain numbers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bench.errors import BadInput
 from bench.tasks.base import Task
 
 ROUNDING = 9
-"""The number of digits to which a sum of shares may be rounded to 0 or 1."""
+"""Decimals to which a sum of shares is compared with 0 and 1."""
 
 
 def task_facts(task: Task, length: int, score_from: int = 0) -> dict[str, Any]:
-    """The facts that accuracy and loss from column `score_from` on are judged against.
+    """The facts against which accuracy and loss from column `score_from` on are judged.
 
-    Raises `BadInput`, in one line, for a fact that is no number or no possible one, such as a floor of NaN.
+    Raises `BadInput`, in one line, for a fact that is not a possible number, such as a floor of NaN.
     """
     shortcuts = {
         rule: _number(task, f"shortcut {rule!r}", share, most=1)
@@ -43,10 +43,7 @@ def task_facts(task: Task, length: int, score_from: int = 0) -> dict[str, Any]:
 
 
 def stated(task: Task, name: str, length: int, score_from: int) -> Any:
-    """A named fact as the task states it.
-
-    Raises `BadInput` where the fact takes no `score_from` and has to.
-    """
+    """A fact as the task states it. Raises `BadInput` where it should take `score_from` and does not."""
     state = getattr(task, name)
     if score_from == 0:
         return state(length)
@@ -61,7 +58,7 @@ def stated(task: Task, name: str, length: int, score_from: int) -> Any:
 
 
 def _number(task: Task, name: str, value: Any, most: float) -> float:
-    """A number from 0 to `most` as a float, from Python, numpy or a tensor of one number."""
+    """Check a number from 0 to `most`, given by Python, numpy or a tensor of one number, and return it as a float."""
     try:
         number = value.item() if hasattr(value, "item") else value
     except (ValueError, RuntimeError):  # (what numpy and torch raise for more than one number)

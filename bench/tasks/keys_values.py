@@ -3,7 +3,7 @@
     keys of 2 symbols from 0..3, values of 2 symbols from 4..7:
     x = 1 3 6 4 2 0 5 5 1 3 6  ->  y = . . . . . . . . . 6 4
 
-The pairs come first, then one of the keys again, then its value, teacher-forced: the value's first symbol is asked for
+The pairs come first, then one of the keys again, then its value, teacher-forced: the value's first symbol is the label
 at the last symbol of the query. The keys of a sequence are distinct (in the paper's reference code they may repeat,
 which makes the answer ambiguous). With n pairs of span L there are 2 n L + 2 L - 1 inputs. Source: the paper, arXiv
 2606.06479 (its associative-recall task).
@@ -23,7 +23,7 @@ from bench.errors import BadInput
 from bench.registry import register_task
 from bench.tasks.base import IGNORED, Batch, Split, Task, corrupted_oracle
 
-SMALL_KEY_SPACE = 1024  # up to here one random number for every possible key costs less than waiting for the device
+SMALL_KEY_SPACE = 1024  # up to this, a random number for every possible key costs less than a wait for the device
 
 
 class KeysValuesConfig(TaskConfig):
@@ -44,11 +44,11 @@ class KeysValuesConfig(TaskConfig):
 
     @property
     def keys(self) -> int:
-        """How many different keys there are."""
+        """The number of different keys."""
         return self.key_symbols**self.span
 
     def pairs_at(self, length: int) -> int:
-        """n, the pairs of a sequence of at most that length. Raises `ValueError` when there is no such sequence."""
+        """n, the number of pairs in a sequence of at most this length. Raises `ValueError` where none fits."""
         pairs = self.pairs or max(1, (length + 1) // (2 * self.span) - 1)
         needed = 2 * self.span * (pairs + 1) - 1
         if needed > length:
@@ -127,7 +127,7 @@ def distinct(options: int, shape: tuple[int, int], generator: torch.Generator) -
     if options <= max(SMALL_KEY_SPACE, 2 * n):
         return torch.rand((rows, options), generator=generator, device=generator.device).topk(n).indices
     drawn = torch.randint(options, shape, generator=generator, device=generator.device)
-    while True:  # draw repeats again; no number is treated unlike another, so all choices stay equally likely
+    while True:  # draw repeats again; all numbers are treated alike, so all choices stay equally likely
         ordered, order = drawn.sort(dim=1, stable=True)
         repeats = torch.zeros_like(drawn, dtype=torch.bool)
         repeats.scatter_(1, order[:, 1:], ordered[:, 1:] == ordered[:, :-1])

@@ -26,7 +26,7 @@ from bench.tasks import data
 from bench.tasks.windows import ImageConfig, WindowTask
 
 PIXELS = 28 * 28
-MOST_ITEMS = 100_000  # a file of more is not read to its end to be told apart
+MOST_ITEMS = 100_000  # a file that says it has more is not read to its end
 VALID_SHARE = 12  # the last twelfth of the training images: 5,000 of 60,000
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist"
 
@@ -35,8 +35,8 @@ class Published(NamedTuple):
     """What identifies one of the four files."""
 
     items: int
-    gz_sha256: str  # of the file as published
-    content_sha256: str  # of what is in it: holds for unpacked and packed-again files too
+    gz_sha256: str  # of the published file
+    content_sha256: str  # of its content, also for unpacked and repacked files
 
 
 PUBLISHED = {
@@ -64,7 +64,7 @@ PUBLISHED = {
 
 
 def prepare(source: Path, into: Path, progress: data.Progress) -> dict[str, Any]:
-    """From a folder with the four files, packed or unpacked, to the pixels of each split in one row."""
+    """Turn a folder with the four files, packed or unpacked, into a row of pixels for each split."""
     if not source.is_dir():
         raise BadInput(f"{source} is a file; should be a folder with {', '.join(f'{stem}.gz' for stem in PUBLISHED)}")
     paths = {stem: _find(source, stem) for stem in PUBLISHED}
@@ -85,7 +85,7 @@ def prepare(source: Path, into: Path, progress: data.Progress) -> dict[str, Any]
 
 
 def _find(folder: Path, stem: str) -> Path:
-    """The file of that name: packed, unpacked, or unpacked by a tool that turns `-idx` into `.idx`."""
+    """The file of that name: packed, unpacked, or unpacked by a tool that writes `.idx` for `-idx`."""
     names = (f"{stem}.gz", stem, stem.replace("-idx", ".idx"))
     for name in names:
         if (folder / name).is_file():
@@ -137,5 +137,5 @@ class Mnist(WindowTask):
     )
 
     def picture(self, x: Tensor) -> Tensor:
-        """The pixels as they are."""
+        """The pixels, unchanged."""
         return x.view(-1, 28, 28).to(torch.uint8)

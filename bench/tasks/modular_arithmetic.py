@@ -3,8 +3,8 @@
     the hidden rule y = (3 x + 1) mod 8:
     x = 2 7 5 0 2 7  ->  y = 7 . 0 . 7 .
 
-Every sequence has a rule y = (w x + b) mod V of its own; the inputs are x_1 y_1 x_2 y_2 ..., and every x is scored with
-its y. The first answers cannot be known, so judge against the ceiling. Source: the paper, arXiv 2606.06479 (its
+Every sequence has its own rule y = (w x + b) mod V; the inputs are x_1 y_1 x_2 y_2 ..., and every x is scored with its
+y. The first answers cannot be predicted, so compare with the ceiling. Source: the paper, arXiv 2606.06479 (its
 in-context-learning task).
 """
 
@@ -31,7 +31,7 @@ Range = tuple[Natural, Natural]
 class ModularArithmeticConfig(TaskConfig):
     """Knobs of modular-arithmetic; length / 2 is the number of examples."""
 
-    length: Annotated[int, Field(ge=2)] = Field(32, description="two inputs an example; an odd length is cut")
+    length: Annotated[int, Field(ge=2)] = Field(32, description="two inputs per example; an odd length is cut")
     modulus: Annotated[int, Field(ge=2)] = Field(8, description="V: symbols are 0..V - 1")
     w: Range | None = Field(None, description="first and last factor of the rules; null: all residues")
     b: Range | None = Field(None, description="first and last offset of the rules; null: all residues")
@@ -111,13 +111,13 @@ class ModularArithmetic(Task):
         return {"echo the last symbol": lambda x: x, "the last answer again": lambda x: x.roll(1, 1)}
 
     def oracle(self, x: Tensor) -> Tensor:
-        """The share of the rules, among those that agree with all examples so far, that give each answer."""
+        """For each answer, the share of the rules that give it, among those that agree with all examples so far."""
         modulus, (first, last) = self.config.modulus, self.config.offsets
         w = torch.arange(self.config.factors[0], self.config.factors[1] + 1, device=x.device)
         b = torch.arange(first, last + 1, device=x.device)
         every = (w[:, None] * torch.arange(modulus, device=x.device)[:, None, None] + b) % modulus
-        shares = [_votes(every.flatten(1), modulus)[x[:, 0]]]  # of all rules, for each input
-        b = (x[:, 1, None] - w * x[:, 0, None]) % modulus  # with each w, after one example: (B, number of w)
+        shares = [_votes(every.flatten(1), modulus)[x[:, 0]]]  # over all rules
+        b = (x[:, 1, None] - w * x[:, 0, None]) % modulus  # for each w, after one example: (B, number of w)
         possible = ((b >= first) & (b <= last)).double()
         for i in range(2, x.shape[1], 2):
             answers = (w * x[:, i, None] + b) % modulus
@@ -127,7 +127,7 @@ class ModularArithmetic(Task):
 
 
 def _votes(answers: Tensor, modulus: int, weight: Tensor | None = None) -> Tensor:
-    """The share of each answer in each row of answers (N, M), weighted: (N, V)."""
+    """The weighted share of each answer in the rows of answers (N, M): (N, V)."""
     weight = torch.ones((), dtype=torch.float64, device=answers.device).expand_as(answers) if weight is None else weight
     votes = weight.new_zeros(len(answers), modulus).scatter_add_(1, answers, weight)
     return votes / votes.sum(1, keepdim=True).clamp(min=1)
@@ -140,7 +140,7 @@ def _divisors(number: int) -> list[int]:
 def gcd_shares(modulus: int, seen: int) -> dict[int, float]:
     """The probability that gcd(V, x_2 - x_1, .., x_seen - x_1) is each divisor of V, for independent uniform x.
 
-    Before the first example it is 0, as in `bayes_after`.
+    The gcd is 0 before the first example, as in `bayes_after`.
     """
     if seen == 0:
         return {0: 1.0}
@@ -151,7 +151,7 @@ def gcd_shares(modulus: int, seen: int) -> dict[int, float]:
 
 
 def _firsts(modulus: int, offsets: Range) -> range:
-    """The first inputs to count over: they shift y_1 only, which changes no count while all offsets are possible."""
+    """The first inputs to count over. They only shift y_1, which changes no count while all offsets are possible."""
     return range(1) if offsets == (0, modulus - 1) else range(modulus)
 
 
@@ -170,12 +170,12 @@ def _blank(modulus: int, factors: Range, offsets: Range) -> np.ndarray:
 
 @lru_cache
 def bayes_after(modulus: int, factors: Range, offsets: Range) -> dict[int, tuple[float, float]]:
-    """Expected loss (nats) and accuracy of the Bayes-optimal next answer, by what the examples so far have in common.
+    """Expected loss (nats) and accuracy of the Bayes-optimal next answer, by the gcd g of the examples so far.
 
     Examples (x_i, y_i) agree with exactly the rules that share y_1 and w mod V / g, where g = gcd(V, all x_i - x_1).
-    The next answer, at x, would tell w mod h V / g, where h = g / gcd(g, x - x_1). So the rules with one (w mod V / g,
-    y_1) are those that are still possible, and those of them with one w mod h V / g give one answer: count both. Key 0
-    is for no examples at all: then the answer itself is counted. Takes a second or two at V = 256.
+    The next answer, at x, reveals w mod h V / g, where h = g / gcd(g, x - x_1). So the rules that share (w mod V / g,
+    y_1) are those still possible, and those of them that share w mod h V / g give the same answer: count both. Key 0
+    stands for no examples, where the answer itself is counted. Takes a second or two at V = 256.
     """
     factor = np.arange(factors[0], factors[1] + 1)
     firsts = _firsts(modulus, offsets)
@@ -195,7 +195,7 @@ def bayes_after(modulus: int, factors: Range, offsets: Range) -> dict[int, tuple
 
 
 def _expected(counts: np.ndarray) -> tuple[float, float]:
-    """Loss and accuracy of guessing the row from the column, for counts of (row, column)."""
+    """Loss and accuracy of the best guess of the row from the column, for counts of (row, column)."""
     column = counts.sum(0)
     some = counts > 0
     nats = (counts * np.log(np.where(some, column / np.maximum(counts, 1), 1))).sum()

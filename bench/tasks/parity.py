@@ -2,8 +2,8 @@
 
     x = 1 0 1 1 0 1  ->  y = 1 1 0 1 1 0
 
-One bit of state that every one flips: the smallest task that cannot be solved by looking at a part of the sequence.
-From the paper's reference code (arXiv 2606.06479); long a standard test of recurrent networks.
+Every one flips a single bit of state: the smallest task that needs the whole sequence, long a standard test of
+recurrent networks. From the paper's reference code (arXiv 2606.06479).
 """
 
 from __future__ import annotations

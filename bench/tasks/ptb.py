@@ -2,8 +2,8 @@
 
     x = " aer banknote" -> y = "aer banknote "
 
-The text is the Linguistic Data Consortium's and may not be handed on: bring your own copy of the three files. Sentences
-are lines, which begin and end without a space; the symbols are the characters of the training text, about 50.
+The text belongs to the Linguistic Data Consortium and may not be passed on: bring your own copy of the three files.
+Sentences are lines, which begin and end without a space; the symbols are the characters of the training text, about 50.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from bench.tasks.base import SPLITS
 from bench.tasks.characters import CharacterTask, read, save
 
 SPACE = "_"
-"""What stands for a space in files of characters, which have a space between any two."""
+"""The symbol of a space in files of characters, which separate all characters by spaces."""
 
 
 def prepare(source: Path, into: Path, progress: data.Progress) -> dict[str, Any]:
-    """From a folder with a file for each split, of words or of characters, to the symbols of each split."""
+    """Turn a folder with a file of words or characters for each split into the symbols of each split."""
     if source.is_file():
         raise BadInput(f"{source} is a file; should be a folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt")
     found, parts = [], {}
@@ -40,7 +40,7 @@ def prepare(source: Path, into: Path, progress: data.Progress) -> dict[str, Any]
 
 
 def sentences(text: str, apart: bool) -> str:
-    """The sentences as lines; `apart`: of a text whose characters stand apart."""
+    """The sentences as lines; `apart`: the characters of the text are separated by spaces."""
     lines = [line.split() for line in text.splitlines()]
     if apart:
         return "\n".join("".join(line).replace(SPACE, " ").strip() for line in lines)

@@ -1,10 +1,10 @@
-"""recency: say which past symbol will be asked for, where later ones are likelier.
+"""recency: predict which past symbol will be asked for, where later ones are likelier.
 
     x = 3 1 0 2 2 4  ->  y = . . . . . 2      (4 with weight 1, 2 with 0.9 + 0.81, 0 with 0.73, ..)
 
 The label of the last position is the symbol k steps back, k drawn with weight decay ** k and never beyond the start.
 With `primacy` the k steps count from the start. The best predictor knows how often, and how recently, each symbol came;
-no predictor can know the label, so judge against the ceiling. From the paper's reference code (arXiv 2606.06479).
+none can know the label, so compare with the ceiling. From the paper's reference code (arXiv 2606.06479).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.registry import register_task
 from bench.tasks.base import IGNORED, Batch, Split, Task
 
 STANDARD_ERROR = 5e-4  # of floor and ceiling, computed once for every length in at most a few seconds
-CHUNK = 2**20  # symbols drawn at a time, 8 MB; short sequences need fewer
+CHUNK = 2**20  # symbols drawn at a time: 8 MB, less for short sequences
 
 
 class RecencyConfig(TaskConfig):
@@ -77,7 +77,7 @@ class Recency(Task):
 
 
 def weights(length: int, decay: float, device: torch.device | str = "cpu") -> Tensor:
-    """The probability of k steps from the favoured end, (T,) float64."""
+    """The probability of each number k of steps from the favoured end, (T,) float64."""
     weight = decay ** torch.arange(length, dtype=torch.float64, device=device)
     return weight / weight.sum()
 
@@ -86,8 +86,8 @@ def weights(length: int, decay: float, device: torch.device | str = "cpu") -> Te
 def bayes(length: int, symbols: int, decay: float) -> tuple[float, float]:
     """Loss (nats) and accuracy of the Bayes-optimal predictor, which gives each symbol the weight of its positions.
 
-    There is no closed form: these are means over random sequences of a fixed stream, as many as bring both standard
-    errors under `STANDARD_ERROR`. Recency and primacy have the same values. Weights below 1e-9 in sum are left out.
+    There is no closed form: these are means over random sequences of a fixed stream, enough to bring both standard
+    errors below `STANDARD_ERROR`. Recency and primacy have the same values. Weights below 1e-9 in sum are left out.
     """
     weight = weights(length, decay)
     weight = weight[: int((1 - weight.cumsum(0) > 1e-9).sum()) + 1]

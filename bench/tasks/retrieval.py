@@ -1,4 +1,4 @@
-"""retrieval: remember the one symbol that was marked, and say it when asked, however long ago that was.
+"""retrieval: remember the one symbol that was marked, and output it when asked, however long ago it came.
 
     x = 3 1 0 7 4 2 5 0  ->  y = . . . . . . . 7
 
@@ -30,7 +30,7 @@ from bench.tasks.base import (
 )
 
 SHORTEST = 3  # the id symbol, the needle, the id symbol
-ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996, and means 29
+ROUNDING = 1e-9  # 0.29 * 100 is 28.999999999999996, which means 29
 
 
 class RetrievalConfig(TaskConfig):

@@ -1,10 +1,10 @@
-"""shakespeare: the characters of a million from Shakespeare's plays, each to be predicted from those before it.
+"""shakespeare: a million characters of Shakespeare's plays, each to be predicted from those before it.
 
     x = "First Citize" -> y = "irst Citizen"
 
-65 symbols; the last tenth of the text, halved, is valid and test. Given no, one or two characters before it, the next
-one costs 4.78, 3.54 or 2.75 bits. Source: karpathy/char-rnn, data/tinyshakespeare/input.txt; the plays are in the
-public domain.
+There are 65 symbols. The halves of the last tenth of the text are valid and test. Given zero, one or two characters
+before it, the next character costs 4.78, 3.54 or 2.75 bits. Source: karpathy/char-rnn,
+data/tinyshakespeare/input.txt; the plays are in the public domain.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshake
 PUBLISHED = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 ALPHABET = "\n !$&',-.3:;?" + string.ascii_uppercase + string.ascii_lowercase
 HELD_OUT = 20
-"""The valid and the test split are one in so many characters each."""
+"""The valid and the test split each have one in this many characters."""
 
 
 def prepare(source: Path, into: Path, progress: data.Progress) -> dict[str, Any]:
-    """From the one text, gzipped or not, or a folder that holds it, to the symbols of each split."""
+    """Turn the text file, gzipped or not, or a folder that holds it, into the symbols of each split."""
     paths = [source] if source.is_file() else data.files_in(source, "*", ".txt", ".txt.gz")
     if len(paths) != 1:
         raise BadInput(f"{source} has {len(paths)} .txt or .txt.gz files; should have one")

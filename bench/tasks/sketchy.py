@@ -40,7 +40,7 @@ from bench.tasks.windows import ImageConfig, WindowTask
 SIDE = 64
 PATCHES = (SIDE // 2) ** 2
 NAME = re.compile(r"(?:.*[/\\])?(?P<stem>[^/\\]+-\d+)(?:\.png)?", re.IGNORECASE)
-"""airplane/n02691156_10151-1.png: the first drawing of the photograph n02691156_10151, in whatever folder."""
+"""airplane/n02691156_10151-1.png is the first drawing of the photograph n02691156_10151, in any folder."""
 SITE = "http://sketchy.eye.gatech.edu/"
 MOST = 6 << 30  # bytes of an array: all drawings at 256 x 256 have 5 GB
 MOST_SIDE = 4096  # pixels
@@ -48,7 +48,7 @@ AT_ONCE = 256  # images read before they are written
 
 
 def prepare(source: Path, into: Path, progress: data.Progress) -> dict[str, Any]:
-    """From a folder of PNG files or an .npz to the grey levels of each split's patches, (drawings x 1024, 4)."""
+    """Turn a folder of PNG files or an .npz into the grey levels of each split's patches, (drawings x 1024, 4)."""
     names, read, files = _folder(source) if source.is_dir() else _npz(source)
     stems = _stems(names)
     members = _split(stems)
@@ -100,7 +100,7 @@ def _fits(shape: tuple[int, ...]) -> bool:
 
 
 def _stems(names: list[str]) -> list[str]:
-    """The drawings' names without folder and `.png`. Raises `BadInput` when one is no drawing's, or is there twice."""
+    """The drawings' names without folder and `.png`. Raises `BadInput` for another form of name, or one given twice."""
     seen: dict[str, str] = {}
     for name in names:
         found = NAME.fullmatch(name)
@@ -120,7 +120,7 @@ def _photograph(stem: str) -> str:
 
 
 def _split(stems: list[str]) -> dict[Split, list[int]]:
-    """Which drawings are in which split. Depends on stems alone: a drawing's side is the same in every subset."""
+    """The drawings of each split. It depends on stems alone, so that a drawing is in the same split in every subset."""
     members: dict[Split, list[int]] = {split: [] for split in SPLITS}
     for i, stem in enumerate(stems):
         draw = _hash(f"photograph {_photograph(stem)}") / 2**64
@@ -141,7 +141,7 @@ def _hash(text: str) -> int:
 Read = Callable[[int], np.ndarray]
 """The i-th drawing, 64 x 64 grey levels."""
 Files = Callable[[], list[dict[str, Any]]]
-"""What was read, for `prepared.json`."""
+"""The files that were read, for `prepared.json`."""
 
 
 def _npz(path: Path) -> tuple[list[str], Read, Files]:
@@ -163,7 +163,7 @@ def _npz(path: Path) -> tuple[list[str], Read, Files]:
 
 
 def _require_known_size(archive: zipfile.ZipFile, member: str, name: str) -> None:
-    """Raise `BadInput` for an array that is larger than such drawings are, or not as large as it says."""
+    """Raise `BadInput` for an array that is larger than drawings can be, or not as large as it states."""
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -189,7 +189,7 @@ def _folder(folder: Path) -> tuple[list[str], Read, Files]:
     def files() -> list[dict[str, Any]]:
         listing = "".join(f"{digests[stem]}  {stem}\n" for stem in sorted(digests))
         total = sum(path.stat().st_size for path in paths)
-        whole = hashlib.sha256(listing.encode()).hexdigest()  # of the list of hashes: a line for each drawing
+        whole = hashlib.sha256(listing.encode()).hexdigest()  # of a list with a line for each drawing
         return [{"file": f"{len(paths)} PNG files", "bytes": total, "sha256": whole}]
 
     return [str(path.relative_to(folder)) for path in paths], read, files

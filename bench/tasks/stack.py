@@ -1,8 +1,8 @@
-"""stack: follow a stack as it grows and shrinks, and say what comes off it.
+"""stack: track a stack as it grows and shrinks, and predict what is popped.
 
     x = 3 1 0 2 0 0  ->  y = . . 1 . 2 3
 
-An input is a symbol, which is pushed, or 0, which pops; a pop is scored with the symbol that comes off. Pushes and pops
+An input is a symbol, which is pushed, or 0, which pops; a pop is scored with the symbol that is popped. Pushes and pops
 are equally likely, except that an empty stack is pushed to and a full one is popped. What must be remembered changes at
 every step, so the task shows state tracking. Source: the paper, arXiv 2606.06479 (its state-tracking task).
 """
@@ -32,7 +32,7 @@ class StackConfig(TaskConfig):
 
 @register_task("stack")
 class Stack(Task):
-    """What comes off a stack."""
+    """The symbols popped from a stack."""
 
     Config = StackConfig
     config: StackConfig
@@ -50,12 +50,12 @@ class Stack(Task):
         pushes = after > before
         symbols = torch.randint(1, self.config.symbols + 1, shape, generator=generator, device=device)
         x = torch.where(pushes, symbols, 0)
-        return Batch(x, torch.where(pushes, IGNORED, comes_off(x, torch.maximum(before, after))))
+        return Batch(x, torch.where(pushes, IGNORED, popped(x, torch.maximum(before, after))))
 
     def _levels(self, steps: Tensor) -> Tensor:
-        """How full the stack is before, between and after the inputs: steps (B, T) of +-1 -> (B, T + 1) in 0..depth.
+        """The stack's height before, between and after the inputs: steps (B, T) of +-1 -> (B, T + 1) in 0..depth.
 
-        A free walk, folded at 0 and at the depth, is the walk that is turned back there and free in between.
+        A free random walk, folded at 0 and at the depth, is the walk that is reflected there.
         """
         depth = self.config.depth
         walk = torch.cat([torch.zeros_like(steps[:, :1]), steps.cumsum(1)], 1)
@@ -79,14 +79,14 @@ class Stack(Task):
     def oracle(self, x: Tensor) -> Tensor:
         full = torch.where(x > 0, 1, -1).cumsum(1)  # after each input
         slot = torch.where(x > 0, full, full + 1)
-        return corrupted_oracle(comes_off(x, slot), self.output_size, range(self.output_size))
+        return corrupted_oracle(popped(x, slot), self.output_size, range(self.output_size))
 
 
-def comes_off(x: Tensor, slot: Tensor) -> Tensor:
-    """What each pop of x (B, T) takes, where `slot` (B, T) is the slot of the stack that an input fills or empties.
+def popped(x: Tensor, slot: Tensor) -> Tensor:
+    """The symbol that each pop in x (B, T) takes, where `slot` (B, T) is the slot that an input fills or empties.
 
-    Every second event at one slot is a pop, and takes what the push before it put there: with the events in order of
-    slot, then of time, every pop finds its symbol one step earlier.
+    Every second event at a slot is a pop of the symbol that was pushed before it: with events sorted by slot, then by
+    time, every pop finds its symbol one step earlier.
     """
     length = x.shape[1]
     order = (slot * length + torch.arange(length, device=x.device)).argsort(1)
@@ -94,6 +94,6 @@ def comes_off(x: Tensor, slot: Tensor) -> Tensor:
 
 
 def pushed_last(x: Tensor) -> Tensor:
-    """For every position of x (B, T) the latest symbol that is not 0."""
+    """The latest symbol other than 0 at every position of x (B, T)."""
     columns = torch.arange(x.shape[1], device=x.device)
     return x.gather(1, torch.where(x > 0, columns, 0).cummax(1).values)

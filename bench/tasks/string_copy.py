@@ -3,7 +3,7 @@
     x = 3 1 4 0 4 1  ->  y = . . . 4 1 3
 
 The first half is random symbols, then the delimiter 0, then the string in reverse (or, with `reverse` off, in order),
-teacher-forced: while a symbol comes in, the next one is asked for. The memory must hold length / 2 symbols at once, so
+teacher-forced: at each symbol the next one is the label. The memory must hold length / 2 symbols at once, so
 the task shows capacity. Source: the paper, arXiv 2606.06479 (its capacity task).
 """
 
@@ -33,10 +33,10 @@ from bench.tasks.base import (
 class StringCopyConfig(TaskConfig):
     """Knobs of string-copy."""
 
-    length: Annotated[int, Field(ge=2)] = Field(32, description="of string, delimiter and answer; an odd one is cut")
+    length: Annotated[int, Field(ge=2)] = Field(32, description="string, delimiter and answer; an odd length is cut")
     symbols: Annotated[int, Field(ge=2)] = Field(8, description="symbols of the string, 1..symbols; 0 is the delimiter")
     corruption: Share = Field(0.0, description="probability that a label is a uniformly random symbol instead")
-    reverse: bool = Field(True, description="give the string back from its end")
+    reverse: bool = Field(True, description="ask for the string in reverse order")
 
 
 @register_task("string-copy")

@@ -8,8 +8,8 @@ are dropped, and white space around a story too. A story is in one split only: c
 out of the training text, so that a test set stays what it is elsewhere. Source: Eldan and Li, arXiv:2305.07759; as a
 sequence task in Kumar & Isola, arXiv 2606.06479.
 
-Prepared form: the text without separators, and the index just after each story. Nothing is stored twice, the
-reference's form is read as it lies, and the other one is computed for the windows that are drawn.
+Prepared form: the text without separators, and the index just after each story. The reference's form is read as it is
+stored; separators are added to windows as they are drawn.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ from bench.tasks.windows import WindowTask
 END = b"<|endoftext|>"
 SEPARATOR = 0
 WHITE = string.whitespace.encode()
-SPACES = {code: " " for code in range(128, 0x3001) if chr(code).isspace()}  # up to the ideographic space, the last one
-LONGEST_STORY = 2**24  # bytes; the longest real ones have some thousand
+SPACES = {
+    code: " " for code in range(128, 0x3001) if chr(code).isspace()
+}  # up to the ideographic space, which is the last
+LONGEST_STORY = 2**24  # bytes; the longest real ones have a few thousand
 MOST = 1 << 32  # characters; the published files have half of it
 TRAINING = re.compile(r"(?<![a-z])train(ing)?(?![a-z])", re.IGNORECASE)
 HELD_OUT = re.compile(
@@ -53,10 +55,10 @@ HUB = "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main"
 
 
 def prepare(source: Path, into: Path, progress: data.Progress) -> dict[str, Any]:
-    """From text files, gzipped or not, to the characters of each split. Reads and writes piece by piece.
+    """Turn text files, gzipped or not, into the characters of each split, piece by piece.
 
-    In a folder, files whose names say that they are held out (`valid`, `dev`, `test` and the like) are the test split.
-    Otherwise the last tenth of the stories is. The valid split is the end of what is left to train on.
+    Files of a folder that are held out by their names (`valid`, `dev`, `test` and the like) are the test split, else
+    the last tenth of the stories. The valid split is the end of the stories that are left for training.
     """
     paths = [source] if source.is_file() else data.files_in(source, "*", ".txt", ".txt.gz")
     if not paths:
@@ -95,9 +97,9 @@ def prepare(source: Path, into: Path, progress: data.Progress) -> dict[str, Any]
 
 
 def _divide(training: _Text, testing: _Text | None) -> tuple[dict[Split, tuple[_Text, np.ndarray]], str]:
-    """Which stories of which text are in each split, none in two, and how many would have been.
+    """The stories of each split, with their text, and a note on those that would have been in two splits.
 
-    What is held out stays: copies of it leave the training text.
+    Held-out stories stay: their copies are dropped from the training text.
     """
     total = len(training.ends)
     first_test = total if testing else total - total // TEST_SHARE
@@ -125,7 +127,7 @@ def _names(paths: list[Path]) -> str:
 
 
 def _trained_on(paths: list[Path]) -> str:
-    """Which files are trained on; those whose names do not say so, apart."""
+    """The files that are trained on; those whose names do not say so are listed apart."""
     said = [path for path in paths if TRAINING.search(path.name)]
     unsaid = [path for path in paths if path not in said]
     parts = [_names(said)] if said else []
@@ -133,7 +135,7 @@ def _trained_on(paths: list[Path]) -> str:
 
 
 def _ascii(story: bytes) -> tuple[bytes, int]:
-    """The characters of a story that are kept, and how many others it has."""
+    """The characters of a story that are kept, and the number of others."""
     dropped = 0
     if not story.isascii():
         text = story.decode(errors="replace").translate(SPACES)
@@ -148,7 +150,7 @@ class _Text:
     def __init__(self, path: Path, sources: Iterable[Path], progress: data.Progress) -> None:
         self.path = path
         self.unfinished = self.dropped = 0
-        ends, digests = array.array("q"), bytearray()  # 16 bytes a story: there are two million
+        ends, digests = array.array("q"), bytearray()  # 16 bytes for each of two million stories
         written = 0
         with path.open("wb") as out:
             for source in sources:
@@ -166,7 +168,7 @@ class _Text:
         self.digests = np.frombuffer(digests, np.uint64)  # without white space: editions differ in their empty lines
 
     def _stories(self, source: Path, progress: data.Progress) -> Iterator[list[bytes]]:
-        """The finished stories of a file, some at a time. What follows the last separator was cut off: dropped."""
+        """The finished stories of a file, some at a time. Text after the last separator is incomplete, and dropped."""
         size, rest, found = source.stat().st_size, b"", False
         with source.open("rb") as packed:
             gzipped = packed.read(2) == b"\x1f\x8b"
@@ -186,11 +188,11 @@ class _Text:
         self.unfinished += bool(rest.strip())
 
     def save(self, into: Path, split: Split, chosen: np.ndarray) -> int:
-        """Write the chosen stories, their numbers in order, as the arrays of a split; returns their characters."""
+        """Write the chosen stories, by sorted indices, as the arrays of a split; return the number of characters."""
         text = np.memmap(self.path, np.uint8, "r").data
         begins, ends = np.concatenate([[0], self.ends[:-1]])[chosen], self.ends[chosen]
         written = np.cumsum(ends - begins)
-        gaps = np.flatnonzero(np.diff(chosen) > 1) + 1  # between them stories follow one another: one piece
+        gaps = np.flatnonzero(np.diff(chosen) > 1) + 1  # the stories between two gaps are adjacent
         with (into / f"{split}.npy").open("wb") as out:
             header = {"descr": "|u1", "fortran_order": False, "shape": (int(written[-1]),)}
             np.lib.format.write_array_header_1_0(out, header)
@@ -231,14 +233,14 @@ class TinyStories(WindowTask):
     )
 
     def split_arrays(self, arrays: dict[str, np.ndarray], split: Split) -> tuple[np.ndarray, ...]:
-        """The text and, if there are to be any, the places of the separators."""
+        """The text and, where separators are asked for, their positions."""
         if not self.config.separator:
             return (arrays[split],)
         ends = arrays[f"{split}.ends"]
-        return arrays[split], ends + np.arange(len(ends))  # where the separators stand once all are put in
+        return arrays[split], ends + np.arange(len(ends))  # the positions of separators once all are inserted
 
     def tokens(self, split: Split) -> int:
-        """How many characters and separators the split has."""
+        """The number of characters and separators in the split."""
         return sum(column.shape[0] for column in self._columns[split])
 
     def look_up(self, columns: tuple[Tensor, ...], index: Tensor) -> Tensor:
@@ -246,11 +248,11 @@ class TinyStories(WindowTask):
         if not self.config.separator:
             return super().look_up(columns, index)
         text, separators = columns
-        before = torch.searchsorted(separators, index)  # how many stand before each token, (B, W)
+        before = torch.searchsorted(separators, index)  # the number before each token, (B, W)
         token = text[(index - before).clamp(max=len(text) - 1)].long()
         return token.masked_fill(separators[before.clamp(max=len(separators) - 1)] == index, SEPARATOR)
 
     def text(self, x: Tensor) -> list[str]:
-        """The characters; a separator as a new line, and what is not ASCII as the replacement character."""
+        """The characters, with a line feed for a separator, and the replacement character for what is not ASCII."""
         shown = x.masked_fill(x == SEPARATOR, ord("\n")).cpu().to(torch.uint8).numpy()
         return [row.tobytes().decode("ascii", errors="replace") for row in shown]

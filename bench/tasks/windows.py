@@ -3,7 +3,7 @@
     tokens = 5 1 4 1 5 9 2, a window of length 4 from the second token:  x = 1 4 1 5 -> y = 4 1 5 9
 
 The arrays are prepared once (see `data`) and memory-mapped, so that memory holds only what is drawn. A split that is
-small enough is copied to the accelerator; from a larger one, windows are gathered on the CPU and sent over.
+small enough is copied to the accelerator; windows of a larger one are gathered on the CPU and copied.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from bench.tasks.base import SPLITS, Batch, Split, StreamState, Task
 LARGEST_ON_DEVICE = 512 * 2**20  # bytes; holds each of mnist and sketchy (278 MB), not tinystories (1.9 GB)
 
 READ, READ_AT_ONCE = 2**24, 2**20
-"""The number of tokens of a split that are read for labels: labels that are missed are rarer than one in millions."""
+"""The number of tokens of a split that are searched for labels; missed ones are rarer than one in millions."""
 
 
 class ImageConfig(TaskConfig):
     """Knobs of tasks whose tokens are a sequence of images."""
 
     start: Literal["image", "anywhere"] = "image"
-    """Where windows begin. In either case a window runs on into the next image where it is long enough."""
+    """Where windows begin. In either case a long window runs on into the next image."""
 
 
 class WindowTask(Task):
-    """Next-token prediction. Subclasses say where the tokens come from: `dataset`, and `look_up` if they are packed."""
+    """Next-token prediction. A subclass sets `dataset`, and defines `look_up` where tokens are packed."""
 
     unit = "bits"
     continues = True
@@ -56,11 +56,11 @@ class WindowTask(Task):
 
     @classmethod
     def missing(cls) -> str | None:
-        """Which commands bring the data, when it is missing."""
+        """The commands that bring the data, when it is missing; None otherwise."""
         return data.missing(cls.name, cls.dataset)
 
     def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """All arrays by name, and what is known about them. Raises `BadInput` when they are missing."""
+        """All arrays by name, and the contents of `prepared.json`. Raises `BadInput` when they are missing."""
         return data.arrays(self.name, self.dataset)
 
     def split_arrays(self, arrays: dict[str, np.ndarray], split: Split) -> tuple[np.ndarray, ...]:
@@ -69,7 +69,7 @@ class WindowTask(Task):
 
     @property
     def fingerprint(self) -> str:  # type: ignore[override]
-        """A hash of the prepared data: runs on different data must not be taken for the same."""
+        """A hash of the prepared data, by which results on other data are stale."""
         return self.about["fingerprint"]
 
     def tokens(self, split: Split) -> int:
@@ -77,11 +77,11 @@ class WindowTask(Task):
         return self._columns[split][0].shape[0]
 
     def look_up(self, columns: tuple[Tensor, ...], index: Tensor) -> Tensor:
-        """The tokens at `index` (B, W), where the columns are: int64 (B, W)."""
+        """The tokens at `index` (B, W), on the device of the columns: int64 (B, W)."""
         return columns[0][index].long()
 
     def chance(self, length: int, score_from: int = 0) -> float:
-        """Accuracy of guessing blindly among the labels that occur in the data, at the beginning of each split."""
+        """Accuracy of a blind guess among the labels that occur at the beginning of each split."""
         positions = (
             (torch.arange(score_from, length) + 1).remainder(self._stride).unique()
         )  # of the labels, in an image
@@ -108,7 +108,7 @@ class WindowTask(Task):
     ) -> tuple[Batch, StreamState]:
         """Lanes that each read on from a random position; after the last token comes the first. Only None restarts.
 
-        The state is the lanes' positions alone: nothing needs to be drawn ahead.
+        The state is the lanes' positions, as nothing is drawn ahead.
         """
         total = self._held(split, length)
         begins = state is None
