@@ -75,7 +75,7 @@ def read_regular(path: Path, most: int) -> bytes:
     about = os.fstat(number)
     if not stat.S_ISREG(about.st_mode):
         os.close(number)
-        raise BadInput("is a folder" if stat.S_ISDIR(about.st_mode) else "is no regular file")
+        raise BadInput("is a folder" if stat.S_ISDIR(about.st_mode) else "is not a regular file")
     with os.fdopen(number, "rb") as file:
         content = b"" if about.st_size > most else file.read(most + 1)  # (what is in /proc has no size)
     if max(about.st_size, len(content)) > most:

@@ -88,7 +88,7 @@ def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> Any:
     try:
         return loader.construct_yaml_int(node)
     except ValueError:  # thousands of digits, or none
-        raise ConstructorError(None, None, f"{shown(node.value)} is no number", node.start_mark) from None
+        raise ConstructorError(None, None, f"{shown(node.value)} is not a number", node.start_mark) from None
 
 
 def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:

@@ -228,7 +228,7 @@ class Trainer:
     def _task_facts(self) -> dict[int, dict[str, Any]]:
         """The task's facts at every length that is scored: the trained one, then the others.
 
-        Raises `BadInput` for what would otherwise end the run after its last step: a fact that is no number, or
+        Raises `BadInput` for what would otherwise end the run after its last step: a fact that is not a number, or
         evaluation sequences that cannot be drawn or have no label.
         """
         facts = {}
@@ -701,7 +701,7 @@ class Trainer:
             if out_of_memory(error) or of_the_device(error):
                 raise
             said = next(iter(str(error).splitlines()), "")
-            raise Damaged(file, f"has another form than it should ({type(error).__name__}: {said:.100})") from None
+            raise Damaged(file, f"has an unexpected form ({type(error).__name__}: {said:.100})") from None
         self.folder.write(self.folder.files / "curve.json", self.curve)
         return True
 

@@ -122,9 +122,9 @@ BAD_COMMANDS = {
         "run small.yaml --lease inf",
         "lease: inf given; should be above 0 and at most 2,592,000 seconds",
     ),
-    "a lease that is no number": ("run small.yaml --lease nan", "run: --lease: 'nan' given"),
+    "a lease that is not a number": ("run small.yaml --lease nan", "run: --lease: 'nan' given"),
     "a lease of ages": ("run small.yaml --lease 1e12", "lease: 1000000000000.0 given"),
-    "stuck that is no number": ("run small.yaml --stuck nan", "run: --stuck: 'nan' given"),
+    "stuck that is not a number": ("run small.yaml --stuck nan", "run: --stuck: 'nan' given"),
     "cost at an absurd length": (
         "cost small.yaml --lengths 999999999999",
         "999999999999 given; should be up to 1,048,576",

@@ -35,7 +35,7 @@ def test_a_tag_is_refused_with_its_line(text: str) -> None:
         ("- " * 1000, f"is nested more than {DEPTH} deep"),
         ("{a: &a {x: 1}, b: {<<: *a}}", "merge keys (<<) are not read"),
         ("{[a]: b}", "a key should be a name"),
-        ("9" * 5000, "is no number"),
+        ("9" * 5000, "is not a number"),
         ("a\0b", "is not YAML"),
         ("x" * (BYTES + 1), f"YAML may have up to {BYTES:,}"),
         ("[" + "1, " * VALUES + "1]", f"has more than {VALUES:,} values"),
@@ -73,8 +73,8 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "large.yaml").write_bytes(b"#" * (BYTES + 1))
     reasons = {
-        "pipe": "is no regular file",
-        "device": "is no regular file",
+        "pipe": "is not a regular file",
+        "device": "is not a regular file",
         "folder": "is a folder",
         "large": "1,048,577 bytes",
     }

@@ -1,6 +1,6 @@
-"""Results folders: `folder` is a cell's, `places` the grid's that it belongs to, `frames` reads many cells at once.
+"""Results folders: `folder` is about a cell's, `places` about its grid's, and `frames` reads many cells at once.
 
-`files` and `tensors` are the doors through which every file is read, `standing` says how a cell stands by its files.
+Every file is read through `files` or `tensors`; `standing` determines the state of a cell from its files.
 """
 
 from bench.errors import DamagedFile

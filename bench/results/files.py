@@ -1,8 +1,7 @@
-"""One file of a results folder: written whole or not at all, and read through one door.
+"""One file of a results folder: written completely or not at all, and read by one function.
 
-`read` is that door. It takes regular files of up to `LIMIT` bytes, holds them against their form, against the checksum
-that `write_record` gave them, and against the cell that they should be of. What does not fit is `Damaged`: an error
-that names the file and says why.
+That is `read`. It takes regular files of up to `LIMIT` bytes and checks their form, the checksum that `write_record`
+gave them, and the cell that they belong to. If a check fails it raises `Damaged`, which names the file and says why.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from pydantic_core import from_json
 from bench.errors import BadInput, DamagedFile
 
 LIMIT = 64 * 2**20
-"""Bytes that a JSON file may have."""
+"""The largest size of a JSON file, in bytes."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 SEAL = re.compile(rb'\{"checksum": "([0-9a-f]{8})",\n')
-"""How a file begins that carries a checksum: the CRC-32 of all bytes after this line."""
+"""The first line of a file with a checksum: the CRC-32 of all bytes after this line."""
 
 
 class CannotWrite(OSError):
@@ -46,7 +45,7 @@ class CannotWrite(OSError):
 
 
 class Damaged(BadInput):
-    """A file of the results is not what it should be; `reason` says in what way."""
+    """A file of the results is not as it should be; `reason` says why."""
 
     how = "damaged"
 
@@ -56,28 +55,28 @@ class Damaged(BadInput):
 
 
 class Unreached(Damaged):
-    """It may be whole, but the system does not let it be read: nothing is to be made anew for that."""
+    """The system cannot read a file, which may be intact: it must not be replaced."""
 
     how = "cannot be read"
 
 
 class InTheWay(Damaged):
-    """Something else lies where a folder should be."""
+    """Something other than a folder is where a folder should be."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "should be a folder")
 
 
 def warn_of(error: Damaged, then: str = "") -> None:
-    """Name a damaged file to the user, and what was done about it."""
+    """Warn the user of a damaged file, and say what was done about it."""
     warnings.warn(f"{error}{f'; {then}' if then else ''}", DamagedFile, stacklevel=2)
 
 
 # Writing.
 
 
-class _Noting(io.FileIO):
-    """A file that keeps the error of a write: what writes through it may hide that behind one of its own."""
+class _ErrorKeepingFile(io.FileIO):
+    """A file that keeps the error of a write, which a library that writes to it may hide behind its own."""
 
     failure: OSError | None = None
 
@@ -93,15 +92,15 @@ class _Noting(io.FileIO):
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all: into a temporary neighbour, flushed to disk, then renamed.
+    """Write a file completely or not at all: to a temporary file beside it, flushed to disk, then renamed.
 
     Raises `CannotWrite`.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")  # with the permissions of the user's umask
-    file: _Noting | None = None
+    file: _ErrorKeepingFile | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _Noting(temporary, "xb") as file:
+        with _ErrorKeepingFile(temporary, "xb") as file:
             write(file)
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -114,10 +113,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def create_once(path: Path, source: Path) -> bool:
-    """Give a whole file its final name, unless that name is taken: then nothing happens. Returns whether it did.
+    """Give a complete file its final name, unless that name is taken. Returns whether it did.
 
-    A hard link is one step that either makes the name or fails, on network file systems too. Where there are no hard
-    links the name is created exclusively and then written: a reader may for a moment see less than the whole.
+    A hard link either creates the name or fails, in one step, also on network file systems. Where there are no hard
+    links the file is created exclusively and then written: a reader may for a moment see an incomplete file.
     """
     try:
         os.link(source, path)
@@ -150,7 +149,7 @@ def _create_by_copy(path: Path, source: Path) -> bool:
 
 
 def share(source: Path, path: Path) -> None:
-    """The same content under a second name. Files are only ever replaced by renaming, so a link stays what it is."""
+    """Give a file a second name, by a hard link where possible: files are only ever replaced by renaming."""
     path.unlink(missing_ok=True)
     try:
         os.link(source, path)
@@ -160,7 +159,7 @@ def share(source: Path, path: Path) -> None:
 
 
 def put_aside(path: Path, to: Path) -> Path:
-    """Move what is in the way, whatever it is, into a folder as damaged-<its name>; where it is then.
+    """Move what is in the way into a folder as damaged-<its name>, and return its new path.
 
     Raises `CannotWrite`.
     """
@@ -175,15 +174,15 @@ def put_aside(path: Path, to: Path) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON, atomically. Floats keep every digit; NaN and infinities are written as null."""
+    """Write JSON atomically. Floats keep every digit; NaN and infinities are written as null."""
     text = json.dumps(_kept(value), indent=1, allow_nan=False)
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_record(path: Path, value: Mapping[str, Any] | Sequence[Any], identity: str | None = None) -> None:
-    """As `write_json`, with a checksum and the identity of the cell that it is of, if any.
+    """Write JSON atomically with a checksum, and the identity of the cell that it belongs to, if any.
 
-    The value is a record that is not empty, or a list, which is kept under "records".
+    The value is a non-empty record, or a list, which is stored under "records".
     """
     record = value if isinstance(value, Mapping) else {"records": value}
     told = {"cell": identity, **record} if identity else dict(record)
@@ -194,7 +193,7 @@ def write_record(path: Path, value: Mapping[str, Any] | Sequence[Any], identity:
 
 
 def _kept(value: Any) -> Any:
-    """The value as JSON can keep it: no infinities, and no halves of letters, as undecodable file names have them."""
+    """The value as JSON can hold it: without infinities, and without lone surrogates from undecodable file names."""
     if isinstance(value, dict):
         return {key: _kept(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -208,7 +207,7 @@ def _kept(value: Any) -> Any:
 
 
 def read_bytes(path: Path, limit: int = LIMIT) -> bytes | None:
-    """The content of a regular file; None where there is none. Raises `Damaged`. Waits for nobody, as a fifo would."""
+    """The content of a regular file; None where there is none. Raises `Damaged`, also for a pipe, without waiting."""
     number = _open(path, limit)
     if number is None:
         return None
@@ -220,7 +219,7 @@ def read_bytes(path: Path, limit: int = LIMIT) -> bytes | None:
 
 
 def open_regular(path: Path) -> BinaryIO | None:
-    """A regular file of any size, to read from; None where there is none. Raises `Damaged`."""
+    """Open a regular file of any size to read; None where there is none. Raises `Damaged`."""
     number = _open(path)
     return None if number is None else os.fdopen(number, "rb")
 
@@ -230,11 +229,11 @@ def _open(path: Path, limit: int | None = None) -> int | None:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
-            raise Damaged(path, "is a link to what is not there") from None
+            raise Damaged(path, "is a broken link") from None
         return None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise Damaged(path, "is no regular file") from None
+            raise Damaged(path, "is not a regular file") from None
         raise Unreached(path, error.strerror or str(error)) from None
     found = os.fstat(number)
     if stat.S_ISREG(found.st_mode) and (limit is None or found.st_size <= limit):
@@ -242,13 +241,13 @@ def _open(path: Path, limit: int | None = None) -> int | None:
     os.close(number)
     if stat.S_ISREG(found.st_mode):
         raise Damaged(path, f"has {found.st_size / 2**20:.0f} MiB; should have {LIMIT >> 20} at most")
-    raise Damaged(path, "is a folder, should be a file" if stat.S_ISDIR(found.st_mode) else "is no regular file")
+    raise Damaged(path, "is a folder, should be a file" if stat.S_ISDIR(found.st_mode) else "is not a regular file")
 
 
 def read(path: Path, form: TypeAdapter[Any] | None = None, identity: str | None = None) -> Any:
-    """What a JSON file says, less its checksum and the cell that it is of; None where there is no such file.
+    """The contents of a JSON file without its checksum and cell; None where there is no such file.
 
-    Raises `Damaged` when it does not fit `form`, its checksum, or the cell of this identity.
+    Raises `Damaged` when it does not match `form`, its checksum, or the cell of this identity.
     """
     data = read_bytes(path)
     if data is None:
@@ -256,7 +255,7 @@ def read(path: Path, form: TypeAdapter[Any] | None = None, identity: str | None 
     try:
         value = from_json(data, allow_inf_nan=False)
     except ValueError as error:
-        reason = "is empty" if not data.strip() else f"is no JSON: {error}"
+        reason = "is empty" if not data.strip() else f"is not JSON: {error}"
         raise Damaged(path, reason) from None
     if isinstance(value, dict):
         value = _unsealed(path, data, value, identity)
@@ -266,35 +265,35 @@ def read(path: Path, form: TypeAdapter[Any] | None = None, identity: str | None 
 
 
 def _unsealed(path: Path, data: bytes, value: dict[str, Any], identity: str | None) -> Any:
-    """What `write_record` was given. Raises `Damaged` where the checksum or the cell is another."""
+    """The value that `write_record` was given. Raises `Damaged` where the checksum or the cell does not match."""
     seal = SEAL.match(data)
     told = value.pop("cell", None)
     if seal is None:
-        if told is not None:  # every file that says whose it is has a checksum
+        if told is not None:  # every file that names its cell has a checksum
             raise Damaged(path, "has lost its checksum")
         return value
     if zlib.crc32(memoryview(data)[seal.end() :]) != int(seal[1], 16):
-        raise Damaged(path, "does not fit its checksum")
+        raise Damaged(path, "does not match its checksum")
     if identity is not None and told is not None and told != identity:
-        raise Damaged(path, f"is of another cell, {told!r:.40}")
+        raise Damaged(path, f"belongs to another cell, {told!r:.40}")
     del value["checksum"]
     return value["records"] if value.keys() == {"records"} else value
 
 
 def check(path: Path, value: Any, form: TypeAdapter[Any]) -> None:
-    """Raise `Damaged` when the value has not this form."""
+    """Raise `Damaged` when the value does not have this form."""
     try:
         form.validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        said = first["msg"].replace("Input should", "should").replace("Field required", "is not there")
+        said = first["msg"].replace("Input should", "should").replace("Field required", "is missing")
         said = re.sub(r" or instance of \w+", "", said)
-        raise Damaged(path, f"has another form: {place}{': ' if place else ''}{said}"[:200]) from None
+        raise Damaged(path, f"has an unexpected form: {place}{': ' if place else ''}{said}"[:200]) from None
 
 
 def read_json(path: Path, form: TypeAdapter[Any] | None = None) -> Any:
-    """As `read`; None also where the file is damaged, which the user is told."""
+    """Like `read`, but warn the user of a damaged file and return None for it."""
     try:
         return read(path, form)
     except Damaged as error:

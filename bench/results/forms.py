@@ -1,7 +1,7 @@
-"""What the JSON files of a cell's folder must look like, as far as anybody reads them; see `bench.results.files.read`.
+"""The forms of the JSON files in a cell's folder, which `bench.results.files.read` checks.
 
-The forms ask of a file what its readers go by, and let it say more. They only check: what was read is used as it is.
-Those of what `bench.measure` writes are in `bench.results.measured`, which is no part of what computes a cell.
+A form requires what readers of the file use, and allows more. It only checks: the file's contents are used unchanged.
+The forms of what `bench.measure` writes are in `bench.results.measured`, which is not part of a cell's digest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 Scalar = str | int | float | bool | None
 Number = int | float | None
-"""Where a number was not finite, null is in its place."""
+"""A number, or null for one that was not finite."""
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)] | None
 
@@ -24,7 +24,7 @@ class Form(BaseModel):
 
 
 class Score(Form):
-    """What one predictor reached at one length."""
+    """The scores of a predictor at a length."""
 
     __pydantic_extra__: dict[str, Scalar]
     predictor: str

@@ -1,6 +1,6 @@
-"""Many cells read at once: tidy frames over results folders.
+"""Tidy frames over results folders, from many cells at once.
 
-No part of this is in the digest of what computes a cell.
+This module is not part of a cell's digest.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 PARTS = {"run.json", "result.json", "attempts"}
-"""What a folder is taken for a cell's by: any of these, so that no cell vanishes with one of them."""
+"""A folder with any of these is a cell's, so that a cell does not vanish when one of them is lost."""
 
 
 def run_folders(path: Path | str) -> Iterator[Folder]:
-    """All run folders at or below a path, in order of their names; also behind links, and such as cannot be listed."""
+    """All run folders at or below a path, sorted by path, also behind links; and folders that cannot be listed."""
     root = Path(path)
     if not root.is_dir():
         raise BadInput(f"no results folder {str(root)!r}")
@@ -47,7 +47,7 @@ def run_folders(path: Path | str) -> Iterator[Folder]:
             found.append(place)
             continue
         if not PARTS.isdisjoint(entry.name for entry in entries):
-            found.append(place)  # what is in a run's folder is its own
+            found.append(place)  # a run's folder holds no other runs
             continue
         for entry in entries:
             if entry.is_symlink():
@@ -56,12 +56,12 @@ def run_folders(path: Path | str) -> Iterator[Folder]:
                 waiting.append(place / entry.name)
             elif NAMED.search(entry.name):
                 found.append(place / entry.name)
-    for path in sorted(found, key=lambda place: place.parts):  # (sooner than as paths)
+    for path in sorted(found, key=lambda place: place.parts):  # (faster than by path)
         yield Folder(path)
 
 
 def _follow(link: Path, seen: set[tuple[int, int]], waiting: list[Path], found: list[Path]) -> None:
-    """A link: what it leads to is looked at once, as it may lead to where we came from."""
+    """Follow a link, once for each target, as it may lead to a folder above it."""
     try:
         place = link.stat()
     except OSError:
@@ -85,10 +85,10 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class Placed(NamedTuple):
-    """A cell, the name of its grid, its id, and what run.json says: None where that cannot be read.
+    """A cell, with the name of its grid, its id, and the contents of run.json; None where that cannot be read.
 
-    `group` is equal for cells that differ in nothing but their seed; `place` is what grid.json says of the cell, None
-    in older folders.
+    Cells that differ only in their seed share a `group`. `place` is the cell's entry in grid.json; None in older
+    folders.
     """
 
     folder: Folder
@@ -100,15 +100,15 @@ class Placed(NamedTuple):
 
 
 Paths = Path | str | Sequence[Path | str] | Sequence[Placed]
-"""Results folders; or the cells of some, which `placed` has found."""
+"""Results folders, or cells that `placed` has found in some."""
 
 
 def placed(paths: Paths) -> list[Placed]:
     """Every cell below some paths, once in each grid, which is the folder above it.
 
-    A cell is what its run.json says, whatever its folder is called. Copies of a cell in one grid are one where their
-    scores are equal, else this raises `BadInput`. Grids of one name are told by their paths; one that holds nothing
-    that another does not is a copy, and left out.
+    A cell is identified by its run.json, not by its folder's name. Copies of a cell in a grid count once where their
+    scores are equal, else this raises `BadInput`. Grids of the same name are told apart by their paths; one that holds
+    nothing that another does not is a copy, and left out.
     """
     listed = [paths] if isinstance(paths, Path | str) else list(paths)
     if listed and all(isinstance(cell, Placed) for cell in listed):
@@ -140,7 +140,7 @@ def placed(paths: Paths) -> list[Placed]:
 
 
 def _groups(records: Mapping[str, dict[str, Any] | None]) -> dict[str, str]:
-    """Id -> group, as run.json says it; of a run from before it did, by its canonical form."""
+    """Id -> group, from run.json, or from the canonical form where an older run.json has none."""
     told = {name: record["group"] for name, record in records.items() if record and record.get("group")}
     if len(told) == len(records):
         return told
@@ -149,27 +149,27 @@ def _groups(records: Mapping[str, dict[str, Any] | None]) -> dict[str, str]:
 
 
 def load_grids(paths: Paths) -> dict[str, dict[str, Any]]:
-    """Name of a grid, as frames tell it -> its grid.json; older folders have none."""
+    """Name of a grid, as in frames -> its grid.json; older folders have none."""
     folders = {cell.grid: cell.folder.path.parent for cell in placed(paths)}
     return {name: record for name, folder in folders.items() if (record := read_grid(folder)) is not None}
 
 
 def distinct(folders: Iterable[Folder]) -> dict[str, tuple[Folder, dict[str, Any] | None]]:
-    """Id -> a folder of that cell, and its run.json, None where that is damaged or missing.
+    """Id -> a folder of that cell, and its run.json; None where that is damaged or missing.
 
-    Raises `BadInput` where copies of a cell have other scores.
+    Raises `BadInput` where copies of a cell have different scores.
     """
     found: dict[str, list[tuple[Folder, dict[str, Any] | None]]] = {}
     for folder in folders:
         told = None
-        with suppress(Damaged):  # told where the cell is read
+        with suppress(Damaged):  # reported where the cell is read
             told = folder.record()
         found.setdefault(told["id"] if told else as_text(folder.path.name), []).append((folder, told))
-    return {name: same[0] if len(same) == 1 else _one_of(name, same) for name, same in found.items()}
+    return {name: same[0] if len(same) == 1 else _choose_copy(name, same) for name, same in found.items()}
 
 
-def _one_of(name: str, same: list[tuple[Folder, dict[str, Any] | None]]) -> tuple[Folder, dict[str, Any] | None]:
-    """The copy of a cell that counts: one that has ended, and rather the one that nobody has renamed."""
+def _choose_copy(name: str, same: list[tuple[Folder, dict[str, Any] | None]]) -> tuple[Folder, dict[str, Any] | None]:
+    """The copy of a cell that counts: one that has ended if there is one, and preferably one that was not renamed."""
     same = sorted(same, key=lambda copy: copy[0].path.name != name)
     ended = [(copy, outcome) for copy in same if (outcome := _outcome(copy[0])) is not None]
     for other, outcome in ended[1:]:
@@ -180,7 +180,7 @@ def _one_of(name: str, same: list[tuple[Folder, dict[str, Any] | None]]) -> tupl
 
 
 def _outcome(folder: Folder) -> Any:
-    """What a cell ended with: its scores, or that it diverged; None before that. Timings are not of it."""
+    """The outcome of a cell: its scores, or "diverged"; None before it has ended. Timings are not part of it."""
     result = folder.result
     if result is not None:
         return result["scores"]
@@ -188,10 +188,10 @@ def _outcome(folder: Folder) -> Any:
 
 
 def tell_apart(grids: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
-    """The name of each grid's folder, from what it holds by name (None: nothing yet).
+    """A name for each grid's folder, given the outcomes of its cells by id (None: none yet).
 
-    That is the folder's own name; where several have it, with as much of the path above as tells them apart. Copies,
-    which hold nothing that another of the same name does not, are left out.
+    It is the folder's own name, with as much of the path above as tells folders of the same name apart. Copies, which
+    hold nothing that another of the same name does not, are left out.
     """
     names: dict[Path, str] = {}
     ended = {grid: sum(outcome is not None for outcome in held.values()) for grid, held in grids.items()}
@@ -211,9 +211,9 @@ def _holds(whole: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
 
 
 def by_code(digests: Mapping[Any, str | None]) -> str | None:
-    """Seed -> digest of what computed it, of one configuration: in words, if that was not the same for all.
+    """A line on which seeds of a setting were computed by different code, given their digests; None: by the same.
 
-    Where a result does not say it (None), nothing is known to differ.
+    A result without a digest (None) is not known to differ.
     """
     seeds: dict[str, list[str]] = {}
     named = {str(seed): digest for seed, digest in digests.items()}
@@ -229,9 +229,9 @@ def by_code(digests: Mapping[Any, str | None]) -> str | None:
 
 
 def load_records(paths: Paths, name: str) -> list[tuple[dict[str, Any], Any]]:
-    """Every run below `paths` that has such a file of what was measured: its identity columns, and what is in it.
+    """For every run below `paths` with the named file of measurements: its identity columns, and the file's contents.
 
-    The columns are those that `load_curves` begins with. The user is told of files that are damaged.
+    The columns are those with which `load_curves` begins. The user is warned of damaged files.
     """
     found = []
     for cell in placed(paths):
@@ -248,7 +248,7 @@ def load_records(paths: Paths, name: str) -> list[tuple[dict[str, Any], Any]]:
 
 
 def _identity_columns(cell: Placed) -> dict[str, Any] | None:
-    """What the rows of one run share: names, then its whole config as dotted columns. None: run.json is damaged."""
+    """The columns that rows of a run share: names, then its whole config, dotted. None: run.json is damaged."""
     if cell.record is None:
         return None
     config = flat(cell.record["full"])
@@ -267,11 +267,11 @@ UNTOLD: dict[str, dict[str, Any]] = {
         *(("tbptt", "constant", "streams"), ("rtrl", "constant", "streams"), ("transformer", "growing", "sequences")),
     )
 }
-"""The traits of methods whose results may be older than their traits in results."""
+"""The traits of methods whose results may be older than the record of traits."""
 
 
 def traits(method: Any, told: Any = None) -> dict[str, Any]:
-    """What a result says of its method beside the name (`Method.traits`): of an older one `UNTOLD`, or nothing."""
+    """The traits of a method (`Method.traits`) by its result; for an older result by `UNTOLD`, or none."""
     return told if isinstance(told, dict) else UNTOLD.get(method, {})
 
 
@@ -282,15 +282,14 @@ def load_results(paths: Paths) -> pd.DataFrame:
     their seed), rung (the field of the ladder that the run is on), off (the fields in which it departs from its grid's
     default setting, as text; None in folders without a grid.json); predictor, reference (a reference line such as SMT's
     teacher), length, accuracy, loss (nats per scored token), unit_loss (in the task's unit), valid_accuracy,
-    valid_loss, and of what is scored on
-    streams start_accuracy, start_loss (on sequences from their start); chance, loss_floor,
+    valid_loss; for scores on streams start_accuracy, start_loss (on sequences from their start); chance, loss_floor,
     accuracy_ceiling, shortcut (the best trivial rule's accuracy), shortcut_rule, unigram_loss, unit; steps, tokens,
     training_seconds, evaluation_seconds, compile_seconds, parameters, predictor_parameters; progress (0 to 1) of a cell
-    that is not done; digest (of the code and data that computed it); uncounted (operators that are not in the price of
-    a budget of FLOPs); then the whole config, `traits` (of the method: state, data, recurrent, teacher), `inherited`
-    (what the phases that `init_from` brought had cost) and `provenance` as dotted columns. A cell that is `damaged` has
-    a reason that names the file; the user is told of it, too. Raises `BadInput` when there is no such folder, or it
-    holds a cell twice with different scores.
+    that is not done; digest (of the code and data that computed it); uncounted (operators that the price of a budget in
+    FLOPs leaves out); then the whole config, `traits` (of the method: state, data, recurrent, teacher), `inherited`
+    (the cost of the phases taken over by `init_from`) and `provenance` as dotted columns. The reason of a `damaged`
+    cell names the file, of which the user is also warned. Raises `BadInput` when there is no such folder, or it holds a
+    cell twice with different scores.
     """
     import pandas as pd
 
@@ -323,7 +322,7 @@ def load_results(paths: Paths) -> pd.DataFrame:
 
 
 def scale_of(unit: Any) -> float:
-    """What a loss in nats is multiplied by to be in a task's unit."""
+    """The factor from a loss in nats to one in a task's unit."""
     return 1 / math.log(2) if unit == "bits" else 1.0
 
 
@@ -336,10 +335,10 @@ def load_curves(paths: Paths) -> pd.DataFrame:
     """One row per evaluation and scored predictor during training, for every run below `paths`.
 
     Columns: grid, id, task, method, backbone, group, seed, then the whole config as dotted columns; phase, steps,
-    tokens, training_seconds, train_loss, predictor, reference, accuracy, loss; of methods that learn from streams
-    online_loss (of predictions made before the step that learns from their labels, nats per scored label, over all
-    since the point before) and regret (what these losses were above loss_floor, summed since training began, nats per
-    lane). A run whose files are missing or damaged has no rows; the user is told of damaged ones.
+    tokens, training_seconds, train_loss, predictor, reference, accuracy, loss; for methods that learn from streams
+    online_loss (of predictions made before the step that learns from their labels, in nats per scored label, since the
+    point before) and regret (the excess of these losses over loss_floor, summed since training began, in nats per
+    lane). A run whose files are missing or damaged has no rows; the user is warned of damaged ones.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""What the files must look like that hold what `bench.measure` found, as far as `compare` and the report go by them."""
+"""The forms of files with measurements by `bench.measure`, as far as `compare` and the report use them."""
 
 from __future__ import annotations
 
@@ -102,4 +102,4 @@ FORMS: dict[str, TypeAdapter[Any]] = {
     "diagnosis.json": TypeAdapter(_Diagnosis),
     "calibration.json": CALIBRATION,
 }
-"""By the name of the file. What samples are, their section of the report says, which counts those that are none."""
+"""Form by file name. Samples are checked by their section of the report, which counts invalid ones."""

@@ -1,17 +1,17 @@
-"""grid.json: what a grid says of its cells, kept beside them.
+"""grid.json: the record of a grid, kept beside its cells.
 
     results/<grid>/grid.json
-        name, about, measures    the grid's
+        name, about, measures    of the grid
         launches                 each grid file that was launched into this folder, with its `--set`
         compare                  the tolerances
         stated                   fields that the grid varies, by axes and ladders: [["task.length"], ["model.d"], ...];
                                  those of a `case` vary together. All other fields follow from these
-        cells                    id -> group (the same but for the seed), seed, at (values on the axes), rung (the field
+        cells                    id -> group (equal but for the seed), seed, at (values on the axes), rung (the field
                                  of the ladder that it is on, or null), off (the fields in which it departs from the
                                  grid's default setting; none: it is the base, and no ablation)
-        methods                  name -> number of its colour
+        methods                  name -> index of its colour
 
-Several launches into one folder merge: cells by id, the later launch's word last.
+Launches into the same folder are merged, cells by id; the later launch wins.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from bench.results.measured import GRID
 NAME = "grid.json"
 SCHEMA = 1
 TRIES = 5
-"""So often a launch writes again what another, at the same moment, has overwritten."""
+"""How often a launch writes again what another launch has overwritten at the same moment."""
 
 
 def read_grid(folder: Path) -> dict[str, Any] | None:
-    """The record of a grid's folder; None in one from before there was such a record, or where it is damaged.
+    """The record of a grid's folder; None in an older folder, or where it is damaged.
 
-    The user is told of a damaged one; the next launch writes it anew.
+    The user is warned of a damaged one; the next launch writes it again.
     """
     record: dict[str, Any] | None = read_json(folder / NAME, GRID)
     return record
 
 
 def write_grid(folder: Path, record: Mapping[str, Any]) -> None:
-    """Merge the record of a launch into the folder's; the file is replaced whole. Raises `CannotWrite`."""
+    """Merge the record of a launch into that of the folder. Raises `CannotWrite`."""
     for _ in range(TRIES):
         there = read_grid(folder)
         merged = _merged(there or {}, record)

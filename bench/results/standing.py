@@ -1,4 +1,4 @@
-"""How a cell stands by the files in its folder: what `status`, `run`, `report` and `compare` all go by."""
+"""The state of a cell by the files in its folder, as `status`, `run`, `report` and `compare` all see it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bench.state import State
 
 
 class Standing(NamedTuple):
-    """State and reason of a cell, what its files say, and those of them that are damaged.
+    """State and reason of a cell, the contents of its files, and the faults of damaged ones.
 
-    `record` is run.json's, None where it is damaged or missing; `status` the last one; `result` None where there is
-    none that is whole.
+    `record` is that of run.json, None where it is damaged or missing; `status` is the last; `result` is None where
+    none is intact.
     """
 
     state: str
@@ -27,10 +27,10 @@ class Standing(NamedTuple):
 
 
 def standing(folder: Folder) -> Standing:
-    """Read a cell's folder. A damaged run.json or result.json makes the cell `damaged`.
+    """Read a cell's folder. A damaged run.json makes the cell `damaged`.
 
-    Other damage does where there is no result: one that is whole makes the cell `done`, whatever the status would say.
-    A cell that said that it was done has lost its result.
+    So does other damage where there is no result: an intact one makes the cell `done`, whatever its status says. A cell
+    whose status is done without a result has lost it.
     """
     faults: list[Damaged] = []
 
@@ -44,22 +44,22 @@ def standing(folder: Folder) -> Standing:
     newest = folder.newest
     record, result, status = told(folder.record), told(folder.read_result), told(folder.read_status)
     if status is not None and status["state"] not in set(State):
-        file = folder.place(folder.newest) / "status.json"
-        faults.append(Damaged(file, f"has a state that is none, {status['state']!r:.40}"))
+        file = folder.attempt_path(folder.newest) / "status.json"
+        faults.append(Damaged(file, f"has an unknown state, {status['state']!r:.40}"))
         status = None
     hurt = {error.path.name for error in faults}
     if status is None and "status.json" not in hurt:
-        places = [folder.place(newest)] if newest else [folder.path, folder / "attempts"]
+        places = [folder.attempt_path(newest)] if newest else [folder.path, folder / "attempts"]
         faults += filter(None, map(_no_folder, places))
     begun = result is not None or status is not None or "status.json" in hurt or "result.json" in hurt
     if record is None and begun and "run.json" not in hurt:
-        faults.append(Damaged(folder / "run.json", "is not there"))
+        faults.append(Damaged(folder / "run.json", "is missing"))
     status = status or {"state": State.PENDING.value}
     state, reason = status["state"], status.get("reason")
     if result is not None:
         state, reason, status = "done", None, {**status, "state": "done", "reason": None}
     elif state == "done" and "result.json" not in hurt:
-        faults.append(Damaged(folder / "result.json", "is not there"))
+        faults.append(Damaged(folder / "result.json", "is missing"))
     grave = [error for error in faults if result is None or error.path.name == "run.json"]
     if grave:
         path, root = grave[0].path, folder.path
@@ -69,6 +69,6 @@ def standing(folder: Folder) -> Standing:
 
 
 def _no_folder(path: Path) -> Damaged | None:
-    """What is in the way, where something else lies where a folder should be."""
-    wrong = os.path.lexists(path) and not path.is_dir()  # in this order: it may be made just now
+    """The fault where something other than a folder is at a path; None where nothing is."""
+    wrong = os.path.lexists(path) and not path.is_dir()  # in this order, as the folder may be created in between
     return InTheWay(path) if wrong else None

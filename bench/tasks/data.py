@@ -223,7 +223,7 @@ def files_in(folder: Path, pattern: str, *suffixes: str) -> list[Path]:
     found = sorted(path for path in matching if own(path) and not path.is_dir())
     for path in found:
         if not path.is_file():
-            raise BadInput(f"{path} is no regular file")
+            raise BadInput(f"{path} is not a regular file")
     return found
 
 

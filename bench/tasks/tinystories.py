@@ -38,9 +38,7 @@ from bench.tasks.windows import WindowTask
 END = b"<|endoftext|>"
 SEPARATOR = 0
 WHITE = string.whitespace.encode()
-SPACES = {
-    code: " " for code in range(128, 0x3001) if chr(code).isspace()
-}  # up to the ideographic space, which is the last
+SPACES = {code: " " for code in range(128, 0x3001) if chr(code).isspace()}  # the last is the ideographic space
 LONGEST_STORY = 2**24  # bytes; the longest real ones have a few thousand
 MOST = 1 << 32  # characters; the published files have half of it
 TRAINING = re.compile(r"(?<![a-z])train(ing)?(?![a-z])", re.IGNORECASE)

@@ -51,9 +51,9 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             continue
         source, copy = made[run.method], Folder(folder / run.id)
         copy.describe(run)
-        copy.place(1).mkdir(parents=True)
+        copy.attempt_path(1).mkdir(parents=True)
         for name in ("status.json", "curve.json", "beat"):
-            shutil.copy(source.files / name, copy.place(1) / name)
+            shutil.copy(source.files / name, copy.attempt_path(1) / name)
         write_json(copy / "result.json", {**(source.result or {}), "digest": run_digest(run)})
     return request.param, folder
 

@@ -279,7 +279,7 @@ class Campaign:
             self.counts["cells"] += 1
             self.counts["attempts"] += len(attempts)
             self.counts["attempts that lost their cell"] += sum(cell.at(n).status["state"] == "lost" for n in attempts)
-            linked = [n for n in attempts if _same(cell.place(n) / "result.json", cell / "result.json")]
+            linked = [n for n in attempts if _same(cell.attempt_path(n) / "result.json", cell / "result.json")]
             if linked != [(cell.result or {}).get("attempt")]:
                 self.faults.append(f"{name}: published by {linked}")
             for file in cell.path.rglob("*"):
@@ -307,7 +307,7 @@ class Campaign:
 def _owner(cell: Any) -> int:
     """The process that is or was last at a cell; 0 when that is not known."""
     with suppress(OSError, ValueError):
-        return int(json.loads((cell.place(cell.newest) / "beat").read_text())["pid"])
+        return int(json.loads((cell.attempt_path(cell.newest) / "beat").read_text())["pid"])
     return 0
 
 

@@ -180,7 +180,7 @@ def test_an_owner_that_lost_its_cell_stops_and_writes_in_its_own_folder_only(tmp
 
     def listen(status: dict[str, Any]) -> None:
         if not others and status.get("steps", 0) > 3:
-            others.append(folder.place(2))
+            others.append(folder.attempt_path(2))
             others[0].mkdir()
 
     end = run_cell(folder, listen=listen)
@@ -193,7 +193,7 @@ def test_an_owner_that_lost_its_cell_stops_and_writes_in_its_own_folder_only(tmp
 def test_an_owner_that_lost_its_cell_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tiny_run(), tmp_path)
     monkeypatch.setattr("bench.launch.lease.CHECK_SECONDS", 1e9)  # between two looks
-    end = run_cell(folder, listen=lambda status: folder.place(2).mkdir(exist_ok=True))
+    end = run_cell(folder, listen=lambda status: folder.attempt_path(2).mkdir(exist_ok=True))
     assert end.state == "elsewhere" and folder.result is None
 
 
@@ -205,7 +205,7 @@ def test_what_goes_wrong_in_an_attempt_that_lost_its_cell_is_no_end_of_the_cell(
     def save(path: Path, *_: Any) -> None:
         def write(file: Any) -> None:
             file.write(b"half of it")
-            folder.place(2).mkdir()  # the owner is stopped here past its lease, and who takes over tidies up
+            folder.attempt_path(2).mkdir()  # the owner is stopped here past its lease, and who takes over tidies up
             _sweep(folder.at(2))
 
         write_atomically(path, write)
@@ -272,7 +272,7 @@ def test_of_two_that_publish_one_does(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(os, "link", no_links)
     folder = folder_of(tiny_run(), tmp_path)
     for n in (1, 2):
-        folder.place(n).mkdir(parents=True)
+        folder.attempt_path(n).mkdir(parents=True)
     result, other = {"scores": [], "costs": {}}, {"scores": [{"predictor": "rnn"}], "costs": {}}
     assert folder.at(2).publish(result)
     assert not folder.at(1).publish(other)
@@ -289,7 +289,7 @@ def test_a_cell_of_a_file_system_without_links_goes_on_from_its_checkpoint(
     assert run_cell(whole).state == "done"
     monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOTSUP, "not supported")))
     ends = [run_cell(folder, should_stop=Steps(9)) for _ in range(9)]
-    assert ends[0].state == "stopped" and ends[-1].state == "done" and not list(folder.place(1).glob("*.pt"))
+    assert ends[0].state == "stopped" and ends[-1].state == "done" and not list(folder.attempt_path(1).glob("*.pt"))
     assert numbers(folder.path) == numbers(whole.path)
 
 
@@ -309,11 +309,11 @@ def test_a_damaged_checkpoint_is_not_taken_up(tmp_path: Path) -> None:
     whole, folder = folder_of(run, tmp_path / "whole"), folder_of(run, tmp_path / "cut")
     run_cell(whole)
     run_cell(folder, should_stop=Steps(5))
-    saved = (folder.place(1) / "checkpoint.pt").read_bytes()
+    saved = (folder.attempt_path(1) / "checkpoint.pt").read_bytes()
     run_cell(folder, should_stop=Steps(5))
-    assert not (folder.place(1) / "checkpoint.pt").exists(), "the newer one is as far"
-    (folder.place(1) / "checkpoint.pt").write_bytes(saved)
-    (folder.place(2) / "checkpoint.pt").write_bytes(saved[:-99])
+    assert not (folder.attempt_path(1) / "checkpoint.pt").exists(), "the newer one is as far"
+    (folder.attempt_path(1) / "checkpoint.pt").write_bytes(saved)
+    (folder.attempt_path(2) / "checkpoint.pt").write_bytes(saved[:-99])
     assert run_cell(folder).state == "done"
     assert numbers(folder.path) == numbers(whole.path)
 
@@ -344,13 +344,13 @@ def test_a_damaged_result_is_set_aside_and_taken_from_its_attempt_or_made_again(
     (folder / "result.json").unlink()
     (folder / "result.json").write_text('{"scores": [')
     if not kept:
-        (folder.place(1) / "result.json").write_text("")
-    with pytest.warns(DamagedFile, match=r"result.json: damaged: is no JSON.*; the cell is not done"):
+        (folder.attempt_path(1) / "result.json").write_text("")
+    with pytest.warns(DamagedFile, match=r"result.json: damaged: is not JSON.*; the cell is not done"):
         assert launch(tiny_grid(), tmp_path, launcher="inline", quiet=False).exit_code == 0
     assert numbers(folder.path) == before
-    assert (folder.place(2) / "damaged-result.json").is_file()
+    assert (folder.attempt_path(2) / "damaged-result.json").is_file()
     assert (folder.result or {})["attempt"] == (1 if kept else 2)
-    then = f"taken from {folder.place(1) / 'result.json'} again" if kept else "the cell starts again"
+    then = f"taken from {folder.attempt_path(1) / 'result.json'} again" if kept else "the cell starts again"
     assert f"put aside as attempts/000002/damaged-result.json, {then}" in capsys.readouterr().out
     assert launch(tiny_grid(), tmp_path, launcher="inline").exit_code == 0
     assert folder.attempts() == [1, 2], "once"
@@ -596,7 +596,7 @@ def test_who_describes_a_run_at_the_same_moment_as_another_is_content(
     def slow(self: Path, target: Path) -> Path:
         monkeypatch.undo()
         Folder(folder.path).describe(run)
-        folder.place(1).mkdir(parents=True)
+        folder.attempt_path(1).mkdir(parents=True)
         _sweep(folder.at(1))
         return replace(self, target)
 
@@ -637,11 +637,11 @@ def test_a_folder_that_is_older_than_attempts_is_read_and_kept(tmp_path: Path) -
     launch(grid, folder, launcher="inline")
     (cell,) = (Folder(path) for path in folder.iterdir())
     rows, curves, before = load_results(folder), load_curves(folder), numbers(cell.path)
-    for file in cell.place(1).iterdir():
+    for file in cell.attempt_path(1).iterdir():
         if file.name != "result.json":
             file.rename(cell / file.name)
-    (cell.place(1) / "result.json").unlink()
-    cell.place(1).rmdir()
+    (cell.attempt_path(1) / "result.json").unlink()
+    cell.attempt_path(1).rmdir()
     (cell / "attempts").rmdir()
     write_json(cell / "result.json", {name: value for name, value in (cell.result or {}).items() if name != "attempt"})
     assert cell.status["state"] == "done" and numbers(cell.path) == before
@@ -654,7 +654,7 @@ def test_a_result_of_another_form_is_damaged_though_the_newest_attempt_has_told_
     launch(tiny_grid(), tmp_path / "grid", launcher="inline")
     (cell,) = (Folder(path) for path in (tmp_path / "grid").iterdir())
     rows = load_results(tmp_path / "grid")
-    cell.place(2).mkdir()
+    cell.attempt_path(2).mkdir()
     assert load_results(tmp_path / "grid").equals(rows), "it has just begun, to measure what is done"
     (cell / "result.json").write_text("{}")
     assert list(load_results(tmp_path / "grid")["state"]) == ["damaged"]

@@ -281,7 +281,7 @@ def test_a_folder_where_nothing_can_be_read_still_makes_a_table(tmp_path: Path) 
     assert [file.name for file in files][:4] == ["index.html", "summary.csv", "summary.md", "summary.tex"]
     assert not [file for file in (tmp_path / "out").iterdir() if file.suffix in (".png", ".pdf")]
     text = (tmp_path / "out" / "summary.md").read_text()
-    assert "run.json is no JSON" in text and "No figure" in text
+    assert "run.json is not JSON" in text and "No figure" in text
 
 
 def test_numbers_that_are_none_are_gaps(tmp_path: Path) -> None:

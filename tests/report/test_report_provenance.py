@@ -65,7 +65,7 @@ def test_every_cell_without_scores_is_told_with_its_reason(tmp_path: Path) -> No
         folder_of(tiny_run("transformer", seed=seed), tmp_path).set_status(state, reason=reason)
     frame = table(tmp_path, "unfinished")
     assert dict(zip(frame["state"], frame["reason"])) == states | {
-        "damaged": "result.json is no JSON: EOF while parsing an object at line 1 column 1"
+        "damaged": "result.json is not JSON: EOF while parsing an object at line 1 column 1"
     }
     assert dict(zip(frame["state"], frame["seed"]))["oom"] == 3 and done.path.name not in set(frame["cell"])
 

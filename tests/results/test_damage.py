@@ -127,7 +127,7 @@ def test_no_flipped_bit_of_a_record_is_read_as_another_value(tmp_path: Path) -> 
 def test_a_file_of_another_cell_is_damaged_and_one_that_says_no_cell_is_older(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     write_record(path, {"a": 1}, "0" * 16)
-    with pytest.raises(Damaged, match=r"r.json: damaged: is of another cell, '0000000000000000'"):
+    with pytest.raises(Damaged, match=r"r.json: damaged: belongs to another cell, '0000000000000000'"):
         read(path, None, "1" * 16)
     wreck(path, path.read_text().replace("checksum", "chequesum"))
     with pytest.raises(Damaged, match="has lost its checksum"):
@@ -144,16 +144,16 @@ def test_a_list_is_read_as_the_list_that_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (os.mkfifo, "is no regular file"),
-        (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
-        (lambda path: path.symlink_to("nowhere"), "is a link to what is not there"),
-        (lambda path: path.symlink_to(path.name), "is no regular file"),
+        (os.mkfifo, "is not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
+        (lambda path: path.symlink_to("nowhere"), "is a broken link"),
+        (lambda path: path.symlink_to(path.name), "is not a regular file"),
         (lambda path: path.mkdir(), "is a folder, should be a file"),
         (lambda path: path.touch() or os.truncate(path, 2**27), "has 128 MiB; should have 64 at most"),
         (lambda path: path.write_text(""), "is empty"),
-        (lambda path: path.write_text("[" * 100_000), "is no JSON: recursion limit"),
-        (lambda path: path.write_bytes(b'"\xff"'), "is no JSON"),
-        (lambda path: path.write_text('{"a": NaN}'), "is no JSON"),
+        (lambda path: path.write_text("[" * 100_000), "is not JSON: recursion limit"),
+        (lambda path: path.write_bytes(b'"\xff"'), "is not JSON"),
+        (lambda path: path.write_text('{"a": NaN}'), "is not JSON"),
     ],
 )
 def test_what_is_no_file_of_json_is_told_without_waiting(make: Any, reason: str, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_no_flipped_bit_of_tensors_is_taken_up(tmp_path: Path) -> None:
 def test_tensors_of_another_cell_are_damaged_and_older_ones_are_taken(tmp_path: Path) -> None:
     path = tmp_path / "t.pt"
     save_tensors(path, {"a": torch.ones(2)}, "0" * 16)
-    with pytest.raises(Damaged, match="is of another cell"):
+    with pytest.raises(Damaged, match="belongs to another cell"):
         load_tensors(path, identity="1" * 16)
     torch.save({"a": torch.ones(2)}, path)
     assert torch.equal(load_tensors(path, identity="1" * 16)["a"], torch.ones(2))
@@ -264,7 +264,7 @@ def test_a_checkpoint_of_another_form_is_damaged(form: str, tmp_path: Path, undi
     save_tensors(file, saved, folder.identity)
     assert run_cell(folder).state == "done"
     assert numbers(folder.path) == undisturbed
-    assert "damaged: has another form" in folder.status["notes"][0]
+    assert "damaged: has an unexpected form" in folder.status["notes"][0]
 
 
 def test_a_finished_phase_whose_weights_are_damaged_is_trained_anew(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_weights_of_another_form_or_cell_are_told_too(grid: Path, capsys: Any) -
     assert "holds other tensors than the method has" in capsys.readouterr().err
     wreck(one.weights("train"), other.weights("train").read_bytes())
     assert command("sample", str(one.path)) == 2
-    assert "is of another cell" in capsys.readouterr().err
+    assert "belongs to another cell" in capsys.readouterr().err
     wreck(one.weights("train"), own)
     assert command("sample", str(one.path)) == 0
 
@@ -363,7 +363,7 @@ def test_a_cell_that_has_not_begun_does_not_take_over_the_run_of_another(grid: P
     assert run(grid) == 0
     assert other.run().seed == 1 and numbers(other.path) == expected
     shutil.copy(one / "run.json", other / "run.json")
-    with pytest.raises(Damaged, match=r"is of another cell, 'retrieval-bptt-s0"):
+    with pytest.raises(Damaged, match=r"belongs to another cell, 'retrieval-bptt-s0"):
         other.run()
 
 
@@ -372,7 +372,7 @@ def test_a_worker_does_not_believe_the_run_json_of_another_cell(grid: Path) -> N
     shutil.copy(one / "run.json", other / "run.json")
     (other / "result.json").unlink()
     end = run_cell(other)
-    assert end.state == "failed" and f"{other / 'run.json'}: damaged: is of another cell" in (end.reason or "")
+    assert end.state == "failed" and f"{other / 'run.json'}: damaged: belongs to another cell" in (end.reason or "")
 
 
 def test_results_that_have_changed_places_are_not_believed(grid: Path, capsys: Any) -> None:
@@ -381,9 +381,9 @@ def test_results_that_have_changed_places_are_not_believed(grid: Path, capsys: A
     (one / "result.json").rename(grid / "kept")
     (other / "result.json").rename(one / "result.json")
     (grid / "kept").rename(other / "result.json")
-    with pytest.warns(DamagedFile, match="result.json: damaged: is of another cell"):
+    with pytest.warns(DamagedFile, match="result.json: damaged: belongs to another cell"):
         assert set(load_results(grid / "grid")["state"]) == {"damaged"}
-    with pytest.warns(DamagedFile, match="result.json: damaged: is of another cell"):
+    with pytest.warns(DamagedFile, match="result.json: damaged: belongs to another cell"):
         assert {cell.state for cell in sides.from_folder(grid / "grid").cells} == {"damaged"}
     assert run(grid) == 0
     assert "taken from" in capsys.readouterr().out, "each attempt has kept its own"
@@ -411,7 +411,7 @@ def test_a_damaged_status_takes_no_result_away_and_is_mended(damage: str, grid: 
 def test_a_damaged_result_is_not_done_once(damage: str, grid: Path, capsys: Any) -> None:
     one = cells(grid)[0]
     expected, file = numbers(one.path), one / "result.json"
-    (one.place(1) / "result.json").unlink()
+    (one.attempt_path(1) / "result.json").unlink()
     if damage in ("link", "fifo", "folder"):
         file.unlink()
         {"link": lambda: file.symlink_to("nowhere"), "fifo": lambda: os.mkfifo(file), "folder": file.mkdir}[damage]()
@@ -428,7 +428,7 @@ def test_a_damaged_result_is_not_done_once(damage: str, grid: Path, capsys: Any)
 
 def test_a_result_is_published_though_something_else_has_its_name(tmp_path: Path) -> None:
     folder = folder_of(tiny_run(), tmp_path)
-    folder.place(1).mkdir(parents=True)
+    folder.attempt_path(1).mkdir(parents=True)
     (folder / "result.json").symlink_to("nowhere")
     assert folder.at(1).publish({"scores": [], "costs": {}})
     assert folder.result == {"scores": [], "costs": {}, "attempt": 1}
@@ -498,9 +498,9 @@ def test_frames_leave_out_what_is_damaged_and_keep_what_is_beside_it(grid: Path)
     for cell in (one, other):
         cell.write(cell / "samples.json", {"predictor": "rnn", "written": [], "completed": []})
     wreck(one / "samples.json", (other / "samples.json").read_bytes())
-    with pytest.warns(DamagedFile, match="curve.json: damaged: is no JSON"):
+    with pytest.warns(DamagedFile, match="curve.json: damaged: is not JSON"):
         assert set(load_curves(grid / "grid")["id"]) == {other.path.name}
-    with pytest.warns(DamagedFile, match="samples.json: damaged: is of another cell"):
+    with pytest.warns(DamagedFile, match="samples.json: damaged: belongs to another cell"):
         assert [run["id"] for run, _ in load_records(grid / "grid", "samples.json")] == [other.path.name]
 
 
@@ -526,12 +526,12 @@ def test_force_deletes_nothing_that_is_not_its_own(grid: Path) -> None:
     elsewhere = grid / "elsewhere"
     one.path.rename(elsewhere)
     one.path.symlink_to(elsewhere)
-    notes = [one / "notes.txt", one.place(1) / "notes.txt", elsewhere / "mine.json"]
+    notes = [one / "notes.txt", one.attempt_path(1) / "notes.txt", elsewhere / "mine.json"]
     for note in notes:
         note.write_text("mine")
     assert run(grid, "--force") == 0
     assert all(note.read_text() == "mine" for note in notes)
-    assert sorted(file.name for file in one.place(1).iterdir()) == ["notes.txt"]
+    assert sorted(file.name for file in one.attempt_path(1).iterdir()) == ["notes.txt"]
     assert one.attempts()[-1] == 3 and not list(elsewhere.rglob(".forgotten*"))
 
 
@@ -566,7 +566,7 @@ def test_a_cell_behind_a_link_and_one_that_cannot_be_listed_are_there(
 def test_a_cell_without_its_run_json_does_not_vanish(grid: Path) -> None:
     one = cells(grid)[0]
     (one / "run.json").unlink()
-    with pytest.warns(DamagedFile, match="run.json: damaged: is not there"):
+    with pytest.warns(DamagedFile, match="run.json: damaged: is missing"):
         assert sorted(load_results(grid / "grid")["state"]) == ["damaged", "done"]
     assert run(grid) == 0
     assert list(load_results(grid / "grid")["state"]) == ["done", "done"]
@@ -585,8 +585,8 @@ def test_no_lease_is_so_long_that_a_cell_is_never_taken_over(seconds: float) -> 
 @pytest.mark.parametrize("beat", ["", "5", "{}", '{"pid": 1, "host": "x", "lease": 1e300}', '{"pid": "x"}', "\xff"])
 def test_a_damaged_beat_says_nothing(beat: str, tmp_path: Path) -> None:
     folder = folder_of(tiny_run(), tmp_path)
-    folder.place(1).mkdir(parents=True)
-    (folder.place(1) / "beat").write_bytes(beat.encode("latin1"))
+    folder.attempt_path(1).mkdir(parents=True)
+    (folder.attempt_path(1) / "beat").write_bytes(beat.encode("latin1"))
     seen = look(folder)
     assert seen.state == "owned" and seen.owner == "another process"
 

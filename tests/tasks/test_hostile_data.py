@@ -93,7 +93,7 @@ def test_what_is_packed_is_read_no_further_than_its_known_size(tmp_path: Path) -
 def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     os.mkfifo(tmp_path / "d" / f"a-1.{'png' if name == 'sketchy' else 'txt'}")
-    assert "is no regular file" in refused(name, tmp_path / "d", "a-1.")
+    assert "is not a regular file" in refused(name, tmp_path / "d", "a-1.")
     refused(name, next((tmp_path / "d").iterdir()), "no file or folder")
 
 
