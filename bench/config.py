@@ -434,10 +434,10 @@ def _require_json_round_trip(config: Config, where: str) -> None:
     """Raise `BadInput` when a config changes on its way through JSON, which identifies it and which results keep."""
     try:
         config._spelled_out()
-        again = type(config).parse(config.changes(), where)
+        restored = type(config).parse(config.changes(), where)
     except ValueError as error:
         raise BadInput(f"{where}: cannot be written as JSON and read back: {str(error).splitlines()[0]}") from None
     for name, value in config:
-        if getattr(again, name) != value:
-            told = f"{shown(value)} is {shown(getattr(again, name))}"
-            raise BadInput(f"{where}.{name}: {told} once written as JSON and read back")
+        if getattr(restored, name) != value:
+            change = f"{shown(value)} is {shown(getattr(restored, name))}"
+            raise BadInput(f"{where}.{name}: {change} once written as JSON and read back")

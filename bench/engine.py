@@ -127,20 +127,20 @@ class Engine:
             piece = Batch(batch.x[:, columns], batch.y[:, columns], start)
             drawn = method.draw((len(piece.x), piece.x.shape[1]), self.phase.name)
             labels = None if scored is None else sum(scored[columns])
-            some = labels != 0
+            has_labels = labels != 0
             if form == "losses":
-                scalars = self._differentiate(piece, drawn, some)
+                scalars = self._differentiate(piece, drawn, has_labels)
             else:
                 scalars = self._online_gradient(piece, drawn, starts[columns])
-            yield Ready(piece.x.shape[1], scalars if some else None, labels)
+            yield Ready(piece.x.shape[1], scalars if has_labels else None, labels)
 
-    def _differentiate(self, piece: Batch, drawn: Any, some: bool) -> dict[str, Tensor]:
+    def _differentiate(self, piece: Batch, drawn: Any, has_labels: bool) -> dict[str, Tensor]:
         """Compute the method's losses and differentiate them; where nothing is scored, compute them uncompiled."""
         assert self.carry is not None
-        compiled = self.compiled if some else None
-        with torch.set_grad_enabled(some), self.autocast():
+        compiled = self.compiled if has_labels else None
+        with torch.set_grad_enabled(has_labels), self.autocast():
             scalars, carry = (compiled or self.method.losses)(piece, drawn, self.carry, self.phase.name)
-        if some:
+        if has_labels:
             scalars["loss"].backward()
         if compiled:
             compiled.tell(f"phase {self.phase.name}, {tuple(piece.x.shape)}")

@@ -145,9 +145,9 @@ class Grid:
 
     def record(self) -> dict[str, Any]:
         """The grid's record, which `bench.results.places` keeps beside its cells."""
-        belong = groups({run.id: run.describe() for run in self.runs})
+        group_of = groups({run.id: run.describe() for run in self.runs})
         cells = {
-            run.id: {"group": belong[run.id], "seed": run.seed, **self.places[run.id]._asdict()} for run in self.runs
+            run.id: {"group": group_of[run.id], "seed": run.seed, **self.places[run.id]._asdict()} for run in self.runs
         }
         named = {
             "name": self.name,
@@ -555,17 +555,17 @@ def _config_conditions(
     """The conditions on a config of one of these classes; with `several`, a list holds several allowed values."""
     found: Conditions = []
     for name, value in wanted.items():
-        having = [cls for cls in classes if name in cls.model_fields]
-        if not having:
+        owners = [cls for cls in classes if name in cls.model_fields]
+        if not owners:
             raise unknown(where, name, sorted({field for cls in classes for field in cls.model_fields}))
-        inner = [config for config in (config_in(cls.model_fields[name]) for cls in having) if config]
-        if several and value == [] and not any(is_value(cls, name, []) for cls in having):
+        inner = [config for config in (config_in(cls.model_fields[name]) for cls in owners) if config]
+        if several and value == [] and not any(is_value(cls, name, []) for cls in owners):
             raise BadInput(f"{where}: {name}: [] given; should have at least one value")
         if inner and isinstance(value, Mapping):
             within = _config_conditions(inner, value, f"{where}.{name}", several)
             found += [((name, *path), allowed) for path, allowed in within]
         else:
-            found.append(((name,), _allowed(having, name, value, where, several)))
+            found.append(((name,), _allowed(owners, name, value, where, several)))
     return found
 
 

@@ -678,8 +678,8 @@ class Trainer:
                 if os.path.lexists(error.path):  # an earlier attempt's may vanish at any moment
                     found.append(f"{error}; put aside as {put_aside(error.path, self.folder.files).name}")
                 self._build()
-        for told in found:
-            self.options.on_damage(f"{told}; {f'gone on from {taken}' if taken else 'started again'}")
+        for fault in found:
+            self.options.on_damage(f"{fault}; {f'gone on from {taken}' if taken else 'started again'}")
         return taken is not None
 
     def _restore_from(self, file: Path, saved: Any) -> bool:
@@ -700,8 +700,8 @@ class Trainer:
         except Exception as error:
             if out_of_memory(error) or of_the_device(error):
                 raise
-            said = next(iter(str(error).splitlines()), "")
-            raise Damaged(file, f"has an unexpected form ({type(error).__name__}: {said:.100})") from None
+            message = next(iter(str(error).splitlines()), "")
+            raise Damaged(file, f"has an unexpected form ({type(error).__name__}: {message:.100})") from None
         self.folder.write(self.folder.files / "curve.json", self.curve)
         return True
 

@@ -185,8 +185,8 @@ def write_record(path: Path, value: Mapping[str, Any] | Sequence[Any], identity:
     The value is a non-empty record, or a list, which is stored under "records".
     """
     record = value if isinstance(value, Mapping) else {"records": value}
-    told = {"cell": identity, **record} if identity else dict(record)
-    text = json.dumps(_kept(told), indent=1, allow_nan=False).encode()
+    owned = {"cell": identity, **record} if identity else dict(record)
+    text = json.dumps(_kept(owned), indent=1, allow_nan=False).encode()
     body = text.removeprefix(b"{\n")
     sealed = b'{"checksum": "%08x",\n%s' % (zlib.crc32(body), body)
     write_atomically(path, lambda file: file.write(sealed))
@@ -267,15 +267,15 @@ def read(path: Path, form: TypeAdapter[Any] | None = None, identity: str | None 
 def _unsealed(path: Path, data: bytes, value: dict[str, Any], identity: str | None) -> Any:
     """The value that `write_record` was given. Raises `Damaged` where the checksum or the cell does not match."""
     seal = SEAL.match(data)
-    told = value.pop("cell", None)
+    owner = value.pop("cell", None)
     if seal is None:
-        if told is not None:  # every file that names its cell has a checksum
+        if owner is not None:  # every file that names its cell has a checksum
             raise Damaged(path, "has lost its checksum")
         return value
     if zlib.crc32(memoryview(data)[seal.end() :]) != int(seal[1], 16):
         raise Damaged(path, "does not match its checksum")
-    if identity is not None and told is not None and told != identity:
-        raise Damaged(path, f"belongs to another cell, {told!r:.40}")
+    if identity is not None and owner is not None and owner != identity:
+        raise Damaged(path, f"belongs to another cell, {owner!r:.40}")
     del value["checksum"]
     return value["records"] if value.keys() == {"records"} else value
 
@@ -287,9 +287,9 @@ def check(path: Path, value: Any, form: TypeAdapter[Any]) -> None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        said = first["msg"].replace("Input should", "should").replace("Field required", "is missing")
-        said = re.sub(r" or instance of \w+", "", said)
-        raise Damaged(path, f"has an unexpected form: {place}{': ' if place else ''}{said}"[:200]) from None
+        problem = first["msg"].replace("Input should", "should").replace("Field required", "is missing")
+        problem = re.sub(r" or instance of \w+", "", problem)
+        raise Damaged(path, f"has an unexpected form: {place}{': ' if place else ''}{problem}"[:200]) from None
 
 
 def read_json(path: Path, form: TypeAdapter[Any] | None = None) -> Any:

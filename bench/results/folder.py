@@ -268,7 +268,7 @@ class Folder:
         own = self.attempt or 0
         aside = self.attempt_path(own) / f".forgotten-{secrets.token_hex(6)}"
         aside.mkdir()
-        # The result comes first, so that the cell is no longer done. (One by a later attempt stays: this owner was stopped.)
+        # The result comes first: from here on nothing is done. (One by a later attempt stays: this owner was stopped.)
         self.withdraw(aside, lambda made: (made.get("attempt") or 0) > own)
         for place in [*(self.attempt_path(attempt) for attempt in self.attempts() if attempt < own), self.path]:
             to = aside / place.name

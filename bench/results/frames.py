@@ -131,9 +131,9 @@ def placed(paths: Paths) -> list[Placed]:
     for grid, found in cells.items():
         if grid in names:
             places = (read_grid(grid) or {}).get("cells", {})
-            belong = _groups({name: record for name, (_, record) in found.items()})
+            group_of = _groups({name: record for name, (_, record) in found.items()})
             kept += [
-                Placed(folder, names[grid], name, record, belong.get(name), places.get(name))
+                Placed(folder, names[grid], name, record, group_of.get(name), places.get(name))
                 for name, (folder, record) in found.items()
             ]
     return kept
@@ -141,11 +141,11 @@ def placed(paths: Paths) -> list[Placed]:
 
 def _groups(records: Mapping[str, dict[str, Any] | None]) -> dict[str, str]:
     """Id -> group, from run.json, or from the canonical form where an older run.json has none."""
-    told = {name: record["group"] for name, record in records.items() if record and record.get("group")}
-    if len(told) == len(records):
-        return told
+    recorded = {name: record["group"] for name, record in records.items() if record and record.get("group")}
+    if len(recorded) == len(records):
+        return recorded
     described = {name: record["run"] for name, record in records.items() if record}
-    return {**groups(described), **told}
+    return {**groups(described), **recorded}
 
 
 def load_grids(paths: Paths) -> dict[str, dict[str, Any]]:
@@ -161,10 +161,10 @@ def distinct(folders: Iterable[Folder]) -> dict[str, tuple[Folder, dict[str, Any
     """
     found: dict[str, list[tuple[Folder, dict[str, Any] | None]]] = {}
     for folder in folders:
-        told = None
+        record = None
         with suppress(Damaged):  # reported where the cell is read
-            told = folder.record()
-        found.setdefault(told["id"] if told else as_text(folder.path.name), []).append((folder, told))
+            record = folder.record()
+        found.setdefault(record["id"] if record else as_text(folder.path.name), []).append((folder, record))
     return {name: same[0] if len(same) == 1 else _choose_copy(name, same) for name, same in found.items()}
 
 
@@ -224,8 +224,8 @@ def by_code(digests: Mapping[Any, str | None]) -> str | None:
         return None
     codes = {digest.partition("-")[0] for digest in seeds}
     what, place = ("code", 0) if len(codes) > 1 else ("data", -1)
-    told = (f"{', '.join(some)} by {digest.split('-')[place][:8]}" for digest, some in seeds.items())
-    return f"seeds were computed by different {what}: {'; '.join(told)}"
+    parts = (f"{', '.join(some)} by {digest.split('-')[place][:8]}" for digest, some in seeds.items())
+    return f"seeds were computed by different {what}: {'; '.join(parts)}"
 
 
 def load_records(paths: Paths, name: str) -> list[tuple[dict[str, Any], Any]]:
@@ -270,9 +270,9 @@ UNTOLD: dict[str, dict[str, Any]] = {
 """The traits of methods whose results may be older than the record of traits."""
 
 
-def traits(method: Any, told: Any = None) -> dict[str, Any]:
+def traits(method: Any, recorded: Any = None) -> dict[str, Any]:
     """The traits of a method (`Method.traits`) by its result; for an older result by `UNTOLD`, or none."""
-    return told if isinstance(told, dict) else UNTOLD.get(method, {})
+    return recorded if isinstance(recorded, dict) else UNTOLD.get(method, {})
 
 
 def load_results(paths: Paths) -> pd.DataFrame:
@@ -310,8 +310,8 @@ def load_results(paths: Paths) -> pd.DataFrame:
             continue
         shared |= {**result["costs"], "digest": result.get("digest")}
         shared["uncounted"] = ", ".join(result.get("uncounted") or [])
-        told = {"traits": traits(shared["method"], result.get("traits"))}
-        shared |= flat(told | {name: result.get(name) or {} for name in ("inherited", "provenance")})
+        nested = {"traits": traits(shared["method"], result.get("traits"))}
+        shared |= flat(nested | {name: result.get(name) or {} for name in ("inherited", "provenance")})
         rows += [shared | _in_unit(score) for score in result["scores"] or [{}]]
     frame = pd.DataFrame(rows)
     first = ["grid", "id", "task", "method", "backbone", "seed", "state", "reason", "predictor", "reference", "length"]

@@ -41,21 +41,21 @@ def read_grid(folder: Path) -> dict[str, Any] | None:
 def write_grid(folder: Path, record: Mapping[str, Any]) -> None:
     """Merge the record of a launch into that of the folder. Raises `CannotWrite`."""
     for _ in range(TRIES):
-        there = read_grid(folder)
-        merged = _merged(there or {}, record)
-        if merged == there:
+        existing = read_grid(folder)
+        merged = _merged(existing or {}, record)
+        if merged == existing:
             return
         write_record(folder / NAME, merged)
 
 
-def _merged(there: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    launches = [launch for launch in there.get("launches", ()) if launch not in record["launches"]]
-    stated = list(there.get("stated", ()))
+def _merged(existing: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    launches = [launch for launch in existing.get("launches", ()) if launch not in record["launches"]]
+    stated = list(existing.get("stated", ()))
     return {
         **record,
         "schema": SCHEMA,
         "launches": [*launches, *record["launches"]],
         "stated": stated + [fields for fields in record["stated"] if fields not in stated],
-        "cells": {**there.get("cells", {}), **record["cells"]},
-        "methods": {**there.get("methods", {}), **record["methods"]},
+        "cells": {**existing.get("cells", {}), **record["cells"]},
+        "methods": {**existing.get("methods", {}), **record["methods"]},
     }

@@ -34,7 +34,7 @@ def standing(folder: Folder) -> Standing:
     """
     faults: list[Damaged] = []
 
-    def told(reader: Any) -> Any:
+    def checked(reader: Any) -> Any:
         try:
             return reader()
         except Damaged as error:
@@ -42,29 +42,29 @@ def standing(folder: Folder) -> Standing:
             return None
 
     newest = folder.newest
-    record, result, status = told(folder.record), told(folder.read_result), told(folder.read_status)
+    record, result, status = checked(folder.record), checked(folder.read_result), checked(folder.read_status)
     if status is not None and status["state"] not in set(State):
         file = folder.attempt_path(folder.newest) / "status.json"
         faults.append(Damaged(file, f"has an unknown state, {status['state']!r:.40}"))
         status = None
-    hurt = {error.path.name for error in faults}
-    if status is None and "status.json" not in hurt:
+    damaged = {error.path.name for error in faults}
+    if status is None and "status.json" not in damaged:
         places = [folder.attempt_path(newest)] if newest else [folder.path, folder / "attempts"]
         faults += filter(None, map(_no_folder, places))
-    begun = result is not None or status is not None or "status.json" in hurt or "result.json" in hurt
-    if record is None and begun and "run.json" not in hurt:
+    begun = result is not None or status is not None or "status.json" in damaged or "result.json" in damaged
+    if record is None and begun and "run.json" not in damaged:
         faults.append(Damaged(folder / "run.json", "is missing"))
     status = status or {"state": State.PENDING.value}
     state, reason = status["state"], status.get("reason")
     if result is not None:
         state, reason, status = "done", None, {**status, "state": "done", "reason": None}
-    elif state == "done" and "result.json" not in hurt:
+    elif state == "done" and "result.json" not in damaged:
         faults.append(Damaged(folder / "result.json", "is missing"))
-    grave = [error for error in faults if result is None or error.path.name == "run.json"]
-    if grave:
-        path, root = grave[0].path, folder.path
+    decisive = [error for error in faults if result is None or error.path.name == "run.json"]
+    if decisive:
+        path, root = decisive[0].path, folder.path
         name = path.relative_to(root).as_posix() if path != root else "the folder"
-        state, reason = State.DAMAGED.value, f"{name} {grave[0].reason}"
+        state, reason = State.DAMAGED.value, f"{name} {decisive[0].reason}"
     return Standing(state, reason, record, status, result, tuple(faults))
 
 

@@ -70,12 +70,12 @@ class AnBn(EndlessTask):
         return {"loss_floor": math.log(most) / (most + 3), "accuracy_ceiling": 1 - (most - 1) / (most * (most + 3))}
 
     def oracle(self, x: Tensor) -> Tensor:
-        many, back = run_lengths(x, A), run_lengths(x, B)
+        count_a, back = run_lengths(x, A), run_lengths(x, B)
         columns = torch.arange(x.shape[1], device=x.device)
         last = torch.where(x == A, columns, -1).cummax(1).values
-        n = many.gather(1, last.clamp(min=0)) * (last >= 0)  # the length of the last line of a's
+        n = count_a.gather(1, last.clamp(min=0)) * (last >= 0)  # the length of the last line of a's
         before = torch.cat([torch.full_like(x[:, :1], B), x[:, :-1]], 1)
-        stops = 1 / (self.config.most + 1 - many).clamp(min=1).double()
+        stops = 1 / (self.config.most + 1 - count_a).clamp(min=1).double()
         probabilities = torch.zeros(*x.shape, 3, dtype=torch.float64, device=x.device)
         probabilities[..., NEWLINE] = torch.where(x == A, stops, ((x == B) & (back >= n)).double())
         probabilities[..., A] = torch.where(x == A, 1 - stops, ((x == NEWLINE) & (before != A)).double())

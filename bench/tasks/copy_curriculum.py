@@ -88,8 +88,8 @@ class CopyCurriculum(Task):
         bits = torch.cat([past, numbers % 2], 1)  # each column has one, shown or not
         here = torch.arange(length + 1, device=device) + self.config.highest + 1
         x = torch.where(position == 0, BEGIN, torch.where(position <= size, bits[:, here], NOTHING))
-        again = bits.gather(1, here - size - 1)
-        y = torch.where(position <= size, NOTHING, torch.where(position == size + 1, BEGIN, again))
+        repeated = bits.gather(1, here - size - 1)
+        y = torch.where(position <= size, NOTHING, torch.where(position == size + 1, BEGIN, repeated))
         state = (
             *(level, mean, torch.full_like(columns, length)),
             *(size[:, -1].clone(), position[:, -1].clone(), bits[:, length:].clone()),
@@ -118,6 +118,6 @@ class CopyCurriculum(Task):
         columns = torch.arange(x.shape[1], device=x.device)
         after = (x == NOTHING).long().cumsum(1).clamp(max=1).cumsum(1)  # columns since the first NOTHING
         size = columns - after  # the size of the string, once it has ended
-        again = x.gather(1, (columns - size - 1).clamp(min=0))
-        y = torch.where(after == 0, NOTHING, torch.where(after == 1, BEGIN, again))
+        repeated = x.gather(1, (columns - size - 1).clamp(min=0))
+        y = torch.where(after == 0, NOTHING, torch.where(after == 1, BEGIN, repeated))
         return corrupted_oracle(y, 4, range(4))

@@ -376,7 +376,7 @@ def _prepare(name: str, dataset: Dataset, source: Path, home: Path, urls: list[s
     assert dataset.prepare is not None
     folder = Path(tempfile.mkdtemp(prefix="arrays-", dir=home))
     folder.chmod(0o755)  # mkdtemp's 0700 would lock out the others who share a cache
-    told = dataset.prepare(source, folder, progress)
+    prepared = dataset.prepare(source, folder, progress)
     shapes, digest = {}, hashlib.sha256()
     for path in sorted(folder.glob("*.npy")):
         array = np.load(path, mmap_mode="r")
@@ -392,7 +392,7 @@ def _prepare(name: str, dataset: Dataset, source: Path, home: Path, urls: list[s
         "version": dataset.version,
         "prepared_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "urls": urls,
-        **told,
+        **prepared,
         "arrays": shapes,
         "fingerprint": digest.hexdigest(),
         "folder": folder.name,
@@ -424,8 +424,8 @@ def _download(source: Source, recorded: str | None, downloads: Path, progress: P
         pooch.retrieve(source.url, f"sha256:{known}" if known else None, source.file, downloads, downloader=get)
     except requests.HTTPError as error:
         answer = error.response
-        said = line(error) if answer is None else f"{answer.status_code} {answer.reason}"
-        raise BadInput(f"{source.url}: the server says {said}") from None
+        reason = line(error) if answer is None else f"{answer.status_code} {answer.reason}"
+        raise BadInput(f"{source.url}: the server says {reason}") from None
     except requests.RequestException as error:
         raise BadInput(f"{source.url}: the transfer broke off ({line(error)}); run the command again") from None
 

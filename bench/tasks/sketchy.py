@@ -147,8 +147,8 @@ Files = Callable[[], list[dict[str, Any]]]
 def _npz(path: Path) -> tuple[list[str], Read, Files]:
     """Drawings from an archive with `images` (n, s, s) uint8 and `names` (n,)."""
     with data.decoding(path.name, "an .npz archive"), zipfile.ZipFile(path) as archive:
-        there = {Path(name).stem for name in archive.namelist() if name.endswith(".npy")}
-        if lacking := {"images", "names"} - there:
+        members = {Path(name).stem for name in archive.namelist() if name.endswith(".npy")}
+        if lacking := {"images", "names"} - members:
             raise BadInput(f"{path.name} has no array {' and no array '.join(sorted(lacking))!r}")
         for name in ("images", "names"):
             _require_known_size(archive, f"{name}.npy", path.name)

@@ -126,10 +126,10 @@ def _names(paths: list[Path]) -> str:
 
 def _trained_on(paths: list[Path]) -> str:
     """The files that are trained on; those whose names do not say so are listed apart."""
-    said = [path for path in paths if TRAINING.search(path.name)]
-    unsaid = [path for path in paths if path not in said]
-    parts = [_names(said)] if said else []
-    return "; ".join([*parts, f"no split in the name: {_names(unsaid)}"] if unsaid else parts)
+    named = [path for path in paths if TRAINING.search(path.name)]
+    unnamed = [path for path in paths if path not in named]
+    parts = [_names(named)] if named else []
+    return "; ".join([*parts, f"no split in the name: {_names(unnamed)}"] if unnamed else parts)
 
 
 def _ascii(story: bytes) -> tuple[bytes, int]:
