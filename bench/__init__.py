@@ -1,4 +1,4 @@
-"""A benchmark of ways to train recurrent networks: which one learns more with the same budget, and what it costs.
+"""A benchmark of ways to train recurrent networks: which learns more with the same budget, and what each costs.
 
     frame = bench.run("quick", set=["training.budget.tokens=200_000"])
     frame = bench.load_results("results/quick")
@@ -40,8 +40,8 @@ def run(
 ) -> pd.DataFrame:
     """Run the cells of a grid that are not done, and return `load_results` of its folder.
 
-    `grid` is the name of a shipped grid, a YAML file, or what such a file would hold (then `name` names its folder).
-    `set` holds KEY=VALUE overrides. `measure` says what to measure in finished cells; None: what the grid says.
+    `grid` is the name of a shipped grid, a YAML file, or the contents of one (then `name` names its folder). `set`
+    holds KEY=VALUE overrides. `measure` lists what to measure in finished cells; None: what the grid lists.
     `launcher` "local" runs worker processes, "inline" this one; `stuck` and `lease` are described in `run --help`.
     Raises `BadInput` (a `ValueError`) with one line when something given cannot be used, `KeyboardInterrupt` after a
     clean stop, and `OSError` when results cannot be written. Cells that fail do not raise: see the columns `state` and

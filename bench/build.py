@@ -1,4 +1,4 @@
-"""A run's task and method, built with the weights and streams that its seed gives."""
+"""Builds the task and method of a run, with weights and random streams from its seed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build_task(run: Run) -> Task:
 
 
 def build_method(run: Run, task: Task, device: torch.device | str | None = None) -> Method:
-    """The run's method with its initial weights, which depend on the seed and not on the device.
+    """The run's method, with initial weights that depend on the seed and not on the device.
 
     Raises `BadInput` where the method follows an older contract, or its first predictor is a reference line.
     """
@@ -46,9 +46,9 @@ def build_method(run: Run, task: Task, device: torch.device | str | None = None)
 
 
 def at_precision(module: M, real: torch.dtype, device: torch.device | str = "cpu") -> M:
-    """The module on a device, its real numbers of dtype `real` and its complex ones of the same precision.
+    """Move a module to a device and to the dtype `real`, and its complex numbers to the same precision.
 
-    `Module.to(dtype)` would cut complex numbers to their real parts.
+    `Module.to(dtype)` would drop the imaginary parts.
     """
 
     def moved(tensor: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def at_precision(module: M, real: torch.dtype, device: torch.device | str = "cpu
 
 
 def autocast(run: Run) -> AbstractContextManager[Any]:
-    """The precision in which the run's method computes."""
+    """A context with the precision in which the run's method computes."""
     if run.precision != "bfloat16":
         return nullcontext()
     return torch.autocast(run.device, dtype=torch.bfloat16)

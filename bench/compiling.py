@@ -1,6 +1,6 @@
-"""Compiled steps: what `torch.compile` needs on a machine, and the time that it takes apart from training.
+"""Compiled steps: what `torch.compile` needs on a machine, and its time, which is kept apart from training.
 
-A graph is made for the shapes of its first call, and another one for other shapes; no shape is symbolic, so that equal
+A graph is compiled for the shapes of its first call, and another for other shapes; no shape is symbolic, so that equal
 calls give equal bits whatever came before. Only training is compiled; evaluation runs eagerly.
 """
 
@@ -23,7 +23,7 @@ BACKEND = "inductor"
 
 
 class Seconds(NamedTuple):
-    """Wall-clock time and processor time; the latter leaves out a C++ compiler, which is another process."""
+    """Wall-clock time and processor time; the latter excludes the C++ compiler, which is another process."""
 
     wall: float = 0.0
     processor: float = 0.0
@@ -39,12 +39,12 @@ def taken() -> Seconds:
 
 
 def now() -> Seconds:
-    """The time of a clock that stands still while something is compiled."""
+    """The time on a clock that stops during compilation."""
     return Seconds(time.perf_counter() - _taken.wall, time.process_time() - _taken.processor)
 
 
 def lacks(device: str) -> str | None:
-    """What this machine lacks to compile for a device, in one line; None when it lacks nothing."""
+    """What this machine lacks to compile for a device, in one line, or None."""
     on_gpu = device == "cuda"  # there Triton builds the launchers of its kernels in C
     usual = ["gcc", "clang"] if on_gpu else ["clang++" if sys.platform == "darwin" else "g++"]
     given = os.environ.get("CC" if on_gpu else "CXX")
@@ -62,14 +62,14 @@ def lacks(device: str) -> str | None:
 
 
 def cannot_compile(lacking: str) -> str:
-    """One line that says that a run cannot be compiled."""
+    """The message that a run cannot be compiled."""
     return f"training.engine: compiled given; it {lacking}; should be eager or auto"
 
 
 class Compiled:
     """A function that is compiled at its first call, and again at each call with other shapes.
 
-    It starts with nothing compiled: PyTorch gives up on a function after some graphs, whichever run they were made for.
+    Each starts afresh, as PyTorch gives up on a function after some number of graphs, over all runs.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -78,13 +78,13 @@ class Compiled:
         self.function = torch.compile(function, backend=BACKEND, dynamic=False)
         self.before = taken().wall
         self.times = 0
-        """The number of its calls that have compiled something."""
+        """The number of calls that have compiled something."""
 
     def __call__(self, *arguments: Any) -> Any:
         return self.function(*arguments)
 
     def tell(self, what: str) -> None:
-        """Print a line if something was compiled since the last time, by a call or by its backward pass."""
+        """Print a line if a call or its backward pass has compiled something since the last time."""
         if (now := taken().wall) == self.before:
             return
         again = " again" if self.times else ""
@@ -94,7 +94,7 @@ class Compiled:
 
 @cache
 def _prepare() -> None:
-    """Once per process: time whatever is compiled, and start no helper process that could outlive a killed worker."""
+    """Set up timing, once per process, and prevent helper processes that could outlive a killed worker."""
     import torch._dynamo
     import torch._inductor.config
 

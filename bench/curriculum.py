@@ -1,9 +1,9 @@
-"""A length curriculum: a run begins with short sequences, and longer ones open as it learns.
+"""A length curriculum: a run starts with short sequences, and longer ones open as it learns.
 
     lengths 8 16 32, mixed     8 8 8 8 | 16 8 16 8 8 16 | 32 8 16 32 16 8 ...     | the next length opens
 
-After Bengio et al., *Curriculum learning*, ICML 2009; mixed, so that what was learned is not lost, as in Zaremba &
-Sutskever, *Learning to execute*, arXiv 1410.4615. Scores are at the task's own length throughout.
+After Bengio et al., *Curriculum learning*, ICML 2009. Lengths are mixed against forgetting, as in Zaremba & Sutskever,
+*Learning to execute*, arXiv 1410.4615. Scores are at the task's own length throughout.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SHORTEST = 8
 def lengths(run: Run, task: Task) -> tuple[int, ...]:
     """The lengths in the order in which they open; the task's own is the last.
 
-    Powers of two at which the task has nothing to score are left out; lengths that were given are not checked here.
+    Powers of two at which the task scores nothing are left out; lengths from the config are not checked here.
     """
     own: int = run.task_config.length
     given = run.training.curriculum.lengths if run.training.curriculum else ()
@@ -55,7 +55,7 @@ def refuses(run: Run, task: Task, data: str) -> str | None:
 
 
 class Curriculum:
-    """Keeps which lengths are open. Where the loss opens them, it waits for the device once in `batches` batches."""
+    """Tracks which lengths are open. Where the loss opens them, it waits for the device once in `batches` batches."""
 
     def __init__(self, run: Run, task: Task) -> None:
         assert run.training.curriculum is not None
@@ -67,9 +67,9 @@ class Curriculum:
         self.drawn = 0
         """The number of batches so far."""
         self.current = 0
-        """The index among the lengths of the batch drawn last."""
+        """The index of the last batch's length."""
         self.sum: Tensor | float = 0.0
-        """The sum of the losses at the longest open length since their mean was last tested."""
+        """The summed losses at the longest open length since their mean was last tested."""
         self.seen = 0
 
     @property
@@ -83,7 +83,7 @@ class Curriculum:
         return self.settings.rate if self.open > 1 else 1.0
 
     def draw(self, progress: float) -> int:
-        """The length of the next batch, at a share `progress` (0 to 1) of the budget."""
+        """Draw the length of the next batch, at the share `progress` (0 to 1) of the budget."""
         if self.settings.within is not None:
             passed = progress / self.settings.within * len(self.lengths)
             self.open = min(len(self.lengths), max(self.open, 1 + int(passed)))
@@ -93,7 +93,7 @@ class Curriculum:
         return self.lengths[self.current]
 
     def learn(self, loss: Tensor) -> None:
-        """Take in the loss, in nats, of the batch drawn last."""
+        """Update with the loss, in nats, of the last batch."""
         if self.settings.below is None or self.current < self.open - 1 or self.open == len(self.lengths):
             return
         self.sum, self.seen = self.sum + loss, self.seen + 1
@@ -103,9 +103,9 @@ class Curriculum:
             self.sum, self.seen = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next draw depends on."""
+        """All that the next draw depends on."""
         return {name: getattr(self, name) for name in ("open", "drawn", "current", "sum", "seen")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave, its tensor on the method's device."""
+        """Restore a `state_dict` whose tensor is on the method's device."""
         vars(self).update(state)

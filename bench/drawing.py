@@ -1,6 +1,6 @@
-"""How every figure is drawn with matplotlib: with its own defaults and ours, whatever the user's settings are.
+"""Settings under which all figures are drawn: the defaults of matplotlib and ours, whatever the user's are.
 
-Figures are made without pyplot, so that their files come from Agg and from the PDF writer, and no backend is started.
+Figures are made without pyplot, so that Agg and the PDF writer draw them, and no backend is started.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 
 
 def _import() -> None:
-    """Import matplotlib, without the user's settings where it cannot be imported with them.
+    """Import matplotlib, without the user's settings where they make the import fail.
 
-    It reads a matplotlibrc, which may not be text, and MPLBACKEND, which may be that of a notebook elsewhere.
+    It reads a matplotlibrc, which may not be text, and MPLBACKEND, which may name the backend of some notebook.
     """
     try:
         import matplotlib
     except (ValueError, OSError):
         for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
-            del sys.modules[name]  # only half of it was imported
+            del sys.modules[name]  # (partly imported)
         kept = {name: os.environ.pop(name, None) for name in ("MPLBACKEND", "MATPLOTLIBRC")}
         os.environ["MATPLOTLIBRC"] = os.devnull
         try:
-            with chdir("/"):  # a matplotlibrc of the working folder comes first
+            with chdir("/"):  # a matplotlibrc in the working folder has priority
                 import matplotlib  # noqa: F401
         finally:
             del os.environ["MATPLOTLIBRC"]

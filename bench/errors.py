@@ -12,21 +12,21 @@ class BadInput(ValueError):
 
 
 class DamagedFile(UserWarning):
-    """Names a file of the results that is damaged, where that is no reason to end."""
+    """Warns of a damaged file of the results, where the program can go on."""
 
 
 def cut(text: str, most: int = 80) -> str:
-    """A text as a message repeats it: of a long one the first `most` characters."""
+    """A text for a message, cut to its first `most` characters."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def shown(value: Any, most: int = 80) -> str:
-    """A value as a message repeats it: as Python writes it, which is on one line, and of a long one the beginning."""
+    """A value for a message: its `repr`, which is on one line, cut to its first `most` characters."""
     return cut(repr(value), most)
 
 
 def line(error: BaseException, otherwise: str | None = None) -> str:
-    """The first line of an error's message; when it has none, or one that cannot be had, that, or the error's kind."""
+    """The first line of an error's message; `otherwise`, or the error's type, where it has none."""
     try:
         text = str(error).strip()
     except Exception:

@@ -1,4 +1,4 @@
-"""Why a cell cannot be trained, from what its method, task and backbone declare: it is skipped with that reason."""
+"""The reason why a cell cannot be trained, and is skipped, from what its method, task and backbone declare."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def impossible(run: Run) -> str | None:
 
 
 def _unscorable(run: Run, task: Task) -> str | None:
-    """Why sequences of some length cannot be drawn, or have no label that is scored; None when all is well."""
+    """Why sequences of some length cannot be drawn or have no scored label; None when all is well."""
     trained, *_ = lengths = scored_lengths(run)
     for length in lengths:
         field = "" if length == trained else "evaluation.lengths: "

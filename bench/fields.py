@@ -1,4 +1,4 @@
-"""Single fields of a run's configs, before the run is made: what a list means, and the value that a field will have."""
+"""Single fields of a config before its run exists: the meaning of a list, and the value that a field will have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.errors import BadInput
 
 
 def is_value(cls: type[Config], name: str, given: list[Any]) -> bool:
-    """Whether a list is one value of a field rather than several values.
+    """Whether a list is a single value of a field rather than several values.
 
     Where the field takes a list, several values are a list of lists.
     """
@@ -34,7 +34,7 @@ def _is_written_as_list(annotation: Any) -> bool:
 
 
 def canonical(cls: type[Config], name: str, value: Any, where: str = "") -> Any:
-    """A value of a field, from plain data, in the form that results hold. Raises `BadInput` for an invalid value."""
+    """The value of a field from plain data, in the form of results. Raises `BadInput` for an invalid value."""
     return _alone(cls, name).parse({name: value}, where)._spelled_out()[name]
 
 
@@ -70,7 +70,7 @@ def value_at(cls: type[Config], given: Mapping[str, Any], path: Sequence[str]) -
     value = defaults.get(name)
     if name in given:
         value = given[name]
-        with suppress(BadInput):  # (an error is reported where the run is made)
+        with suppress(BadInput):  # (the run reports the error)
             value = (canonical if isinstance(value, list | Mapping) else _canonical_scalar)(cls, name, value)
     for part in rest:
         value = value.get(part) if isinstance(value, Mapping) else None

@@ -1,10 +1,10 @@
-"""The optimiser: one place for all methods. Rate, decay, clipping, and an average of the weights.
+"""The optimiser of all methods: learning rate, weight decay, clipping, and an average of the weights.
 
-Schedules, after a linear warm-up over the share w of a phase, at the share p of it, in multiples of `lr`:
+Schedules at the share p of a phase, after a linear warm-up over its share w, as multiples of `lr`:
 
     constant 1    cosine (1 + cos(pi (p - w) / (1 - w))) / 2    inverse w / p    inverse_sqrt sqrt(w / p)
 
-and none falls below the `floor`.
+None falls below `floor`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Groups = Sequence[Sequence[nn.Parameter]]
 
 
 def rate(settings: Optimiser, progress: float) -> float:
-    """The learning rate at a share `progress` (0 to 1) of the phase."""
+    """The learning rate at the share `progress` (0 to 1) of the phase."""
     warmup = settings.warmup
     if progress < warmup:
         return settings.lr * progress / warmup
@@ -40,9 +40,9 @@ def rate(settings: Optimiser, progress: float) -> float:
 
 
 def build(settings: Optimiser, groups: Groups, rates: Sequence[float] = ()) -> torch.optim.Optimizer:
-    """AdamW or SGD over the parameters of the groups, with and without weight decay in separate parts.
+    """AdamW or SGD over the parameters of the groups, in separate parts with and without weight decay.
 
-    `rates` are the groups' learning rates in multiples of `lr`, kept as `multiple` with each part; (): 1.
+    `rates` are the learning rates of the groups as multiples of `lr`, kept as `multiple` in each part; (): 1.
     """
     parts: list[dict[str, Any]] = []
     for group, multiple in zip(groups, rates or [1.0] * len(groups), strict=True):
@@ -53,7 +53,7 @@ def build(settings: Optimiser, groups: Groups, rates: Sequence[float] = ()) -> t
             for part, decay in ((decayed, settings.decay), (others, 0.0))
             if part
         ]
-    parts = parts or [{"params": [], "multiple": 1.0}]  # (a phase may have nothing to learn)
+    parts = parts or [{"params": [], "multiple": 1.0}]  # (a phase may have no parameters)
     for part in parts:  # (complex numbers have no fused step)
         part["fused"] = None if any(map(torch.is_complex, part["params"])) else True
     if settings.kind == "sgd":
@@ -62,7 +62,7 @@ def build(settings: Optimiser, groups: Groups, rates: Sequence[float] = ()) -> t
 
 
 def _uncompiled(kind: type[torch.optim.Optimizer]) -> Any:
-    """An optimiser without its guards against torch.compile: they import torch._dynamo, seconds for each process."""
+    """An optimiser without its guards against torch.compile, which take seconds to import torch._dynamo."""
     names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
     plain = {name: inspect.unwrap(getattr(kind, name)) for name in names}
     return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(inspect.unwrap(kind.step))})
@@ -74,7 +74,7 @@ _SGD, _AdamW = _uncompiled(torch.optim.SGD), _uncompiled(torch.optim.AdamW)
 def clip(group: Sequence[nn.Parameter], most: float) -> Tensor:
     """Scale the gradients of a group so that their norm is at most `most`, and return the norm before that.
 
-    This is `torch.nn.utils.clip_grad_norm_` without its checks, which take half of its time where tensors are small.
+    This is `torch.nn.utils.clip_grad_norm_` without its checks, which take half of its time for small tensors.
     """
     gradients = [parameter.grad for parameter in group if parameter.grad is not None]
     if len({(gradient.device, gradient.dtype) for gradient in gradients}) != 1:
@@ -95,7 +95,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the parameters after a step."""
+        """Update the average with the parameters after a step."""
         torch._foreach_lerp_(self.values, self.parameters, 1 - self.decay)
 
     @torch.no_grad()
@@ -105,7 +105,7 @@ class Average:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Within this context the parameters are their average."""
+        """Within this context the parameters are set to their average."""
         kept = [parameter.detach().clone() for parameter in self.parameters]
         self.copy_to_parameters()
         try:

@@ -1,10 +1,10 @@
-"""Texts of any origin on their way out: a function for each place where a text could be more than that.
+"""Output of text from any source, escaped for the place where it is shown.
 
-    terminal      escape sequences would move, hide or colour what others wrote
+    terminal      without escape sequences, which move, hide or colour other text
     clean         the same, on one line
-    message       the same, and not too long to be read
-    markdown      a cell of a GitHub table: HTML, links, bars
-    spreadsheet   a cell of a CSV file that a spreadsheet would compute
+    message       the same, not too long to read
+    markdown      a cell of a GitHub table, without HTML, links and bars
+    spreadsheet   a cell of a CSV file, which a spreadsheet does not take for a formula
 
 HTML is escaped by the page's template, JSON by Python.
 """
@@ -16,13 +16,13 @@ import re
 from typing import Any
 
 LONGEST = 400
-"""Characters of a message."""
+"""The largest number of characters in a message."""
 GUARDED = ("=", "+", "-", "@", "\t", "\r")
-"""A cell that begins so is a formula to a spreadsheet."""
+"""A spreadsheet takes a cell that begins with one of these for a formula."""
 
 
 def terminal(text: object) -> str:
-    """Text as it is, its lines too, but no control characters: each is shown as the replacement character."""
+    """Text with its line breaks, where other control characters become the replacement character."""
     return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in str(text))
 
 
@@ -32,20 +32,18 @@ def clean(value: object) -> str:
 
 
 def message(text: object) -> str:
-    """Text on one line of at most `LONGEST` characters: of a longer one the beginning, and the end, which says what to
-    do.
-    """
+    """Text on one line of at most `LONGEST` characters; the middle is cut out, as the end says what to do."""
     words = " ".join(clean(text).split())
     return words if len(words) <= LONGEST else f"{words[: LONGEST - 155]} ... {words[-150:]}"
 
 
 def markdown(text: object) -> str:
-    """Text as plain words in a cell of a GitHub table."""
+    """Text as plain words for a cell of a GitHub table."""
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(clean(text), quote=False))
 
 
 def spreadsheet(value: Any) -> Any:
-    """A text on one line, with an apostrophe before it where it would be a formula; all else as it is."""
+    """Text on one line, after an apostrophe where it would be a formula; other values unchanged."""
     if not isinstance(value, str):
         return value
     return f"'{clean(value)}" if value.startswith(GUARDED) else clean(value)

@@ -1,4 +1,4 @@
-"""Paths as users write them, and as messages show them; names that become folders; files that may be anything."""
+"""Paths from users and in messages, names that become folders, and reading files of unknown kind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.errors import BadInput, shown
 
 LONGEST_NAME = 200
-"""Bytes of a folder's name; file systems take 255."""
+"""The largest number of bytes in a folder's name; file systems allow 255."""
 
 
 def at_home(path: str | Path) -> Path:
@@ -21,15 +21,15 @@ def at_home(path: str | Path) -> Path:
 
 
 def as_text(path: str | Path) -> str:
-    """The path as text that any file can hold, even where the locale lacks some of its characters."""
+    """The path as text that any file can hold, even where the locale lacks some characters."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def folder_name(name: object, what: str, most: int = LONGEST_NAME) -> str:
-    """The name of a grid, a plugin, a run, if it can be that of a folder, wherever it is made, and of no other place.
+    """Check that the name of a grid, a plugin or a run can be that of a folder on any system, and return it.
 
-    Raises `BadInput`, which calls it `what`, where it is no text, or an empty or a long one, begins with a dot or a
-    space, or has a separator or a control character in it.
+    Raises `BadInput`, which calls it `what`, where it is not a string, is empty or too long, begins with a dot or a
+    space, or contains a separator or a control character.
     """
     if fault := folder_fault(name, most):
         raise BadInput(f"{what}: {shown(name)} given; {fault}")
@@ -37,23 +37,23 @@ def folder_name(name: object, what: str, most: int = LONGEST_NAME) -> str:
 
 
 def folder_fault(name: object, most: int = LONGEST_NAME) -> str | None:
-    """Why a name cannot be that of a folder; None when it can."""
+    """Why a name cannot be that of a folder, or None."""
     problem = None
     if not isinstance(name, str):
-        problem = "be a text"
+        problem = "be a string"
     elif not name or name[0] in ". " or name[-1] == " ":
         problem = "not be empty, nor begin with a dot, nor begin or end with a space"
     elif "/" in name or "\\" in name:
-        problem = "have no / or \\ in it"
+        problem = "not contain / or \\"
     elif not name.isprintable():
-        problem = "have no control characters in it"
+        problem = "not contain control characters"
     elif len(os.fsencode(name)) > most:
         problem = f"be at most {most} bytes long"
     return problem and f"it names a folder, and should {problem}"
 
 
 def grid_name(given: str) -> str:
-    """What a grid is called, and its folder: a file by its name without the suffix. Raises `BadInput`."""
+    """The name of a grid and of its folder; a file is named without its suffix. Raises `BadInput`."""
     return folder_name(Path(given).stem if is_grid_file(given) else given, f"grid {shown(given)}")
 
 
@@ -63,10 +63,9 @@ def is_grid_file(given: str) -> bool:
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most so many bytes; a pipe or a device is not waited for.
+    """The content of a regular file of at most `most` bytes, without waiting for a pipe or a device.
 
-    Raises `OSError` where it cannot be read, and `BadInput` (without the path) where it is another kind of file or
-    larger.
+    Raises `OSError` where it cannot be read, and `BadInput` (without the path) where it is too large or not regular.
     """
     try:
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -77,7 +76,7 @@ def read_regular(path: Path, most: int) -> bytes:
         os.close(number)
         raise BadInput("is a folder" if stat.S_ISDIR(about.st_mode) else "is not a regular file")
     with os.fdopen(number, "rb") as file:
-        content = b"" if about.st_size > most else file.read(most + 1)  # (what is in /proc has no size)
+        content = b"" if about.st_size > most else file.read(most + 1)  # (files in /proc report no size)
     if max(about.st_size, len(content)) > most:
         raise BadInput(f"has {max(about.st_size, len(content)):,} bytes; may have up to {most:,}")
     return content

@@ -1,4 +1,4 @@
-"""How a run's budget is divided among the phases of its method; this is known before anything is trained."""
+"""The division of a run's budget among the phases of its method, which is known before training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.tasks.base import Batch, StreamState, Task, hide, hide_in_stream
 
 
 def phases_brought(run: Run, phases: Sequence[Phase]) -> int:
-    """The number of finished phases that `init_from` brings. Raises `BadInput` for an unknown phase or the last one."""
+    """The number of finished phases that `init_from` takes over. Raises `BadInput` for an unknown or the last phase."""
     if not run.init_from:
         return 0
     names = [phase.name for phase in phases][:-1]
@@ -29,7 +29,7 @@ def phases_brought(run: Run, phases: Sequence[Phase]) -> int:
 
 
 def phase_ends(run: Run, phases: Sequence[Phase]) -> list[float]:
-    """What the run has spent at the end of each phase; phases that `init_from` brings have no share."""
+    """The amount spent at the end of each phase; phases taken over by `init_from` have no share."""
     brought = phases_brought(run, phases)
     shares = [0.0 if i < brought else phase.share for i, phase in enumerate(phases)]
     total = sum(shares)
@@ -39,7 +39,7 @@ def phase_ends(run: Run, phases: Sequence[Phase]) -> list[float]:
 def idle_phase(run: Run, prices: Mapping[str, float] | None = None) -> str | None:
     """Why a phase of this run would take no step; None when each takes one, or only training can tell.
 
-    A budget in steps gives every phase one, and what a budget in seconds gives is known once it is spent. `prices` are
+    A budget in steps gives every phase one, and a budget in seconds is known only once it is spent. `prices` are
     the prices of a token in each phase, where the budget is stated in FLOPs.
     """
     every, budget = run.training.accumulate, run.training.budget
@@ -63,7 +63,7 @@ def idle_phase(run: Run, prices: Mapping[str, float] | None = None) -> str | Non
 
 
 def batch_length(run: Run, method: Method, phase: Phase) -> int:
-    """The length of a phase's batches: its own, the run's or the task's; for streams, whole pieces of the method's."""
+    """The length of a phase's batches: its own, the run's or the task's; for streams, whole pieces of the method."""
     streams = method.data == "streams"
     length = phase.length or (run.training.columns if streams else None) or run.task_config.length
     piece = method.piece if streams else None
@@ -71,11 +71,11 @@ def batch_length(run: Run, method: Method, phase: Phase) -> int:
 
 
 class Lanes(NamedTuple):
-    """The position of the lanes in a stream."""
+    """The position of lanes in a stream."""
 
     state: StreamState | None
     position: Tensor
-    """The number of columns of each lane since it began, (B,)."""
+    """The number of columns since each lane started, (B,)."""
 
 
 def draw(
@@ -87,7 +87,7 @@ def draw(
     lanes: Lanes | None = None,
     length: int | None = None,
 ) -> tuple[Batch, Lanes | None]:
-    """The next batch to train on, and where the lanes of a stream then stand; None: they begin, or there are none.
+    """The next batch to train on, and the lanes of a stream after it. `lanes` is None at the start.
 
     A `length`, from a curriculum, replaces the phase's own.
     """
@@ -102,7 +102,7 @@ def draw(
 
 
 def no_step(phase: Phase, gradients: int, every: int) -> str:
-    """One line that says that a phase takes no step: it has `gradients` gradients, and a step needs `every`."""
+    """The message that a phase takes no step, as it has `gradients` gradients and a step needs `every`."""
     return (
         f"phase {phase.name} takes no step: its share of the budget gives {gradients} of the {every} gradients "
         "that training.accumulate averages into one"
@@ -110,7 +110,7 @@ def no_step(phase: Phase, gradients: int, every: int) -> str:
 
 
 def _gradients_per_batch(run: Run, task: Task, index: int) -> int:
-    """How often the method hands over gradients for one batch of a phase, counted on one batch on the CPU."""
+    """The number of gradients that the method yields for a batch of a phase, counted on one batch on the CPU."""
     method = build_method(run, task, device="cpu")
     phase = method.phases(run.training)[index]
     method.train_only(phase)

@@ -1,4 +1,4 @@
-"""What computed a result: the sources, the commit, the packages, the machine."""
+"""The provenance of a result: sources, commit, packages, machine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from bench.build import build_task
 from bench.config import WORK, Run
 
 TRAINER = "bench.training"
-"""The training loop is part of what computes every run. As it imports this module, it is imported by name here."""
+"""The training loop is in the digest of every run. It imports this module, so it is imported by name here."""
 TRACER = "bench.measure.cost"
-"""The tracer is part of what computes a run only where its budget is stated in FLOPs."""
+"""The tracer is in the digest of a run only where its budget is in FLOPs."""
 
 
 def run_digest(run: Run) -> str:
@@ -57,8 +57,8 @@ def _processor() -> str:
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """Commit, versions and hardware, for the results folder of a run."""
-    # A virtual environment may lie inside the repository of something else.
+    """The commit, versions and hardware, for the results of a run."""
+    # A virtual environment may be inside another repository.
     ours = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
     changes = _git("status", "--porcelain", "--untracked-files=no") if ours else None
     packages = ("torch", "numpy", "pandas", "pydantic")

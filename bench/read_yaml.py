@@ -1,7 +1,7 @@
-"""YAML from a user: the one place where it is read. What is too large, too deep or odd ends in a line with its place.
+"""Reads all YAML from users. What is too large, too deep or not supported is refused in one line with its position.
 
-Of YAML this reads mappings, lists and plain values, with anchors and aliases. It refuses what a reader of a grid would
-not see through: tags, merge keys, a key given twice, numbers to the base of 8 or 60. Dates are texts.
+This reads mappings, lists and plain values, with anchors and aliases. It refuses what would surprise a reader of a
+grid: tags, merge keys, a key given twice, numbers in base 8 or 60. Dates are strings.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ BYTES = 1 << 20
 DEPTH = 32
 ALIASES = 100
 VALUES = 100_000
-"""What an alias stands for counts each time: a few lines of aliases of aliases are millions of values."""
+"""The largest number of values. An alias counts in full each time, as nested aliases make millions of a few lines."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and bounded in what a text can make of itself."""
+    """A safe loader with bounds on size and depth."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -75,11 +75,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """There are no merge keys."""
+        """Do nothing, as merge keys are refused."""
 
 
 def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> Any:
-    """12:30:00 is a text, not, as YAML 1.1 has it, a number to the base of 60; 010, which to it is 8, is refused."""
+    """Read 12:30:00 as a string, not in base 60 as in YAML 1.1, and refuse 010, which YAML 1.1 reads as 8."""
     if ":" in node.value:
         return node.value
     if re.match(r"[-+]?0[\d_]", node.value):
@@ -128,10 +128,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def read_yaml(path: Path, where: str, hint: str = "") -> Any:
-    """Plain data from a YAML file; `where` and `hint` stand around the reason why one cannot be read.
-
-    Raises `BadInput`.
-    """
+    """Plain data from a YAML file. Raises `BadInput` with the reason between `where` and `hint`."""
     try:
         text = read_regular(path, BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:

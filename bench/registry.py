@@ -1,8 +1,8 @@
-"""Names -> classes: the one place where tasks, methods and backbones are found.
+"""The registries of tasks, methods and backbones: name -> class.
 
 Three sources, in this order: the modules of this repository, installed plugins (entry-point groups `bench.tasks`,
-`bench.methods`, `bench.backbones`) and single files (`--plugin FILE`). A plugin that fails to import is remembered in
-`failures`, with its reason, and stops nothing else.
+`bench.methods`, `bench.backbones`) and single files (`--plugin FILE`). A plugin that fails to import is listed in
+`failures` with the reason, and does not stop anything else.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ failures: dict[str, str] = {}
 """Plugins that could not be loaded: name -> reason, in one line."""
 
 LONGEST_NAME = 64
-"""Bytes of a plugin's name: a run's folder is called after three of them."""
+"""The largest number of bytes in a plugin's name; a run's folder has three of these in its name."""
 
 TAKEN = {"name", "parse", "changes"}
-"""No names for a config's fields: the key that names its task or method, and what every config can do."""
+"""Reserved names of a config's fields: the key that names its task or method, and the methods of every config."""
 
 _plugin_files: list[Path] = []
 
 
 def place(cls: type) -> str:
-    """Where a class was written, as `file:line`, for messages."""
+    """The place of a class in its source, as `file:line`, for messages."""
     try:
         return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
     except (OSError, TypeError):
@@ -46,7 +46,7 @@ def place(cls: type) -> str:
 
 
 def _fault(cls: type) -> str | None:
-    """What makes a class's config unfit, or a field of it unfit to tell runs apart; None when there is nothing."""
+    """Why a class's config is unfit, or a field of it cannot identify runs; None when all is well."""
     from bench.config import Config
 
     config = getattr(cls, "Config", Config)
@@ -62,7 +62,7 @@ def _fault(cls: type) -> str | None:
 
 
 def _mismatch(kind: str, cls: type) -> str | None:
-    """Where a class does not fit the contract of its kind, as one from before 0.2; None: nowhere, as far as is seen."""
+    """Why a class breaks the contract of its kind, such as one from before 0.2; None when it seems to keep it."""
     if kind == "task":
         from bench.tasks.base import Task
 
@@ -95,7 +95,7 @@ def _mismatch(kind: str, cls: type) -> str | None:
 
 
 def _takes(function: Any, *arguments: str) -> bool:
-    """Whether a function can be called with so many arguments, by their places."""
+    """Whether a function can be called with these positional arguments."""
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError:
@@ -108,13 +108,13 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str, package: str, group: str) -> None:
         self.kind = kind
-        self.package = package  # where the built-in classes are
-        self.group = group  # the entry points of installed plugins
+        self.package = package  # of the built-in classes
+        self.group = group  # of entry points, for installed plugins
         self._classes: dict[str, T] = {}
         self._loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Class decorator. Raises `BadInput`, naming places, when the name is taken, or class or config are unfit."""
+        """Class decorator. Raises `BadInput`, with the places, when the name is taken, or class or config are unfit."""
         folder_name(name, f"the name of a {self.kind}", LONGEST_NAME)
 
         def add(cls: T) -> T:
@@ -163,7 +163,7 @@ class Registry(Generic[T]):
 
 
 def _guarded(name: str, load: Callable[[], object]) -> None:
-    """Run a plugin's import; note its failure instead of passing it on. A plugin may raise anything."""
+    """Run a plugin's import, and record a failure instead of raising it. A plugin may raise anything."""
     before = [dict(registry._classes) for registry in REGISTRIES]
     try:
         load()
@@ -177,7 +177,7 @@ def _guarded(name: str, load: Callable[[], object]) -> None:
 
 
 def load_plugin(file: str | Path) -> None:
-    """Import one plugin file. Loading it again does nothing; a failure goes to `failures` under the file's name."""
+    """Import a plugin file, once. A failure is recorded in `failures` under the file's name."""
     try:
         path = Path(file).resolve()
     except RuntimeError:  # a link to itself
@@ -186,7 +186,7 @@ def load_plugin(file: str | Path) -> None:
         return
     if not path.is_file():
         raise BadInput(f"--plugin: no file {shown(str(file))}")
-    for registry in REGISTRIES:  # built-ins come first, so that a clash is the plugin's failure
+    for registry in REGISTRIES:  # built-ins first, so that a clash is the plugin's failure
         registry._load()
     _plugin_files.append(path)
     module_name = f"bench_plugin_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"

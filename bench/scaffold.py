@@ -1,4 +1,4 @@
-"""`new`: a small working plugin to start from. Its files come from `bench/templates`."""
+"""`new` writes a small working plugin to start from, from the files in `bench/templates`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = re.compile(r"[a-z][a-z0-9]*([-+_][a-z0-9]+)*")
 
 
 def write(kind: Literal["method", "task", "backbone"], name: str, folder: Path) -> list[Path]:
-    """Write the plugin `folder`/`name`, completely or not at all. Returns its files, the one with the class first.
+    """Write the plugin `folder`/`name`, completely or not at all. Returns its files, that with the class first.
 
     Raises `BadInput` for a name that is invalid or taken, and for a target that exists.
     """
@@ -30,7 +30,7 @@ def write(kind: Literal["method", "task", "backbone"], name: str, folder: Path) 
         raise BadInput(f"new: there is a {kind} {name!r} already, at {registry.place(taken.get(name))}")
     target = folder / name
     if target.exists():
-        raise BadInput(f"new: {target} is there already; give another --dir or name")
+        raise BadInput(f"new: {target} exists already; give another --dir or name")
     if not folder.is_dir():
         raise BadInput(f"new: --dir: no folder {str(folder)!r}")
     words = re.split(r"[-+_]", name)

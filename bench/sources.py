@@ -1,7 +1,7 @@
 """The sources of imported modules, as they were at import.
 
-A digest of the files as they are when it is asked for would describe the disk, not the code that runs. So a source is
-read once: when its module registers a class, else as soon as plugins are loaded, else for its first digest.
+A digest of the files at the time of the call would describe the disk, not the code that runs. So a source is read once:
+when its module registers a class, else once plugins are loaded, else for its first digest.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def note(name: str) -> None:
 
 
 def of(*roots: type | ModuleType) -> dict[str, bytes]:
-    """Module name -> source, for the modules that these classes and modules are made of.
+    """Module name -> source, for the modules on which these classes and modules depend.
 
-    It follows the modules that they take names from, as far as these lie in `bench`, in a root's own package, or below
-    the folder of a plugin's file. So a new task or a change in the report makes no finished cell stale.
+    It follows the modules whose names they use, as far as these are in `bench`, in a root's own package, or below the
+    folder of a plugin's file. So neither a new task nor a change in the report makes a finished cell stale.
     """
     waiting = [root.__name__ if isinstance(root, ModuleType) else root.__module__ for root in roots]
     packages = {"bench", *map(_package, waiting)}
@@ -53,7 +53,7 @@ def of(*roots: type | ModuleType) -> dict[str, bytes]:
         for attribute, value in vars(sys.modules[name]).items() if name in sys.modules else ():
             other = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
             if other == f"{name}.{attribute}":
-                continue  # a package has as attributes the submodules that anything in this process has imported
+                continue  # (submodules are attributes of a package whoever has imported them)
             if isinstance(other, str) and other in sys.modules:
                 waiting.append(other)
         if _package(name) != "bench":
@@ -62,7 +62,7 @@ def of(*roots: type | ModuleType) -> dict[str, bytes]:
 
 
 def digest(*roots: type | ModuleType) -> str:
-    """16 hexadecimal digits: a hash over the sources `of` these classes and modules."""
+    """A hash, 16 hexadecimal digits, over the sources `of` these classes and modules."""
     each = sorted(hashlib.sha256(source).digest() for source in of(*roots).values())
     return hashlib.sha256(b"".join(each)).hexdigest()[:16]
 
@@ -76,7 +76,7 @@ def _file(name: str) -> str | None:
     file = None
     if name in sys.modules:
         file = getattr(sys.modules[name], "__file__", None)
-    elif (parent := name.rpartition(".")[0]) in sys.modules or not parent:  # (a look inside another would import it)
+    elif (parent := name.rpartition(".")[0]) in sys.modules or not parent:  # (finding a spec would import the parent)
         with suppress(ImportError, ValueError):
             spec = find_spec(name)
             file = spec and spec.origin
@@ -91,11 +91,11 @@ def _neighbour(file: Path, folders: set[Path]) -> bool:
 
 
 def _imports(name: str, file: str) -> Iterator[str]:
-    """What a module's source imports: also plain numbers, which do not say where they come from, and late imports."""
+    """The imports in a module's source, as plain numbers do not name their module, and some imports are deferred."""
     package = name if Path(file).stem == "__init__" else name.rpartition(".")[0]
     try:
         tree = ast.parse(_read[file])
-    except (SyntaxError, ValueError):  # of a neighbour that nothing has imported yet
+    except (SyntaxError, ValueError):  # in a neighbour that nothing has imported yet
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

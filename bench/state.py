@@ -1,4 +1,4 @@
-"""The states of a cell, and what they mean for launching, watching, comparing and reporting it."""
+"""The states of a cell, and their meaning for launches, status, comparisons and reports."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ class State(StrEnum):
     """Out of memory."""
     DIVERGED = "diverged"
     DAMAGED = "damaged"
-    """A file of it is not what it should be; only a reader finds this, no cell records it."""
+    """One of its files is damaged; this is found by readers and never recorded."""
     STOPPED = "stopped"
     PENDING = "pending"
     SKIPPED = "skipped"
-    """It cannot be run, with a reason."""
+    """It cannot be trained, for a stated reason."""
     DONE = "done"
 
 
 ENDED_WELL = frozenset({State.DONE, State.SKIPPED})
-"""A launch has succeeded when all of its cells are in one of these."""
+"""A launch has succeeded when all its cells are in one of these."""
 ENDED = frozenset({*ENDED_WELL, State.FAILED, State.OOM, State.DIVERGED})
 """The cell has ended by itself, and is run again only on request."""
 IDLE = frozenset({*ENDED, State.STOPPED, State.LOST, State.PENDING})
 """No process is working on the cell."""
 RESUMED = frozenset({State.FAILED, State.OOM, State.STOPPED, State.LOST, State.DAMAGED})
-"""The next launch continues the cell, and names its state."""
+"""The next launch continues the cell, and reports its state."""
 WITHOUT_RESULT = frozenset({*ENDED, State.DAMAGED}) - {State.DONE}
-"""The cell has no result and will have none by itself; cells in other states have one, or are on their way to it."""
+"""The cell has no result and will not get one by itself; in other states it has one or may still get one."""
 
 
 def rank(state: str) -> int:
-    """The rank of a state in lists; an unknown state comes last."""
+    """The position of a state in lists; an unknown state comes last."""
     return list(State).index(State(state)) if state in set(State) else len(State)

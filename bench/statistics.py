@@ -1,4 +1,4 @@
-"""Statistics of results: seeds are the unit, intervals are bootstrapped, nothing is a maximum over training."""
+"""Statistics of results: seeds are the unit, intervals are bootstrapped, and no value is a maximum over training."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ def difference_of_means(a: Sequence[float], b: Sequence[float]) -> Interval:
 
 
 def exponential(logs: Interval) -> Interval:
-    """From natural logarithms to what they are of: a geometric mean."""
+    """The exponential of an interval of natural logarithms, whose mean becomes a geometric mean."""
     mean, low, high = (float(np.exp(value)) for value in logs[:3])
     return Interval(mean, low, high, logs.n)
 
 
 def interquartile_mean(values: Sequence[float] | np.ndarray) -> float:
-    """Mean of the middle half (Agarwal et al., arXiv 2108.13264): steadier than the mean over unlike tasks."""
+    """Mean of the middle half (Agarwal et al., arXiv 2108.13264), more robust than the mean over unlike tasks."""
     kept = np.asarray(values, dtype=float)
     kept = kept[~np.isnan(kept)]
     return float(trim_mean(kept, 0.25)) if len(kept) else float("nan")

@@ -14,7 +14,7 @@ import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for a named stream: equal arguments give the same stream, any others an unrelated one."""
+    """A 63-bit seed for a named stream: equal arguments give the same stream, different ones unrelated streams."""
     text = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

@@ -679,7 +679,7 @@ class Trainer:
                     found.append(f"{error}; put aside as {put_aside(error.path, self.folder.files).name}")
                 self._build()
         for fault in found:
-            self.options.on_damage(f"{fault}; {f'gone on from {taken}' if taken else 'started again'}")
+            self.options.on_damage(f"{fault}; {f'continued from {taken}' if taken else 'started again'}")
         return taken is not None
 
     def _restore_from(self, file: Path, saved: Any) -> bool:

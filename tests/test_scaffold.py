@@ -49,7 +49,7 @@ def test_what_is_there_is_not_overwritten(tmp_path, capsys):
     assert "there is a method 'bptt' already" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     assert main(["new", "task", "mine", "--dir", str(tmp_path)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert main(["new", "task", "mine", "--dir", str(tmp_path / "nowhere")]) == 2
     assert "no folder" in capsys.readouterr().err
     assert main(["new", "methd", "mine"]) == 2

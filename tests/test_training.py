@@ -142,7 +142,7 @@ def test_a_checkpoint_of_other_code_is_not_continued(tmp_path, capsys):
     trainer = Trainer(run, folder)
     trainer.digest = "another"
     trainer.train()
-    assert "written by other code than is here now; started again" in capsys.readouterr().out
+    assert "written by other code than this; started again" in capsys.readouterr().out
 
 
 def test_phases_share_the_budget_and_keep_their_weights(tmp_path):
