@@ -84,7 +84,7 @@ ODD = {
     "register_method(5)(BPTT)": "the name of a method: 5 given; it names a folder, and should be a string",
     "register_method(None)(BPTT)": "the name of a method: None given",
     "register_method('../../evil')(BPTT)": "the name of a method: '../../evil' given; it names a folder",
-    "register_method('a/b')(BPTT)": "should have no / ",
+    "register_method('a/b')(BPTT)": "should not contain / ",
     "register_method('a\\nb')(BPTT)": "should not contain control characters",
     "register_method('x' * 65)(BPTT)": "should be at most 64 bytes long",
     "register_method('m')(5)": "method 'm': 5 is registered; should be a class",

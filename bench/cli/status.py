@@ -74,7 +74,7 @@ def status(
         reasons = [
             row["reason"] or "",
             *row["notes"],
-            "stale: computed by other code than is here now" if row["stale"] else "",
+            "stale: computed by other code than this" if row["stale"] else "",
         ]
         shown.append([row["id"], row["state"], *job, *facts, "; ".join(filter(None, reasons))])
     if shown:
