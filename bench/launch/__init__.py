@@ -1,4 +1,4 @@
-"""Running the cells of a grid: what is decided, how a cell ends, and the launchers of this machine."""
+"""Runs the cells of a grid: decisions, the end of a cell, and the launchers of this machine."""
 
 from bench.launch.cell import End, run_cell
 from bench.launch.local import Outcome, run_cells

@@ -1,11 +1,11 @@
-"""One cell, from its folder to its end: whatever goes wrong in it ends this cell alone, with a state and a reason.
+"""Runs one cell: whatever goes wrong in it ends this cell alone, with a state and a reason.
 
     done       the result is written                         diverged   losses, logits or weights were not finite
     oom        memory ran out                                failed     any other exception
-    stopped    asked to, or results cannot be written;       elsewhere  another process is at it, or has taken it over:
-               goes on from its checkpoint                              the folder tells how that one ends
+    stopped    on request, or results cannot be written;     elsewhere  another process runs it or has taken it over:
+               resumes from its checkpoint                              its end is in the folder
 
-`status.json` says `running`, with progress, until then. The checkpoint of a cell that is failed, oom or stopped stays.
+Until then `status.json` says `running`, with progress. A cell that is failed, oom or stopped keeps its checkpoint.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from bench.results import NO_SPACE, CannotWrite, Damaged, Folder, Unreached, out
 from bench.training import Diverged, Options, Stopped, Trainer
 
 FACTS = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy")
-"""What a status tells of the training itself."""
+"""The fields of a status about training."""
 UNWRITABLE = "results cannot be written: "
-"""How the reason begins of a cell that stopped because the disk is full or the folder read-only."""
+"""The beginning of the reason of a cell that stopped because the disk is full or the folder read-only."""
 LOOK_SECONDS = 0.5
-"""Between two looks at a cell that another process may be at."""
+"""Seconds between two looks at a cell that another process may be running."""
 STUCK_SECONDS = 1800.0
-"""How long a cell may make no step: generous, because one long evaluation is none."""
+"""How long a cell may make no step: generous, because a long evaluation makes none."""
 
 
 class End(NamedTuple):
@@ -61,15 +61,15 @@ def run_cell(
     on_claim: Callable[[Folder], None] = lambda mine: None,
     on_stuck: Callable[[], None] = lambda: None,
 ) -> End:
-    """Make an attempt at the run of this folder, on from the last checkpoint if there is one.
+    """Make an attempt at the run of this folder, from the last checkpoint if there is one.
 
-    `seen` is how the caller saw the cell when it took it for free. Without it this looks for itself: another's cell is
-    `elsewhere` as soon as its heart is seen to beat, and taken over when it has not for the time of the lease.
-    `measures` (of `bench.measure.NAMES`) are made once it is done. `listen` is called with every status that is
+    `seen` is the state in which the caller found the cell to be free. Without it the cell is watched here: it is
+    `elsewhere` once a heartbeat of another owner is seen, and taken over when none came for the time of the lease.
+    `measures` (of `bench.measure.NAMES`) are taken once it is done. `listen` is called with every status that is
     written, `on_claim` with the attempt's folder before anything is written to it. `on_stuck` is called from a thread
-    when no step was made for `stuck_seconds`; the heart has stopped then, so that another may take over. Unless this is
-    the `last` attempt that the caller makes, the folder says `stopped` of one that ran out of memory: for other
-    launchers it is no end. Raises nothing that an `Exception` could be.
+    when no step was made for `stuck_seconds`; the heartbeat has then stopped, so that another process may take over.
+    Unless this is the caller's `last` attempt, the folder says `stopped` where memory ran out, as other launchers may
+    still run the cell. Raises no `Exception`.
     """
     try:
         seen = seen or _await(folder, Watch(lease_seconds), should_stop)
@@ -81,7 +81,7 @@ def run_cell(
             on_claim(mine)
             options = Options(checkpoint_seconds=checkpoint_seconds, should_stop=should_stop)
             return _attempt(mine, lease, options, listen, tensorboard, measures, last)
-    except Exception as error:  # (a disk that is gone: this cell's end, no other's)
+    except Exception as error:  # (such as a lost disk, which ends only this cell)
         return failure(error)
     finally:
         gc.collect()
@@ -99,7 +99,7 @@ def _await(folder: Folder, watch: Watch, should_stop: Callable[[], bool]) -> See
 
 
 def _stuck(mine: Folder, on_stuck: Callable[[], None]) -> None:
-    """Tell the log where every thread is."""
+    """Write the stack of every thread to the log."""
     with suppress(OSError), open_log(mine) as file:
         file.write(b"no step for too long; every thread is at:\n")
         faulthandler.dump_traceback(file)
@@ -115,7 +115,7 @@ def _attempt(
     measures: Sequence[str],
     last: bool,
 ) -> End:
-    """An attempt of which this process is the owner, and its status."""
+    """Make an attempt that this process owns, and write its status."""
     status: dict[str, Any] = {
         **_facts_before(mine),
         "reason": None,
@@ -127,7 +127,7 @@ def _attempt(
 
     def tell(state: str) -> None:
         status["updated"] = time.time()
-        with suppress(OSError):  # a full disk must not end what can still be computed; the launcher hears of the end
+        with suppress(OSError):  # a full disk must not end what can still be computed; the launcher is told of the end
             mine.set_status(state, **status)
         listen({"state": state, **status})
 
@@ -144,13 +144,13 @@ def _attempt(
         log(mine, told)
         status.setdefault("notes", []).append(told)
 
-    end = End("stopped")  # of a process that is told to end at once
+    end = End("stopped")  # for a process that is asked to end at once
     asked_to_stop, options.should_stop = options.should_stop, should_stop
     options.on_progress, options.before_publishing, options.on_damage = on_progress, lease.check, on_damage
     try:
         log(mine, f"--- attempt {mine.attempt}, process {os.getpid()} on {platform.node()}, {time.ctime()}")
         tell("running")
-        _sweep(mine, on_damage)
+        _clean_up(mine, on_damage)
         run = mine.run()
         status["digest"] = run_digest(run)
         with _scalars(mine, tensorboard) as options.on_scalars:
@@ -167,13 +167,13 @@ def _attempt(
         end = _unless_lost(end, lease)
         status["reason"] = end.reason
         if end.state == "diverged":
-            status["loss"] = status["accuracy"] = None  # of before it was
+            status["loss"] = status["accuracy"] = None  # (from before it diverged)
         tell({"elsewhere": "lost", "oom": "oom" if last else "stopped"}.get(end.state, end.state))
     return end
 
 
 def _unless_lost(end: End, lease: Lease) -> End:
-    """What went wrong may be the doing of who has taken over, and is not the cell's end then."""
+    """The end, or `elsewhere` where the lease was lost: the new owner may have caused the failure."""
     try:
         if end.state not in ("done", "elsewhere"):
             lease.check()
@@ -183,7 +183,7 @@ def _unless_lost(end: End, lease: Lease) -> End:
 
 
 def _facts_before(mine: Folder) -> dict[str, Any]:
-    """What the attempt before told of the training, if this one goes on from it."""
+    """The training facts of the attempt before, if this one continues it."""
     earlier = (mine.attempt or 1) - 1
     if not mine.checkpoints() and mine.result is None:
         return {}
@@ -192,7 +192,7 @@ def _facts_before(mine: Folder) -> dict[str, Any]:
 
 def _train(run: Run, mine: Folder, options: Options) -> End:
     if mine.result is not None:
-        return End("done")  # there is nothing left to do, or it is to be measured
+        return End("done")  # there is nothing left to train
     try:
         Trainer(run, mine, options).train()
     except Lost:
@@ -210,7 +210,7 @@ def _train(run: Run, mine: Folder, options: Options) -> End:
 
 
 def _measure(mine: Folder, names: Sequence[str], lease: Lease) -> dict[str, str]:
-    """Make the measures that are asked for and not there. One that fails is told, by name, and takes no result away."""
+    """Take the missing measures. A failure is returned by the measure's name, and does not affect the result."""
     failed = {}
     published = Folder(mine.path)
     for name in lacking(published, names):
@@ -225,7 +225,7 @@ def _measure(mine: Folder, names: Sequence[str], lease: Lease) -> dict[str, str]
 
 
 def failure(error: BaseException) -> End:
-    """State and reason, in one line, of a cell that ended with this exception."""
+    """The state, and a reason in one line, of a cell that ended with this exception."""
     if isinstance(error, CannotWrite) or (isinstance(error, OSError) and error.errno in NO_SPACE):
         return End("stopped", f"{UNWRITABLE}{error}")
     first = next(iter(str(error).strip().splitlines()), "")
@@ -244,10 +244,10 @@ def open_log(mine: Folder) -> IO[bytes]:
     return (mine.files / "log.txt").open("ab", buffering=0)
 
 
-def _sweep(mine: Folder, on_damage: Callable[[str], None] = lambda told: None) -> None:
-    """Remove what earlier attempts that were killed while they wrote have left; set a damaged result aside.
+def _clean_up(mine: Folder, on_damage: Callable[[str], None] = lambda told: None) -> None:
+    """Remove what earlier attempts left when they were killed while writing; put a damaged result aside.
 
-    The cell is done again if an earlier attempt has kept its own copy whole, else it is not done.
+    The cell is then done only if an earlier attempt has kept an intact copy of its own.
     """
     for pattern in (".*.json.*", ".*.pt.*", ".beat.*"):
         mine.drop(pattern)
@@ -277,7 +277,7 @@ def _scalars(mine: Folder, wanted: bool) -> Any:
 
     def write(step: int, scalars: dict[str, float]) -> None:
         nonlocal writer
-        if writer is None:  # a continued run hides what a killed one had written beyond its checkpoint
+        if writer is None:  # a resumed run hides what a killed one wrote beyond its checkpoint
             writer = SummaryWriter(str(mine.files), purge_step=step)
         for name, value in scalars.items():
             writer.add_scalar(name, value, step)

@@ -1,16 +1,16 @@
-"""Who owns a cell: attempts, their heartbeats, and the eye of an observer.
+"""The ownership of a cell: attempts, their heartbeats, and observers.
 
-    claim     an attempt begins by making the folder attempts/<n + 1>; only one process can. Its maker owns the cell
-              until there is a higher number, and looks for one at its steps and before it publishes: then it is `Lost`.
-    beat      while it is at it, a thread of the owner rewrites the file `beat` with a new count every few seconds.
-    expiry    an observer that has seen the same beat for the lease's length, by its own monotonic clock, may claim the
-              next attempt. No clock is compared with another and no file's time is read: clocks that jump or differ,
-              and file systems with coarse times, change nothing.
-    the end   an owner that ended says so in its status; one whose process is gone, as this host can see if both run
-              on it, has ended too. Neither needs waiting.
+    claim     an attempt begins by creating the folder attempts/<n + 1>; only one process can. It owns the cell until
+              there is a higher number, for which it looks at its steps and before it publishes: then it is `Lost`.
+    beat      meanwhile a thread of the owner rewrites the file `beat` with a new count every few seconds.
+    expiry    an observer that has seen the same beat for the time of the lease, by its own monotonic clock, may claim
+              the next attempt. No clock is compared with another and no file's time is read, so that clocks that jump
+              or differ, and file systems with coarse times, do no harm.
+    the end   an owner that ended says so in its status; one whose process is gone, which an observer on the same host
+              can see, has ended too. Neither has to be waited for.
 
-An owner that was cut off and comes back has a folder of its own to write to, and a result is published by an exclusive
-create: whatever it does before it looks, it can overwrite nothing.
+An owner that was cut off and comes back writes to its own folder, and a result is published by an exclusive create:
+whatever it does before it looks, it cannot overwrite anything.
 """
 
 from __future__ import annotations
@@ -36,16 +36,15 @@ from bench.state import IDLE
 LEASE_SECONDS = 60.0
 """How long an owner may be silent. On network file systems it should be longer than names are cached (60 s on NFS)."""
 LONGEST = 30 * 86400
-"""Of a lease, and of any wait: the clocks of the platform cannot wait for ever, and a cell whose owner may be silent so
-long is lost."""
+"""The longest lease, and the longest wait, in seconds, as the platform cannot wait for ever."""
 LARGEST = 4096
-"""Bytes that a beat may have."""
+"""The largest size of a beat in bytes."""
 BEATS = 12
 """Heartbeats in the time of a lease."""
 GAP_SECONDS = 5.0
-"""An observer that did not look for longer may have been stopped itself: more is not held against others."""
+"""The most that a gap between two looks counts as silence, as the observer may have been stopped itself."""
 CHECK_SECONDS = 1.0
-"""Between an owner's looks at whether it still is one."""
+"""Seconds between an owner's checks that it still owns the cell."""
 
 
 class Lost(Exception):
@@ -71,7 +70,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _birth(pid: int) -> tuple[str, str] | None:
-    """State and start of a process, from what Linux tells; None where it tells nothing."""
+    """The state and the start time of a process on Linux; None where they are unknown."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return words[0], words[19]
@@ -80,13 +79,13 @@ def _birth(pid: int) -> tuple[str, str] | None:
 
 
 def process() -> dict[str, Any]:
-    """What others need to find the process that this is."""
+    """The facts by which others can find this process."""
     birth = _birth(os.getpid())
     return {**_machine(), "pid": os.getpid(), "born": birth and birth[1]}
 
 
 def gone(owner: dict[str, Any]) -> bool:
-    """Whether a process has certainly ended. Of those of other machines nothing is known."""
+    """Whether a process has certainly ended; False for a process of another machine."""
     machine = _machine()
     if machine["boot"] is None or any(owner.get(name) != value for name, value in machine.items()):
         return False
@@ -104,7 +103,7 @@ def gone(owner: dict[str, Any]) -> bool:
 
 
 class Seen(NamedTuple):
-    """A cell as an observer sees it: `free` to be claimed, or `owned`. `attempt` and `beat` are what it went by."""
+    """A cell as an observer sees it: `free` to be claimed, or `owned`, by its newest attempt and its beat."""
 
     state: Literal["free", "owned"]
     attempt: int = 0
@@ -112,7 +111,7 @@ class Seen(NamedTuple):
 
     @property
     def owner(self) -> str:
-        """The owner in words."""
+        """A phrase for the owner."""
         told = _parsed(self.beat)
         return f"process {told['pid']} on {told['host']}" if told else "another process"
 
@@ -125,7 +124,7 @@ def _beat(at: Folder) -> str:
 
 
 class _Beat(BaseModel):
-    """What a beat says; see `Lease`."""
+    """The contents of a beat; see `Lease`."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     host: str
@@ -137,7 +136,7 @@ class _Beat(BaseModel):
 
 
 def _parsed(beat: str) -> dict[str, Any]:
-    """What a beat says; nothing where it is damaged."""
+    """The contents of a beat; empty where it is damaged."""
     try:
         return _Beat.model_validate_json(beat).model_dump()
     except ValueError:
@@ -145,12 +144,12 @@ def _parsed(beat: str) -> dict[str, Any]:
 
 
 def look(folder: Folder) -> Seen:
-    """A cell at one glance: owned, unless its newest attempt has ended."""
+    """Look at a cell once: it is owned unless its newest attempt has ended."""
     newest = folder.newest
     if not newest:
         return Seen("free")
     at = folder.at(newest)
-    if not at.files.is_dir():  # something else is in the way, and nobody can be at it
+    if not at.files.is_dir():  # something else is in the way, so nobody can own it
         return Seen("free", newest)
     beat = _beat(at)
     if _has_ended(at) or gone(_parsed(beat)):
@@ -159,7 +158,7 @@ def look(folder: Folder) -> Seen:
 
 
 def _has_ended(at: Folder) -> bool:
-    """Whether its status says so: one that is not there, or cannot be read just now, says nothing."""
+    """Whether the status says that the attempt has ended; False where it cannot be read now."""
     try:
         status = at.read_status()
     except Damaged:
@@ -169,25 +168,25 @@ def _has_ended(at: Folder) -> bool:
 
 @dataclass
 class Watch:
-    """An observer of many cells: one whose beat stands still for the time of its lease is free."""
+    """An observer of many cells: a cell whose beat does not change for the time of its lease is free."""
 
     lease_seconds: float = LEASE_SECONDS
     clock: Callable[[], float] = time.monotonic
     _known: dict[tuple[str, int], tuple[str, float, float]] = field(default_factory=dict)
 
     def look(self, folder: Folder) -> Seen:
-        """The cell now, given what was seen of it before."""
+        """Look at the cell, given what was seen of it before."""
         seen = look(folder)
         if seen.state == "owned" and self.silence(folder.at(seen.attempt), seen.beat) > self.patience(seen.beat):
             return seen._replace(state="free")
         return seen
 
     def patience(self, beat: str) -> float:
-        """The lease that the owner counts on, or this observer's if that is longer."""
+        """The owner's lease, or this observer's if that is longer."""
         return max(self.lease_seconds, _parsed(beat).get("lease", 0.0))
 
     def silence(self, at: Folder, beat: str | None = None) -> float:
-        """For how long this observer has seen the same beat of an attempt."""
+        """How long this observer has seen the same beat of an attempt."""
         beat = _beat(at) if beat is None else beat
         key, now = (str(at.path), at.attempt or 0), self.clock()
         before, last, silent = self._known.get(key, (None, now, 0.0))
@@ -199,7 +198,7 @@ class Watch:
 def claim(folder: Folder, seen: Seen) -> Folder | None:
     """Begin the next attempt at a cell that was seen free; None when it is not free any more.
 
-    Raises `CannotWrite`, and `InTheWay` where `attempts` is no folder.
+    Raises `CannotWrite`, and `InTheWay` where `attempts` is not a folder.
     """
     now = look(folder)
     if now.attempt != seen.attempt or (now.state == "owned" and now.beat != seen.beat):
@@ -225,10 +224,10 @@ def claim(folder: Folder, seen: Seen) -> Folder | None:
 
 
 class Lease:
-    """The owner's hold on its attempt, with the thread that beats.
+    """The owner's hold on its attempt, with the heartbeat thread.
 
-    `moved` is to be called at every step. When it is not for `stuck_seconds`, the heart stops and `on_stuck` is called,
-    from the thread.
+    `moved` must be called at every step. If it is not for `stuck_seconds`, the heartbeat stops and the thread calls
+    `on_stuck`.
     """
 
     def __init__(
@@ -251,7 +250,7 @@ class Lease:
     def __enter__(self) -> Lease:
         try:
             self._write()
-        except CannotWrite:  # nobody need wait for an attempt that did not begin
+        except CannotWrite:  # nobody has to wait for an attempt that did not begin
             with suppress(OSError):
                 (self.mine.files / ".beat.new").unlink(missing_ok=True)
                 self.mine.files.rmdir()
@@ -264,13 +263,13 @@ class Lease:
         self._thread.join()
 
     def moved(self) -> None:
-        """There was a step. Raises `Lost` when the cell is another's; looks for that about once a second."""
+        """Note a step. About once a second, raises `Lost` where the cell has another owner."""
         self._moved = time.monotonic()
         if self._moved - self._checked > CHECK_SECONDS:
             self.check()
 
     def check(self) -> None:
-        """Look whether the cell is another's. Raises `Lost`."""
+        """Raise `Lost` where the cell has another owner."""
         self._checked = time.monotonic()
         if (newest := self.mine.newest) != self.mine.attempt:
             raise Lost(f"attempt {newest} has taken over" if newest else "the cell's folder is gone")
@@ -287,7 +286,7 @@ class Lease:
                     self._write()
 
     def _write(self) -> None:
-        """Replace the beat, without making folders: an attempt whose folder is gone is over."""
+        """Replace the beat, without creating folders: an attempt whose folder is gone has ended."""
         self._count += 1
         new = self.mine.files / ".beat.new"
         try:

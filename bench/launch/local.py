@@ -1,10 +1,10 @@
 """The launchers of this machine: `local`, a bounded pool of worker processes, and `inline`, this process.
 
-A worker's death, however it comes, costs one attempt of the one cell it had: the cell goes on from its checkpoint in
-another worker. One that makes no step for too long, or is silent for the time of its lease, is killed. Ctrl-C lets the
-workers write checkpoints; a second one kills them. When the launcher itself is killed its workers see their stdin end,
-and stop at their next step. Several launchers at one folder share the cells. A launch ends when results cannot be
-written, and the same command goes on from there.
+The death of a worker, from any cause, costs an attempt of its one cell, which resumes from its checkpoint in another
+worker. A worker that makes no step for too long, or is silent for the time of its lease, is killed. Ctrl-C lets the
+workers write checkpoints; a second one kills them. When the launcher itself is killed, its workers see their stdin
+close, and stop at their next step. Several launchers on a folder share its cells. A launch ends when results cannot be
+written, and the same command continues it.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from bench.launch.worker import STUCK, command
 from bench.results import Folder, write_grid
 from bench.state import ENDED_WELL
 
-TICK = 0.3  # seconds between two looks at the workers: often enough for the eye
+TICK = 0.3  # seconds between two looks at the workers
 GRACE = 60.0  # seconds that workers have for their checkpoints after Ctrl-C
-START_SECONDS = 600.0  # that a worker may take to begin a cell, its imports included
+START_SECONDS = 600.0  # in which a worker must begin a cell, imports included
 # glibc gives freed memory back to the system, and faults it in again at the next step: up to a fifth of a step of SMT.
 KEEPING = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the cells of a launch ended: state and reason by id, those kept from earlier launches included.
+    """The ends of the cells of a launch: state and reason by id, also of those kept from earlier launches.
 
-    `halted` says why results cannot be written, when that ended the launch.
+    `halted` is the reason why results cannot be written, if that ended the launch.
     """
 
     ends: dict[str, End]
@@ -73,10 +73,10 @@ class Outcome:
 def run_cells(
     runs: Sequence[Run], folder: Path, options: LaunchOptions, grid: Mapping[str, Any] | None = None
 ) -> Outcome:
-    """Run what is not done of these runs, in the grid's folder `results/<grid>`; `grid` is the record of that grid.
+    """Run those of the runs that are not done, in the folder `results/<grid>` of the grid with the record `grid`.
 
-    Raises `BadInput` when the folder cannot be written, or cells are to be forgotten that another process is at, before
-    anything is changed.
+    Raises `BadInput`, before anything is changed, when the folder cannot be written, or another process runs a cell
+    that is to be forgotten.
     """
     check(runs, folder, options)
     _writable(folder)
@@ -87,7 +87,7 @@ def run_cells(
         prepare(cells, options.lease_seconds)
         board = Board(cells, options.retry)
         with view_for(board, options.quiet) as view:
-            view.ended(board.fall())
+            view.ended(board.skip_dependents())
             share = Share(board, view, options)
             inline = options.launcher == "inline"
             halted = _run_inline(share, interrupts) if inline else Pool(share, interrupts).run()
@@ -97,7 +97,7 @@ def run_cells(
 
 
 def check(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> None:
-    """Raise `BadInput` for what no cell of the launch could get over."""
+    """Raise `BadInput` for what would make every cell of the launch fail."""
     if options.tensorboard and find_spec("tensorboard") is None:
         raise BadInput("--tensorboard: the package tensorboard is missing; pip install 'recurbench[tensorboard]'")
     if options.launcher != "inline":
@@ -115,7 +115,7 @@ def check(runs: Sequence[Run], folder: Path, options: LaunchOptions) -> None:
 
 
 def _writable(folder: Path) -> None:
-    """Try it: what a folder's permissions say is not the whole truth."""
+    """Raise `BadInput` where a test file cannot be written, as permissions do not tell everything."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -125,9 +125,9 @@ def _writable(folder: Path) -> None:
 
 
 class Interrupts:
-    """Counts Ctrl-C (and SIGTERM) instead of raising, so that none comes at a bad moment. Only in the main thread.
+    """Counts Ctrl-C (and SIGTERM) instead of raising at a bad moment. Only in the main thread.
 
-    With `patience`, those after that many do raise `KeyboardInterrupt`.
+    With `patience`, any after that many do raise `KeyboardInterrupt`.
     """
 
     def __init__(self, patience: int | None = None) -> None:
@@ -155,7 +155,7 @@ class Interrupts:
 
 
 def _run_inline(share: Share, interrupts: Interrupts) -> str | None:
-    """The cells one after another in this process. Returns why results cannot be written, if that ends it."""
+    """Run the cells one after another in this process. Returns why results cannot be written, if that ends it."""
     board, view = share.board, share.view
     while not interrupts.count and share.open:
         share.revisit()
@@ -173,7 +173,7 @@ def _run_inline(share: Share, interrupts: Interrupts) -> str | None:
             **share.options.cell(),
         )
         if end.state == "elsewhere":
-            board.away(cell)
+            board.mark_elsewhere(cell)
             continue
         view.ended(board.end(cell, end))
         if _unwritable(end):
@@ -194,16 +194,16 @@ def _show(view: View, name: str, status: Mapping[str, Any]) -> None:
 
 @dataclass(eq=False)
 class Slot:
-    """A place for one worker: the device it has, and the worker and its cell while there are any."""
+    """A slot for a worker: its device, and the worker and its cell while there are any."""
 
     device: str
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
     cell: Cell | None = None
     mine: Folder | None = None  # the attempt that the worker has begun at the cell
-    since: float = 0.0  # when it was given the cell
+    since: float = 0.0  # when the worker got the cell
     answers: IO[bytes] | None = None  # the end of a pipe
-    errors: IO[bytes] | None = None  # what the worker prints outside of cells
+    errors: IO[bytes] | None = None  # the worker's output outside of cells
     heard: bytes = b""
 
 
@@ -226,7 +226,7 @@ def slots_for(runs: Sequence[Run], workers: int | None) -> list[Slot]:
 
 
 def cores() -> int:
-    """The cores that this process may use, by its affinity and by the quota of its container."""
+    """The number of cores that this process may use, by its affinity and the quota of its container."""
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
@@ -235,7 +235,7 @@ def cores() -> int:
 
 
 def quota(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
-    """How many cores' time the control groups of this process allow it; inf where they set no limit.
+    """The number of cores that the control groups of this process allow it; inf where they set no limit.
 
     A group has its limit in cpu.max (version 2), or in cpu.cfs_quota_us and cpu.cfs_period_us (version 1); those of the
     groups above it hold too. Inside a container the names of the groups may be the host's, and only the root is there.
@@ -284,7 +284,7 @@ class Pool:
         self.halted: str | None = None
 
     def run(self) -> str | None:
-        """Until every cell has ended, or Ctrl-C, or results cannot be written: then it returns why."""
+        """Work until every cell has ended, Ctrl-C, or results cannot be written; in that case return why."""
         try:
             while self.share.open and not self.interrupts.count and not self.halted:
                 self.share.revisit()
@@ -292,14 +292,14 @@ class Pool:
                     self._fill(slot)
                 self._listen()
                 for slot in self.slots:
-                    self._feel(slot)
+                    self._check_silence(slot)
             if self.interrupts.count or self.halted:
                 self._stop()
         finally:
             for slot in self.slots:
                 if slot.process is not None and slot.process.stdin is not None:
                     with suppress(OSError):
-                        slot.process.stdin.close()  # all of them first, then wait for each
+                        slot.process.stdin.close()  # close all of them before waiting for each
             for slot in self.slots:
                 self._retire(slot)
             self.selector.close()
@@ -319,12 +319,12 @@ class Pool:
         if slot.process is None:
             self._start(slot)
         assert slot.process is not None and slot.process.stdin is not None
-        with suppress(BrokenPipeError):  # it is dead: that is noticed where its answers are read
+        with suppress(BrokenPipeError):  # it is dead, which is noticed when its answers are read
             slot.process.stdin.write((json.dumps(request) + "\n").encode())
             slot.process.stdin.flush()
 
     def _start(self, slot: Slot) -> None:
-        """Start the slot's worker; what goes wrong before its first cell is in `errors`."""
+        """Start the slot's worker; its output before its first cell goes to `errors`."""
         answers, theirs = os.pipe()
         os.set_blocking(answers, False)
         slot.answers = os.fdopen(answers, "rb", buffering=0)
@@ -337,24 +337,24 @@ class Pool:
                 stderr=slot.errors,
                 env={**os.environ, **slot.environment},
                 pass_fds=[theirs],
-                start_new_session=True,  # the terminal's Ctrl-C is for the launcher only
+                start_new_session=True,  # Ctrl-C in the terminal reaches the launcher only
             )
         finally:
             os.close(theirs)
         self.selector.register(slot.answers, selectors.EVENT_READ, slot)
 
     def _listen(self) -> None:
-        """Wait a moment for answers; take them, and the news of deaths."""
+        """Wait a moment for answers, and handle them and dead workers."""
         ready = [key.data for key, _ in self.selector.select(TICK)]
         for slot in self.slots:
             # A process that a plugin forked may hold the pipe of a dead worker open: so ask for the worker itself.
             dead = slot.process is not None and slot.process.poll() is not None
             if slot in ready or dead:
-                self._hear(slot, dead)
+                self._receive(slot, dead)
         self.view.tick(self.share.live())
 
-    def _feel(self, slot: Slot) -> None:
-        """Kill a worker that is silent for the time of its lease, or does not begin: its death is noticed as any is."""
+    def _check_silence(self, slot: Slot) -> None:
+        """Kill a worker that is silent for the time of its lease, or does not begin its cell."""
         if slot.process is None or slot.cell is None:
             return
         if slot.mine is None:
@@ -366,13 +366,13 @@ class Pool:
     def _kill(self, slot: Slot, how: str) -> None:
         assert slot.process is not None
         slot.process.kill()
-        self._bury(slot, how)
+        self._end_dead(slot, how)
 
-    def _hear(self, slot: Slot, dead: bool) -> None:
+    def _receive(self, slot: Slot, dead: bool) -> None:
         assert slot.answers is not None
         while piece := slot.answers.read(1 << 16):
             slot.heard += piece
-        dead |= piece == b""  # the end of its pipe; None: there is no more yet
+        dead |= piece == b""  # its pipe has ended; None: there is nothing to read yet
         while b"\n" in slot.heard and slot.cell is not None:
             answer, _, slot.heard = slot.heard.partition(b"\n")
             said = json.loads(answer)
@@ -381,18 +381,18 @@ class Pool:
                 continue
             end = End(**said)
             self._ended(slot, end)
-            if end.state in ("failed", "oom", "stopped"):  # it, or its GPU, may be in a bad state; or it ends anyway
+            if end.state in ("failed", "oom", "stopped"):  # worker or GPU may be in a bad state, or it ends anyway
                 self._retire(slot)
                 return
         if dead:
-            self._bury(slot)
+            self._end_dead(slot)
 
     def _ended(self, slot: Slot, end: End) -> None:
-        """A worker has told how its cell ended."""
+        """Handle the end of a cell that its worker has reported."""
         cell, slot.cell = slot.cell, None
         assert cell is not None
         if end.state == "elsewhere":
-            self.board.away(cell)
+            self.board.mark_elsewhere(cell)
         elif end.state == "oom":
             self.view.ended(self.board.lost(cell, end, slot.mine))
         elif end == End("stopped") and not (self.stopping or self.interrupts.count or self.halted):
@@ -402,13 +402,13 @@ class Pool:
             if _unwritable(end):
                 self.halted = self.halted or end.reason
 
-    def _bury(self, slot: Slot, how: str | None = None) -> None:
-        """A worker is gone: its cell, if it had one, has lost an attempt."""
+    def _end_dead(self, slot: Slot, how: str | None = None) -> None:
+        """Handle the death of a worker, which costs its cell, if it had one, an attempt."""
         said = _last_line(slot.errors)
         process = self._retire(slot)
         if slot.cell is None or process is None:
             return
-        if self.stopping:  # before it could listen to the request, or at it
+        if self.stopping:  # before it heard the request to stop, or while stopping
             self._end_stopped(slot, "its worker ended before it could write a checkpoint; the one before it stays")
             return
         cell, slot.cell = slot.cell, None
@@ -424,7 +424,7 @@ class Pool:
         self.view.ended(self.board.lost(cell, End("failed", how), slot.mine))
 
     def _retire(self, slot: Slot) -> subprocess.Popen[bytes] | None:
-        """Let the slot's process end: it does at the end of its stdin."""
+        """Let the slot's process end, by closing its stdin."""
         process, slot.process, slot.heard = slot.process, None, b""
         if process is None:
             return None
@@ -437,14 +437,14 @@ class Pool:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
-            with suppress(subprocess.TimeoutExpired):  # a dead file system can hold even a killed process
+            with suppress(subprocess.TimeoutExpired):  # a dead file system can block even a killed process
                 process.wait(10)
         if slot.errors is not None:
             slot.errors.close()
         return process
 
     def _stop(self) -> None:
-        """After Ctrl-C: the workers write their checkpoints and end; a second one, or too long a wait, kills them."""
+        """After Ctrl-C, let the workers write checkpoints and end; kill them at a second one or after too long."""
         if not self.halted:
             self.view.say("stopping: cells write their checkpoints; Ctrl-C again kills them")
         self.stopping = True
@@ -470,7 +470,7 @@ class Pool:
 
 
 def _last_line(file: IO[bytes] | None) -> str:
-    """The last line that a worker has said outside of cells, where an exception tells what it is."""
+    """The last line of a worker's output outside of cells, which names the exception if there was one."""
     if file is None:
         return ""
     file.seek(0)

@@ -1,7 +1,7 @@
-"""What is to be done with each cell of a grid, decided before anything runs; and, while it runs, which cell is next.
+"""Decides before a launch what to do with each cell of a grid, and during the launch which cell is next.
 
-All launchers share this. `decide` is a pure function of what lies in the folder, what the code is now and what the user
-asked for; `Board` keeps the account of the cells of one launch.
+All launchers share this. `decide` is a pure function of the folder's contents, the current code and the user's options;
+`Board` tracks the cells of a launch.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class LaunchOptions:
 
     launcher: Literal["local", "inline", "slurm"] = "local"
     workers: int | None = None  # None: one per core or GPU
-    retry: int = 1  # how often a cell whose worker died is taken up again
+    retry: int = 1  # how often a cell whose worker died is resumed
     force: bool = False
     stale: bool = False
     tensorboard: bool = False
-    measures: tuple[str, ...] = ()  # of `bench.measure.NAMES`, made of the cells that are done
+    measures: tuple[str, ...] = ()  # of `bench.measure.NAMES`, taken of finished cells
     checkpoint_seconds: float = 20.0
     lease_seconds: float = LEASE_SECONDS  # how long a worker may be silent before others take its cell over
     stuck_seconds: float | None = STUCK_SECONDS  # how long a worker may make no step before it is killed
@@ -61,7 +61,7 @@ class LaunchOptions:
 
 
 class Decision(NamedTuple):
-    """What happens to a cell: `fresh` forgets what was computed; `stale` says that other code computed it."""
+    """The decision on a cell: `fresh` discards what was computed; `stale` means that other code computed it."""
 
     action: Action
     state: str
@@ -72,13 +72,13 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """A run, its folder, and what is to be done with it."""
+    """A run, its folder, and the decision on it."""
 
     run: Run
     folder: Folder
     decision: Decision
-    attempts: int = 0  # that there were when it was decided
-    faults: tuple[Damaged, ...] = ()  # files that were damaged then
+    attempts: int = 0  # at the time of the decision
+    faults: tuple[Damaged, ...] = ()  # damaged files at that time
 
     @property
     def id(self) -> str:
@@ -87,7 +87,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The id with only as much of its hash as the eye wants."""
+        """The id with the beginning of its hash only."""
         return self.run.id[:-10]
 
 
@@ -99,10 +99,10 @@ def decide(
     options: LaunchOptions,
     unmeasured: bool = False,
 ) -> Decision:
-    """What happens to a cell with this status.
+    """The decision on a cell with this status.
 
-    `made_by` is the digest of the code that computed what is there, `digest` that of the code now; `refusal` says why
-    the cell cannot run at all; `unmeasured` that it lacks a measure that is asked for.
+    `made_by` is the digest of the code that computed what there is, `digest` that of the current code; `refusal` is the
+    reason why the cell cannot run at all; `unmeasured`: it lacks a requested measure.
     """
     state, reason = status["state"], status.get("reason")
     ended = made_by is not None and state in ("done", "diverged")
@@ -120,7 +120,7 @@ def decide(
 
 
 def computed_by(status: Mapping[str, Any], result: Mapping[str, Any] | None) -> str | None:
-    """The digest of the code that computed this cell; None when it did not end, or its result is not there."""
+    """The digest of the code that computed this cell; None when it has not ended, or its result is missing."""
     if status["state"] == "diverged":
         return status.get("digest") or "unknown"
     return (result or {}).get("digest") if status["state"] == "done" else None
@@ -130,22 +130,22 @@ def refused(run: Run) -> str | None:
     """Why this run cannot be trained, from what its parts declare and its budget pays for; None when it can."""
     try:
         return impossible(run) or uncompilable(run) or idle_phase(run)
-    except (Exception, SystemExit):  # (a plugin that raises here raises again when its cell runs, and is heard there)
+    except (Exception, SystemExit):  # (a plugin that raises here raises again when its cell runs, and is reported then)
         return None
 
 
 def to_measure(folder: Folder, status: Mapping[str, Any], measures: Iterable[str]) -> bool:
-    """Whether a cell with this status is done, and measures of it are still to be made (none has failed)."""
+    """Whether a cell with this status is done, and lacks measures that have not failed before."""
     return status["state"] == "done" and not status.get("unmeasured") and bool(lacking(folder, measures))
 
 
 def plan(runs: Iterable[Run], folder: Path, options: LaunchOptions) -> list[Cell]:
-    """A decision for each run, from what is in the grid's folder. Writes nothing."""
+    """A decision for each run, from the contents of the grid's folder. Writes nothing."""
     cells = []
     for run in runs:
         at = Folder(folder / run.id)
         found = standing(at)
-        whole = found.result is not None  # then damage to what is beside it makes nothing undone
+        whole = found.result is not None  # then damage to other files does not undo the cell
         status = found.status if whole else {**found.status, "state": found.state, "reason": found.reason}
         made_by = computed_by(status, found.result)
         kept = made_by is not None and not options.force and not options.stale
@@ -157,15 +157,15 @@ def plan(runs: Iterable[Run], folder: Path, options: LaunchOptions) -> list[Cell
 
 
 def prepare(cells: Sequence[Cell], lease_seconds: float = LEASE_SECONDS) -> None:
-    """Make the folders, forget what is to be computed afresh, and note what is skipped and why.
+    """Create the folders, delete what is to be computed again, and record which cells are skipped and why.
 
-    What is damaged is mended as far as that can be done from here, and the user is told. Raises `BadInput`, before
-    anything is forgotten, when another process is at a cell that is to be forgotten.
+    Damage is repaired where possible, with a warning. Raises `BadInput`, before anything is deleted, when another
+    process runs a cell whose files would be deleted.
     """
     belong = groups({cell.id: cell.run.describe() for cell in cells})
     for cell in cells:
         for fault in cell.faults:
-            _mend(cell, fault, belong[cell.id])
+            _repair(cell, fault, belong[cell.id])
     fresh = [cell for cell in cells if cell.decision.fresh]
     free = _await(fresh, Watch(lease_seconds))
     for cell in cells:
@@ -188,8 +188,8 @@ def prepare(cells: Sequence[Cell], lease_seconds: float = LEASE_SECONDS) -> None
         mine.set_status("pending")
 
 
-def _mend(cell: Cell, fault: Damaged, group: str) -> None:
-    """Mend what a launcher can: run.json, the status of a cell that is done, what lies where a folder should be."""
+def _repair(cell: Cell, fault: Damaged, group: str) -> None:
+    """Repair what a launcher can: run.json, the status of a finished cell, a file in the place of a folder."""
     name = fault.path.name
     if isinstance(fault, Unreached):
         warn_of(fault)
@@ -208,7 +208,7 @@ def _mend(cell: Cell, fault: Damaged, group: str) -> None:
 
 
 def _await(cells: Sequence[Cell], watch: Watch) -> dict[str, Seen]:
-    """See that these cells are free; one whose owner is silent is waited for until its lease has run out."""
+    """Make sure that these cells are free; wait for a silent owner until its lease has expired."""
     seen = {cell.id: watch.look(cell.folder) for cell in cells}
     first = dict(seen)
     while owned := [cell for cell in cells if seen[cell.id].state == "owned"]:
@@ -221,7 +221,7 @@ def _await(cells: Sequence[Cell], watch: Watch) -> dict[str, Seen]:
 
 
 def seen_state(folder: Folder, status: Mapping[str, Any]) -> tuple[str, str | None]:
-    """State and reason of a cell as an observer sees it: one whose process is gone from this host is not running."""
+    """The state and reason of a cell for an observer: one whose process on this host is gone is not running."""
     if status["state"] == "running" and look(folder).state == "free":
         status = folder.status  # it may have ended since it was read
         if status["state"] == "running":
@@ -231,7 +231,7 @@ def seen_state(folder: Folder, status: Mapping[str, Any]) -> tuple[str, str | No
 
 @dataclass
 class Board:
-    """The account of one launch: what waits, runs, runs elsewhere and has ended, in the order of the grid."""
+    """The cells of a launch that wait, run, run elsewhere and have ended, in the order of the grid."""
 
     cells: Sequence[Cell]
     retry: int = 1
@@ -251,7 +251,7 @@ class Board:
         self._members = {cell.id for cell in self.cells}
 
     def take(self, devices: Iterable[str] = ("cpu", "cuda")) -> Cell | None:
-        """The next cell for one of these devices, now running; None when none can start now."""
+        """Mark the next cell for one of these devices as running, and return it; None when none can start now."""
         for cell in self.waiting:
             if cell.run.device in devices and self._source_ended(cell):
                 self.waiting.remove(cell)
@@ -260,13 +260,13 @@ class Board:
                 return cell
         return None
 
-    def away(self, cell: Cell) -> None:
-        """A cell that was taken is another's: that costs it no attempt."""
+    def mark_elsewhere(self, cell: Cell) -> None:
+        """Mark a cell that was taken as run by another launcher, which costs it no attempt."""
         self.elsewhere[cell.id] = self.running.pop(cell.id)
         self.attempts[cell.id] -= 1
 
-    def back(self, cell: Cell) -> None:
-        """A cell that ran elsewhere waits again, first in line."""
+    def return_to_queue(self, cell: Cell) -> None:
+        """Put a cell that ran elsewhere back at the front of the queue."""
         self.waiting.insert(0, self.elsewhere.pop(cell.id))
 
     def _source_ended(self, cell: Cell) -> bool:
@@ -274,13 +274,13 @@ class Board:
         return source is None or source not in self._members or source in self.ends
 
     def end(self, cell: Cell, end: End) -> list[Cell]:
-        """Note how a cell ended. Returns all that have ended by it: the cell, and those that were to start from it."""
+        """Record the end of a cell. Returns all cells that end with it: itself, and those that would start from it."""
         self.running.pop(cell.id, None)
         self.elsewhere.pop(cell.id, None)
         self.ends[cell.id] = end
-        return [cell, *self.fall()]
+        return [cell, *self.skip_dependents()]
 
-    def fall(self) -> list[Cell]:
+    def skip_dependents(self) -> list[Cell]:
         """End the waiting cells whose source has ended without being done."""
         fallen: list[Cell] = []
         while orphan := next((cell for cell in self.waiting if self._without_source(cell)), None):
@@ -288,7 +288,7 @@ class Board:
             skipped = self.ends[source].state == "skipped"
             end = End("skipped" if skipped else "failed", f"starts from {source}, which is {self.ends[source].state}")
             with suppress(OSError):
-                if look(orphan.folder).state == "free":  # or another, for whom the source is done, is at it
+                if look(orphan.folder).state == "free":  # (else a launcher for which the source is done runs it)
                     orphan.folder.set_status(end.state, reason=end.reason, updated=time.time())
             self.waiting.remove(orphan)
             self.ends[orphan.id] = end
@@ -300,10 +300,10 @@ class Board:
         return end is not None and end.state != "done"
 
     def lost(self, cell: Cell, end: End, mine: Folder | None = None) -> list[Cell]:
-        """An attempt went wrong in a way that another may not: the cell waits again, first in line, if it has one left.
+        """Handle an attempt that was lost: the cell goes back to the front of the queue if it has attempts left.
 
-        `mine` is the folder of the attempt, if it had begun and could not say itself how it ended. A cell that has its
-        result is done, and only stays unmeasured.
+        `mine` is the folder of the attempt, if it had begun and could not record its own end. A cell that has a result
+        is done, and only lacks measures.
         """
         attempt, allowed = self.attempts[cell.id], self.retry + 1
         end = end._replace(reason=f"{end.reason} (attempt {attempt} of {allowed})")
@@ -321,7 +321,7 @@ class Board:
         return []
 
     def states(self) -> dict[str, str]:
-        """Every cell's state now, by id."""
+        """The current state of every cell, by id."""
         waiting = {cell.id: cell.decision.state for cell in self.waiting}
         running = dict.fromkeys((*self.running, *self.elsewhere), "running")
         known = {**waiting, **running, **{name: end.state for name, end in self.ends.items()}}

@@ -1,4 +1,4 @@
-"""What the user sees while a grid runs: live bars in a terminal, plain lines elsewhere, nothing when that is asked."""
+"""Shows progress while a grid runs: live bars in a terminal, plain lines elsewhere, or nothing if quiet."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from bench.launch.remaining import Remaining
 from bench.outgoing import terminal
 
 LINE_SECONDS = 15.0
-"""Between two plain lines about cells that are still running."""
+"""Seconds between two plain lines about running cells."""
 
 SHOWN = 16
-"""Running cells shown one by one; a cluster may run hundreds."""
+"""The largest number of running cells shown one by one; a cluster may run hundreds."""
 
 Statuses = Mapping[str, Mapping[str, Any]]
 """The last status of each running cell, by its id."""
 
 
 def view_for(board: Board, quiet: bool) -> View:
-    """The view that suits where the output goes."""
+    """The view that suits the output."""
     if quiet:
         return View(board)
     return Bars(board) if sys.stdout.isatty() else Lines(board)
 
 
 class View:
-    """Shows nothing; the others say more."""
+    """Shows nothing; the base of the others."""
 
     def __init__(self, board: Board) -> None:
         self.board = board
@@ -50,22 +50,22 @@ class View:
         pass
 
     def tick(self, live: Statuses) -> None:
-        """Time has passed, and this is how the running cells stand."""
+        """Update the view with the statuses of running cells."""
 
     def ended(self, cells: Sequence[Cell]) -> None:
-        """These cells have ended."""
+        """Show that these cells have ended."""
 
     def say(self, text: str) -> None:
-        """A line for the user."""
+        """Print a line for the user."""
 
     def tell_notes(self, cell: Cell) -> None:
-        """A line for each damaged file that the cell's attempt has found."""
+        """Print a line for each damaged file that the cell's attempt has found."""
         for note in cell.folder.status.get("notes", ()):
             self.say(f"warning: {note}")
 
 
 class Lines(View):
-    """One line at each cell's end, one every now and then while cells run, and a last one."""
+    """Prints a line at each cell's end, one now and then while cells run, and a last one."""
 
     def __enter__(self) -> Self:
         self.last = time.monotonic()
@@ -76,7 +76,7 @@ class Lines(View):
             self.say(closing_line(self.board))
 
     def tick(self, live: Statuses) -> None:
-        """A line when the last one was long ago."""
+        """Print a line if the last one was long ago."""
         if time.monotonic() - self.last < LINE_SECONDS:
             return
         self.last = time.monotonic()
@@ -88,19 +88,19 @@ class Lines(View):
         self.say(f"{counted(board)}, {left_text(self.remaining.seconds(live))}: {text}")
 
     def ended(self, cells: Sequence[Cell]) -> None:
-        """A line for each."""
+        """Print a line for each."""
         for cell in cells:
             self.last = time.monotonic()
             self.say(f"{counted(self.board)}: {end_text(self.board, cell)}")
             self.tell_notes(cell)
 
     def say(self, text: str) -> None:
-        """The line itself."""
+        """Print the line itself."""
         print(terminal(text), flush=True)
 
 
 class Bars(View):
-    """An overall bar, and a row for each running cell; lines for what needs the user's eye stay above them."""
+    """Shows an overall bar and a row for each running cell; lines that need attention stay above them."""
 
     def __enter__(self) -> Self:
         self.console = Console()
@@ -119,14 +119,14 @@ class Bars(View):
         self.live.update(self._picture(live))
 
     def ended(self, cells: Sequence[Cell]) -> None:
-        """A line for each that is not done."""
+        """Print a line for each that is not done."""
         for cell in cells:
             if self.board.ends[cell.id].state != "done":
                 self.say(end_text(self.board, cell))
             self.tell_notes(cell)
 
     def say(self, text: str) -> None:
-        """A line above the bars."""
+        """Print a line above the bars."""
         self.console.print(Text(terminal(text)), soft_wrap=True)
 
     def _picture(self, live: Statuses) -> Group:
@@ -159,25 +159,25 @@ class Bars(View):
 
 
 def counted(board: Board) -> str:
-    """How many cells have ended, of how many."""
+    """The number of cells that have ended, of all."""
     return f"{len(board.ends)} of {len(board.cells)} cells"
 
 
 def cell_text(cell: Cell, status: Mapping[str, Any]) -> str:
-    """A running cell in a few words."""
+    """A short description of a running cell."""
     facts = [f"{progress_of(status):.0%}"]
     facts += [f"{key} {number(status[key])}" for key in ("loss", "accuracy") if status.get(key) is not None]
     return " ".join(filter(None, [cell.label, status.get("phase"), ", ".join(facts)]))
 
 
 def where(live: Statuses, name: str) -> str:
-    """Who runs a cell that runs elsewhere."""
+    """The launcher of a cell that runs elsewhere."""
     host = live.get(name, {}).get("host")
     return f"(another launcher's, on {host})" if host else "(another launcher's)"
 
 
 def end_text(board: Board, cell: Cell) -> str:
-    """How a cell ended."""
+    """A line on the end of a cell."""
     end = board.ends[cell.id]
     if end.state != "done":
         return f"{cell.label} {end.state}" + (f": {end.reason}" if end.reason else "")
@@ -191,7 +191,7 @@ def end_text(board: Board, cell: Cell) -> str:
 
 
 def closing_line(board: Board) -> str:
-    """How the cells of a launch ended, counted; with what was not done in it told apart."""
+    """A line with the number of cells by how they ended, and of those kept from earlier launches."""
     kept = sum(cell.decision.action == "keep" for cell in board.cells)
     states = Counter(board.states().values())
     told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
@@ -199,12 +199,12 @@ def closing_line(board: Board) -> str:
 
 
 def number(value: float | None) -> str:
-    """A loss or an accuracy to three digits after the point; a dash when there is none."""
+    """A loss or an accuracy to three decimals; a dash when there is none."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def left_text(seconds: float | None) -> str:
-    """Time left, as roughly as it is known."""
+    """The time left, as roughly as it is known."""
     if seconds is None:
         return "time left unknown"
     if seconds < 60:

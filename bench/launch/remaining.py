@@ -1,8 +1,8 @@
-"""How long a launch will still take: each cell's budget, at the price that its method has had so far.
+"""Estimates the time that a launch still takes, from the cells' budgets and the prices seen so far.
 
-A cell that runs goes on at its own pace. One that waits is taken to cost per token what its like have: those that
-differ in their seed alone, else those of its method and task, of its method, or all. So the first cell of a method
-corrects what is said of the others. Cells are dealt out to as many workers as are busy now.
+A running cell continues at its own pace. A waiting one is priced per token like similar cells: those that differ only
+in their seed, else those of its method and task, of its method, or all. So the first cell of a method corrects the
+estimate for the others. Cells are assigned to as many workers as are busy now.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bench.config import Run
 from bench.launch.plan import Board, progress_of
 
 ENOUGH = 0.02
-"""Share of its budget from which on a cell's own pace is believed."""
+"""The share of its budget from which on a cell's own pace is used."""
 
 
 class Remaining:
@@ -29,7 +29,7 @@ class Remaining:
 
     @cached_property
     def keys(self) -> dict[str, list[Hashable]]:
-        """What each cell has in common with others."""
+        """The keys by which each cell is similar to others."""
         return {cell.id: _keys(cell.run) for cell in self.board.cells}
 
     @cached_property
@@ -38,7 +38,7 @@ class Remaining:
         return {cell.id: _size(cell.run) for cell in self.board.cells}
 
     def seconds(self, live: Mapping[str, Mapping[str, Any]]) -> float | None:
-        """Seconds until all cells have ended, if those that run stand so; None before there is anything to go by."""
+        """Seconds until all cells have ended, given the statuses of running ones; None before there is an estimate."""
         board = self.board
         if len(board.ends) == len(board.cells):
             return 0.0
@@ -56,7 +56,7 @@ class Remaining:
         return _makespan(known[: len(left)], known[len(left) :]) if len(known) == len(left) + len(shares) else None
 
     def _prices(self, statuses: Mapping[str, Mapping[str, Any]]) -> dict[Hashable, float]:
-        """Seconds per unit of budget, by what cells have in common."""
+        """Seconds per unit of budget, by the keys of similar cells."""
         sums: dict[Hashable, tuple[float, float]] = {}
         for name, status in statuses.items():
             progress, spent = progress_of(status), _spent(status)
@@ -70,7 +70,7 @@ class Remaining:
     def _left(
         self, name: str, progress: float, prices: Mapping[Hashable, float], status: Mapping[str, Any] | None = None
     ) -> float | None:
-        """Seconds that a cell still needs: at its own pace where it has one, else at the price of its like."""
+        """Seconds that a cell still needs: at its own pace where it has one, else at the price of similar cells."""
         if status and progress >= ENOUGH and (spent := _spent(status)):
             return spent / progress * (1 - progress)
         seconds = 1.0 if self.keys[name][-1] == "seconds" else None
@@ -79,7 +79,7 @@ class Remaining:
 
 
 def _keys(run: Run) -> list[Hashable]:
-    """What a run has in common with others, the narrowest first; the last is the unit of its size."""
+    """The keys by which a run is similar to others, narrowest first; the last is the unit of its size."""
     currency = run.training.budget.currency
     unit = "tokens" if currency == "steps" else currency
     alike = dataclasses.replace(run, seed=0, init_from=None).identity
@@ -94,14 +94,14 @@ def _size(run: Run) -> float:
 
 
 def _spent(status: Mapping[str, Any]) -> float:
-    """Seconds that a cell has taken; of one that went on from a checkpoint, those of its training."""
+    """Seconds that a cell has taken; for one that was resumed from a checkpoint, those of its training."""
     if status.get("attempt") == 1 and "started" in status:
         return max(0.0, float(status.get("updated", 0.0)) - float(status["started"]))
     return float(status.get("training_seconds") or 0.0)
 
 
 def _makespan(running: Sequence[float], waiting: Sequence[float]) -> float:
-    """When the last worker ends: each takes the next that waits as it comes free."""
+    """The end of the last worker, where each takes the next waiting cell when it is free."""
     free = list(running) or [0.0]
     heapq.heapify(free)
     for seconds in waiting:

@@ -1,4 +1,4 @@
-"""Sharing the cells of a grid with other launchers that are at the same folder, of this machine or another."""
+"""Shares the cells of a grid with other launchers on the same folder, on this machine or another."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bench.launch.progress import View
 from bench.state import ENDED, State
 
 REVISIT_SECONDS = 1.0
-"""Between two looks at the cells that run elsewhere."""
+"""Seconds between two looks at the cells that run elsewhere."""
 
 
 @dataclass
 class Share:
-    """What a launcher asks before it gives a cell to a worker: whether nobody is at it, and it is not done by now."""
+    """Checks, before a launcher gives a cell to a worker, that nobody else runs it and it is not done by now."""
 
     board: Board
     view: View
@@ -36,31 +36,31 @@ class Share:
         return bool(self.board.waiting or self.board.running or self.board.elsewhere)
 
     def take(self, devices: Iterable[str] = ("cpu", "cuda")) -> tuple[Cell, Seen] | None:
-        """The next cell that can start now and is nobody's, and how it was seen."""
+        """The next cell that can start now and is free, and the state in which it was seen."""
         devices = tuple(devices)
         while cell := self.board.take(devices):
             seen = self.watch.look(cell.folder)
             if seen.state == "owned":
-                self.board.away(cell)
-            elif seen.attempt == cell.attempts or not self._settle(cell):
+                self.board.mark_elsewhere(cell)
+            elif seen.attempt == cell.attempts or not self._record_end(cell):
                 return cell, seen
         return None
 
     def revisit(self) -> None:
-        """Look at the cells that run elsewhere: note those that have ended, take back those that were left."""
+        """Look at the cells that run elsewhere: record those that have ended, take back abandoned ones."""
         if not self.board.elsewhere or time.monotonic() - self._visited < REVISIT_SECONDS:
             return
         self._visited = time.monotonic()
         for cell in list(self.board.elsewhere.values()):
-            if self.watch.look(cell.folder).state == "free" and not self._settle(cell):
-                self.board.back(cell)
+            if self.watch.look(cell.folder).state == "free" and not self._record_end(cell):
+                self.board.return_to_queue(cell)
 
     def live(self) -> dict[str, dict[str, Any]]:
-        """The statuses of the cells that run, here or elsewhere."""
+        """The statuses of running cells, here or elsewhere."""
         return {cell.id: cell.folder.status for cell in (*self.board.running.values(), *self.board.elsewhere.values())}
 
-    def _settle(self, cell: Cell) -> bool:
-        """Note how others ended this cell, if they did."""
+    def _record_end(self, cell: Cell) -> bool:
+        """Record the end of this cell by others, if it has ended."""
         status = cell.folder.status
         state = status["state"]
         if to_measure(cell.folder, status, self.options.measures) or state not in ENDED - {State.SKIPPED}:

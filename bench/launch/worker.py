@@ -1,13 +1,13 @@
-"""A worker process: runs the cells that it is told on stdin, one after the other.
+"""A worker process, which runs the cells that it is given on stdin, one after another.
 
     <- {"folder": "results/quick/retrieval-bptt-s0-...", "seen": ["free", 0, ""], "options": {"checkpoint_seconds": 20}}
     -> {"attempt": 1}
     -> {"state": "done", "reason": null}
 
-JSON lines: a cell and how the launcher has seen it; its attempt, once it is this worker's; its end. Answers have a file
-descriptor of their own, so that nothing that is printed gets between; while a cell runs, 1 and 2 are its log.txt.
-SIGTERM, or the end of stdin (the launcher is gone, even by kill -9), makes the cell stop at its next step, with a
-checkpoint. SIGINT is ignored: Ctrl-C is the launcher's to handle.
+The lines are JSON: a cell and how the launcher has seen it; its attempt, once the worker owns it; its end. Answers have
+their own file descriptor, so that printed text does not mix with them; while a cell runs, 1 and 2 are its log.txt.
+SIGTERM, or the end of stdin (when the launcher is gone, even by kill -9), makes the cell stop at its next step, with a
+checkpoint. SIGINT is ignored: the launcher handles Ctrl-C.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bench.results import Folder
 from bench.sources import STDLIB
 
 STUCK = 86
-"""The exit code of a worker whose cell makes no step."""
+"""The exit code of a worker whose cell is stuck."""
 
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from bench.launch.worker import main; main()"
 
@@ -38,11 +38,11 @@ Request = dict[str, Any]
 
 
 def command(answers: int) -> list[str]:
-    """What starts a worker that answers at this file descriptor, which it is to inherit.
+    """The command that starts a worker which inherits this file descriptor and answers on it.
 
-    It looks for modules where this process does, but in Python's own library first: a notebook, which has imported its
-    queue before the working folder came first on its path, would else have workers that take a queue.py there for it.
-    What PYTHONPATH names is already searched for a sitecustomize.py.
+    It searches for modules where this process does, but in Python's own library first: else a queue.py in the working
+    folder would hide Python's in workers of a notebook, whose path begins with that folder. PYTHONPATH is already
+    searched for a sitecustomize.py.
     """
     own = (STDLIB, STDLIB / "lib-dynload")
     path = [place for place in sys.path if isinstance(place, str)]
@@ -53,7 +53,7 @@ def command(answers: int) -> list[str]:
 def serve(
     requests: Callable[[], Request | None], answer: Callable[[dict[str, Any]], None], stop: threading.Event
 ) -> None:
-    """Run cells until there is none, or until `stop` is set."""
+    """Run cells until there are no more, or `stop` is set."""
 
     def claimed(mine: Folder) -> None:
         answer({"attempt": mine.attempt})
@@ -72,12 +72,12 @@ def serve(
 
 
 def _write_to_log(mine: Folder) -> None:
-    """From now on, what this process prints goes to the attempt's log."""
+    """Redirect the output of this process to the attempt's log."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     try:
         file = open_log(mine)
-    except OSError:  # the cell itself will say what is wrong with its folder
+    except OSError:  # the cell itself reports what is wrong with its folder
         file = Path(os.devnull).open("ab", buffering=0)  # noqa: SIM115 (closed two lines below)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
@@ -85,17 +85,17 @@ def _write_to_log(mine: Folder) -> None:
 
 
 def main() -> None:
-    """Serve the launcher that has started this process with `command`; ends the process."""
+    """Serve the launcher that started this process with `command`, then end the process."""
     answers, *plugins = sys.argv[2:]
     _serve_launcher(int(answers), plugins)
-    # Plugins may have left threads behind, and the thread at stdin cannot be woken: end without waiting for either.
+    # Plugins may have left threads, and the thread that reads stdin cannot be woken: end without waiting for either.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
 def _serve_launcher(answers: int, plugins: Sequence[str]) -> None:
-    # The programs that a plugin may start inherit neither; a plugin that reads stdin finds it empty.
+    # Programs that a plugin starts inherit neither; a plugin that reads stdin finds it empty.
     os.set_inheritable(answers, False)
     commands = os.fdopen(os.dup(0), "rb")
     with Path(os.devnull).open("rb") as nothing:
@@ -118,7 +118,7 @@ def _serve_launcher(answers: int, plugins: Sequence[str]) -> None:
     threading.Thread(target=listen, daemon=True).start()
     for file in plugins:
         registry.load_plugin(file)
-    with suppress(BrokenPipeError):  # nobody is there to hear it; the folder says it too
+    with suppress(BrokenPipeError):  # the launcher is gone; the folder has the end, too
         serve(queue.get, lambda said: _send(answers, said), stop)
 
 

@@ -1,14 +1,14 @@
-"""Measures of the cost of training and inference, and of what happens inside a network: traced, not asserted.
+"""Measures of the cost of training and inference, and of what happens inside a network.
 
 After a cell is done, and only where the grid or `--measure` asks for it, `measure` writes into the run's folder
 
-    cost.json         what one batch of each phase costs, traced
+    cost.json         the traced cost of a batch of each phase
     dynamics.json     gradient norms, drift, memory geometry
     samples.json      pictures and text that the trained predictor writes
     diagnosis.json    why a network that learns from a teacher's memories fails
-    calibration.json  how fast the machine was at that time: the unit in which `compare` states training seconds
+    calibration.json  the speed of the machine at that time, by which `compare` divides training seconds
 
-Training pays nothing for any of them.
+None of them is charged to training.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NAMES = ("cost", "dynamics", "samples", "diagnosis", "calibration")
 
 
 def lacking(folder: Folder, names: Iterable[str]) -> list[str]:
-    """The measures among these that the run's folder does not have yet."""
+    """The measures among these that the run's folder lacks."""
     return [name for name in names if not (folder / f"{name}.json").is_file()]
 
 
@@ -87,7 +87,7 @@ def measure(folder: Folder, name: str) -> dict[str, Any]:
         phases = {}
         for phase in initial.phases(run.training):
             weights = folder.weights(phase.name)
-            if os.path.lexists(weights):  # a phase that `init_from` brought is in the other run's folder
+            if os.path.lexists(weights):  # (phases taken over by `init_from` are in the other run's folder)
                 phases[phase.name] = build_method(run, task).eval()
                 load_weights(phases[phase.name], weights, run.device, folder.identity)
         with autocast(run):

@@ -1,8 +1,8 @@
-"""How fast this machine is now: two fixed workloads, timed right after a cell and in its process.
+"""The current speed of this machine, from two fixed workloads, timed right after a cell and in its process.
 
 One is a large matrix product, bound by arithmetic; the other is a chain of tiny operators, each of which waits for the
 one before, bound by the overhead of a call. `compare` divides training seconds by their time, so that a slower step can
-be told from a slower, or a busier, machine.
+be distinguished from a slower, or busier, machine.
 """
 
 from __future__ import annotations

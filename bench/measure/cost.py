@@ -1,4 +1,4 @@
-"""What a training step costs, traced from a step that really ran, without a formula per method.
+"""The cost of a training step, traced from a real step, without a formula per method.
 
     step_costs(run)["bptt"]["whole"]["sequential_operations"]
 

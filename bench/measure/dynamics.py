@@ -1,4 +1,4 @@
-"""What happens inside: how far gradients reach, how far a rollout drifts from its teacher.
+"""The dynamics of a network: how far gradients reach, and how far a rollout drifts from its teacher.
 
 Gradient norms |dL/dm_t| are taken of the loss L at the last scored position, per sequence, against t. For a recurrent
 method the gradient goes through the unrolled updater; under SMT it goes through the decoder from m_t, as in training.

@@ -1,4 +1,4 @@
-"""How much one call of an aten operator computes, derived from its arguments and outputs.
+"""The work of a call of an aten operator, derived from its arguments and outputs.
 
     work(torch.ops.aten.mm.default)((a, b), {}, out)  ->  (2 m k n, 0, 1)
 

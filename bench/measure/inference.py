@@ -1,4 +1,4 @@
-"""What a token costs a trained predictor that streams, as a function of the number of tokens before it."""
+"""The cost of a token for a streaming predictor, as a function of the number of tokens before it."""
 
 from __future__ import annotations
 

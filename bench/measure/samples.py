@@ -1,4 +1,4 @@
-"""What a trained model writes: pictures and text of its own, completions, answers to questions.
+"""Samples of a trained model: pictures and text of its own, completions, and answers.
 
     given the upper half of a test picture  ->  the model's lower half, beside the true one
 

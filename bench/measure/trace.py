@@ -1,4 +1,4 @@
-"""The cost of what really ran: every aten operator of a training step, and how they depend on one another.
+"""The cost of a training step, traced from its aten operators and their dependencies.
 
     with Trace() as trace:
         loss = model(x).sum()

@@ -468,7 +468,7 @@ def test_a_worker_that_cannot_be_killed_does_not_hold_the_launcher(
         pool._stop()
         assert board.ends[run.id].state == "stopped"
     else:
-        pool._bury(slot)  # it closed its pipe
+        pool._end_dead(slot)  # it closed its pipe
         assert board.ends[run.id] == End("failed", "worker cannot be killed (attempt 1 of 1)")
     assert process.stdin.closed and slot.process is None
 

@@ -20,7 +20,7 @@ import yaml
 
 from bench.errors import BadInput
 from bench.launch import End, LaunchOptions, run_cell, run_cells
-from bench.launch.cell import _sweep
+from bench.launch.cell import _clean_up
 from bench.launch.lease import Lease, Lost, Seen, Watch, claim, gone, look, process
 from bench.launch.plan import Board, Cell, Decision, prepare, seen_state
 from bench.launch.plan import plan as decided
@@ -206,7 +206,7 @@ def test_what_goes_wrong_in_an_attempt_that_lost_its_cell_is_no_end_of_the_cell(
         def write(file: Any) -> None:
             file.write(b"half of it")
             folder.attempt_path(2).mkdir()  # the owner is stopped here past its lease, and who takes over tidies up
-            _sweep(folder.at(2))
+            _clean_up(folder.at(2))
 
         write_atomically(path, write)
 
@@ -371,7 +371,7 @@ def test_who_sets_a_damaged_result_aside_too_late_takes_no_whole_one_away(
     late.files.mkdir(parents=True)
     late.set_status("stopped")
     monkeypatch.setattr(Path, "rename", stopped_before)
-    _sweep(late)
+    _clean_up(late)
     assert (folder.result or {})["attempt"] == 2
     assert not (late.files / "damaged-result.json").exists()
 
@@ -597,7 +597,7 @@ def test_who_describes_a_run_at_the_same_moment_as_another_is_content(
         monkeypatch.undo()
         Folder(folder.path).describe(run)
         folder.attempt_path(1).mkdir(parents=True)
-        _sweep(folder.at(1))
+        _clean_up(folder.at(1))
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", slow)

@@ -202,7 +202,7 @@ def test_of_two_that_follow_one_sends_a_lost_cell_again(
         return sure(self, cell, status)
 
     monkeypatch.setattr(Launch, "_surely_gone", meanwhile)
-    monkeypatch.setattr("bench.launch.slurm.follow.SURE", 1)
+    monkeypatch.setattr("bench.launch.slurm.follow.LOOKS", 1)
     follow(made, list)
     assert (site.folder / "2.sh").is_file() and not (site.folder / "3.sh").is_file()
 
@@ -386,14 +386,14 @@ def test_the_command_line_wins_over_the_profile_and_the_profile_over_the_grid(tm
             "slurm.overrides.0.where: task: 'lenght' is unknown",
         ),
         ('partition: "gpu\\ntouch pwned"', "partition: 'gpu\\ntouch pwned' given; should have no line breaks"),
-        ('account: "a\\rb"', "should have no line breaks or other control characters"),
-        ('qos: "a\\0"', "should have no line breaks or other control characters"),
+        ('account: "a\\rb"', "should not contain line breaks or other control characters"),
+        ('qos: "a\\0"', "should not contain line breaks or other control characters"),
         ('constraint: "a\\nb"', "constraint: 'a\\nb' given"),
         ('python: "python\\ntouch pwned"', "python: 'python\\ntouch pwned' given"),
-        ('setup: ["a\\0b"]', "should have no NUL in it"),
+        ('setup: ["a\\0b"]', "should not contain NUL"),
         ('directives: {comment: "a\\ntouch pwned"}', "should have no line breaks"),
-        ('directives: {"x\\ntouch pwned": 1}', "'x\\ntouch pwned' is no name of an option"),
-        ('directives: {"a b=c": 1}', "'a b=c' is no name of an option"),
+        ('directives: {"x\\ntouch pwned": 1}', "'x\\ntouch pwned' is not the name of an option"),
+        ('directives: {"a b=c": 1}', "'a b=c' is not the name of an option"),
         ("[" * 100, "is nested more than 32 deep"),
     ],
 )

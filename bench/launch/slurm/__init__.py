@@ -1,8 +1,8 @@
-"""Cells as jobs of a SLURM cluster, through submitit.
+"""Runs cells as jobs of a SLURM cluster, through submitit.
 
-settings    what jobs ask for                     job      what a job does
-submit      cells become arrays of jobs           follow   watching them until they have ended
-ledger      which job has which cells             queue    what the cluster says
+settings    the resources that jobs ask for       job      the work of a job
+submit      turns cells into arrays of jobs       follow   watches jobs until they have ended
+ledger      records which job has which cells     queue    calls SLURM's programs
 """
 
 from bench.launch.slurm.follow import Launch, cancel, sights

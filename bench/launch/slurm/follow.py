@@ -1,7 +1,7 @@
-"""One launch on a cluster: cells are sent, or found to be in the queue already, and watched until they have ended.
+"""A launch on a cluster: cells are submitted, or found in the queue already, and watched until they have ended.
 
-Nothing here is needed by the jobs: a launch that is interrupted or killed leaves them as they are, and the next one
-finds them in the ledger. Two launches of one grid share its jobs.
+Jobs do not need the launch: one that is interrupted or killed leaves them alone, and the next one finds them in the
+ledger. Two launches of a grid share its jobs.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from bench.state import ENDED
 
 TICK = 0.5
 """Seconds between two looks at the folders of running cells."""
-SURE = 2
-"""How many looks at the queue must find a job gone: its last files may take a moment to be seen from here."""
+LOOKS = 2
+"""How many times the queue must lack a job before it is gone, as its last files may appear here with a delay."""
 SILENT_SECONDS = 30.0
-"""How long, at most, a cell that its owner has not ended must be silent before its job's end counts."""
+"""The longest time that a cell without an end must be silent before its job's end counts."""
 SUBMITTING_SECONDS = 300.0
-"""How long to wait for another launch that is at its submission."""
+"""Seconds to wait for another launch that is submitting."""
 
 
 class Kept(View):
-    """Keeps what it is told, for the view that comes after it."""
+    """Keeps all messages for the view that comes after it."""
 
     def __init__(self, board: Board) -> None:
         super().__init__(board)
@@ -55,13 +55,13 @@ class Kept(View):
         self._kept.append(lambda view: view.say(text))
 
     def tell(self, view: View) -> None:
-        """All of it, in its order."""
+        """Pass all messages on, in order."""
         for told in self._kept:
             told(view)
 
 
 class Launch:
-    """The cells of one grid on the cluster."""
+    """The launch of one grid on the cluster."""
 
     def __init__(
         self,
@@ -81,22 +81,22 @@ class Launch:
         self.folder = folder
         self.options = options
         self.settings = settings
-        self.insist = insist  # what was cancelled by hand is sent again too
+        self.insist = insist  # jobs that were cancelled by hand are sent again, too
         self.grid = grid  # the record of the grid
         self.poll = Settings.parse(settings, "slurm").poll_seconds
         self.sent: list[Submission] = []
 
     def dry(self) -> list[str]:
-        """The sbatch files that `submit` would send; where there is no SLURM, as if no job waited or ran."""
+        """The sbatch files that `submit` would send; without SLURM, as if no job waited or ran."""
         check(self.runs, self.folder, self.options)
         cells = plan(self.runs, self.folder, self.options)
         ledger = Ledger(self.folder) if queue.missing() else self._ledger([cell.id for cell in cells])
-        hopeless = _hopeless(cells)
-        new = [cell for cell in cells if cell.id not in hopeless and self._to_send(cell, ledger)]
+        blocked = _blocked(cells)
+        new = [cell for cell in cells if cell.id not in blocked and self._to_send(cell, ledger)]
         return texts(new, self.folder, self.settings, ledger)
 
     def submit(self) -> None:
-        """Send what is not done and not in the queue. Raises `BadInput` when that cannot be; then nothing was sent."""
+        """Send the cells that are neither done nor queued. Raises `BadInput`, with nothing sent, if that fails."""
         check(self.runs, self.folder, self.options)
         try:
             (self.folder / "slurm").mkdir(parents=True, exist_ok=True)
@@ -117,15 +117,15 @@ class Launch:
             if self.grid is not None:
                 write_grid(self.folder, self.grid)
             prepare(self.cells, self.options.lease_seconds)
-            hopeless = {cell.id for cell in Board(self.cells, self.options.retry).fall()}
-            open_cells = [cell for cell in self.cells if cell.decision.action == "run" and cell.id not in hopeless]
+            blocked = {cell.id for cell in Board(self.cells, self.options.retry).skip_dependents()}
+            open_cells = [cell for cell in self.cells if cell.decision.action == "run" and cell.id not in blocked]
             new = [cell for cell in open_cells if self._to_send(cell, self.ledger)]
             self.adopted = len(open_cells) - len(new)
             if new:
                 self.sent = submit(new, self.folder, self.options, self.settings, self.ledger)
 
     def withdraw(self) -> None:
-        """Take back what `submit` sent."""
+        """Cancel what `submit` sent."""
         withdraw(self.sent, self.ledger)
 
     def _ledger(self, cells: Sequence[str]) -> Ledger:
@@ -141,7 +141,7 @@ class Launch:
         return cell.decision.action == "run" and not ledger.active(cell.id)
 
     def told(self) -> str:
-        """What was sent, in a line."""
+        """A line on what was sent."""
         jobs = sum(len(submission.cells) for submission in self.sent)
         numbers = ", ".join(submission.number for submission in self.sent)
         sent = f"{jobs} job{'s'[: jobs > 1]} submitted ({numbers})" if jobs else "nothing submitted"
@@ -151,7 +151,7 @@ class Launch:
     # Following.
 
     def begin(self, interrupts: Interrupts) -> None:
-        """Be ready to watch; what there is to tell is kept for `follow`."""
+        """Get ready to watch; messages are kept for `follow`."""
         self.interrupts = interrupts
         self.board = Board(self.cells, self.options.retry)
         self.lives = {cell.id: dict[str, Any](cell.folder.status) for cell in self.board.waiting}
@@ -160,12 +160,12 @@ class Launch:
         self.silence = False
         self.pause, self.looked = 1.0, float("-inf")
         self.view: View = Kept(self.board)
-        self.view.ended(self.board.fall())
+        self.view.ended(self.board.skip_dependents())
 
     def follow(self, others: Sequence[Launch] = ()) -> Outcome:
         """Watch until every cell has ended, or until Ctrl-C, which leaves the jobs alone.
 
-        `others`, which have begun, are watched meanwhile, so that what is lost of them is sent again in time.
+        `others`, which have begun, are watched meanwhile, so that their lost cells are sent again in time.
         """
         kept = self.view
         with view_for(self.board, self.options.quiet) as self.view:
@@ -186,36 +186,36 @@ class Launch:
 
     def _step(self) -> None:
         if self._is_open and time.monotonic() - self.looked >= self.pause:
-            self._look()
+            self._ask_queue()
             self.looked, self.pause = time.monotonic(), min(self.poll, 1.5 * self.pause)
         elif self._is_open:
-            self._glance()
+            self._look_at_folders()
 
-    def _glance(self) -> None:
-        """At the folders of the cells that run."""
+    def _look_at_folders(self) -> None:
+        """Look at the folders of running cells."""
         for cell in list(self.board.running.values()):
             status = self.lives[cell.id] = self._status(cell)
             if status["state"] in ENDED:
                 self._end(cell, End(status["state"], status.get("reason")))
 
-    def _look(self) -> None:
-        """At the queue, and then at the folders of all cells that have not ended."""
+    def _ask_queue(self) -> None:
+        """Ask the queue, then look at the folders of all cells that have not ended."""
         open_cells = [*self.board.waiting, *self.board.running.values()]
         self.ledger.read()
         try:
             self.ledger.look([cell.id for cell in open_cells])
         except queue.Silent as silent:
-            if not self.silence and not self.interrupts.count:  # Ctrl-C is for squeue too
+            if not self.silence and not self.interrupts.count:  # (Ctrl-C stops squeue, too)
                 self.view.say(f"the cluster does not answer: {silent}; still watching")
             self.silence = True
-            return self._glance()
+            return self._look_at_folders()
         if self.silence:
             self.view.say("the cluster answers again")
         self.silence = False
         waits: Counter[str] = Counter()
         lost: list[tuple[Cell, Sight]] = []
         for cell in open_cells:
-            if cell.id in self.board.ends:  # by the end of the one that it starts from
+            if cell.id in self.board.ends:  # ended with the cell that it starts from
                 continue
             status = self.lives[cell.id] = self._status(cell)
             sight = self.ledger.sight(cell.id, status)
@@ -233,18 +233,18 @@ class Launch:
             elif status["state"] == "running":
                 self._place(cell, running=True)
         self.view.note = "; ".join(f"{count} wait: {reason}" for reason, count in waits.most_common(3))
-        self._take_up(lost)
+        self._send_lost(lost)
         return None
 
     def _status(self, cell: Cell) -> dict[str, Any]:
-        """Of a cell; one that is done and still to be measured has not ended."""
+        """The status of a cell; one that is done but not yet measured counts as running."""
         status = cell.folder.status
         return {**status, "state": "running"} if to_measure(cell.folder, status, self.options.measures) else status
 
     def _surely_gone(self, cell: Cell, status: Mapping[str, Any]) -> bool:
-        """Whether several looks have found the job gone, and the cell silent between them.
+        """Whether the job was gone at several looks, and the cell silent between them.
 
-        Its owner may have no job: one that another launcher runs, or a job of a launch that was killed as it submitted.
+        Its owner may have no job here: another launcher, or a job of a launch that was killed while it submitted.
         """
         now, seen = time.monotonic(), look_at(cell.folder)
         word = status.get("updated"), seen.beat
@@ -252,10 +252,10 @@ class Launch:
         looks, since = (looks + 1, since) if word == before else (1, now)
         self.gone[cell.id] = looks, since, word
         silence = min(SILENT_SECONDS, 2.5 * self.options.lease_seconds / BEATS)
-        return looks >= SURE and (seen.state == "free" or now - since > silence)
+        return looks >= LOOKS and (seen.state == "free" or now - since > silence)
 
-    def _take_up(self, lost: Sequence[tuple[Cell, Sight]]) -> None:
-        """Send again what may be sent again; note the rest as lost."""
+    def _send_lost(self, lost: Sequence[tuple[Cell, Sight]]) -> None:
+        """Send lost cells again where allowed; record the others as lost."""
         again = [cell for cell, sight in lost if self._may_return(cell, sight)]
         refused: dict[str, str] = {}
         if again:
@@ -267,7 +267,7 @@ class Launch:
                         return  # another launch has sent them
                     self._send_again(again, {cell.id: sight.reason for cell, sight in lost})
             except (filelock.Timeout, queue.Silent):
-                return  # the next look says more
+                return  # the next look decides
             except (BadInput, OSError) as error:
                 refused = {cell.id: f"; it could not be sent again: {error}" for cell in again}
         for cell, sight in lost:
@@ -291,7 +291,7 @@ class Launch:
         return sight.state == "lost" and not by_hand and self.sends[cell.id] < self.options.retry
 
     def _place(self, cell: Cell, running: bool) -> None:
-        """Put a cell among those that wait, or those that run."""
+        """Move a cell to those that wait, or to those that run."""
         if running and cell in self.board.waiting:
             self.board.waiting.remove(cell)
             self.board.running[cell.id] = cell
@@ -305,23 +305,23 @@ class Launch:
         self.view.ended(self.board.end(cell, end))
 
 
-def _hopeless(cells: Sequence[Cell]) -> set[str]:
-    """The cells that start from one that has ended without being done."""
+def _blocked(cells: Sequence[Cell]) -> set[str]:
+    """The ids of cells that start from a cell that has ended without a result."""
     known = {cell.id: cell for cell in cells}
 
-    def hopeless(cell: Cell) -> bool:
+    def blocked(cell: Cell) -> bool:
         source = known.get(cell.run.init_from.run) if cell.run.init_from else None
         if source is None:
             return False
-        return hopeless(source) if source.decision.action == "run" else source.decision.state != "done"
+        return blocked(source) if source.decision.action == "run" else source.decision.state != "done"
 
-    return {cell.id for cell in cells if hopeless(cell)}
+    return {cell.id for cell in cells if blocked(cell)}
 
 
 def sights(folder: Path, statuses: dict[str, dict[str, Any]]) -> tuple[dict[str, Sight], str | None]:
-    """How the cells of a grid's folder stand that have, or had, a job; and why the queue could not be asked.
+    """The states of a grid's cells that have, or had, a job; and the reason why the queue could not be asked.
 
-    Statuses of cells that had not ended are read anew, into `statuses`: they may have while the queue was asked.
+    The statuses of cells that had not ended are read again into `statuses`, as these may have ended meanwhile.
     """
     ledger = Ledger(folder)
     placed = {name: status for name, status in statuses.items() if name in ledger.places}
@@ -344,13 +344,13 @@ def _unasked(status: Mapping[str, Any], place: Place) -> Sight:
 
 
 def cancel(folder: Path) -> list[str]:
-    """Cancel the jobs of a grid's folder; their numbers."""
+    """Cancel the jobs of a grid's folder, and return their numbers."""
     ledger = Ledger(folder)
     open_cells = [name for name in ledger.places if ledger.places[name]]
     try:
         ledger.look(open_cells)
         going = [submission for submission in ledger.read() if _any_active(submission, ledger)]
-        for submission in going:  # first, so that nobody who watches takes them for lost
+        for submission in going:  # first, so that no watcher takes them for lost
             submission.cancelled = True
             ledger.write(submission)
         if going:

@@ -1,9 +1,9 @@
-"""What a job of the cluster does: it runs cells, as the local launcher does, and lets itself be stopped at any step.
+"""The work of a job on the cluster: it runs cells, like the local launcher, and can be stopped at any step.
 
-The signals that say that time is up (USR2 before a time limit or a preemption, TERM when no more than a moment is left)
-only set a flag. The training loop sees it between two steps, writes a checkpoint and ends; only then, and if something
-is left to do, is the job put back into the queue. The next start runs what is not done, from the checkpoints in the
-cells' folders; so does a job that SLURM itself starts again, after a crash of its node for example.
+The signals that time is up (USR2 before a time limit or a preemption, TERM at the last moment) only set a flag. The
+training loop sees it between two steps, writes a checkpoint and ends; only then, and if work is left, is the job put
+back into the queue. The next start runs what is not done, from the checkpoints in the cells' folders; so does a job
+that SLURM itself starts again, for example after a crash of its node.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from bench.state import ENDED
 
 WARNING = signal.SIGUSR2
 SLACK = 75.0
-"""SLURM looks at time limits every half minute: a warning may come so much sooner than it was asked for."""
+"""How much sooner than requested a warning may come, as SLURM checks time limits every half minute."""
 
 
 @dataclass
 class Job:
-    """The description of a job, in plain data; called, it does it."""
+    """The description of a job in plain data; a call runs the job."""
 
     grid: str  # the grid's folder
     cells: list[str]  # ids
@@ -51,7 +51,7 @@ class Job:
     signal_seconds: int = 90
 
     def __call__(self) -> dict[str, str]:
-        """Run the cells that are not done; the state of each."""
+        """Run the cells that are not done, and return the state of each."""
         stop = Stop()
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # as a worker's
         for file in self.plugins:
@@ -66,11 +66,11 @@ class Job:
         return states
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit keeps for the next start: the description. What was computed is in the cells' folders."""
+        """The description, which submitit keeps for the next start; results are in the cells' folders."""
         return DelayedSubmission(self)
 
     def _run_alone(self, stop: Stop) -> None:
-        """In this process."""
+        """Run the only cell in this process."""
         folder = Folder(Path(self.grid) / self.cells[0])
         errors = os.dup(2)
 
@@ -83,7 +83,7 @@ class Job:
         os.close(errors)
 
     def _run_packed(self, stop: Stop) -> None:
-        """Each in a worker process, so that none of them harms another."""
+        """Run each cell in a worker process, so that none affects another."""
         options = LaunchOptions(workers=self.at_once, retry=self.retry, **self.options)
         folders = [Folder(Path(self.grid) / name) for name in self.cells]
         cells = plan((folder.run() for folder in folders if self._is_left(folder)), Path(self.grid), options)
@@ -97,7 +97,7 @@ class Job:
         return not self._waits(folder)
 
     def _waits(self, folder: Folder) -> bool:
-        """Whether a cell starts from one whose job is lost, so that it may still be done: then this is too early."""
+        """Whether a cell must wait, as it starts from one whose job was lost and may still finish."""
         start = folder.run().init_from
         source = Folder(Path(self.grid) / start.run) if start else folder
         if not start or not (source / "run.json").is_file() or source.weights(start.phase).is_file():
@@ -108,7 +108,7 @@ class Job:
         return state not in ENDED
 
     def _timed_out(self, warned: float) -> bool:
-        """Whether the warning was of the time limit, and not of a preemption."""
+        """Whether the warning was for the time limit rather than a preemption."""
         try:
             command = ["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]]
             told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
@@ -117,13 +117,13 @@ class Job:
                 if facts["PreemptTime"] not in ("None", "N/A", "Unknown"):
                     return False
         except (OSError, KeyError, subprocess.SubprocessError):
-            pass  # then the clock alone says it
+            pass  # then the clock decides
         return warned > 60 * self.minutes - self.signal_seconds - SLACK
 
 
 @contextmanager
 def _printing_to_log() -> Iterator[Callable[[Folder], None]]:
-    """What is printed inside goes to the log of the attempt that is claimed."""
+    """Within this context, output goes to the log of the claimed attempt."""
     kept = [os.dup(number) for number in (1, 2)]
 
     def to_log(mine: Folder) -> None:
@@ -142,7 +142,7 @@ def _printing_to_log() -> Iterator[Callable[[Folder], None]]:
 
 
 class Stop(Interrupts):
-    """The flag that the signals set. Keeps submitit's handler of the warning, to be called when there is time."""
+    """The flag that the signals set. It keeps submitit's handler of the warning for later."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,9 +160,9 @@ class Stop(Interrupts):
         self.count = 1
 
     def requeue(self, timed_out: bool) -> None:
-        """Let submitit put the job back into the queue, and leave; a preemption costs no allowance.
+        """Let submitit put the job back into the queue, and exit; a preemption costs no allowance.
 
-        submitit takes every warning in a job of up to ten minutes for one of its time limit: here it is told.
+        submitit takes every warning in a job of up to ten minutes for its time limit, unless it is told here.
         """
         if handler := getattr(self._requeue, "__self__", None):
             handler.has_timed_out = lambda: timed_out
@@ -171,10 +171,10 @@ class Stop(Interrupts):
 
 
 class Workers(Pool):
-    """The local pool inside a job. Its workers never see the warning, which SLURM sends to every process of a job."""
+    """The local pool inside a job. Its workers block the warning, which SLURM sends to every process of a job."""
 
     def _start(self, slot: Slot) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {WARNING})  # a process that is started now keeps it blocked
+        signal.pthread_sigmask(signal.SIG_BLOCK, {WARNING})  # processes started now inherit this
         try:
             super()._start(slot)
         finally:

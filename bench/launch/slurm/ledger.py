@@ -1,11 +1,11 @@
-"""Which job has which cells, and how a cell stands by its own files together with the queue.
+"""Records which job has which cells, and determines the state of a cell from its files and the queue.
 
     results/<grid>/slurm/
         jobs/<number>.json     one per job or array: its cells, when it was submitted and to which cluster
-        logs/                  submitit's: what was submitted, and what the jobs printed
+        logs/                  submitit's: the submitted files, and the output of jobs
 
-A cell's end is what its folder says. The queue only says whether somebody is still at it: a cell that has not ended,
-and whose job is gone, is lost.
+The end of a cell is in its folder. The queue only says whether a job still runs it: a cell that has not ended and whose
+job is gone is lost.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from bench.results.forms import Form
 from bench.state import ENDED, State
 
 FRESH = 60.0
-"""Seconds since its last word for which a cell is taken to run, whatever the queue says of its job."""
+"""Seconds since its last status during which a cell counts as running, whatever the queue says."""
 
 
 @dataclasses.dataclass
 class Submission:
-    """A job, or an array of jobs, as its file describes it."""
+    """A job or an array of jobs, as described by its file."""
 
     number: str
     array: bool
     submitted: float
     cluster: str
-    cells: list[list[str]]  # of each job, by their ids
+    cells: list[list[str]]  # the ids of the cells of each job
     cancelled: bool = False  # by `cancel`
-    gpu: bool = False  # whether `auto` means a GPU in its cells
+    gpu: bool = False  # whether `auto` means a GPU for its cells
 
     def jobs(self) -> Iterator[tuple[str, list[str]]]:
-        """Each job's number and cells."""
+        """The number and the cells of each job."""
         for i, cells in enumerate(self.cells):
             yield (f"{self.number}_{i}" if self.array else self.number), cells
 
 
 class _Kept(Form):
-    """The same, as its file must look."""
+    """The form of a submission's file."""
 
     model_config = ConfigDict(extra="forbid")
     number: str
@@ -62,14 +62,14 @@ FORM: TypeAdapter[Any] = TypeAdapter(_Kept)
 
 
 class Place(NamedTuple):
-    """Where a cell was sent."""
+    """The job to which a cell was sent."""
 
     number: str
     submission: Submission
 
 
 class Sight(NamedTuple):
-    """How a cell stands, as an observer sees it."""
+    """The state of a cell for an observer."""
 
     state: str
     reason: str | None = None
@@ -85,7 +85,7 @@ class Ledger:
         self.folder = grid / "slurm"
         self.places: dict[str, list[Place]] = {}
         self.queue: dict[str, queue.Job] = {}
-        self.cluster: str | None = None  # the one that was asked
+        self.cluster: str | None = None  # the cluster that was asked
         self.read()
 
     @property
@@ -93,7 +93,7 @@ class Ledger:
         return self.folder / "logs"
 
     def read(self) -> list[Submission]:
-        """Read the files anew; the submissions, oldest first. The user is told of damaged ones, which are left out."""
+        """Read the files again; the submissions, oldest first. Damaged ones are left out, with a warning."""
         found = []
         for file in (self.folder / "jobs").glob("*.json"):
             if record := read_json(file, FORM):
@@ -107,7 +107,7 @@ class Ledger:
         return found
 
     def write(self, submission: Submission) -> None:
-        """Keep a submission's file."""
+        """Write a submission's file."""
         write_record(self.folder / "jobs" / f"{submission.number}.json", dataclasses.asdict(submission))
 
     def forget(self, submission: Submission) -> None:
@@ -139,7 +139,7 @@ class Ledger:
         return found is not None and found[1] is not None and not found[1].over
 
     def sight(self, cell: str, status: Mapping[str, Any]) -> Sight:
-        """How a cell with this status stands, by the last look at the queue."""
+        """The state of a cell with this status, by the last look at the queue."""
         state, reason = status["state"], status.get("reason")
         found = self.job(cell)
         if found is None:
@@ -158,7 +158,7 @@ class Ledger:
         return Sight(state, reason, number, job.state if job else None, submission.submitted)
 
     def last_words(self, number: str, job: queue.Job | None) -> str:
-        """What is known of a job that is gone."""
+        """What is known about a job that is gone."""
         if job is None:
             known = f"job {number} is gone from the queue"
         else:
@@ -177,5 +177,5 @@ class Ledger:
 
 
 def fresh(status: Mapping[str, Any]) -> bool:
-    """Whether a cell has told of itself just now, by this machine's clock."""
+    """Whether a cell has written its status recently, by this machine's clock."""
     return status["state"] == "running" and abs(time.time() - (status.get("updated") or 0)) < FRESH

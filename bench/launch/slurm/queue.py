@@ -1,7 +1,7 @@
-"""What the cluster says, and what it is told: squeue, scontrol, sinfo and scancel, each in one place.
+"""All calls of SLURM's programs: squeue, scontrol, sinfo and scancel.
 
-`sacct` is never asked: many sites have no accounting, and then it knows nothing. squeue forgets a job some minutes
-after its end, so what happened to the job's cells is read from their folders.
+`sacct` is not used, as many sites have no accounting. squeue forgets a job some minutes after its end, so the fate of
+its cells is read from their folders.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from bench.errors import BadInput
 
 SECONDS = 30.0
-"""How long to wait for an answer; without its controller, squeue waits longer than a user does."""
+"""Seconds to wait for an answer; without a controller, squeue waits longer than a user would."""
 
 LARGEST_ARRAY = 1001
 """SLURM's default of MaxArraySize."""
@@ -26,7 +26,7 @@ OVER = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
     "TIMEOUT",
 )  # fmt: skip
-"""States in which a job does nothing any more."""
+"""States of a job that has ended."""
 
 
 class Silent(Exception):
@@ -37,7 +37,7 @@ class Job(NamedTuple):
     """A job, or one of an array's, as squeue shows it."""
 
     state: str
-    reason: str = ""  # why it waits, where it does
+    reason: str = ""  # why it waits
     node: str = ""
 
     @property
@@ -47,7 +47,7 @@ class Job(NamedTuple):
 
 
 def missing() -> str | None:
-    """A program of SLURM's that is not here, where one is not."""
+    """A program of SLURM that is missing, or None."""
     programs = ("sbatch", "srun", "squeue", "scancel", "scontrol")
     return next((program for program in programs if shutil.which(program) is None), None)
 
@@ -59,9 +59,9 @@ def require() -> None:
 
 
 def ask(*command: str) -> str:
-    """Output of a program. Raises `Silent`, with what it said, when it fails.
+    """The output of a program. Raises `Silent`, with its message, when it fails.
 
-    It does not see the user's own filters and habits, such as SQUEUE_PARTITION: a job that is hidden would seem gone.
+    It runs without the user's own filters, such as SQUEUE_PARTITION, as a hidden job would seem gone.
     """
     habits = ("SQUEUE_", "SINFO_", "SCANCEL_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(habits)}
@@ -79,13 +79,13 @@ def ask(*command: str) -> str:
 
 
 def one_line(said: str) -> str:
-    """What a program of SLURM's said, without its name, in one line."""
+    """The message of one of SLURM's programs in one line, without the program's name."""
     lines = [re.sub(r"^\w+: (error: )?", "", line.strip()) for line in said.splitlines() if line.strip()]
     return "; ".join(lines)
 
 
 def jobs(numbers: Iterable[str]) -> dict[str, Job]:
-    """The jobs with these numbers that squeue knows; of an array each one, as 12_3. Raises `Silent`."""
+    """The jobs with these numbers that squeue knows; those of an array singly, as 12_3. Raises `Silent`."""
     wanted = sorted(set(numbers))
     if not wanted:
         return {}
@@ -93,14 +93,14 @@ def jobs(numbers: Iterable[str]) -> dict[str, Job]:
     try:
         told = ask(*listing, f"--jobs={','.join(wanted)}")
     except Silent as silent:
-        if "Invalid job id" not in str(silent):  # said when it knows none of them
+        if "Invalid job id" not in str(silent):  # (it knows none of them)
             raise
         told = ""
     found = {}
     for line in told.splitlines():
         number, _, rest = line.partition("|")
         state, _, rest = rest.partition("|")
-        reason, _, node = rest.rpartition("|")  # a site's reasons may have any character
+        reason, _, node = rest.rpartition("|")  # a site's reasons may contain any character
         found[number.strip()] = Job(state, "" if reason == "None" else reason, node)
     return found
 
@@ -113,7 +113,7 @@ def config() -> Mapping[str, str]:
 
 
 def largest_array() -> int:
-    """How many jobs an array may have. Raises `Silent` where the site's configuration does not say it in a number."""
+    """The largest size of an array of jobs. Raises `Silent` where the configuration does not give it as a number."""
     told = config().get("MaxArraySize", str(LARGEST_ARRAY))
     if not (told.isascii() and told.isdecimal()):
         raise Silent(f"scontrol says MaxArraySize = {told[:40]!r}, which should be a number")
@@ -121,18 +121,18 @@ def largest_array() -> int:
 
 
 def cluster() -> str:
-    """The cluster's name: a job's number means nothing on another one."""
+    """The name of the cluster, as a job's number is valid only there."""
     return config().get("ClusterName", "")
 
 
 def cancel(numbers: Sequence[str]) -> None:
-    """Cancel jobs, or whole arrays; one that is over already is no error. Raises `Silent`."""
-    for i in range(0, len(numbers), 500):  # as many as a command line holds
+    """Cancel jobs or whole arrays; one that has ended already is not an error. Raises `Silent`."""
+    for i in range(0, len(numbers), 500):  # as many as fit a command line
         ask("scancel", *numbers[i : i + 500])
 
 
 def partitions() -> list[str]:
-    """The names of the partitions; none when they cannot be had."""
+    """The names of the partitions; empty when they are unknown."""
     try:
         return list(dict.fromkeys(ask("sinfo", "--noheader", "--format=%R").split()))
     except Silent:
@@ -140,7 +140,7 @@ def partitions() -> list[str]:
 
 
 def nodes() -> list[str]:
-    """What kinds of nodes there are, in words; none when that cannot be had."""
+    """The kinds of nodes, in words; empty when they are unknown."""
     try:
         told = ask("sinfo", "--noheader", "--format=%R|%c|%m|%G")
     except Silent:

@@ -1,4 +1,4 @@
-"""What is asked of the cluster: the `slurm:` section of a grid, a profile file, `--set slurm.KEY=VALUE`.
+"""The settings of jobs: the `slurm:` section of a grid, a profile file, `--set slurm.KEY=VALUE`.
 
     slurm:
       partition: gpu
@@ -28,13 +28,13 @@ from bench.errors import BadInput, shown
 from bench.grid import conditions_of, matches
 from bench.read_yaml import read_yaml
 
-OURS = {
+RESERVED = {
     "array": "parallel", "cpus-per-task": "cpus", "error": None, "gpus-per-node": "gpus", "job-name": None,
     "mem": "memory", "nodes": None, "ntasks-per-node": None, "open-mode": None, "output": None, "requeue": None,
     "signal": "signal_seconds", "time": "minutes", "partition": "partition", "account": "account", "qos": "qos",
     "constraint": "constraint", "dependency": None,
 }  # fmt: skip
-"""Options of sbatch that the launcher gives itself, and the settings that they come from."""
+"""Options of sbatch that the launcher sets itself, and the settings that they come from."""
 
 
 def _whole_minutes(value: Any) -> Any:
@@ -47,15 +47,15 @@ Minutes = Annotated[int, BeforeValidator(_whole_minutes), Field(gt=0)]
 
 
 def _one_line(value: Any) -> Any:
-    """The value: it becomes part of a line of a script, which a line break would end, and what follows be another."""
+    """The value, which becomes part of a line of a script, if it has no line breaks or control characters."""
     if isinstance(value, str) and not value.isprintable():
-        raise ValueError("should have no line breaks or other control characters in it")
+        raise ValueError("should not contain line breaks or other control characters")
     return value
 
 
 def _no_nul(value: str) -> str:
     if "\0" in value:
-        raise ValueError("should have no NUL in it")
+        raise ValueError("should not contain NUL")
     return value
 
 
@@ -79,36 +79,36 @@ class Settings(Config):
     qos: Line | None = None
     constraint: Line | None = Field(None, description="features of the node, as sbatch takes them")
     gpus: Natural = 0
-    cpus: Positive | None = Field(None, description="null: the cell's threads, times how many run at once")
+    cpus: Positive | None = Field(None, description="null: the cell's threads times at_once")
     memory: Annotated[float, Field(gt=0)] | None = Field(None, description="GB for the job; null: the site's default")
-    minutes: Minutes = Field(60, description="the job's time limit; a cell that needs longer goes on in the next job")
+    minutes: Minutes = Field(60, description="time limit of a job; a longer cell continues in the next job")
     parallel: Positive = Field(256, description="jobs of an array that run at a time")
     cells_per_job: Positive = 1
-    at_once: Positive = Field(1, description="cells of a job that run at a time, each in a process of its own")
+    at_once: Positive = Field(1, description="cells of a job that run at a time, each in its own process")
     setup: tuple[Lines, ...] = Field((), description="shell lines before the job's command")
     directives: dict[str, Value] = Field({}, description="further options of sbatch, without the dashes")
-    python: Line | None = Field(None, description="how a job calls Python; null: as this process was")
-    signal_seconds: Positive = Field(90, description="warning before the time limit; SLURM may give it a minute sooner")
-    timeouts: Natural = Field(100, description="how often a job may reach its time limit and go on")
-    poll_seconds: Annotated[float, Field(gt=0)] = Field(15.0, description="between two questions to squeue")
+    python: Line | None = Field(None, description="command that starts Python; null: this process's")
+    signal_seconds: Positive = Field(90, description="warning before the time limit; SLURM may send it a minute sooner")
+    timeouts: Natural = Field(100, description="how often a job may reach its time limit and continue")
+    poll_seconds: Annotated[float, Field(gt=0)] = Field(15.0, description="seconds between two calls of squeue")
     overrides: tuple[Override, ...] = ()
 
     @field_validator("directives")
     @classmethod
-    def _not_ours(cls, directives: dict[str, Any]) -> dict[str, Any]:
+    def _not_reserved(cls, directives: dict[str, Any]) -> dict[str, Any]:
         for name in directives:
             if not re.fullmatch("-*[a-zA-Z][a-zA-Z0-9_-]*", name):
-                raise ValueError(f"{shown(name)} is no name of an option")
+                raise ValueError(f"{shown(name)} is not the name of an option")
             if name.startswith("-"):
                 raise ValueError(f"write {name.lstrip('-')!r}, without the dashes")
-            if name.replace("_", "-") in OURS:
-                field = OURS[name.replace("_", "-")]
+            if name.replace("_", "-") in RESERVED:
+                field = RESERVED[name.replace("_", "-")]
                 raise ValueError(f"{name!r} is given by " + (f"the setting {field!r}" if field else "the launcher"))
         return directives
 
 
 class Request(Config):
-    """What one job asks for; cells with equal requests share an executor and its arrays."""
+    """The resources of a job; cells with equal requests share an executor and its arrays."""
 
     partition: str | None
     account: str | None
@@ -141,7 +141,7 @@ class Request(Config):
 
 
 def gather(grid: Mapping[str, Any], profile: str | None, sets: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """The settings of a grid, its profile and the command line in one mapping, each checked where it stands."""
+    """The settings of a grid, its profile and the command line in one mapping, each checked with its source."""
     merged = {**grid}
     Settings.parse(merged, "slurm")
     if profile is not None:
@@ -173,7 +173,7 @@ def _asks_for_gpus(settings: Mapping[str, Any]) -> bool:
 
 
 def request(data: Mapping[str, Any], run: Run) -> Request:
-    """What the job of this cell asks for."""
+    """The resources of the job of a cell."""
     merged = dict(data)
     for override in data.get("overrides", ()):
         if matches(run, override["where"], "slurm"):

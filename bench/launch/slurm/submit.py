@@ -1,6 +1,6 @@
-"""Cells become jobs: packed, grouped by what they ask for, and sent as arrays no larger than the site allows.
+"""Turns cells into jobs: packed, grouped by their requests, and sent as arrays no larger than the site allows.
 
-All or nothing: when the site refuses one array, those that it took before are cancelled, and every cell is as it was.
+All or nothing: when the site refuses an array, those before it are cancelled, and every cell is as it was.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Array:
     request: Request
     jobs: list[list[Cell]]
     parallel: int
-    wave: int = 0  # jobs of a later wave start from what those of the waves before it have computed
+    wave: int = 0  # jobs of a later wave start from the results of earlier waves
     numbers: list[str] = field(default_factory=list)  # of the submissions to wait for
 
 
 def arrays(cells: Sequence[Cell], settings: Mapping[str, Any], largest: int) -> list[Array]:
-    """The arrays for these cells, in the order in which they are to be sent."""
+    """The arrays for these cells, in the order of submission."""
     members = {cell.id: cell for cell in cells}
 
     def wave(cell: Cell) -> int:
@@ -64,12 +64,12 @@ def arrays(cells: Sequence[Cell], settings: Mapping[str, Any], largest: int) -> 
 
 
 def executor(array: Array, logs: Path, name: str) -> submitit.AutoExecutor:
-    """submitit's executor for what an array asks for. Raises `BadInput` where the script could not name its places."""
+    """submitit's executor for an array's request. Raises `BadInput` for a path that the script cannot contain."""
     for path in (str(logs), name):
         if not path.isprintable():
             raise BadInput(f"slurm: {shown(path)}: has a line break or another control character in it; rename it")
     asked = array.request
-    python = f"{asked.python or shlex.quote(sys.executable)} -P"  # no module is looked for in the working folder
+    python = f"{asked.python or shlex.quote(sys.executable)} -P"  # no module is imported from the working folder
     made = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=asked.timeouts, slurm_python=python)
     paths = [] if asked.python else [f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"]
     threads = [f"export {variable}={asked.threads}" for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
@@ -88,7 +88,7 @@ def executor(array: Array, logs: Path, name: str) -> submitit.AutoExecutor:
         slurm_constraint=asked.constraint,
         slurm_array_parallelism=array.parallel,
         slurm_signal_delay_s=asked.signal_seconds,
-        slurm_srun_args=[f"--cpus-per-task={asked.cpus}"],  # since SLURM 22.05 srun does not inherit it
+        slurm_srun_args=[f"--cpus-per-task={asked.cpus}"],  # (not inherited by srun since SLURM 22.05)
         slurm_setup=[*paths, *threads, *asked.setup],
         slurm_additional_parameters={"requeue": True, **further},
     )
@@ -96,9 +96,9 @@ def executor(array: Array, logs: Path, name: str) -> submitit.AutoExecutor:
 
 
 def texts(cells: Sequence[Cell], grid: Path, settings: Mapping[str, Any], ledger: Ledger) -> list[str]:
-    """The sbatch files that would be sent, with <1> for the number that the first will get; nothing is written.
+    """The sbatch files that would be sent, with <1> for the number of the first; nothing is written.
 
-    Where there is no SLURM to ask, arrays are as large as its default allows.
+    Without SLURM, arrays are as large as its default allows.
     """
     found, sent = [], arrays(cells, settings, queue.LARGEST_ARRAY) if queue.missing() else _arrays(cells, settings)
     for array in sent:
@@ -122,19 +122,17 @@ def _arrays(cells: Sequence[Cell], settings: Mapping[str, Any]) -> list[Array]:
 def submit(
     cells: Sequence[Cell], grid: Path, options: LaunchOptions, settings: Mapping[str, Any], ledger: Ledger
 ) -> list[Submission]:
-    """Send these cells. Raises `BadInput`, with sbatch's own words, when the site refuses; then nothing was sent."""
+    """Send these cells. Raises `BadInput` with sbatch's message, and nothing sent, when the site refuses."""
     found = _arrays(cells, settings)
     before = [(cell, cell.folder.status) for cell in cells]
     sent: list[Submission] = []
     try:
         for cell, status in before:
-            if status["state"] != "pending" and look(cell.folder).state == "free":  # nobody is at it
+            if status["state"] != "pending" and look(cell.folder).state == "free":  # nobody runs it
                 kept = {name: status[name] for name in (*FACTS, "attempt") if name in status}
                 cell.folder.set_status("pending", **kept)
         for array in found:
-            array.numbers = [
-                submission.number for submission, earlier in zip(sent, found, strict=False) if earlier.wave < array.wave
-            ]
+            array.numbers = [job.number for job, earlier in zip(sent, found, strict=False) if earlier.wave < array.wave]
             array.numbers += _sources(array, ledger)
             sent.append(_send(array, grid, options, ledger, has_gpus(settings)))
             ledger.write(sent[-1])
@@ -150,7 +148,7 @@ def submit(
 
 
 def _sources(array: Array, ledger: Ledger) -> list[str]:
-    """The jobs, sent earlier, of cells that those of an array start from."""
+    """The earlier jobs of cells from which those of an array start."""
     runs = [cell.run for job in array.jobs for cell in job]
     sources = dict.fromkeys(run.init_from.run for run in runs if run.init_from)
     jobs = [ledger.job(source) for source in sources if ledger.active(source)]
@@ -192,7 +190,7 @@ def _send(array: Array, grid: Path, options: LaunchOptions, ledger: Ledger, gpu:
 
 
 def _refusal(said: str, asked: Request) -> str:
-    """sbatch's message in one line, with what would be possible."""
+    """sbatch's message in one line, with the possible values."""
     message = f"slurm: sbatch refuses: {queue.one_line(said) or 'it was interrupted'}; asked for: {asked}"
     if "partition" in said and (names := queue.partitions()):
         guess = nearest(asked.partition or "", names)
@@ -203,14 +201,14 @@ def _refusal(said: str, asked: Request) -> str:
 
 
 SITE = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
-"""What says how to reach the cluster, among the variables whose others tell of a job that this process is in."""
+"""SLURM's variables that say how to reach the cluster; the others describe a job around this process."""
 GIVEN = ("ARRAY_INX", "ERROR", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "SIGNAL", "TIMELIMIT")
-"""Variables of sbatch, as SBATCH_TIMELIMIT, for what the launcher always gives: they would win over its file."""
+"""Variables such as SBATCH_TIMELIMIT, which would override what the launcher always sets."""
 
 
 @contextlib.contextmanager
 def _clean(asked: Request) -> Iterator[None]:
-    """An environment for sbatch without what a job has around us, and without what would win over the settings."""
+    """An environment for sbatch without a surrounding job's variables, and without those that override settings."""
     given = {f"SBATCH_{name}" for name in GIVEN}
     where = ("partition", "account", "qos", "constraint")
     given |= {f"SBATCH_{name.upper()}" for name in where if getattr(asked, name)}
@@ -227,7 +225,7 @@ def _clean(asked: Request) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _srun_or_not() -> Iterator[None]:
-    """submitit makes no executor where there is no srun, which the text of a file does not need."""
+    """Let submitit create an executor without srun, which the text of a file does not need."""
     executor: Any = submitit.SlurmExecutor
     kept = vars(executor)["affinity"]
     executor.affinity = classmethod(lambda cls: 1)
@@ -239,7 +237,7 @@ def _srun_or_not() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """submitit prints and logs what it then raises; here only what is raised is told."""
+    """Silence what submitit prints and logs before it raises."""
     logger = logging.getLogger("submitit")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)

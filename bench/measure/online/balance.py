@@ -1,12 +1,12 @@
-"""Influence balancing: a loss whose gradient turns its sign with the number of columns that credit goes back.
+"""Influence balancing: a loss whose gradient changes its sign with the number of columns that credit goes back.
 
-From Tallec & Ollivier, arXiv 1702.05043. A linear network of 23 numbers has one parameter, theta, which its first ten
-see with the sign +, the others with -:
+From Tallec & Ollivier, arXiv 1702.05043. A linear network of 23 units has one parameter, theta, which the first ten
+units see with the sign +, the others with -:
 
     h' = A h + theta s,    A = 1/2 on the diagonal and above it,    loss (h'_0 - 1)^2 / 2
 
-What theta does to h'_0 is at first positive, and in the end -6: a gradient that goes back through fewer than 41 columns
-leads away from the optimum, -1/6. Every method takes plain steps of SGD, one a column.
+The influence of theta on h'_0 is positive at first, and -6 in the limit: a gradient through fewer than 41 columns leads
+away from the optimum, -1/6. Every method takes plain steps of SGD, one per column.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ A = (torch.eye(NUMBERS) + torch.diag(torch.ones(NUMBERS - 1), 1)).double() / 2
 S = torch.where(torch.arange(NUMBERS) < POSITIVE, 1.0, -1.0).double()
 METHODS = ("rtrl", "kf-rtrl", "nobacktrack", "uoro")
 WINDOWS = (1, 10, 100)
-"""Columns that truncated BPTT goes back."""
+"""The numbers of columns that truncated BPTT goes back."""
 SEEDS = 3
-"""Of methods with noise."""
+"""The number of seeds for a method with noise."""
 STEPS, RATE = 100_000, 3e-4
-"""The rate falls as the root of the steps."""
+"""Steps, and the initial rate, which falls with the square root of the steps."""
 POINTS = 60
 FAR = 1e6
-"""A theta beyond this has run away, and goes no further."""
+"""A theta beyond this has diverged, and is not updated any more."""
 
 Gradient = Callable[[Tensor, Tensor], Tensor]
 """The gradient by theta, (1,), of a loss whose derivative by h_0 is (1,), after the step to h (1, N)."""
 
 
 def forward(name: str, seed: int = 0, lanes: int = 1) -> Gradient:
-    """The gradient of a method that carries credit forward, averaged over lanes whose noise alone differs."""
+    """The gradient of a method that carries credit forward, averaged over lanes that differ only in their noise."""
     estimator, by_state = ByHand(name, NUMBERS, [(1, 1)], lanes, seed), torch.zeros(lanes, NUMBERS).double()
     site = Site(("theta",), torch.ones(lanes, 1).double(), S[None, :, None].expand(lanes, -1, -1))
 
@@ -53,13 +53,13 @@ def forward(name: str, seed: int = 0, lanes: int = 1) -> Gradient:
 
 
 def truncated(back: int) -> Gradient:
-    """The gradient of BPTT through the last columns: the network is linear, so that its influence is a number."""
+    """The gradient of BPTT through the last columns; as the network is linear, its influence is a constant."""
     reach = sum((torch.linalg.matrix_power(A, k) @ S)[0].item() for k in range(back))
     return lambda h, d: d * reach
 
 
 def descended(gradient: Gradient, steps: int = STEPS, rate: float = RATE) -> dict[str, list[float]]:
-    """theta {steps, theta} at evenly spread logarithms of the step."""
+    """Descend along a gradient; theta is recorded as {steps, theta}, evenly spaced in the logarithm of the step."""
     at = {round(steps ** (point / POINTS)) for point in range(POINTS + 1)} | {steps}
     h, theta = torch.ones(1, NUMBERS).double(), torch.tensor([START]).double()
     told: dict[str, list[float]] = {"steps": [0], "theta": [START]}
@@ -76,7 +76,7 @@ def descended(gradient: Gradient, steps: int = STEPS, rate: float = RATE) -> dic
 def measure(
     steps: int = STEPS, methods: Sequence[str] = METHODS, windows: Sequence[int] = WINDOWS, rate: float = RATE
 ) -> list[dict[str, Any]]:
-    """A record {method, setting, seed, steps, theta} for each method, and seed where it has noise."""
+    """A record {method, setting, seed, steps, theta} for each method, and for each seed where it has noise."""
     ways = [("tbptt", f"k {back}", 0, truncated(back)) for back in windows]
     ways += [
         (name, "", seed, forward(name, seed)) for name in methods for seed in range(1 if name == "rtrl" else SEEDS)

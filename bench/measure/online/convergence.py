@@ -1,13 +1,13 @@
-"""Does online learning converge? An experiment in which the theorem of Lam, Sirignano & Spiliopoulos should show.
+"""Convergence of online learning: an experiment on the theorem of Lam, Sirignano & Spiliopoulos, arXiv 2501.08040.
 
-arXiv 2501.08040: for networks that contract, on ergodic data and with rates that fall, RTRL reaches a stationary point
-of the loss. Here the data are a cycle of 97 inputs, so that a mean over one period is the true loss, without noise:
+It states that for contracting networks, on ergodic data and with decreasing rates, RTRL reaches a stationary point of
+the loss. Here the data are a cycle of 97 inputs, so that a mean over a period is the true loss, without noise:
 
     target   two averages of the inputs, EMA(0.3) - 2 EMA(0.8), of which the second needs credit from far back
     student  h' = tanh(W h + w x + b), 2 units, W = 0.95 V / sqrt(1 + |V|^2), which contracts for every V
     loss     (r . h' + c - target)^2 / 2;    SGD at every step, with the rate 0.1 / (1 + t / 30,000)
 
-The influence is kept for W, and turned into that of V by W's present derivative.
+The influence of W is carried, and converted to that of V by the current derivative of W.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ PERIOD, UNITS, SEEDS = 97, 2, 8
 FAST, SLOW = 0.3, 0.8
 CONTRACTION, RATE, HALVES = 0.95, 0.1, 30_000
 PERIODS = (10, 30, 100, 300, 1000)
-"""When the loss is looked at, at equal phases of the cycle."""
+"""The periods after which the loss is measured, always at the same phase of the cycle."""
 METHODS = ("rtrl", "kf-rtrl", "nobacktrack", "uoro", "tbptt")
-"""tbptt with windows of one step: what reaches a parameter through the present step alone."""
+"""tbptt has windows of one step, so that credit reaches parameters only through the current step."""
 
 
 class Student(NamedTuple):
-    """Parameters of so many students, one a lane."""
+    """The parameters of several students, one per lane."""
 
     v: Tensor  # (B, n, n)
     rest: Tensor  # (B, n, 2): w and b
@@ -53,7 +53,7 @@ class Student(NamedTuple):
 
 
 def data() -> tuple[Tensor, Tensor]:
-    """Inputs and targets of one period, (97,) each: averages of a cycle that has always been going on."""
+    """Inputs and targets of a period, (97,) each: averages over an infinite past of the cycle."""
     x = torch.randn(PERIOD, generator=torch.Generator().manual_seed(0)).double()
     targets = torch.zeros_like(x)
     for keep, factor in ((FAST, 1.0), (SLOW, -2.0)):
@@ -66,16 +66,16 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 def begun(lanes: int) -> Student:
-    """The students of that many seeds."""
+    """The initial students, one per seed."""
     draws = [torch.randn(UNITS * (UNITS + 3) + 1, generator=torch.Generator().manual_seed(1 + s)) for s in range(lanes)]
     v, rest, readout = torch.stack(draws).double().split([UNITS * UNITS, 2 * UNITS, UNITS + 1], 1)
     return Student(v.unflatten(1, (UNITS, UNITS)), 0.5 * rest.unflatten(1, (UNITS, 2)), 0.5 * readout)
 
 
 def measure(periods: Sequence[int] = PERIODS, methods: Sequence[str] = METHODS, seeds: int = SEEDS) -> dict[str, Any]:
-    """{target: its variance / 2, methods: [{method, seeds, steps, loss: a list of the seeds' for each of the steps}]}.
+    """{target: its variance / 2, methods: [{method, seeds, steps, loss: for each of the steps a list over seeds}]}.
 
-    A loss is the mean of one period's, as the steps were taken.
+    A loss is the mean over a period, measured during the steps.
     """
     x, targets = data()
     found = [{"method": name, "seeds": seeds, **_learned(name, x, targets, periods, seeds)} for name in methods]
@@ -116,5 +116,5 @@ def _learned(name: str, x: Tensor, targets: Tensor, periods: Sequence[int], lane
 
 
 def _pushed(slope: Tensor, w: Tensor, tangents: Tensor) -> Tensor:
-    """J X of X (B, n, k): J = diag(1 - h'^2) W."""
+    """J X for X (B, n, k), with J = diag(1 - h'^2) W."""
     return slope[..., None] * (w @ tangents)

@@ -1,7 +1,7 @@
-"""What a column of a stream costs a method that learns online, traced: how work and memory grow with n and with T.
+"""The traced cost of a column of a stream for online methods, as a function of n and of T.
 
-flops   arithmetic of a column and a lane, that of element-wise operators included
-bytes   the most memory that a step's tensors take at a time, of a lane
+flops   arithmetic per column and lane, element-wise operators included
+bytes   peak memory of a step's tensors, per lane
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bench.measure.cost import step_costs
 UNITS = (8, 16, 32, 64, 128)
 LENGTHS = (8, 16, 32, 64, 128)
 AT_UNITS, AT_LENGTH, LANES = 16, 8, 4
-"""The units of networks along T, the columns along n, and the lanes of both."""
+"""The units where T varies, the columns where n varies, and the lanes of both."""
 METHODS: tuple[Mapping[str, Any], ...] = (
     {"name": "bptt"},
     {"name": "tbptt", "k1": 8, "k2": 8},
@@ -24,11 +24,11 @@ METHODS: tuple[Mapping[str, Any], ...] = (
 )
 CELLS = ("tanh", "elstm")
 ONLY = {"elstm": ("bptt", "rtrl")}
-"""Methods whose costs on a cell are of interest; of cells that are not here, all."""
+"""The methods that are measured on a cell; on any other cell all are."""
 
 
 def run_of(method: Mapping[str, Any], cell: str, units: int) -> Run:
-    """A run with a linear readout and three symbols, an update at every column."""
+    """A run with a linear readout and three symbols that updates at every column."""
     model = {"backbone": cell, "updater_width": units, "d": 4, "heads": 1, "memory_tokens": 1, "updater_layers": 1}
     return Run.parse(
         {
@@ -41,7 +41,7 @@ def run_of(method: Mapping[str, Any], cell: str, units: int) -> Run:
 
 
 def measure(units: Sequence[int] = UNITS, lengths: Sequence[int] = LENGTHS) -> list[dict[str, Any]]:
-    """A row {method, setting, axis, value, flops, bytes} for each method, cell and point that can be."""
+    """A row {method, setting, axis, value, flops, bytes} for each feasible method, cell and point."""
     points = [("units", n, n, AT_LENGTH) for n in units] + [("columns", t, AT_UNITS, t) for t in lengths]
     return [
         {"method": method["name"], "setting": setting, "axis": axis, "value": value, **_traced(method, cell, n, t)}

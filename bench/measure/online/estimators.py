@@ -1,7 +1,7 @@
-"""The estimators of methods that learn online, lane by lane: each lane's own gradient, in the place of their sum.
+"""Estimators of online methods, lane by lane: the gradient of each lane instead of their sum.
 
-So thousands of draws of a method's noise are one run, and a step that somebody wrote by hand (`bench.models.local`)
-gives its gradient without a network around it.
+So thousands of draws of a method's noise take one run, and a step written by hand (`bench.models.local`) gives its
+gradient without a network around it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from bench.methods.online import Online, Pairs, Part
 from bench.models.local import Local
 
 EVERYTHING = "everything"
-"""The name of theta, which is not cut into parameters."""
+"""The name of theta as a single vector."""
 
 
 def lane_by_lane(method: Online) -> None:
-    """From now on the method credits theta as one vector a lane, (B, P), under the name `EVERYTHING`."""
+    """Make the method give its gradient as one vector per lane, (B, P), under the name `EVERYTHING`."""
 
     def summed(pairs: Pairs) -> Tensor:
         return torch.cat([(b[..., None] * a[..., None, :]).sum(1).flatten(1) for b, a in pairs], 1)
@@ -33,9 +33,9 @@ def lane_by_lane(method: Online) -> None:
 
 
 def small(method: Mapping[str, Any], units: int = 4, seed: int = 0, **fields: Any) -> Any:
-    """A method with a network of tanh units, a linear readout and three symbols, in float64; its class says what it is.
+    """A method with a network of tanh units, a linear readout and three symbols, in float64.
 
-    `fields` are those of the run.
+    `fields` are further fields of the run.
     """
     model = {"backbone": "tanh", "updater_width": units, "d": 4, "heads": 1, "memory_tokens": 1, "updater_layers": 1}
     run = Run.parse(
@@ -59,7 +59,7 @@ class ByHand:
     """
 
     AHEAD = 512
-    """Steps whose noise is drawn at a time."""
+    """The number of steps whose noise is drawn at a time."""
 
     def __init__(self, name: str, numbers: int, parts: Sequence[tuple[int, int]], lanes: int, seed: int = 0) -> None:
         self.method, self.lanes = small({"name": name}, seed=seed), lanes
@@ -71,7 +71,7 @@ class ByHand:
 
     @torch.no_grad()
     def credit(self, local: Local, by_state: Tensor) -> Tensor:
-        """The gradients (B, P) of losses with these derivatives by the step's state (B, N); carries credit on."""
+        """The gradients (B, P) of losses, given their derivatives by the state (B, N); carries credit on."""
         if not self._drawn:
             drawn = self.method.draw((self.lanes, self.AHEAD), "train")
             self._drawn = [*drawn.flip(0)] if isinstance(drawn, Tensor) else [()] * self.AHEAD

@@ -1,18 +1,18 @@
-"""How good the gradients of methods that learn online are, against the exact one on the same networks.
+"""The quality of the gradients of online methods, compared with the exact ones on the same networks.
 
-A network of tanh units is not trained: it keeps its first weights (recurrent ones orthogonal, those of the inputs
-small, so that it remembers) and reads one sequence of three symbols, as unit vectors. With x the exact gradient of the
-recurrent weights, and g what a method gives for one draw of its noise:
+A network of tanh units is not trained: it keeps its initial weights (orthogonal recurrent ones, and small ones of the
+inputs, so that it remembers) and reads one sequence of three symbols, as unit vectors. With x the exact gradient of
+the recurrent weights, and g that of a method for one draw of its noise:
 
-    bias       |E g - x| / |x|         cut-off credit; 0 where the mean is right
+    bias       |E g - x| / |x|         truncated credit; 0 where the mean is exact
     variance   E |g - E g|^2 / |x|^2   noise; the number of draws whose mean has an error as large as x
-    cosine     E (g . x) / (|g| |x|)   how far single gradients point the right way
+    cosine     E (g . x) / (|g| |x|)   agreement of single gradients with the exact direction
 
-along two axes: the number of units n, every column of 32 scored; and the distance of a dependency, where the only
-scored column is the last, and of x only that part counts which belongs to a symbol that the first column alone has.
+along two axes: the number of units n, with all of 32 columns scored; and the distance of a dependency, where only the
+last column is scored, and only the part of x counts that belongs to a symbol of the first column alone.
 
-The square of the bias is estimated as the product of the errors of two halves of the draws, to which noise adds nothing
-on average, so that it may come out below 0; its root keeps the sign.
+The squared bias is estimated as the product of the errors of two halves of the draws, to which noise adds nothing on
+average. It may thus be below 0; its root keeps the sign.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from bench.tasks.base import IGNORED, Batch
 UNITS = (4, 8, 16, 32, 64)
 DISTANCES = (1, 2, 4, 8, 16, 32, 64)
 AT_UNITS, AT_LENGTH = 16, 32
-"""The units of networks along the distance, and the columns along the units."""
+"""The units where the distance varies, and the columns where the units vary."""
 NETWORKS, DRAWS, CUTS = 4, 1024, 128
-"""Networks, with a sequence each; draws of noise for each, and of the cuts of ARTBP, whose draws are not lanes."""
+"""The number of networks, each with a sequence; of draws of noise for each; of ARTBP's cuts, which are not lanes."""
 SMALL = 0.2
-"""What weights of the inputs are multiplied by."""
+"""The factor on the weights of the inputs."""
 ESTIMATORS: tuple[Mapping[str, Any], ...] = (
     *({"name": "tbptt", "k1": k, "k2": k} for k in (1, 8, 32)),
     {"name": "artbp"},
@@ -49,23 +49,23 @@ ESTIMATORS: tuple[Mapping[str, Any], ...] = (
 )
 WEIGHT, BIAS = "rnn.updater.map.weight", "rnn.updater.map.bias"
 TRAINING = TrainingConfig(budget=Budget(steps=1))
-TOLD = {"k2": "k", "copies": "copies", "block": "block"}
-"""Fields that tell settings of a method apart, and how they are called."""
+SETTING_FIELDS = {"k2": "k", "copies": "copies", "block": "block"}
+"""The fields that distinguish settings of a method, and their names in the report."""
 TINY = 1e-300
 
 
 class Problem(NamedTuple):
-    """A network and a sequence, by what they are made of."""
+    """The description of a network and a sequence."""
 
     units: int
     batch: Batch
     cue: int | None
-    """The symbol whose input weights are looked at; None: all recurrent parameters."""
+    """The symbol whose input weights are compared; None: all recurrent parameters."""
     seed: int
 
 
 def problems(axis: str, value: int, networks: int = NETWORKS) -> Iterator[Problem]:
-    """Those of one value of an axis."""
+    """The problems at a value of an axis."""
     for seed in range(networks):
         noise = torch.Generator().manual_seed(seed)
         if axis == "units":
@@ -83,7 +83,7 @@ def _begins(columns: int) -> Tensor:
 
 
 def built(problem: Problem, method: Mapping[str, Any]) -> Any:
-    """The method with the problem's network, whichever method it is."""
+    """Any method with the problem's network."""
     found = small(method, problem.units, problem.seed)
     found.requires_grad_(True)
     with torch.no_grad():
@@ -94,21 +94,21 @@ def built(problem: Problem, method: Mapping[str, Any]) -> Any:
 
 def exact(problem: Problem) -> Tensor:
     """The gradient of the summed loss, by BPTT through all columns, (P,)."""
-    return _backward(problem, built(problem, {"name": "bptt"}))
+    return _backward_draw(problem, built(problem, {"name": "bptt"}))
 
 
 def drawn(problem: Problem, method: Mapping[str, Any], draws: int = DRAWS, cuts: int = CUTS) -> Tensor:
-    """The gradients that a method gives for so many draws of its noise, (S, P); one where it has none."""
+    """The gradients of a method for that many draws of its noise, (S, P); a single one where it has none."""
     found = built(problem, method)
     noisy = "train" in found.gradient_is and found.gradient_is["train"] == "unbiased"
     if isinstance(found, Online):
-        return _forward(problem, found, draws if noisy else 1)
-    return torch.stack([_backward(problem, found) for _ in range(cuts if noisy else 1)])
+        return _forward_draws(problem, found, draws if noisy else 1)
+    return torch.stack([_backward_draw(problem, found) for _ in range(cuts if noisy else 1)])
 
 
 @torch.no_grad()
-def _forward(problem: Problem, method: Any, lanes: int) -> Tensor:
-    """Of a method that carries credit forward: a draw is a lane."""
+def _forward_draws(problem: Problem, method: Any, lanes: int) -> Tensor:
+    """The gradients of a method that carries credit forward, where a draw is a lane."""
     (part,) = method.parts
     lane_by_lane(method)
     x, y = (tokens.repeat(lanes, 1) for tokens in problem.batch[:2])
@@ -118,11 +118,11 @@ def _forward(problem: Problem, method: Any, lanes: int) -> Tensor:
         x_t, y_t = ((whole[:, t] if block == 1 else whole[:, t : t + block]) for whole in (x, y))
         carry, credit = method.step(carry, x_t, y_t, noise[t] if isinstance(noise, Tensor) else ())
         total = total + credit.gradient[f"rnn.{EVERYTHING}"]
-    return _looked_at(problem, total.unflatten(1, (part.q, part.m)))
+    return _compared_part(problem, total.unflatten(1, (part.q, part.m)))
 
 
-def _backward(problem: Problem, method: Any) -> Tensor:
-    """Of one that goes back: what the engine makes of the sequence, stretch by stretch, as a sum over labels."""
+def _backward_draw(problem: Problem, method: Any) -> Tensor:
+    """The gradient of a method that backpropagates, from the engine, summed over stretches and labels."""
     (phase,) = method.phases(TRAINING)
     total = torch.zeros(problem.units, problem.units + 5, dtype=torch.float64)
     for ready in Engine(method, phase).stretches(problem.batch):
@@ -131,27 +131,27 @@ def _backward(problem: Problem, method: Any) -> Tensor:
             labels = (problem.batch.y != IGNORED).sum() if ready.labels is None else ready.labels
             total += torch.cat([weight, bias[:, None]], 1) * labels
         method.zero_grad()
-    return _looked_at(problem, total[None])[0]
+    return _compared_part(problem, total[None])[0]
 
 
-def _looked_at(problem: Problem, matrices: Tensor) -> Tensor:
-    """Of gradients (S, n, m) the part that counts, as vectors."""
+def _compared_part(problem: Problem, matrices: Tensor) -> Tensor:
+    """The part of gradients (S, n, m) that is compared, as vectors."""
     if problem.cue is not None:
         matrices = matrices[:, :, problem.units + problem.cue]
     return matrices.flatten(1)
 
 
 class Quality(NamedTuple):
-    """What draws say of one network, relative to its exact gradient."""
+    """The quality of draws on a network, relative to its exact gradient."""
 
     squared_bias: float
-    """By two halves of the draws."""
+    """Estimated from two halves of the draws."""
     variance: float
     cosine: float
 
 
 def quality(draws: Tensor, wanted: Tensor) -> Quality:
-    """Draws (S, P) against the exact gradient (P,); a single draw has no noise."""
+    """Compare draws (S, P) with the exact gradient (P,); a single draw has no noise."""
     size = wanted.square().sum()
     halves = [half.mean(0) - wanted for half in ((draws, draws) if len(draws) == 1 else draws.chunk(2))]
     spread = torch.zeros(()) if len(draws) == 1 else draws.var(0).sum()
@@ -185,5 +185,8 @@ def measure(
 
 
 def _named(method: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {name: value for name, value in method.items() if name in TOLD}
-    return {"method": method["name"], "setting": ", ".join(f"{TOLD[name]} {value}" for name, value in fields.items())}
+    fields = {name: value for name, value in method.items() if name in SETTING_FIELDS}
+    return {
+        "method": method["name"],
+        "setting": ", ".join(f"{SETTING_FIELDS[name]} {value}" for name, value in fields.items()),
+    }
