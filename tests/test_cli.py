@@ -247,7 +247,7 @@ def test_an_end_of_file_is_no_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: py
 
     monkeypatch.setattr(registry, "load_plugin", ends)
     assert cli.main(["list", "--plugin", "x.py"]) == 2
-    assert capsys.readouterr().err == "error: a file ends before it should: nothing left\n"
+    assert capsys.readouterr().err == "error: a file ends too early: nothing left\n"
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def data_list(as_json: AsJson = False, plugin: Plugins = None) -> None:
-    """Show each data set: source, size, licence, whether it is here."""
+    """Show each data set: source, size, licence, and where it is."""
     load(plugin, needed=False)
     from bench.tasks import data
 
@@ -58,7 +58,7 @@ def data_import(
 
 
 def print_splits(entry: Entry) -> None:
-    """Where the data lies, how much is in each split and where that came from, and what else was decided."""
+    """Print where the data is, the size and source of each split, and the other settings."""
     say(f"{entry.name} is in {entry.here}")
     settings = dict(entry.settings)
     for split, counts in entry.counts.items():

@@ -1,4 +1,4 @@
-"""`diagnose`: why a network that learned from a teacher fails; how good the gradients of online methods are."""
+"""`diagnose`: why a network that learned from a teacher fails, or the quality of online methods' gradients."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def diagnose(
 
 
 def _experiment(name: str, results: str | None, out: str | None, as_json: bool) -> None:
-    """Do it, keep it, and show what the report would."""
+    """Run an experiment, keep its record, and show what the report would."""
     from bench.measure import online
     from bench.report.sections import estimators
 
@@ -105,7 +105,7 @@ def _run(run: str, sequences: int, out: str | None, as_json: bool) -> None:
 
 
 WORST = 5
-"""Transitions that `diagnose` lists."""
+"""The number of transitions that `diagnose` lists."""
 
 
 def _print_diagnosis(found: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The program: its commands, and what it says to a command line that it cannot use."""
+"""The program: its commands, and its messages on a command line that it cannot use."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(_usage(error))
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    except BrokenPipeError:  # whoever read our output has gone
+    except BrokenPipeError:  # the reader of our output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except OSError as error:
@@ -113,28 +113,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def script() -> None:
     """The console script `bench`."""
     code = 130
-    with suppress(KeyboardInterrupt):  # one more, while the first is dealt with
+    with suppress(KeyboardInterrupt):  # a second Ctrl-C, while the first is handled
         code = main()
     with suppress(ValueError):  # (not the main thread)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it has ended; a Ctrl-C more would only break off its leaving
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program has ended; Ctrl-C would interrupt its exit
     sys.exit(code)
 
 
 def _have_streams() -> None:
-    """Something to write to where the shell has closed stdout or stderr: else the next file opened would be it."""
+    """Open standard streams that the shell has closed, as the next opened file would get their descriptor."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a letter that the terminal has not is no reason to end
+        sys.stdout.reconfigure(errors="replace")  # the terminal may lack a character
 
 
 def _at_home(word: str) -> str:
-    """A path that begins with ~, alone or as --results=~/x, where the shell has left that to us."""
+    """Expand a path that begins with ~, alone or as in --results=~/x, which the shell leaves alone."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     return f"{option}{equals}{at_home(value)}" if value.startswith("~") else word
 
@@ -145,7 +145,7 @@ def _complain(text: str) -> int:
 
 
 def _usage(error: Any) -> str:
-    """A usage error of typer in one line, with what is allowed and the nearest of it."""
+    """A usage error of typer in one line, with the allowed values and the nearest of them."""
     prefix = command_path(error.ctx)
     param: Any = getattr(error, "param", None)
     name = "" if param is None else param.metavar if param.param_type_name == "argument" else max(param.opts, key=len)
@@ -164,7 +164,7 @@ def _usage(error: Any) -> str:
 
 
 def _given(option: str) -> str:
-    """The word that the command line gives for an option."""
+    """The value that the command line gives for an option, as a phrase."""
     for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
         if word == option or word.startswith(f"{option}="):
             return f"{shown(after if word == option else word.partition('=')[2])} given; "

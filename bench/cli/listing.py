@@ -1,4 +1,4 @@
-"""`list`: what there is to choose from."""
+"""`list`: the tasks, methods, backbones and grids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def list_(
     as_json: AsJson = False,
     plugin: Plugins = None,
 ) -> None:
-    """Show the tasks, methods, backbones and grids that there are, and plugins that could not be loaded."""
+    """Show the available tasks, methods, backbones and grids, and plugins that could not be loaded."""
     if kind is not None and kind not in KINDS:
         raise unknown("list", kind, KINDS)
     load(plugin, needed=False)
@@ -65,7 +65,7 @@ def _listing(kind: str) -> list[dict[str, Any]]:
 
 
 def _about(cls: type) -> str:
-    """What a class is, in a line: its own docstring's first, or its file's, which has one idea."""
+    """A description of a class in a line: the first of its docstring, or of its module's."""
     own = cls.__dict__.get("__doc__") or sys.modules[cls.__module__].__doc__ or ""
     return next(iter(own.strip().splitlines()), "")
 

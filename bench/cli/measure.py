@@ -1,4 +1,4 @@
-"""`cost`, `sample`: what methods cost, what models write."""
+"""`cost` and `sample`: the cost of methods, and samples of models."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def cost(
     lengths: Annotated[
         str | None, typer.Option(metavar="LIST", help="Sequence lengths to trace.", show_default="8,16,32,...,512")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Trace anew what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Trace again what is there.")] = False,
     as_json: AsJson = False,
     plugin: Plugins = None,
 ) -> None:
-    """Trace what training steps and inference of a grid's configurations cost, as a function of length.
+    """Trace the cost of training steps and inference of a grid's configurations, as a function of length.
 
     Nothing is trained: one real step of each phase is traced. The table is kept in DIR/<grid name>/cost.json, where
     `report` finds it.
@@ -62,7 +62,7 @@ def cost(
 
 
 LONGEST = 1 << 20
-"""A sequence that `cost` traces: one step of it is computed, and with attention that takes its square of memory."""
+"""The longest sequence that `cost` traces; with attention, a step on it takes memory that is quadratic in length."""
 
 
 def _lengths(text: str) -> tuple[int, ...]:
@@ -80,7 +80,7 @@ def _lengths(text: str) -> tuple[int, ...]:
 def trace_cost(
     grid: Grid, folder: Path, lengths: tuple[int, ...] | None, *, force: bool = False, quiet: bool = False
 ) -> dict[str, Any]:
-    """The cost table of a grid, from its folder if it is there and the code is the same."""
+    """The cost table of a grid, from its folder where the same code has traced it."""
     from bench.measure import cost as measured
 
     with bar(quiet) as progress:
@@ -103,14 +103,14 @@ def _print_cost(folder: Path) -> None:
 
 
 HOTTEST = 1e6
-"""A temperature at which all symbols are as likely."""
+"""A temperature at which all symbols are equally likely."""
 
 
 def sample(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    count: Annotated[int, typer.Option(min=1, max=10_000, help="How many to write.")] = 8,
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="How many samples to write.")] = 8,
     temperature: Annotated[float, typer.Option(min=0, max=HOTTEST, help="0 always takes the likeliest symbol.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, show_default="0", help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, show_default="0", help="Seed of the draws.")] = 0,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Also write pictures as a PNG file.")] = None,
     as_json: AsJson = False,
     plugin: Plugins = None,

@@ -1,4 +1,4 @@
-"""What the commands share: options, tables, progress, and how the program was called."""
+"""Shared parts of the commands: options, tables, progress, and the program's name."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from bench.paths import grid_name
 
 
 class Group(typer.core.TyperGroup):
-    """A group of commands that answers a wrong name in one line, and no name with its help."""
+    """A group of commands that answers an unknown name with one line, and no name with its help."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that `args` begins with. Raises `BadInput` when there is none of that name."""
+        """The command named first in `args`. Raises `BadInput` for an unknown name."""
         if args and (args[0] == "-" or not args[0].startswith("-")) and args[0] not in self.commands:
             raise unknown(f"{command_path(ctx)}command", args[0], self.commands)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. An end of file that nobody expected is told apart from Ctrl-C, which click does not do."""
+        """Run the command. An unexpected end of file is reported, which click would take for Ctrl-C."""
         try:
             return super().invoke(ctx)
         except EOFError as error:
-            raise BadInput(f"a file ends before it should: {line(error)}") from error
+            raise BadInput(f"a file ends too early: {line(error)}") from error
 
 
 GridName = Annotated[
@@ -60,11 +60,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other prog
 
 
 MANY = 200
-"""Cells; of a larger grid only those are listed with which something is yet to happen."""
+"""The largest number of cells that are all listed; of a larger grid only unfinished ones are."""
 
 
 def load(plugins: Sequence[str] | None, needed: bool = True) -> None:
-    """Load the files that --plugin names. Raises `BadInput` where one that is `needed` cannot be loaded."""
+    """Load the files given by --plugin. Raises `BadInput` where one that is `needed` cannot be loaded."""
     from bench import registry
 
     for file in plugins or ():
@@ -74,7 +74,7 @@ def load(plugins: Sequence[str] | None, needed: bool = True) -> None:
 
 
 def warn_of_failures() -> None:
-    """Tell of installed plugins that could not be loaded."""
+    """Warn of installed plugins that could not be loaded."""
     from bench import registry
 
     for name, reason in registry.failures.items():
@@ -82,27 +82,27 @@ def warn_of_failures() -> None:
 
 
 def say(text: object) -> None:
-    """A line, or several, for the user, whoever wrote them."""
+    """Print text from any source for the user."""
     print(terminal_text(text), flush=True)
 
 
 def warn(text: str) -> None:
-    """A line on stderr."""
+    """Print a line on stderr."""
     print(message(f"warning: {text}"), file=sys.stderr)
 
 
 def results_folder(name: str, results: Path) -> Path:
-    """Where a grid, or a collection of grids, keeps its results."""
+    """The results folder of a grid or a collection of grids."""
     return results / grid_name(name)
 
 
 def terminal() -> Console:
-    """The terminal as it is; elsewhere wide enough that no line is cut."""
+    """A console of the terminal's width; elsewhere wide enough that no line is cut."""
     return Console() if sys.stdout.isatty() else Console(width=250, color_system=None)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print it, with a blank line after it. `rows` hold plain text."""
+    """Print a table and a blank line. `rows` hold plain text."""
     table = Table(title=_text(title), title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(_text(column), overflow="fold")
@@ -114,13 +114,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def _text(text: str) -> Text:
-    """A text of any origin for rich: no markup, no control characters."""
+    """Text from any source for rich, without markup and control characters."""
     return Text(terminal_text(text))
 
 
 @contextmanager
 def spinner(what: str, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """A spinner that tells the last thing done, in a terminal; elsewhere nothing."""
+    """A spinner with the last thing done, in a terminal; elsewhere nothing."""
     if quiet or not sys.stdout.isatty():
         yield lambda done: None
         return
@@ -160,7 +160,7 @@ arguments: list[str] = []
 
 
 def program() -> str:
-    """How this program was called."""
+    """The command by which this program was called."""
     name = Path(sys.argv[0]).name
     if name == "__main__.py":
         return "python -m bench"
@@ -168,17 +168,17 @@ def program() -> str:
 
 
 def command_path(ctx: Any) -> str:
-    """The command that a context is in, as a prefix of messages."""
+    """The name of a context's command, as a prefix of messages."""
     path = ctx.command_path.split()[1:] if ctx is not None else []
     return f"{' '.join(path)}: " if path else ""
 
 
 MOST_TOLD = 20
-"""Damaged files that a command names; `status` has the reason of each cell that is damaged."""
+"""The largest number of damaged files that a command names; `status` has the reason of each damaged cell."""
 
 
 def tell_of_damage() -> None:
-    """From now on, each damaged file of results is named in a line, once."""
+    """Report each damaged file of results once, in a line, from now on."""
     usual, told = warnings.showwarning, set[str]()
 
     def show(warning: Warning | str, category: type[Warning], *place: Any) -> None:

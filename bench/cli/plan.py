@@ -1,4 +1,4 @@
-"""`run --dry-run`: what would happen to each cell."""
+"""`run --dry-run`: the decision on each cell."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def print_plan(grid: Grid, cells: Sequence[Cell]) -> None:
-    """A table of the cells, and how many of each kind there are."""
+    """Print a table of the cells, and the number of each kind."""
     from bench.config import uses_backbone
 
     rows = []
-    parameters: dict[str, str] = {}  # of cells that differ in their seeds alone
+    parameters: dict[str, str] = {}  # by group, as they do not depend on the seed
     for cell in cells:
         if len(cells) > MANY and cell.decision.action == "keep":
             continue  # it is counted
@@ -67,12 +67,12 @@ def _verdict(cell: Cell) -> str:
 
 
 def _predictor_parameters(run: Run) -> str:
-    """How many numbers the predictor trains; a dash when it cannot be built here."""
+    """The number of the predictor's parameters; a dash when it cannot be built here."""
     from bench.build import build_method, build_task
     from bench.models.sizes import count_parameters
 
     try:
         method = build_method(run, build_task(run), device="meta")
         return f"{sum(count_parameters(module) for module in method.predictor_modules()):,}"
-    except Exception:  # (data that is not here, a plugin's fault: the verdict or the run itself says more)
+    except Exception:  # (missing data, or a plugin's fault: the decision or the run says more)
         return "-"

@@ -1,4 +1,4 @@
-"""`new` and `check`: a plugin to start from, and proof that one keeps the contract."""
+"""`new` and `check`: a plugin to start from, and a check that a plugin keeps the contract."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import typer
 from bench.cli.parts import AsJson, load, print_table, program, say, spinner, warn_of_failures
 from bench.errors import BadInput, unknown
 
-NewName = Annotated[str, typer.Argument(metavar="NAME", help="What grids will call it, such as truncated-bptt.")]
-NewFolder = Annotated[str, typer.Option("--dir", metavar="DIR", help="Where its folder is made.")]
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="Its name in grids, such as truncated-bptt.")]
+NewFolder = Annotated[str, typer.Option("--dir", metavar="DIR", help="Where to create its folder.")]
 
 
 def new_method(name: NewName, folder: NewFolder = ".") -> None:
@@ -52,9 +52,9 @@ def check(
         typer.Option("--plugin", metavar="FILE", help="A Python file; without NAME all that it registers is checked."),
     ] = None,
     kind: Annotated[
-        str | None, typer.Option(metavar="method|task|backbone", help="For a name that several kinds of thing have.")
+        str | None, typer.Option(metavar="method|task|backbone", help="For a name that several kinds share.")
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Check everything that there is.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Check everything.")] = False,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the small runs, e.g. method.window=4."),
@@ -64,7 +64,7 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prove that a method, task or backbone keeps the contract: a table, with what to fix in each failed row.
+    """Check that a method, task or backbone keeps the contract, and show what to fix in each failed row.
 
     Exit code 1 when a row fails, or when nothing could be checked.
     """
@@ -92,7 +92,7 @@ def check(
     elif plugin:
         subjects = [subject for subject in there if subject[1] not in before[subject[0]]]
     else:
-        raise BadInput("check: nothing is named; give NAME, --plugin FILE, or --all")
+        raise BadInput("check: nothing to check; give NAME, --plugin FILE, or --all")
     for part, name in subjects if sets else ():
         require_overrides(part, name, sets or ())  # type: ignore[arg-type]
     outcomes = []

@@ -1,4 +1,4 @@
-"""`report` and `compare`: results as a page, and against a baseline."""
+"""`report` and `compare`: a page on results, and a comparison with a baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def report(
     results: Annotated[
-        list[str], typer.Argument(metavar="RESULTS", help="Results folders: grids', or ones above them.")
+        list[str], typer.Argument(metavar="RESULTS", help="Results folders of grids, or folders above them.")
     ],
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where to write.", show_default="RESULTS/report")
@@ -31,7 +31,7 @@ def report(
 
     folders = [Path(folder) for folder in results]
     files = reports.write(folders, Path(out) if out else folders[0] / "report")
-    with suppress(BadInput):  # folders that hold traced costs alone
+    with suppress(BadInput):  # (a folder with traced costs only)
         reports.print_summary(reports.summary(folders), terminal())
     print(f"{len(files)} files; open {files[0]}")
 
@@ -47,25 +47,25 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Of accuracy, loss, cost, time; repeatable.",
+            help="Tolerance for accuracy, loss, cost or time; repeatable.",
             show_default="what the baseline keeps, or the grid says",
         ),
     ] = None,
     grid: Annotated[
         str | None,
-        typer.Option(metavar="GRID", help="Whose tolerances hold.", show_default="the one RESULTS is named for"),
+        typer.Option(
+            metavar="GRID", help="The grid whose tolerances apply.", show_default="the one RESULTS is named for"
+        ),
     ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="RESULTS are meant to lack some of what BASELINE has.")
-    ] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="RESULTS may lack some of what BASELINE has.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Write RESULTS as the new BASELINE file.")] = False,
     markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Also write Markdown.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether results are worse than a baseline: accuracy, loss, traced cost and time of every configuration.
+    """Compare results with a baseline: accuracy, loss, traced cost and time of every configuration.
 
-    Cells are matched by their whole configuration but the seed; seeds go in pairs. Exit code 1 when something is worse,
-    or is missing that the baseline has; 2 when nothing can be compared.
+    Cells are matched by their whole configuration except the seed; seeds are paired. Exit code 1 when something is
+    worse, or missing; 2 when nothing can be compared.
     """
     from bench.compare import judge, show, sides
 
@@ -91,7 +91,7 @@ def compare(
 
 
 def _tolerances(results: str, grid: str | None, kept: Tolerances | None, given: Sequence[str] | None) -> Tolerances:
-    """Those of the command line, else of --grid, of the baseline, of RESULTS' own grid."""
+    """The tolerances of the command line, else of --grid, of the baseline, or of RESULTS' own grid."""
     from bench.grid import grid_names, load_collection
     from bench.read_yaml import parse_yaml
     from bench.results import read_grid
@@ -101,7 +101,7 @@ def _tolerances(results: str, grid: str | None, kept: Tolerances | None, given: 
     record = read_grid(Path(results))
     if grid is None and kept is None and record is not None:
         kept = Tolerances.parse(record.get("compare", {}), f"{results}/grid.json: compare")
-    elif grid is not None or (kept is None and name in grid_names()):  # a folder from before it had a grid.json
+    elif grid is not None or (kept is None and name in grid_names()):  # an older folder without grid.json
         kept = load_collection(grid or name).grids[0].compare
     fields = (kept or Tolerances()).model_dump()
     for item in given or ():

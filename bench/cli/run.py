@@ -55,32 +55,32 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and what would be done; do nothing.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Forget what is done and run every cell anew.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Delete what is done and run every cell again.")] = False,
     stale: Annotated[
-        bool, typer.Option("--stale", help="Run anew what was done by code that has changed since.")
+        bool, typer.Option("--stale", help="Run again what was done by code that has changed since.")
     ] = False,
     retry: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="How often to go on with a cell whose worker or job died, stuck, or ran out of memory.",
+            help="How often to resume a cell whose worker or job died, was stuck, or ran out of memory.",
             show_default="1",
         ),
     ] = None,
     slurm_profile: Annotated[
-        str | None, typer.Option("--slurm-profile", metavar="FILE", help="YAML: what jobs ask of this cluster.")
+        str | None, typer.Option("--slurm-profile", metavar="FILE", help="A YAML file with settings of jobs.")
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="On a cluster: return once the jobs are submitted.")] = False,
     stuck: Annotated[
         float,
-        typer.Option(min=0, metavar="SECONDS", help="Kill a worker that makes no step for so long; 0: never."),
+        typer.Option(min=0, metavar="SECONDS", help="Kill a worker that makes no step for this long; 0: never."),
     ] = 1800,
     lease: Annotated[
         float,
         typer.Option(
             min=1,
             metavar="SECONDS",
-            help="Take over the cell of a process that gives no sign of life for so long; kill a worker that does not.",
+            help="Take over the cell of a process that is silent for this long; kill a worker that is.",
         ),
     ] = 60,
     plugin: Plugins = None,
@@ -92,14 +92,14 @@ def run(
         typer.Option(
             "--measure",
             metavar="LIST",
-            help="What to look at in finished cells: cost, dynamics, samples, diagnosis, calibration, or none.",
+            help="What to measure in finished cells: cost, dynamics, samples, diagnosis, calibration, or none.",
             show_default="what the grid says",
         ),
     ] = None,
 ) -> None:
-    """Run the cells of a grid; what is done is skipped, what was stopped goes on.
+    """Run the cells of a grid; finished cells are skipped, stopped ones are resumed.
 
-    Ends with a table of all cells. Ctrl-C stops cleanly; the same command goes on from there. The same command given
+    Ends with a table of all cells. Ctrl-C stops cleanly; the same command continues from there. The same command given
     twice, here or on another machine that sees DIR, shares the cells. A grid that gathers others runs them one after
     another and ends with their report. On a cluster Ctrl-C, or --detach, leaves the jobs running: see `status` and
     `cancel`.
@@ -116,7 +116,7 @@ def run(
 
     collection = load_collection(grid, sets, _site(slurm_profile, asked, dry_run) if launcher == "slurm" else None)
     for loaded in collection.grids:
-        if loaded.slurm and launcher != "slurm":  # not asked for now; a mistake in it is one all the same
+        if loaded.slurm and launcher != "slurm":  # not used now, but checked
             from bench.launch.slurm import gather
 
             gather(loaded.slurm, None, ())
@@ -166,7 +166,7 @@ def run(
 
 
 def cancel(grid: GridName, results: Results = "results") -> None:
-    """Cancel a grid's jobs on a cluster. What they computed stays; `run` goes on from it."""
+    """Cancel a grid's jobs on a cluster. What they computed stays; `run` continues from it."""
     from bench.launch import slurm
 
     slurm.require()
@@ -176,7 +176,7 @@ def cancel(grid: GridName, results: Results = "results") -> None:
 
 
 def _measures(text: str) -> tuple[str, ...]:
-    """`--measure cost,samples` as names."""
+    """The names in `--measure cost,samples`."""
     from bench.measure import NAMES
 
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -187,7 +187,7 @@ def _measures(text: str) -> tuple[str, ...]:
 
 
 def _split_sets(sets: Sequence[str] | None) -> tuple[list[str], list[tuple[str, Any]]]:
-    """`--set` for the cells, and those that are for the cluster: `slurm.gpus=1` as ("gpus", 1)."""
+    """Split `--set` into those for the cells, and those for the cluster: `slurm.gpus=1` as ("gpus", 1)."""
     from bench.read_yaml import parse_yaml
 
     cells, asked = list[str](), list[tuple[str, Any]]()
@@ -204,7 +204,7 @@ def _split_sets(sets: Sequence[str] | None) -> tuple[list[str], list[tuple[str, 
 
 
 def _site(profile: str | None, asked: Sequence[tuple[str, Any]], dry_run: bool) -> Site:
-    """From a grid's `slurm` section to the settings of this command."""
+    """A function from a grid's `slurm` section to the settings of this command."""
     from bench.launch import slurm
 
     if not dry_run:
@@ -218,16 +218,16 @@ def _site(profile: str | None, asked: Sequence[tuple[str, Any]], dry_run: bool) 
 
 
 def _run_one(grid: Grid, folder: Path, options: LaunchOptions) -> int:
-    """Run one grid into its folder and show its table. Returns the exit code; leaves at once after Ctrl-C."""
+    """Run a grid into its folder and show its table. Returns the exit code; exits at once after Ctrl-C."""
     from bench.launch import run_cells
 
     outcome = run_cells(grid.runs, folder, options, grid.record())
     if outcome.interrupted:
-        print(f"stopped; go on with: {_same_command()}")
+        print(f"stopped; continue with: {_same_command()}")
         raise typer.Exit(outcome.exit_code)
     if outcome.halted:
         print(message(f"error: {outcome.halted}"), file=sys.stderr)
-        print(f"when that is mended, go on with: {_same_command()}")
+        print(f"once that is fixed, continue with: {_same_command()}")
         raise typer.Exit(outcome.exit_code)
     return _show_outcome(folder, outcome, options)
 
@@ -252,7 +252,7 @@ def _run_on_slurm(name: str, results: Path, launches: Sequence[Launch], dry_run:
             except Exception:
                 for before in launches[:i]:
                     before.withdraw()
-                if interrupts.count:  # Ctrl-C is for sbatch too
+                if interrupts.count:  # (Ctrl-C stops sbatch, too)
                     print("stopped; nothing was submitted")
                     return 130
                 raise
@@ -270,14 +270,14 @@ def _run_on_slurm(name: str, results: Path, launches: Sequence[Launch], dry_run:
         for i, launch in enumerate(launches):
             outcome = launch.follow(launches[i + 1 :])
             if outcome.interrupted:
-                print(f"the jobs go on; follow them with: {follow}\ncancel them with: {cancel_command}")
+                print(f"the jobs continue; follow them with: {follow}\ncancel them with: {cancel_command}")
                 return outcome.exit_code
             exit_code = max(exit_code, _show_outcome(launch.folder, outcome, launch.options))
     return exit_code
 
 
 def _show_outcome(folder: Path, outcome: Outcome, options: LaunchOptions) -> int:
-    """The table of a grid that has been run. Returns the exit code."""
+    """Show the table of a grid that has been run. Returns the exit code."""
     from bench import report as reports
 
     if any(end.state == "done" for end in outcome.ends.values()):
@@ -291,18 +291,18 @@ def _show_outcome(folder: Path, outcome: Outcome, options: LaunchOptions) -> int
 
 def _tell_of_stale(stale: Sequence[str]) -> None:
     if stale:
-        print(f"{len(stale)} kept that other code computed than is here now; --stale runs them anew:")
+        print(f"{len(stale)} kept, but computed by other code than this; --stale runs them again:")
         for name in stale:
             print(f"  {name}")
 
 
 def _same_command() -> str:
-    """The command that goes on after a stop. Without --force: what that was to forget is forgotten by then."""
+    """The command that continues after a stop, without --force, which has already taken effect."""
     return shlex.join([*program().split(), *(word for word in arguments if word != "--force")])
 
 
 def _finish_collection(collection: Collection, results: Path) -> None:
-    """Trace the cost that a collection asks for, and write its report."""
+    """Trace the costs of a collection, and write its report."""
     from bench import report as reports
 
     for loaded in collection.cost:
@@ -314,7 +314,7 @@ def _finish_collection(collection: Collection, results: Path) -> None:
 
 
 def _slurm_folders(name: str, results: Path) -> list[Path]:
-    """The folders of a grid, or of the grids that it gathers, that have sent jobs."""
+    """The folders of a grid, or of the grids that it gathers, from which jobs were sent."""
     folder = results_folder(name, results)
     if not folder.is_dir():
         raise BadInput(f"cancel: no results folder {shown(str(folder))}")

@@ -1,4 +1,4 @@
-"""`status`: how the cells of a grid stand."""
+"""`status`: the states of the cells of a grid."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def status(
     sets: Sets = None,
     results: Results = "results",
     as_json: AsJson = False,
-    every: Annotated[bool, typer.Option("--all", help=f"List done cells also where there are over {MANY}.")] = False,
+    every: Annotated[bool, typer.Option("--all", help=f"List done cells even if there are over {MANY} cells.")] = False,
     plugin: Plugins = None,
 ) -> None:
-    """Show the cells of a grid by state, with their last progress; also while it runs."""
+    """Show the cells of a grid by state, with their last progress, also while it runs."""
     load(plugin)
     rows, mixed = [], list[str]()
     for folder, runs in _members(grid, sets, Path(results)):
@@ -83,14 +83,14 @@ def status(
     hidden = " (list them with --all)" if len(listed) < len(rows) else ""
     say(f"{len(rows)} cells: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}{hidden}")
     if any(row["stale"] for row in rows):
-        print("`run --stale` computes anew what is stale")
+        print("`run --stale` computes stale cells again")
     for told in mixed:
         warn(told)
     warn_of_failures()
 
 
 def _members(name: str, sets: Sequence[str] | None, results: Path) -> list[tuple[Path, Sequence[Run]]]:
-    """The folder and the runs of each grid that this one gathers, or of itself."""
+    """The folder and the runs of each grid that this one gathers, or of this one."""
     from bench.grid import load_collection
     from bench.results import read_json
 
@@ -102,12 +102,12 @@ def _members(name: str, sets: Sequence[str] | None, results: Path) -> list[tuple
     except BadInput:
         if sets or not folder.is_dir():
             raise
-        return [(folder, ())]  # a grid from Python, or whose plugin is not given: what is there can still be told
+        return [(folder, ())]  # (a grid from Python, or whose plugin is not given: its folder can still be read)
     return [(collection.folder(results, grid), grid.runs) for grid in collection.grids]
 
 
 def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
-    """One record per run of a grid, and per other cell beside them (from another --set); and what `_mixed` tells."""
+    """A record per run of a grid and per further cell in its folder (from another --set); and the lines of `_mixed`."""
     from bench.launch.plan import computed_by, seen_state
     from bench.provenance import run_digest
     from bench.results import Folder, distinct, run_folders, standing, warn_of
@@ -147,7 +147,7 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, An
 
 
 def _mixed(rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any]) -> list[str]:
-    """In words, the configurations whose seeds were computed by different code."""
+    """Lines on configurations whose seeds were computed by different code."""
     from bench.results import by_code, groups
 
     known = {row["id"]: described[row["id"]] for row in rows if row["digest"] and row["id"] in described}
@@ -166,7 +166,7 @@ def _mixed(rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any]) -> l
 
 
 def _age(then: float | None) -> str:
-    """How long ago, in words."""
+    """A phrase for how long ago something was."""
     if then is None:
         return ""
     seconds = max(0.0, time.time() - then)

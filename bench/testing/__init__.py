@@ -1,4 +1,4 @@
-"""Tests of whether a method, task or backbone keeps the contract: the suites behind `check`, also for use in tests.
+"""Tests that a method, task or backbone keeps the contract: the suites of `check`, also for use in your tests.
 
 from bench.testing import conformance
 
@@ -36,7 +36,7 @@ def check(kind: Kind, name: str, set: Sequence[str] = ()) -> Iterator[Outcome]:
 
 
 def require_overrides(kind: Kind, name: str, set: Sequence[str]) -> None:
-    """Raise `BadInput` for overrides that cannot be used with it: a mistake of theirs is none of what is examined."""
+    """Raise `BadInput` for overrides that cannot be used, so that their mistakes are not taken for the plugin's."""
     subject = suite_of(kind).build(name, set)
     if kind == "method":
         with suppress(Broken):
@@ -56,7 +56,7 @@ def tiny(name: str, set: Sequence[str] = ()) -> tuple[Method, Task]:
 def conformance(kind: Kind, name: str, set: Sequence[str] = ()) -> Callable[..., None]:
     """A pytest test with a case for every row, for the plugin registered under a name; assign it to a `test_...` name.
 
-    `set` holds KEY=VALUE overrides of the runs that are made, such as "method.window=4".
+    `set` holds KEY=VALUE overrides of the tiny runs, such as "method.window=4".
     """
     import pytest
 

@@ -64,7 +64,7 @@ class Subject:
 suite = Suite("backbone", Subject)
 
 
-# What the rows share.
+# Shared by the rows.
 
 
 def _randoms(shape: Sequence[int], *names: str, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -89,7 +89,7 @@ def _real(tree: State) -> Tensor:
 
 
 def _three_steps(backbone: Backbone) -> tuple[Callable[[], Tensor], dict[str, nn.Parameter]]:
-    """A loss on the features of three steps, and everything it should depend on: parameters, state and inputs."""
+    """A loss on the features of three steps, and all that it should depend on: parameters, state and inputs."""
     state, u = _somewhere(backbone), _inputs(backbone, 3)
     aim = _randoms((LANES, 3, backbone.width), "loss")
     vector = nn.Parameter(flat(state))
@@ -305,7 +305,7 @@ def _says(subject: Subject) -> str:
 def _recurrence(subject: Subject) -> str:
     kind = subject.cls.recurrence
     if kind == "dense":
-        raise NotApplicable("dense promises nothing")
+        raise NotApplicable("dense makes no promise")
     backbone = subject.build()
     u = _inputs(backbone, 1)[:, 0]
 

@@ -1,4 +1,4 @@
-"""The derivatives that a backbone gives of its own step, compared with autograd."""
+"""Compares the derivatives that a backbone gives of its step with autograd."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from bench.models.backbone import Backbone, State
 from bench.models.jacobian import flat, unflat
 
 Compared = Iterator[tuple[str, Tensor, Tensor]]
-"""What is compared, its value by the backbone, and its value by autograd."""
+"""A name, the value by the backbone, and the value by autograd."""
 
 
 def of_local(backbone: Backbone, state: State, u: Tensor, cotangent: Tensor, tangent: Tensor) -> Compared:
-    """Everything that `local` gives for one step from a state, in products with vectors (B, N)."""
+    """All derivatives from `local` for one step from a state, in products with vectors (B, N)."""
     found = backbone.local(state, u)
     vectors, token = flat(state).requires_grad_(), u.clone().requires_grad_()
     after = flat(backbone.step(unflat(vectors, state), token))
@@ -42,7 +42,7 @@ def of_local(backbone: Backbone, state: State, u: Tensor, cotangent: Tensor, tan
 
 
 def of_traces(backbone: Backbone, u: Tensor, cotangent: Tensor) -> Compared:
-    """What `trace` and `trace_credit` give after inputs u (B, T, d), in products with a vector (B, N)."""
+    """The derivatives from `trace` and `trace_credit` after inputs u (B, T, d), in products with a vector (B, N)."""
     traces, state = backbone.begin_traces(len(u)), backbone.initial(len(u))
     with torch.no_grad():
         for u_t in u.unbind(1):

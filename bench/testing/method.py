@@ -128,7 +128,7 @@ class Subject:
 suite = Suite("method", Subject)
 
 
-# What the rows share.
+# Shared by the rows.
 
 
 @contextmanager
@@ -454,9 +454,9 @@ def _promised(subject: Subject) -> str:
             raise Broken(f"gradient_is says {promise!r} of phase {phase.name}; should be exact, unbiased or own")
     unknown = subject.cls.gradient_is.keys() - {phase.name for _, _, phase in _every_phase(subject, run)}
     if unknown:
-        raise Broken(f"gradient_is speaks of {', '.join(sorted(unknown))}, which is no phase")
+        raise Broken(f"gradient_is names {', '.join(sorted(unknown))}, which is not a phase")
     if not kept:
-        raise NotApplicable("`gradient_is` promises nothing")
+        raise NotApplicable("`gradient_is` makes no promise")
     return "; ".join(kept)
 
 

@@ -561,7 +561,7 @@ def test_a_disk_that_runs_full_ends_the_launch_with_one_line_and_the_same_comman
     assert full.returncode == 2
     (line,) = full.stderr.splitlines()
     assert line.startswith("error: results cannot be written: cannot write ") and line.endswith(".pt: File too large")
-    assert "go on with: " in full.stdout.splitlines()[-1]
+    assert "continue with: " in full.stdout.splitlines()[-1]
     for file in (tmp_path / "results").rglob("*.*"):
         assert not file.name.startswith("."), "nothing half written is left"
         assert file.suffix != ".json" or read_json(file) is not None

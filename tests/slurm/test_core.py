@@ -46,7 +46,7 @@ def test_ctrl_c_leaves_the_jobs_and_a_requeue_a_kill_and_the_next_run_change_no_
     first = user.running()
     launcher.send_signal(signal.SIGINT)
     out, _ = launcher.communicate(timeout=30)
-    assert launcher.returncode == 130 and "the jobs go on" in out and "cancel grid.yaml" in out
+    assert launcher.returncode == 130 and "the jobs continue" in out and "cancel grid.yaml" in out
     assert user.jobs()[user.job(first)] == "RUNNING"
     user.cluster.run("scontrol", "requeue", user.job(first))
     second = next(cell for cell in user.cells() if cell.path != first.path)

@@ -337,7 +337,7 @@ def test_the_command_tells_what_to_mend_in_a_table_in_json_and_in_junit(clean, t
     file.write_text(PLUGIN)
     assert main(["check", "--plugin", str(file), "--junit", str(junit)]) == 1
     shown = capsys.readouterr().out
-    assert "gradient_is speaks of trains, which is no phase" in shown
+    assert "gradient_is names trains, which is not a phase" in shown
     assert "to fix 'gradients are what is promised': correct the gradient" in shown
     assert "12 passed, 1 failed, 1 not applicable" in shown
     (found,) = ET.parse(junit).getroot().findall("testsuite")
@@ -358,7 +358,7 @@ def test_a_plugin_with_nothing_to_check_fails(clean, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing is named; give NAME, --plugin FILE, or --all"),
+        ([], "nothing to check; give NAME, --plugin FILE, or --all"),
         (["bpt"], "did you mean 'bptt'"),
         (["transformer", "--kind", "methods"], "did you mean 'method'"),
         (["gru", "--kind", "method"], "'gru' is unknown"),

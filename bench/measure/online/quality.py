@@ -49,7 +49,7 @@ ESTIMATORS: tuple[Mapping[str, Any], ...] = (
 )
 WEIGHT, BIAS = "rnn.updater.map.weight", "rnn.updater.map.bias"
 TRAINING = TrainingConfig(budget=Budget(steps=1))
-SETTING_FIELDS = {"k2": "k", "copies": "copies", "block": "block"}
+FIELDS = {"k2": "k", "copies": "copies", "block": "block"}
 """The fields that distinguish settings of a method, and their names in the report."""
 TINY = 1e-300
 
@@ -185,8 +185,5 @@ def measure(
 
 
 def _named(method: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {name: value for name, value in method.items() if name in SETTING_FIELDS}
-    return {
-        "method": method["name"],
-        "setting": ", ".join(f"{SETTING_FIELDS[name]} {value}" for name, value in fields.items()),
-    }
+    fields = {name: value for name, value in method.items() if name in FIELDS}
+    return {"method": method["name"], "setting": ", ".join(f"{FIELDS[name]} {value}" for name, value in fields.items())}
