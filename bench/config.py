@@ -366,7 +366,7 @@ class Run:
         return described | ({"init_from": self.init_from.changes()} if self.init_from else {})
 
     def full(self) -> dict[str, Any]:
-        """As `describe`, with the defaults spelled out: what a results folder keeps."""
+        """Like `describe`, with the defaults spelled out, as results folders keep it."""
         parts = {name: getattr(self, name)._spelled_out() for name in ("model", "training", "evaluation")}
         return {
             **self.describe(),

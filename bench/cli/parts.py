@@ -173,22 +173,22 @@ def command_path(ctx: Any) -> str:
     return f"{' '.join(path)}: " if path else ""
 
 
-MOST_TOLD = 20
+MOST_NAMED = 20
 """The largest number of damaged files that a command names; `status` has the reason of each damaged cell."""
 
 
 def tell_of_damage() -> None:
     """Report each damaged file of results once, in a line, from now on."""
-    usual, told = warnings.showwarning, set[str]()
+    usual, named = warnings.showwarning, set[str]()
 
     def show(warning: Warning | str, category: type[Warning], *place: Any) -> None:
         if not issubclass(category, DamagedFile):
             usual(warning, category, *place)
             return
         text = message(f"warning: {warning}")
-        if text not in told and len(told) <= MOST_TOLD:
-            told.add(text)
-            print(text if len(told) <= MOST_TOLD else "warning: and more files", file=sys.stderr)
+        if text not in named and len(named) <= MOST_NAMED:
+            named.add(text)
+            print(text if len(named) <= MOST_NAMED else "warning: and more files", file=sys.stderr)
 
     warnings.showwarning = show  # type: ignore[assignment]
     warnings.simplefilter("always", DamagedFile)

@@ -48,8 +48,10 @@ def print_plan(grid: Grid, cells: Sequence[Cell]) -> None:
         "measure" if (cell.decision.action, cell.decision.state) == ("run", "done") else cell.decision.action
         for cell in cells
     )
-    told = {"run": "would run", "measure": "would be measured", "keep": "are kept", "skip": "would be skipped"}
-    print(f"{len(cells)} cells: {', '.join(f'{counts[name]} {text}' for name, text in told.items() if counts[name])}")
+    phrases = {"run": "would run", "measure": "would be measured", "keep": "are kept", "skip": "would be skipped"}
+    print(
+        f"{len(cells)} cells: {', '.join(f'{counts[name]} {text}' for name, text in phrases.items() if counts[name])}"
+    )
 
 
 def _verdict(cell: Cell) -> str:
@@ -60,7 +62,7 @@ def _verdict(cell: Cell) -> str:
         reason = f": {decision.reason}" if decision.reason else ""
         return "is stale, kept (--stale reruns it)" if decision.stale else f"is {decision.state}{reason}"
     if decision.fresh:
-        return "runs anew"
+        return "runs again"
     if decision.state == "done":
         return "is done, will be measured"
     return "runs" if decision.state == "pending" else f"runs on (was {decision.state})"

@@ -84,8 +84,8 @@ def compare(
         print(json.dumps(show.plain(found), indent=1))
     else:
         print_table(f"{results} against {baseline}", show.COLUMNS, [show.cells(row) for row in found.rows])
-        for heading, told in show.sections(found).items():
-            say("\n  ".join([heading, *map(clean, told)]) + "\n")
+        for heading, lines in show.sections(found).items():
+            say("\n  ".join([heading, *map(clean, lines)]) + "\n")
         print(show.verdict(found))
     raise typer.Exit(1 if found.failed else 0)
 

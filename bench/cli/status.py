@@ -84,8 +84,8 @@ def status(
     say(f"{len(rows)} cells: {', '.join(f'{count} {state}' for state, count in sorted(counts.items()))}{hidden}")
     if any(row["stale"] for row in rows):
         print("`run --stale` computes stale cells again")
-    for told in mixed:
-        warn(told)
+    for line in mixed:
+        warn(line)
     warn_of_failures()
 
 
@@ -131,17 +131,17 @@ def _statuses(grid_folder: Path, runs: Sequence[Run]) -> tuple[list[dict[str, An
             warn(f"the cluster was not asked: {silence}")
     rows = []
     for identifier, folder in folders.items():
-        told = statuses[identifier]
+        status = statuses[identifier]
         job = sights.get(identifier)
-        state, reason = seen_state(folder, told) if job is None else (job.state, job.reason)
+        state, reason = seen_state(folder, status) if job is None else (job.state, job.reason)
         if found[identifier].state == "damaged":
             state, reason = "damaged", found[identifier].reason
         keys = ("phase", "progress", "steps", "tokens", "training_seconds", "loss", "accuracy", "attempt", "updated")
-        facts = {key: told.get(key) for key in keys}
+        facts = {key: status.get(key) for key in keys}
         placed = {key: getattr(job, key, None) for key in ("job", "job_state", "submitted")}
-        digest, run = computed_by(told, found[identifier].result), wanted.get(identifier)
+        digest, run = computed_by(status, found[identifier].result), wanted.get(identifier)
         code = {"digest": digest, "stale": bool(digest and run and digest != run_digest(run))}
-        notes = {"notes": told.get("notes", [])}
+        notes = {"notes": status.get("notes", [])}
         rows.append({"id": identifier, "state": state, "reason": reason, **notes, **facts, **code, **placed})
     return rows, _mixed(rows, {name: cell.record["run"] for name, cell in found.items() if cell.record})
 
@@ -161,8 +161,8 @@ def _mixed(rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any]) -> l
     for name, group in groups(known).items():
         names[group] = label(dotted(known[name]))
         seeds.setdefault(group, {})[known[name]["seed"]] = digests[name]
-    told = ((group, by_code(own)) for group, own in seeds.items())
-    return [f"{names[group]}: {codes}" for group, codes in told if codes]
+    mixed = ((group, by_code(own)) for group, own in seeds.items())
+    return [f"{names[group]}: {codes}" for group, codes in mixed if codes]
 
 
 def _age(then: float | None) -> str:

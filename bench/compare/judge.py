@@ -1,4 +1,4 @@
-"""What has changed between two sides: cells are matched by configuration, seeds are paired, each number is judged.
+"""Judges the changes between two sides: cells are matched by configuration, seeds are paired, each number is judged.
 
 A number is worse where the 95 % bootstrap interval of its difference excludes zero and the difference is beyond the
 tolerance. Both are required: an interval alone finds tiny differences, and a tolerance alone calls noise a regression.
@@ -194,7 +194,7 @@ def _alone(here: Mapping[Key, Seeds], there: Mapping[Key, Seeds], name: str, oth
 
 
 def _lacking(pairs: Mapping[str, tuple[Seeds, Seeds]]) -> list[str]:
-    """What matched configurations have in BASELINE and lack in RESULTS: seeds, and traced costs.
+    """The seeds and traced costs that matched configurations have in BASELINE and lack in RESULTS.
 
     Other seeds will do if there are as many. Cells that ran without a result are listed as lost.
     """

@@ -80,7 +80,7 @@ def read(path: Path) -> Side:
 def from_folder(path: Path) -> Side:
     """All cells below a results folder, done or not, each once. Raises `BadInput` where one has two results.
 
-    The user is told of damaged files. A cell whose run.json is damaged cannot be matched with another, and is left out.
+    The user is warned of damaged files. A cell whose run.json is damaged cannot be matched, and is left out.
     """
     cells, fields = [], set[str]()
     for folder, record in distinct(run_folders(path)).values():

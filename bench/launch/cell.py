@@ -75,7 +75,7 @@ def run_cell(
         seen = seen or _await(folder, Watch(lease_seconds), should_stop)
         mine = claim(folder, seen) if seen.state == "free" else None
         if mine is None:
-            return End("stopped") if should_stop() else End("elsewhere", f"{seen.owner} is at it")
+            return End("stopped") if should_stop() else End("elsewhere", f"{seen.owner} runs it")
         lease = Lease(mine, lease_seconds, stuck_seconds, lambda: _stuck(mine, on_stuck))
         with lease:
             on_claim(mine)
@@ -140,9 +140,9 @@ def _attempt(
         lease.moved()
         return asked_to_stop()
 
-    def on_damage(told: str) -> None:
-        log(mine, told)
-        status.setdefault("notes", []).append(told)
+    def on_damage(note: str) -> None:
+        log(mine, note)
+        status.setdefault("notes", []).append(note)
 
     end = End("stopped")  # for a process that is asked to end at once
     asked_to_stop, options.should_stop = options.should_stop, should_stop

@@ -112,8 +112,8 @@ class Seen(NamedTuple):
     @property
     def owner(self) -> str:
         """A phrase for the owner."""
-        told = _parsed(self.beat)
-        return f"process {told['pid']} on {told['host']}" if told else "another process"
+        owner = _parsed(self.beat)
+        return f"process {owner['pid']} on {owner['host']}" if owner else "another process"
 
 
 def _beat(at: Folder) -> str:

@@ -375,11 +375,11 @@ class Pool:
         dead |= piece == b""  # its pipe has ended; None: there is nothing to read yet
         while b"\n" in slot.heard and slot.cell is not None:
             answer, _, slot.heard = slot.heard.partition(b"\n")
-            said = json.loads(answer)
-            if "attempt" in said:
-                slot.mine = slot.cell.folder.at(said["attempt"])
+            message = json.loads(answer)
+            if "attempt" in message:
+                slot.mine = slot.cell.folder.at(message["attempt"])
                 continue
-            end = End(**said)
+            end = End(**message)
             self._ended(slot, end)
             if end.state in ("failed", "oom", "stopped"):  # worker or GPU may be in a bad state, or it ends anyway
                 self._retire(slot)
@@ -404,7 +404,7 @@ class Pool:
 
     def _end_dead(self, slot: Slot, how: str | None = None) -> None:
         """Handle the death of a worker, which costs its cell, if it had one, an attempt."""
-        said = _last_line(slot.errors)
+        last = _last_line(slot.errors)
         process = self._retire(slot)
         if slot.cell is None or process is None:
             return
@@ -420,7 +420,7 @@ class Pool:
         elif how is None and code < 0:
             how = f"worker killed by signal {-code}"
         elif how is None:
-            how = f"worker exited with code {code}" + (", see log.txt" if slot.mine else f": {said}" if said else "")
+            how = f"worker exited with code {code}" + (", see log.txt" if slot.mine else f": {last}" if last else "")
         self.view.ended(self.board.lost(cell, End("failed", how), slot.mine))
 
     def _retire(self, slot: Slot) -> subprocess.Popen[bytes] | None:

@@ -162,14 +162,14 @@ def prepare(cells: Sequence[Cell], lease_seconds: float = LEASE_SECONDS) -> None
     Damage is repaired where possible, with a warning. Raises `BadInput`, before anything is deleted, when another
     process runs a cell whose files would be deleted.
     """
-    belong = groups({cell.id: cell.run.describe() for cell in cells})
+    group_of = groups({cell.id: cell.run.describe() for cell in cells})
     for cell in cells:
         for fault in cell.faults:
-            _repair(cell, fault, belong[cell.id])
+            _repair(cell, fault, group_of[cell.id])
     fresh = [cell for cell in cells if cell.decision.fresh]
     free = _await(fresh, Watch(lease_seconds))
     for cell in cells:
-        cell.folder.describe(cell.run, belong[cell.id])
+        cell.folder.describe(cell.run, group_of[cell.id])
         skipped: dict[str, Any] = {"state": "skipped", "reason": cell.decision.reason}
         if cell.decision.action == "skip" and not cell.folder.newest and cell.folder.status != skipped:
             cell.folder.set_status(**skipped)

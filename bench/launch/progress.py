@@ -81,10 +81,12 @@ class Lines(View):
             return
         self.last = time.monotonic()
         board = self.board
-        told = [cell_text(cell, live.get(name, {})) for name, cell in board.running.items()]
-        told += [f"{cell_text(cell, live.get(name, {}))} {where(live, name)}" for name, cell in board.elsewhere.items()]
-        more = [f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
-        text = "; ".join(filter(None, [*told[:SHOWN], *more, self.note])) or "starting"
+        lines = [cell_text(cell, live.get(name, {})) for name, cell in board.running.items()]
+        lines += [
+            f"{cell_text(cell, live.get(name, {}))} {where(live, name)}" for name, cell in board.elsewhere.items()
+        ]
+        more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+        text = "; ".join(filter(None, [*lines[:SHOWN], *more, self.note])) or "starting"
         self.say(f"{counted(board)}, {left_text(self.remaining.seconds(live))}: {text}")
 
     def ended(self, cells: Sequence[Cell]) -> None:
@@ -115,7 +117,7 @@ class Bars(View):
             self.say(closing_line(self.board))
 
     def tick(self, live: Statuses) -> None:
-        """Draw anew."""
+        """Draw the bars again."""
         self.live.update(self._picture(live))
 
     def ended(self, cells: Sequence[Cell]) -> None:
@@ -194,8 +196,8 @@ def closing_line(board: Board) -> str:
     """A line with the number of cells by how they ended, and of those kept from earlier launches."""
     kept = sum(cell.decision.action == "keep" for cell in board.cells)
     states = Counter(board.states().values())
-    told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    return f"{len(board.cells)} cells: {told}" + (f" ({kept} kept from before)" if kept else "")
+    ended = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return f"{len(board.cells)} cells: {ended}" + (f" ({kept} kept from before)" if kept else "")
 
 
 def number(value: float | None) -> str:

@@ -122,5 +122,5 @@ def _serve_launcher(answers: int, plugins: Sequence[str]) -> None:
         serve(queue.get, lambda said: _send(answers, said), stop)
 
 
-def _send(answers: int, said: dict[str, Any]) -> None:
-    os.write(answers, (json.dumps(said) + "\n").encode())
+def _send(answers: int, message: dict[str, Any]) -> None:
+    os.write(answers, (json.dumps(message) + "\n").encode())

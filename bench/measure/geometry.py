@@ -30,7 +30,7 @@ GRID = 15
 MARGIN = 0.1
 """How far the grid reaches beyond the points on each side, as a share of their range."""
 ROUNDINGS = 10
-"""A spread of at most so many rounding errors counts as none: all memories are then the same."""
+"""A spread of at most this many rounding errors counts as none: all memories are then the same."""
 
 
 class Shown(NamedTuple):

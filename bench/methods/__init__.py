@@ -1,4 +1,4 @@
-"""What a method imports: the contract, the base of recurrent methods, and the decorator."""
+"""The names that a method imports: the contract, the base of recurrent methods, and the decorator."""
 
 from bench.feasibility import impossible
 from bench.methods.base import (

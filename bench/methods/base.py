@@ -229,7 +229,7 @@ class Method(nn.Module, ABC):
         raise NotImplementedError
 
     def direction(self, gradient: dict[str, Tensor], shared: Any) -> dict[str, Tensor]:
-        """What the optimiser gets for an online method's mean gradient over a window; by default that gradient."""
+        """The gradient for the optimiser, from an online method's mean gradient over a window; by default the same."""
         return gradient
 
     def gradients(self, batch: Batch, phase: str) -> Iterator[dict[str, Tensor]]:

@@ -240,7 +240,7 @@ def load_records(paths: Paths, name: str) -> list[tuple[dict[str, Any], Any]]:
         try:
             record = read(cell.folder / name, FORMS[name], cell.folder.identity)
         except Damaged as error:
-            warn_of(error, "`run` with --measure makes it anew once it is deleted")
+            warn_of(error, "`run` with --measure writes it again once it is deleted")
             continue
         if record is not None:
             found.append((shared, record))

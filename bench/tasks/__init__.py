@@ -1,4 +1,4 @@
-"""What a task imports: the contract, the decorator, bad input, and label corruption."""
+"""The names that a task imports: the contract, the decorator, bad input, and label corruption."""
 
 from bench.config import TaskConfig
 from bench.errors import BadInput

@@ -212,8 +212,8 @@ def import_(name: str, path: str | Path, progress: Progress = quiet) -> Entry:
 def files_in(folder: Path, pattern: str, *suffixes: str) -> list[Path]:
     """The files in the folder that match the pattern and end in a suffix, sorted.
 
-    What begins with a dot or lies in `__MACOSX` is passed over: it is an operating system's own, such as `._NAME`, in
-    which macOS keeps what it knows of NAME. Raises `BadInput` for a pipe, a device or a link to nothing.
+    Names that begin with a dot and the contents of `__MACOSX` are skipped, as these are an operating system's own, such
+    as macOS's `._NAME` with metadata of NAME. Raises `BadInput` for a pipe, a device or a link to nothing.
     """
 
     def own(path: Path) -> bool:
@@ -250,7 +250,7 @@ def unpacked(path: Path, most: int) -> bytes:
         with gzip.GzipFile(fileobj=file) if gzipped else file as content:
             raw = content.read(most + 1)
     if len(raw) > most:
-        raise BadInput(f"{path.name} has more than {most:,} bytes; should have at most so many")
+        raise BadInput(f"{path.name} has more than {most:,} bytes; should have at most that many")
     return raw
 
 

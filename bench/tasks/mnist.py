@@ -32,7 +32,7 @@ MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist"
 
 
 class Published(NamedTuple):
-    """What identifies one of the four files."""
+    """The identity of one of the four files."""
 
     items: int
     gz_sha256: str  # of the published file

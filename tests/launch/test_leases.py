@@ -253,7 +253,7 @@ def test_a_cell_whose_owner_is_alive_is_elsewhere(tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: ends.append(run_cell(folder, lease_seconds=3, should_stop=stop.is_set)))
     thread.start()
     wait_for(lambda: folder.status["state"] == "running")
-    told = f"process {os.getpid()} on {process()['host']} is at it"
+    told = f"process {os.getpid()} on {process()['host']} runs it"
     assert run_cell(folder, lease_seconds=3) == End("elsewhere", told)
     stop.set()
     thread.join()

@@ -113,7 +113,9 @@ class Launch:
             self.ledger = self._ledger([cell.id for cell in self.cells])
             busy = [cell.id for cell in self.cells if cell.decision.fresh and self.ledger.active(cell.id)]
             if busy:
-                raise BadInput(f"{len(busy)} of the cells to run anew have jobs, such as {busy[0]}; cancel these first")
+                raise BadInput(
+                    f"{len(busy)} of the cells to run again have jobs, such as {busy[0]}; cancel these first"
+                )
             if self.grid is not None:
                 write_grid(self.folder, self.grid)
             prepare(self.cells, self.options.lease_seconds)
@@ -282,9 +284,9 @@ class Launch:
             self.gone.pop(cell.id, None)
             self.sends[cell.id] += 1
             self._place(cell, running=False)
-        told = ", ".join(sent.number for sent in submit(cells, self.folder, self.options, self.settings, self.ledger))
+        jobs = ", ".join(sent.number for sent in submit(cells, self.folder, self.options, self.settings, self.ledger))
         for cell in cells:
-            self.view.say(f"{cell.label} lost: {reasons[cell.id]}; sent again (job {told})")
+            self.view.say(f"{cell.label} lost: {reasons[cell.id]}; sent again (job {jobs})")
 
     def _may_return(self, cell: Cell, sight: Sight) -> bool:
         by_hand = (sight.job_state or "").startswith("CANCELLED") and not self.insist

@@ -111,9 +111,9 @@ class Job:
         """Whether the warning was for the time limit rather than a preemption."""
         try:
             command = ["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]]
-            told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-            if "PreemptTime=" in told:
-                facts = dict(word.partition("=")[::2] for word in told.split())
+            output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+            if "PreemptTime=" in output:
+                facts = dict(word.partition("=")[::2] for word in output.split())
                 if facts["PreemptTime"] not in ("None", "N/A", "Unknown"):
                     return False
         except (OSError, KeyError, subprocess.SubprocessError):

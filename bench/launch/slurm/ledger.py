@@ -166,10 +166,10 @@ class Ledger:
             where = f" on {job.node}" if job.node else ""
             known = f"job {number} is {job.state}{why}{where}"
         try:
-            said = read_bytes(self.logs / f"{number}_0_log.err") or b""
+            written = read_bytes(self.logs / f"{number}_0_log.err") or b""
         except Damaged:
             return known
-        lines = said.decode(errors="replace").splitlines()[-50:]
+        lines = written.decode(errors="replace").splitlines()[-50:]
         noise = ("submitit ", "+", "srun: Force Terminated")
         lines = [line.strip() for line in lines if line.strip() and not line.startswith(noise)]
         words = [line for line in lines if not line.startswith("srun:")] or lines

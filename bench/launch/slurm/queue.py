@@ -78,9 +78,9 @@ def ask(*command: str) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def one_line(said: str) -> str:
+def one_line(text: str) -> str:
     """The message of one of SLURM's programs in one line, without the program's name."""
-    lines = [re.sub(r"^\w+: (error: )?", "", line.strip()) for line in said.splitlines() if line.strip()]
+    lines = [re.sub(r"^\w+: (error: )?", "", line.strip()) for line in text.splitlines() if line.strip()]
     return "; ".join(lines)
 
 
@@ -91,13 +91,13 @@ def jobs(numbers: Iterable[str]) -> dict[str, Job]:
         return {}
     listing = ("squeue", "--noheader", "--all", "--array", "--states=all", "--format=%i|%T|%r|%N")
     try:
-        told = ask(*listing, f"--jobs={','.join(wanted)}")
+        output = ask(*listing, f"--jobs={','.join(wanted)}")
     except Silent as silent:
         if "Invalid job id" not in str(silent):  # (it knows none of them)
             raise
-        told = ""
+        output = ""
     found = {}
-    for line in told.splitlines():
+    for line in output.splitlines():
         number, _, rest = line.partition("|")
         state, _, rest = rest.partition("|")
         reason, _, node = rest.rpartition("|")  # a site's reasons may contain any character
@@ -114,10 +114,10 @@ def config() -> Mapping[str, str]:
 
 def largest_array() -> int:
     """The largest size of an array of jobs. Raises `Silent` where the configuration does not give it as a number."""
-    told = config().get("MaxArraySize", str(LARGEST_ARRAY))
-    if not (told.isascii() and told.isdecimal()):
-        raise Silent(f"scontrol says MaxArraySize = {told[:40]!r}, which should be a number")
-    return max(1, int(told))
+    size = config().get("MaxArraySize", str(LARGEST_ARRAY))
+    if not (size.isascii() and size.isdecimal()):
+        raise Silent(f"scontrol says MaxArraySize = {size[:40]!r}, which should be a number")
+    return max(1, int(size))
 
 
 def cluster() -> str:
@@ -142,11 +142,11 @@ def partitions() -> list[str]:
 def nodes() -> list[str]:
     """The kinds of nodes, in words; empty when they are unknown."""
     try:
-        told = ask("sinfo", "--noheader", "--format=%R|%c|%m|%G")
+        output = ask("sinfo", "--noheader", "--format=%R|%c|%m|%G")
     except Silent:
         return []
     kinds = []
-    for line in told.splitlines():
+    for line in output.splitlines():
         if line.count("|") < 3:
             continue
         partition, cpus, memory, gpus = line.split("|", 3)

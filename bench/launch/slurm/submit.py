@@ -189,13 +189,13 @@ def _send(array: Array, grid: Path, options: LaunchOptions, ledger: Ledger, gpu:
     return Submission(number, bool(element), time.time(), queue.cluster(), names, gpu=gpu)
 
 
-def _refusal(said: str, asked: Request) -> str:
+def _refusal(text: str, asked: Request) -> str:
     """sbatch's message in one line, with the possible values."""
-    message = f"slurm: sbatch refuses: {queue.one_line(said) or 'it was interrupted'}; asked for: {asked}"
-    if "partition" in said and (names := queue.partitions()):
+    message = f"slurm: sbatch refuses: {queue.one_line(text) or 'it was interrupted'}; asked for: {asked}"
+    if "partition" in text and (names := queue.partitions()):
         guess = nearest(asked.partition or "", names)
         return f"{message}; partitions: {', '.join(names)}" + (f"; did you mean {guess!r}?" if guess else "")
-    if "node configuration" in said and (kinds := queue.nodes()):
+    if "node configuration" in text and (kinds := queue.nodes()):
         return f"{message}; nodes here: {'; '.join(kinds)}"
     return message
 

@@ -62,15 +62,15 @@ def descended(gradient: Gradient, steps: int = STEPS, rate: float = RATE) -> dic
     """Descend along a gradient; theta is recorded as {steps, theta}, evenly spaced in the logarithm of the step."""
     at = {round(steps ** (point / POINTS)) for point in range(POINTS + 1)} | {steps}
     h, theta = torch.ones(1, NUMBERS).double(), torch.tensor([START]).double()
-    told: dict[str, list[float]] = {"steps": [0], "theta": [START]}
+    found: dict[str, list[float]] = {"steps": [0], "theta": [START]}
     for t in range(steps):
         h = h @ A.T + theta * S
         if theta.abs() < FAR:
             theta = theta - rate / math.sqrt(1 + t) * gradient(h, h[:, 0] - 1)
         if t + 1 in at:
-            told["steps"].append(t + 1)
-            told["theta"].append(theta.item())
-    return told
+            found["steps"].append(t + 1)
+            found["theta"].append(theta.item())
+    return found
 
 
 def measure(
