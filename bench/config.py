@@ -232,7 +232,7 @@ class CurriculumConfig(Config):
         None, description="share of the budget over which the lengths open, evenly"
     )
     mixed: bool = Field(True, description="draw the length of each batch from the open ones; false: use the longest")
-    rate: Annotated[float, Field(gt=0)] = Field(1.0, description="factor on the rate from the second length on")
+    rate: Annotated[float, Field(gt=0)] = Field(1.0, description="factor on the learning rate after the first length")
 
     @model_validator(mode="after")
     def _opens_and_rises(self) -> CurriculumConfig:

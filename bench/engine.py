@@ -248,7 +248,7 @@ class Engine:
         self.pending, self.held = 0, []
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on apart from the method's parameters, as plain values and tensors."""
+        """All that the next step depends on beside the method's own `state_dict`, as plain values and tensors."""
         return {
             "optimiser": self.optimiser.state_dict(),
             "average": self.average.values if self.average else None,

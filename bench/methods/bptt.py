@@ -16,7 +16,7 @@ from bench.tasks.base import Batch
 
 @register_method("bptt")
 class BPTT(RecurrentMethod):
-    """The gradient of the mean loss at the scored positions, from the initial state."""
+    """Gradients of the loss at the scored positions, through all steps back to the initial state."""
 
     gradient_is = {"train": "exact"}
 

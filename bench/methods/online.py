@@ -147,7 +147,7 @@ class Online(RecurrentMethod):
         return Carry((moved.state, held)), joined(credit, gradient)
 
     def immediate(self, state: Tensor, x_t: Tensor, y_t: Tensor) -> tuple[Credit, Tensor]:
-        """The credit that reaches parameters without passing through an earlier state, and dl_t / ds_t (B, N)."""
+        """The credit that reaches parameters without passing through the state, and dl_t / ds_t by lane (B, N)."""
         if self._reads_state_linearly and not torch.is_autocast_enabled(state.device.type):
             return self._immediate_of_linear(state, y_t)
         names, parameters = self._immediate

@@ -207,7 +207,7 @@ def undrawable(task: Task, split: Split, length: int, score_from: int = 0) -> st
 
 
 def hide(batch: Batch, score_from: int) -> Batch:
-    """A copy of a batch without labels before column `score_from`; y is copied, as it may be a view of x."""
+    """A batch without labels before column `score_from`. The given y is kept, as it may be a view of x."""
     if score_from == 0:
         return batch
     y = batch.y.clone()
