@@ -142,7 +142,7 @@ class Optimiser(Config):
 
     kind: Literal["adamw", "sgd"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 3e-4
-    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="of AdamW")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="beta_1 and beta_2 of AdamW")
     decay: NonNegative = Field(0.01, description="weight decay, multiplied by the learning rate")
     decay_on: Literal["all", "matrices"] = Field("all", description="matrices: vectors such as biases do not decay")
     warmup: Share = Field(0.01, description="share of the phase in which the learning rate rises linearly from 0")
@@ -252,7 +252,7 @@ class TrainingConfig(Config):
         None, description="columns of a batch of a stream, in whole pieces of the method; null: the task's length"
     )
     engine: Literal["eager", "compiled", "auto"] = Field(
-        "eager", description="compiled: by torch.compile; auto: compiled where method and machine allow it"
+        "eager", description="compiled: by torch.compile; auto: compiled where method and machine allow"
     )
     accumulate: Positive = Field(1, description="gradients that are averaged into one optimiser step")
     optimiser: Optimiser = Optimiser()
@@ -274,7 +274,7 @@ class EvaluationConfig(Config):
     """What is scored and how often. Evaluation sets are drawn once, on the CPU, from random streams of their own."""
 
     sequences: Positive = Field(512, description="test sequences on which the trained predictor is scored")
-    reference_sequences: Positive = Field(64, description="the same for reference lines such as SMT's teacher")
+    reference_sequences: Positive = Field(64, description="test sequences for reference lines such as SMT's teacher")
     every: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="share of the budget between two evaluations")
     lengths: tuple[Positive, ...] = Field((), description="further test lengths, scored at the end")
     stream: StreamEvaluation = StreamEvaluation()

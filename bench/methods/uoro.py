@@ -31,7 +31,7 @@ from bench.registry import register_method
 class UOROConfig(RankOneConfig):
     """Fields of UORO."""
 
-    block: Positive = Field(1, description="columns that share their noise; above 1 update_every null means as many")
+    block: Positive = Field(1, description="columns that share their noise; above 1, the default of update_every")
 
     @model_validator(mode="after")
     def _whole_blocks(self) -> UOROConfig:
