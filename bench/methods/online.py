@@ -108,7 +108,7 @@ class Online(RecurrentMethod):
         method: Any = build.build_method(run, build.build_task(run), device="cpu")
         if method.block > 1:
             return f"{cls.name} in blocks of {method.block} columns is not compiled"
-        if method.closed and method._seen_as_it_is:
+        if method.closed and method._reads_state_linearly:
             return None
         return f"{cls.name} on {run.model.backbone} needs autograd in each step; tanh with a linear readout does not"
 

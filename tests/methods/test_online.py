@@ -108,7 +108,7 @@ def test_another_objective_is_differentiated_through_a_linear_readout_too(monkey
 
     kind, batch = registry.methods.get("rtrl"), stream(3)
     plain = built(cell("tanh", "rtrl"))
-    assert plain._seen_as_it_is and not built(cell("elstm", "rtrl"))._seen_as_it_is
+    assert plain._reads_state_linearly and not built(cell("elstm", "rtrl"))._reads_state_linearly
     monkeypatch.setattr(kind, "objective", squared)
     method = built(cell("tanh", "rtrl"))
     assert off(summed_credit(method, batch), exact(method, batch)) < 1e-10
