@@ -356,7 +356,7 @@ def test_dry_run_tells_what_would_happen_and_writes_nothing(
 @pytest.mark.parametrize(
     ("sets", "reason"),
     [
-        (["method=smt", "model.backbone=lstm"], "the state of lstm is no such memory"),
+        (["method=smt", "model.backbone=lstm"], "the state of lstm is not one"),
         (
             ["method=rtrl", "method.max_bytes=1000", "model.backbone=tanh", "model.updater_width=5", "task.symbols=3"],
             # 4 lanes of 5 units times (4 symbols of width 8, a map from 5 + 8 to 5), each number in 4 bytes
