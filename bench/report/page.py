@@ -44,13 +44,7 @@ BYTES_EMBEDDED = 300_000
 IDS = ("main", "filter", "theme", "shown", "reset", "overview", "answer", "large")
 """Anchors of the page's own, which no exhibit may have."""
 
-VERDICTS = {
-    "supported": "✓",
-    "contradicted": "✗",
-    "mixed": "±",
-    "inconclusive": "?",
-    "not tested": "○",
-}
+VERDICTS = {"supported": "✓", "contradicted": "✗", "mixed": "±", "inconclusive": "?", "not tested": "○"}
 """Every verdict with its symbol, so that no reader depends on its colour."""
 
 
@@ -88,12 +82,7 @@ class Image:
     """In pixels of the page: a figure is as wide as it would be on paper, where there is room."""
 
 
-def render(
-    data: Data,
-    sections: Sequence[Section],
-    files: Mapping[str, bytes],
-    dpi: int,
-) -> str:
+def render(data: Data, sections: Sequence[Section], files: Mapping[str, bytes], dpi: int) -> str:
     """The whole page. `files` holds figures/NAME.png at `dpi` for every exhibit with a figure."""
     script, sheet = _part("page.js"), _part("page.css")
     environment = Environment(

@@ -109,10 +109,7 @@ def _legend(frame: pd.DataFrame, gone: Sequence[str] = ()) -> str:
 
 LEAST = {"method": 24, "setting": 11, "status": 6}
 """Widths of columns of words, below which they do not shrink where room is short."""
-FIRST_TO_GO = (
-    *("loss from start", "loss + from start"),
-    *("params", "share", "seconds", "steps", "tokens", "chance"),
-)
+FIRST_TO_GO = (*("loss from start", "loss + from start"), *("params", "share", "seconds", "steps", "tokens", "chance"))
 """Columns that are left out, in this order, where room is still short."""
 
 

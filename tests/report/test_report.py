@@ -167,7 +167,7 @@ def test_steps_are_told_exactly_and_with_those_of_phases_taken_over(tmp_path: Pa
     heads, *rows = (cells(line) for line in printed(frame, 200).splitlines()[1:6])
     at = heads.index("steps")
     assert {row[0]: row[at] for row in rows if "teacher" not in row[0]} == {
-        **{"bptt": "2,504", "transformer": "1,313.3", "smt": "50"},
+        **{"bptt": "2,504", "transformer": "1,313.3", "smt": "50"}
     }
     text = markdown(frame, load(tmp_path), {})
     assert "| steps | tokens |" in text and "| 2,504 | 25k |" in text

@@ -181,7 +181,7 @@ def test_real_runs_fill_every_section(tmp_path: Path) -> None:
                     "model.backbone": ["mlp"],
                     "model.memory_tokens": [1],
                 },
-            },
+            }
         ],
         "measure": ["cost", "dynamics", "samples", "diagnosis"],
     }

@@ -8,18 +8,7 @@ import numpy as np
 
 from bench.report.claims.accuracy import BACKBONE
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import (
-    EQUAL,
-    LEARNED,
-    MARGIN,
-    Case,
-    Part,
-    ahead,
-    decide,
-    means,
-    outside,
-    within,
-)
+from bench.report.claims.findings import EQUAL, LEARNED, MARGIN, Case, Part, ahead, decide, means, outside, within
 from bench.report.claims.learning import final, of_method, still_learning
 from bench.report.data import Data
 from bench.report.query import base, effective_rank, having, number

@@ -22,11 +22,7 @@ EQUAL_BITS = 0.05
 """Losses that differ by less are equal; wider than `BITS`, as a whole interval has to fit in."""
 FAR = 2.0
 """Far ahead: the other needs at least so many times the sequential FLOPs."""
-PER_TOKEN = {
-    "tinystories": within(-EQUAL_BITS, EQUAL_BITS),
-    "mnist": ahead(BITS),
-    "digits": within(low=-BITS),
-}
+PER_TOKEN = {"tinystories": within(-EQUAL_BITS, EQUAL_BITS), "mnist": ahead(BITS), "digits": within(low=-BITS)}
 """How SMT->DMT and BPTT compare per token in the paper. It has no digits: where neither of the others is there, the
 weaker of the two statements is asked of them."""
 STAND_IN = "digits"

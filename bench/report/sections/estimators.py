@@ -133,11 +133,7 @@ def converged(record: dict[str, Any]) -> pd.DataFrame:
 def _convergence(record: dict[str, Any]) -> Exhibit:
     table = converged(record)
     lines = [
-        plot.Line(
-            plot.who(method, setting),
-            *_with_ends(part, "steps", "loss"),
-            method=method,
-        )
+        plot.Line(plot.who(method, setting), *_with_ends(part, "steps", "loss"), method=method)
         for method, setting, _, part in _variants(table)
     ]
     levels = [plot.Level("variance of the target / 2", np.array([record["found"]["target"]]))]

@@ -179,13 +179,7 @@ def _levels(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
             }
             for name, values in ends.items():
                 row |= _spread(name, mean_interval(values))
-            yield {
-                **row,
-                "seeds": len(one.found),
-                "cpu": one.cpu[-1],
-                "tokens": one.tokens[-1],
-                "steps": one.steps[-1],
-            }
+            yield {**row, "seeds": len(one.found), "cpu": one.cpu[-1], "tokens": one.tokens[-1], "steps": one.steps[-1]}
 
 
 def _spread(name: str, one: Interval) -> dict[str, float]:
