@@ -127,11 +127,11 @@ def load(paths: Sequence[Path | str]) -> Data:
         inference=inference,
         gradients=_long(records["dynamics"], "gradients", ("t", "norm")),
         drift=_long(records["dynamics"], "drift", ("t", "delta", "accuracy")),
-        geometry=[(run, one["geometry"]) for run, one in records["dynamics"] if one.get("geometry")],
+        geometry=[(run, record["geometry"]) for run, record in records["dynamics"] if record.get("geometry")],
         samples=records["samples"],
         folders=folders,
         uncounted=_uncounted(records["cost"]),
-        diagnoses=[(run, one["diagnosis"]) for run, one in records["diagnosis"] if one.get("diagnosis")],
+        diagnoses=[(run, record["diagnosis"]) for run, record in records["diagnosis"] if record.get("diagnosis")],
         grids=load_grids(cells),
     )
 
@@ -164,7 +164,7 @@ def _in_unit(curves: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
         return curves
     units = results.dropna(subset=["unit"]).drop_duplicates(["grid", "id"]).set_index(["grid", "id"])["unit"]
     unit = units.reindex(pd.MultiIndex.from_frame(curves[["grid", "id"]])).to_numpy()
-    scale = np.array([scale_of(one) for one in unit])
+    scale = np.array([scale_of(name) for name in unit])
     return curves.assign(unit_loss=pd.to_numeric(curves["loss"], errors="coerce").astype(float) * scale)
 
 
@@ -219,9 +219,9 @@ def _long(records: list[tuple[dict[str, Any], dict[str, Any]]], name: str, colum
     """A row per entry of the lists under `columns`, beside the run's identity and the record's other fields."""
     found: list[dict[str, Any]] = []
     for place, (_, record) in enumerate(records):
-        for one in record.get(name) or []:
-            lists = {column: one.get(column) or [] for column in columns}
-            others = {key: value for key, value in one.items() if key not in columns}
+        for entry in record.get(name) or []:
+            lists = {column: entry.get(column) or [] for column in columns}
+            others = {key: value for key, value in entry.items() if key not in columns}
             rows = zip_longest(*lists.values(), fillvalue=float("nan"))
             found += [{**dict(zip(columns, row)), **others, "run": place} for row in rows]
     if not found:

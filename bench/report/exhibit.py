@@ -96,7 +96,7 @@ def ran(data: Data, parts: Iterable[tuple[str, str]]) -> str:
     """What was run for these (grid, task): how many cells are done, and their sizes and budgets, grid by grid."""
     keys = set(parts)
     runs = data.results.drop_duplicates(["grid", "id"])
-    runs = runs[pd.Series([one in keys for one in zip(runs["grid"], runs["task"])], index=runs.index, dtype=bool)]
+    runs = runs[pd.Series([pair in keys for pair in zip(runs["grid"], runs["task"])], index=runs.index, dtype=bool)]
     told = []
     for grid, own in runs.groupby("grid", sort=True):
         done = int((own["state"] == "done").sum())
@@ -109,10 +109,12 @@ def sizes(runs: pd.DataFrame) -> str:
     """The sizes and budgets of some cells: each field with all its values."""
     told = []
     for name in map(str, runs):
-        values = sorted({whole_as_int(one) for one in runs[name].dropna()}, key=sortable) if _is_told(name) else []
+        values = sorted({whole_as_int(value) for value in runs[name].dropna()}, key=sortable) if _is_told(name) else []
         if values:
             short = name.removeprefix("task.").removeprefix("model.").removeprefix("training.")
-            told.append(f"{short} {', '.join(f'{one:,}' if isinstance(one, int) else str(one) for one in values)}")
+            told.append(
+                f"{short} {', '.join(f'{value:,}' if isinstance(value, int) else str(value) for value in values)}"
+            )
     return clean("; ".join(told))
 
 
@@ -135,7 +137,7 @@ def uncounted(rows: pd.DataFrame, among: pd.DataFrame | None = None) -> str:
     told: dict[str, dict[str, None]] = {}
     if "uncounted" in rows:
         if among is not None:
-            keys = [pd.MultiIndex.from_frame(one[["grid", "task", "method"]]) for one in (rows, among)]
+            keys = [pd.MultiIndex.from_frame(table[["grid", "task", "method"]]) for table in (rows, among)]
             rows = rows[keys[0].isin(keys[1])]
         for who, names in rows.dropna(subset="uncounted").groupby(["method", "backbone"], sort=False)["uncounted"]:
             operators = [name for text in names.unique() for name in text.split(", ") if name]

@@ -74,7 +74,7 @@ def paper(quantity: str, method: str, phase: str) -> str:
 @remembered
 def traced(data: Data, name: str) -> pd.DataFrame:
     """The rows of one of `FRAMES` that name a method, with every column that is used; `work` is all arithmetic."""
-    columns = [one.column for one in QUANTITIES if one.column != "work"]
+    columns = [quantity.column for quantity in QUANTITIES if quantity.column != "work"]
     numbers = (*columns, *AXES, "whole.flops", "whole.elementwise", "flops", "elementwise")
     rows = having(getattr(data, name), *WHO, *numbers, "batch_size", "device", "outside", "uncounted", "state")
     for column in numbers:

@@ -65,13 +65,15 @@ def _text(value: Any) -> str:
 
 def rounded(numbers: Sequence[float | None]) -> list[str]:
     """Numbers of one column, with equal decimals where that leaves the smallest at least two digits."""
-    sizes = [abs(float(one)) for one in numbers if one and math.isfinite(one)]
+    sizes = [abs(float(number)) for number in numbers if number and math.isfinite(number)]
     top, bottom = max(sizes, default=0.0), min(sizes, default=0.0)
     if all(size.is_integer() for size in sizes):
-        return [_written(one, lambda value: f"{value:,.0f}" if abs(value) < 1e7 else _alone(value)) for one in numbers]
+        return [
+            _written(number, lambda value: f"{value:,.0f}" if abs(value) < 1e7 else _alone(value)) for number in numbers
+        ]
     decimals = _decimals(top)
     alike = 1e-3 <= top < 1e5 and bottom * 10**decimals >= 10
-    return [_written(one, lambda value: f"{value:,.{decimals}f}" if alike else _alone(value)) for one in numbers]
+    return [_written(number, lambda value: f"{value:,.{decimals}f}" if alike else _alone(value)) for number in numbers]
 
 
 def _written(value: float | None, write: Any) -> str:
@@ -124,7 +126,7 @@ def latex(exhibit: Exhibit) -> str:
     styler = frame.style.hide(axis=0).format(escape="latex").format_index(escape="latex", axis=1)
     kind = "longtable" if len(frame) > LONG else None
     text = styler.to_latex(
-        hrules=True, column_format="".join("r" if one.keys else "l" for one in columns), environment=kind
+        hrules=True, column_format="".join("r" if column.keys else "l" for column in columns), environment=kind
     )
     comments = [f"% {clean(words)}" for words in (exhibit.title, exhibit.caption, exhibit.run) if words]
     return "\n".join([*comments, "% needs \\usepackage{booktabs" + (",longtable}" if kind else "}"), text])

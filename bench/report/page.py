@@ -93,8 +93,8 @@ def render(data: Data, sections: Sequence[Section], files: Mapping[str, bytes], 
         lstrip_blocks=True,
     )
     sections = [section for section in sections if section.exhibits or section.name == "claims"]
-    exhibits = [one for section in sections for one in section.exhibits]
-    pictures = {one.name: files[name] for one in exhibits if (name := f"figures/{one.name}.png") in files}
+    exhibits = [exhibit for section in sections for exhibit in section.exhibits]
+    pictures = {exhibit.name: files[name] for exhibit in exhibits if (name := f"figures/{exhibit.name}.png") in files}
     answers = attempt(lambda: overview.main(overview.compared(data)), "main", "")
     verdicts = attempt(lambda: _judged(judged(data)), "claims", "")
     return environment.get_template("page.html.j2").render(
@@ -102,18 +102,22 @@ def render(data: Data, sections: Sequence[Section], files: Mapping[str, bytes], 
         about=_about(data),
         facts=_facts(data),
         sections=sections,
-        anchors={one.name for one in exhibits},
+        anchors={exhibit.name for exhibit in exhibits},
         images={name: _image(png, dpi) for name, png in pictures.items()},
-        tables={one.name: _table(one.table) for one in exhibits if isinstance(one, Exhibit) and one.table is not None},
-        is_missing=lambda one: isinstance(one, Missing),
+        tables={
+            exhibit.name: _table(exhibit.table)
+            for exhibit in exhibits
+            if isinstance(exhibit, Exhibit) and exhibit.table is not None
+        },
+        is_missing=lambda exhibit: isinstance(exhibit, Missing),
         main=None if isinstance(answers, Missing) or not answers.rows else answers,
         made_by=made_by,
         judged=None if isinstance(verdicts, Missing) else verdicts,
         unjudged=verdicts.reason if isinstance(verdicts, Missing) else None,
         verdicts=VERDICTS,
         folded=LAST,
-        tasks=sorted({name for one in exhibits for name in _concerned(one, "tasks")}),
-        methods=sorted({name for one in exhibits for name in _concerned(one, "methods")}, key=style.order),
+        tasks=sorted({name for exhibit in exhibits for name in _concerned(exhibit, "tasks")}),
+        methods=sorted({name for exhibit in exhibits for name in _concerned(exhibit, "methods")}, key=style.order),
         looks=data.looks,
         rows_open=ROWS_OPEN,
         clean=clean,
@@ -125,9 +129,9 @@ def render(data: Data, sections: Sequence[Section], files: Mapping[str, bytes], 
     )
 
 
-def made_by(one: Exhibit) -> list[str]:
+def made_by(exhibit: Exhibit) -> list[str]:
     """The commands that make the data of an exhibit."""
-    return [f"python run_bench.py {MEASURED[grid]}" if grid in MEASURED else command(grid) for grid in one.grids]
+    return [f"python run_bench.py {MEASURED[grid]}" if grid in MEASURED else command(grid) for grid in exhibit.grids]
 
 
 def _words(text: str) -> Markup:
@@ -248,9 +252,9 @@ def picture(figure: Figure, dpi: int) -> bytes:
 
 def _table(table: pd.DataFrame) -> Table:
     columns = formats.shown(table.iloc[:ROWS_SHOWN])
-    texts = list(zip(*(zip(one.texts, one.keys or [None] * len(one.texts)) for one in columns)))
+    texts = list(zip(*(zip(column.texts, column.keys or [None] * len(column.texts)) for column in columns)))
     named: dict[str, list[Any]] = {
-        name: [None if pd.isna(one) else str(one) for one in table[name].iloc[:ROWS_SHOWN]]
+        name: [None if pd.isna(value) else str(value) for value in table[name].iloc[:ROWS_SHOWN]]
         if name in table
         else [None] * len(texts)
         for name in ("task", "method")

@@ -129,14 +129,14 @@ def over_time(rows: pd.DataFrame, x: str, y: str, method: str, word: str, logs: 
     wide = rows.pivot_table(index="seed", columns=x, values=y)
     values, at = wide.to_numpy(dtype=float), wide.columns.to_numpy(dtype=float)
     mean, low, high = band(np.log(values) if logs else values)
-    seeds = tuple((at, one) for one in values) if 1 < len(values) < SEEDS_FOR_AN_INTERVAL else ()
-    mean, low, high = (np.exp(one) if logs else one for one in (mean, low, high))
+    seeds = tuple((at, seed) for seed in values) if 1 < len(values) < SEEDS_FOR_AN_INTERVAL else ()
+    mean, low, high = (np.exp(end) if logs else end for end in (mean, low, high))
     return Line(word, at, mean, low, high, seeds, method, **how)
 
 
 def over_curves(seeds: Sequence[pd.DataFrame], x: str, y: str, method: str, word: str, **how: Any) -> Line:
     """The mean curve as far as all seeds reach, on straight lines between their evaluations, and every seed's own."""
-    curves = [(one[x].to_numpy(dtype=float), one[y].to_numpy(dtype=float)) for one in seeds]
+    curves = [(seed[x].to_numpy(dtype=float), seed[y].to_numpy(dtype=float)) for seed in seeds]
     at = np.unique(np.concatenate([own for own, _ in curves]))
     at = at[at <= min(own.max() for own, _ in curves)]
     mean = np.mean([np.interp(at, *own) for own in curves], axis=0)
@@ -195,7 +195,7 @@ def draw(panels: Sequence[Panel], looks: Mapping[str, Style], across: int = 3) -
     titles = [
         _wrapped(panel, shown[place + 1 : (place // across + 1) * across], width) for place, panel in enumerate(shown)
     ]
-    tops = [max(len(one) for one in titles[row * across : (row + 1) * across]) for row in range(down)]
+    tops = [max(len(title) for title in titles[row * across : (row + 1) * across]) for row in range(down)]
     words = dict.fromkeys(word for panel in shown for word in _words(panel))
     tips = max((LETTER * len(line.tip) for panel in shown for line in panel.lines if line.tip), default=0.0)
     whole = across * (LEFT + width + RIGHT + tips)
@@ -223,14 +223,14 @@ def draw(panels: Sequence[Panel], looks: Mapping[str, Style], across: int = 3) -
 
 def _wrapped(panel: Panel, after: Sequence[Panel], width: float) -> list[str]:
     """The lines of a title: as wide as its panel, and as those right of it that have none."""
-    spans = 1 + next((place for place, one in enumerate(after) if one.title), len(after))
+    spans = 1 + next((place for place, panel in enumerate(after) if panel.title), len(after))
     letters = int((spans * (width + LEFT + RIGHT) - LEFT) / LETTER)
     return textwrap.wrap(clean(panel.title), letters, max_lines=2, placeholder=" …") if panel.title else []
 
 
 def _words(panel: Panel) -> Iterable[str]:
     """What the legend says of a panel: methods first."""
-    words = (one.word for part in (panel.lines, panel.levels, panel.marks) for one in part)
+    words = (drawn.word for part in (panel.lines, panel.levels, panel.marks) for drawn in part)
     yield from filter(None, words)
 
 
@@ -290,7 +290,7 @@ def _draw_line(axes: Axes, line: Line, color: str, looks: Mapping[str, Style]) -
             axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.15, lw=0, zorder=2)
     if line.seeds:  # as one line with gaps: hundreds of them take long
         thin: dict[str, Any] = {"lw": 0.6, "ls": dashes} if line.kind == "curve" else {"ls": "", "marker": ".", "ms": 3}
-        x, y = (np.concatenate([part for one in values for part in (one, [np.nan])]) for values in zip(*line.seeds))
+        x, y = (np.concatenate([part for seed in values for part in (seed, [np.nan])]) for values in zip(*line.seeds))
         axes.plot(x, y, color=color, alpha=0.6, zorder=2, **thin)
     if line.tip:
         axes.annotate(line.tip, (line.x[-1], line.mean[-1]), (4, 0), textcoords="offset points", va="center", size=7.5)

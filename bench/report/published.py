@@ -46,5 +46,7 @@ def _entries() -> list[dict[str, Any]]:
     """The entries, with a list of the values that each column may have."""
     entries = yaml.safe_load((files("bench.report") / "published.yaml").read_text("utf-8"))
     for entry in entries:
-        entry["where"] = {name: one if isinstance(one, list) else [one] for name, one in entry["where"].items()}
+        entry["where"] = {
+            name: allowed if isinstance(allowed, list) else [allowed] for name, allowed in entry["where"].items()
+        }
     return entries

@@ -102,7 +102,7 @@ def varying(rows: pd.DataFrame, starts: tuple[str, ...] = CONFIG) -> list[str]:
     values = rows[names].to_numpy(dtype=object)
     gaps = pd.isna(values)
     differ = (values != values[:1]) & ~(gaps & gaps[:1])
-    return [name for name, one in zip(names, differ.any(axis=0)) if one]
+    return [name for name, varies in zip(names, differ.any(axis=0)) if varies]
 
 
 def free(rows: pd.DataFrame, by: str | Sequence[str], columns: Iterable[str]) -> list[str]:
@@ -258,13 +258,13 @@ def cells(data: Data) -> pd.DataFrame:
             told = [(name, whole_as_int(value)) for name, value in zip(knobs, own)]
             at[row] = (str(grid), str(task), *(sortable(value) for _, value in told))
             places[at[row]] = place(str(grid) if several else None, str(task), told)
-    rank = {one: count for count, one in enumerate(sorted(places))}
+    rank = {spot: count for count, spot in enumerate(sorted(places))}
     departs = off(runs)
-    others = [[one for one in found[run] if not one[0].startswith("task.")] for run in keys(runs)]
-    runs = runs.assign(place=[places[at[row]] for row in runs.index], setting=[label(one, names) for one in others])
+    others = [[item for item in found[run] if not item[0].startswith("task.")] for run in keys(runs)]
+    runs = runs.assign(place=[places[at[row]] for row in runs.index], setting=[label(other, names) for other in others])
     return runs.assign(
         order=[rank[at[row]] for row in runs.index],
-        where=[", ".join(filter(None, one)) for one in zip(runs["place"], runs["method"], runs["setting"])],
+        where=[", ".join(filter(None, words)) for words in zip(runs["place"], runs["method"], runs["setting"])],
         off=departs,
         base=departs.map(len).eq(0),
     )
@@ -276,7 +276,7 @@ def placed(rows: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[str]) -> pd
     `variant` is the number of its setting among those of its method in these rows without ablations.
     """
     wanted, where = having(rows, *RUN, *columns)[[*RUN, *columns]], runs[["id", "seed", *GROUP]]
-    left, right = (one.astype(dict.fromkeys(RUN, object)) for one in (wanted, where))  # (either may be empty)
+    left, right = (frame.astype(dict.fromkeys(RUN, object)) for frame in (wanted, where))  # (either may be empty)
     found = left.merge(right, on=RUN)
     settings = found.loc[found["base"].astype(bool), ["method", "setting"]].drop_duplicates()
     settings = settings.sort_values(["method", "setting"])

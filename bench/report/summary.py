@@ -185,7 +185,7 @@ def about(part: pd.DataFrame) -> str:
 
 
 def _distinct(values: pd.Series) -> list[str]:
-    return [str(one) for one in dict.fromkeys(values.dropna())]
+    return [str(value) for value in dict.fromkeys(values.dropna())]
 
 
 def streamed(part: pd.DataFrame) -> str:

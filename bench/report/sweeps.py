@@ -37,7 +37,7 @@ def pairs(a: pd.DataFrame, b: pd.DataFrame, apart: Sequence[str] = ()) -> list[P
     known: dict[Any, str] = {}
     several = len({*a["grid"], *b["grid"]}) > 1
     for grid, task in dict.fromkeys(zip(a["grid"], a["task"])):
-        left, right = (one[(one["grid"] == grid) & (one["task"] == task)] for one in (a, b))
+        left, right = (runs[(runs["grid"] == grid) & (runs["task"] == task)] for runs in (a, b))
         apart_in = varying(pd.concat([left, right]))
         shared = [name for name in apart_in if name.startswith(SHARED) or set(left[name]) == set(right[name])]
         shared = [name for name in shared if name not in apart]
@@ -45,11 +45,11 @@ def pairs(a: pd.DataFrame, b: pd.DataFrame, apart: Sequence[str] = ()) -> list[P
         told = {name for name in own if max(left[name].nunique(), right[name].nunique()) > 1}
         there = dict(by_setting(right, shared))
         for setting, part in by_setting(left, shared):
-            for mine, one in by_setting(part, own):
+            for mine, first in by_setting(part, own):
                 for other, two in by_setting(there.get(setting, right[:0]), own):
                     extra = [item for item in (*mine, *other) if item[0] in told]
                     where = place(grid if several else None, task, (*setting, *extra))
-                    pair = Pair(where, of_seeds(one), of_seeds(two))
+                    pair = Pair(where, of_seeds(first), of_seeds(two))
                     same = tuple(tuple(zip(run.index, run["accuracy"], run["loss"])) for run in pair[1:])
                     if known.setdefault((task, *same), grid) == grid:
                         found.append(pair)
@@ -79,8 +79,8 @@ def sweeps(
             loose = set(free(told, [name for name in fields if name in part], others))
             held = [name for name in others if name in loose or not name.startswith(following)]
         else:
-            stated = [name for one in record["stated"] if not set(one) & set(fields) for name in one]
-            held = [name for name in others if any(name == one or name.startswith(f"{one}.") for one in stated)]
+            stated = [name for together in record["stated"] if not set(together) & set(fields) for name in together]
+            held = [name for name in others if any(name == field or name.startswith(f"{field}.") for field in stated)]
         for setting, own in by_setting(part, held):
             if own[first].nunique() >= least:
                 yield setting, own

@@ -127,8 +127,8 @@ def print_summary(frame: pd.DataFrame, console: Console) -> None:
     least = {head: min(width, LEAST.get(head, width)) for head, width in widths.items()}
     gone: list[str] = []
     for head in (head for head in FIRST_TO_GO if head in widths):
-        kept = [[one.head for one in columns if one.head not in gone] for _, _, columns, _ in parts]
-        if max(sum(least[one] + 1 for one in heads) for heads in kept) > console.width:
+        kept = [[column.head for column in columns if column.head not in gone] for _, _, columns, _ in parts]
+        if max(sum(least[head] + 1 for head in heads) for heads in kept) > console.width:
             gone.append(head)
     gap = 2 if sum(widths.values()) + 2 * len(widths) <= console.width else 1
     for key, part, columns, rows in parts:
@@ -164,7 +164,7 @@ def markdown(frame: pd.DataFrame, results: pd.DataFrame, figures: Mapping[tuple[
         lines += [f"## {escape(heading(key, frame))}", "", escape(sizes(own)), ""]
         lines += [f"{escape(about(part))}.", ""] if about(part) else []
         lines.append(row_of(escape(column.head) for column in columns))
-        lines.append(row_of("--:" if one.right else ":--" for one in columns))
+        lines.append(row_of("--:" if column.right else ":--" for column in columns))
         lines += [row_of(escape(column.text(row)) for column in columns) for row in part.to_dict("records")]
         lines += ["", *(f"- {escape(reason)}" for reason in reasons(part)), ""]
         alt = escape(f"Accuracy against training tokens, {heading(key, frame)}")
@@ -174,7 +174,7 @@ def markdown(frame: pd.DataFrame, results: pd.DataFrame, figures: Mapping[tuple[
     if 0 < frame["seeds"].max() < SEEDS_FOR_AN_INTERVAL:
         notes.append(f"no intervals: these take {SEEDS_FOR_AN_INTERVAL} seeds or more")
     lines += ["## How to read this", "", f"{escape('; '.join(notes))}.", "", "## What computed it", ""]
-    lines += [f"- {escape(one)}" for one in _provenance(runs)]
+    lines += [f"- {escape(line)}" for line in _provenance(runs)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 
 

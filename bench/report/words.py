@@ -60,7 +60,9 @@ def count(value: float) -> str:
 
 def interval(values: Sequence[float], digits: int = 3) -> str:
     """`0.412 [0.380, 0.450]` of a mean and the ends of its interval; without brackets where there is none."""
-    mean, low, high = ("unknown" if np.isnan(one) else f"{round(one, digits) + 0.0:.{digits}f}" for one in values[:3])
+    mean, low, high = (
+        "unknown" if np.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}" for value in values[:3]
+    )
     return mean if low == "unknown" else f"{mean} [{low}, {high}]"  # (+ 0.0: no minus zero)
 
 

@@ -94,10 +94,13 @@ def weights(data: Data) -> Verdict:
     merit = runs["accuracy"].where(runs["unit"].ne("bits"), -runs["loss"] / math.log(2))
     runs = runs.assign(rank=np.log(rank.where(rank > 0)), merit=merit)
     swept = {column: ladders(data, runs, column, 2) for column in PAPERS}
-    uniform = [one for one in swept["method.lambda_unif"] if one.rungs[0] == 0]
-    ranked = [one for one in uniform if one.rows["rank"].notna().any()]
+    uniform = [ladder for ladder in swept["method.lambda_unif"] if ladder.rungs[0] == 0]
+    ranked = [ladder for ladder in uniform if ladder.rows["rank"].notna().any()]
     best = [
-        _best(one, PAPERS[column]) for column, found in swept.items() for one in found if PAPERS[column] in one.rungs
+        _best(ladder, PAPERS[column])
+        for column, found in swept.items()
+        for ladder in found
+        if PAPERS[column] in ladder.rungs
     ]
     collapse = "its effective rank at lambda_unif 0 over that with it"
     survive = "accuracy at lambda_unif 0 minus that with it"
@@ -106,13 +109,13 @@ def weights(data: Data) -> Verdict:
         [
             Part(
                 *("memory collapses without L_unif", collapse, within(0.0, COLLAPSED)),
-                [_without(one, "rank") for one in ranked],
+                [_without(ladder, "rank") for ladder in ranked],
                 "lambda_unif 0 beside another value, measure: [dynamics]",
                 digits=2,
             ),
             Part(
                 *("the RNN does not", survive, within(low=-EQUAL)),
-                [_without(one, "accuracy") for one in uniform],
+                [_without(ladder, "accuracy") for ladder in uniform],
                 "lambda_unif 0 beside another value",
             ),
             Part("the paper's weight is the best", merits, ahead(MARGIN), best, "the paper's weight beside another"),
@@ -124,14 +127,16 @@ def weights(data: Data) -> Verdict:
 
 def _without(ladder: Ladder, column: str) -> Case:
     """What is without L_unif beside what is with the weight nearest the paper's; ranks as ratios."""
-    near = min((one for one in ladder.rungs if one > 0), key=lambda one: abs(math.log(one / PAPERS[ladder.column])))
+    near = min(
+        (rung for rung in ladder.rungs if rung > 0), key=lambda rung: abs(math.log(rung / PAPERS[ladder.column]))
+    )
     sides = {"at lambda_unif 0": ladder.at(0.0), "with it": ladder.at(near)}
     effect, beside = difference(ladder.at(0.0), ladder.at(near), column), means(sides, column, f"{column} {{}}")
     if column == "rank":
         words = "effective rank {} (geometric mean)"
         effect, beside = (
             exponential(effect),
-            tuple((words.format(side), exponential(one)) for side, (_, one) in zip(sides, beside)),
+            tuple((words.format(side), exponential(logs)) for side, (_, logs) in zip(sides, beside)),
         )
     unlearned = ladder.at(near)["skill"].mean() < LEARNED
     unless = {"": [(unlearned, "not learned with it either")]}
@@ -140,7 +145,7 @@ def _without(ladder: Ladder, column: str) -> Case:
 
 def _best(ladder: Ladder, paper: float) -> Case:
     name = ladder.column.rpartition(".")[2]
-    rival = max((one for one in ladder.rungs if one != paper), key=lambda one: ladder.at(one)["merit"].mean())
+    rival = max((rung for rung in ladder.rungs if rung != paper), key=lambda rung: ladder.at(rung)["merit"].mean())
     ours = ladder.at(paper)
     effect = difference(ours, ladder.at(rival), "merit")
     at = {f"{value:g}": ladder.at(value) for value in ladder.rungs}

@@ -34,7 +34,7 @@ def beats_bptt(data: Data) -> Verdict:
     can contradict it, but not support it.
     """
     runs = base(final(data))
-    smt, bptt = (one[one["task"].isin(SYNTHETIC)] for one in (of_method(runs, "smt+dmt"), of_method(runs, "bptt")))
+    smt, bptt = (rows[rows["task"].isin(SYNTHETIC)] for rows in (of_method(runs, "smt+dmt"), of_method(runs, "bptt")))
     compared = pairs(smt, bptt)
     hardest = "share of the ceiling on the hardest other task minus that on keys-values"
     parts = [
@@ -63,7 +63,7 @@ def _hardest(runs: pd.DataFrame, task: str) -> list[Case]:
     own = shares.pop(task)
     rival = min(shares, key=lambda name: float(shares[name].mean()))
     beside = [
-        (f"share on {name}", mean_interval(one.to_numpy())) for name, one in ((task, own), (rival, shares[rival]))
+        (f"share on {name}", mean_interval(share.to_numpy())) for name, share in ((task, own), (rival, shares[rival]))
     ]
     return [Case(f"{task} and {rival}", paired_difference(dict(shares[rival]), dict(own)), tuple(beside))]
 
@@ -107,12 +107,15 @@ def length(data: Data) -> Verdict:
     """
     runs = base(final(data))
     runs = runs[runs["task"] == "retrieval"]
-    keeps = apart(f"interval below {EQUAL}", lambda one: one.high < EQUAL, lambda one: one.low > MARGIN)
+    keeps = apart(f"interval below {EQUAL}", lambda effect: effect.high < EQUAL, lambda effect: effect.low > MARGIN)
     return decide(
         [
             Part(
                 *(says, f"fall in accuracy of {method} from the shortest to the longest", rule),
-                [_fall(one, method, fell) for one in ladders(data, of_method(runs, method), "task.length", least=2)],
+                [
+                    _fall(ladder, method, fell)
+                    for ladder in ladders(data, of_method(runs, method), "task.length", least=2)
+                ],
             )
             for method, says, rule, fell in (
                 ("bptt", "BPTT falls with length", ahead(MARGIN), "for"),

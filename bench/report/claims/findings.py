@@ -61,7 +61,11 @@ def ahead(margin: float) -> Rule:
 
 def within(low: float = -math.inf, high: float = math.inf) -> Rule:
     """For: the whole interval is within the limits; against: it is outside."""
-    inside = apart("", lambda one: low <= one.low and one.high <= high, lambda one: one.high < low or one.low > high)
+    inside = apart(
+        "",
+        lambda effect: low <= effect.low and effect.high <= high,
+        lambda effect: effect.high < low or effect.low > high,
+    )
     ends = [f"above {low:.3g}"] * math.isfinite(low) + [f"below {high:.3g}"] * math.isfinite(high)
     return inside._replace(words=f"interval {' and '.join(ends)}")
 
@@ -133,7 +137,7 @@ class Part:
     @cached_property
     def verdict(self) -> Word:
         """Mixed where findings disagree; else what most of them say. A claim about every setting falls with half."""
-        count = Counter(one.outcome for one in self.findings)
+        count = Counter(finding.outcome for finding in self.findings)
         if not self.findings:
             return "not tested"
         if count["for"] and count["against"]:
@@ -184,15 +188,17 @@ def _phrase(part: Part) -> str:
     if not part.findings:
         return part.says + (f" ({part.needs})" if part.needs else "")
     held, against, unclear = (
-        [one for one in part.findings if one.outcome == word] for word in ("for", "against", "unclear")
+        [finding for finding in part.findings if finding.outcome == word] for word in ("for", "against", "unclear")
     )
-    ends = sorted((one.effect for one in part.findings), key=lambda one: (math.isnan(one.mean), one.mean))
-    ends = ends[:1] if len(ends) == 1 else [Interval(one.mean, math.nan, math.nan, 0) for one in (ends[0], ends[-1])]
-    words = [f"{part.effect}: {' to '.join(shown(one, part.digits) for one in ends)}; asked for: {part.rule.words}"]
+    ends = sorted(
+        (finding.effect for finding in part.findings), key=lambda effect: (math.isnan(effect.mean), effect.mean)
+    )
+    ends = ends[:1] if len(ends) == 1 else [Interval(end.mean, math.nan, math.nan, 0) for end in (ends[0], ends[-1])]
+    words = [f"{part.effect}: {' to '.join(shown(end, part.digits) for end in ends)}; asked for: {part.rule.words}"]
     if against:
-        most = max(against, key=lambda one: abs(one.effect.mean))
+        most = max(against, key=lambda finding: abs(finding.effect.mean))
         words.append(f"not at {most.where} with {shown(most.effect, part.digits)}")
-    notes = Counter(one.note for one in (*unclear, *against) if one.note)
+    notes = Counter(finding.note for finding in (*unclear, *against) if finding.note)
     words += [f"undecided at {len(unclear)}"] if unclear else []
     words += [note for note, _ in notes.most_common(2)]
     return f"{part.says} at {len(held)} of {len(part.findings)} settings ({'; '.join(words)})"

@@ -57,7 +57,7 @@ def efficiency(data: Data) -> Verdict:
     runs = runs[runs["task"].isin(asked)]
     matched = pairs(of_method(runs, "smt+dmt"), of_method(runs, "bptt"))
     per_flop, per_token = (
-        [(pair, one) for pair in matched if (one := _curves_of(pair, curves))]
+        [(pair, common) for pair in matched if (common := _curves_of(pair, curves))]
         for curves in (_spending(data, "spent.sequential_flops"), _spending(data, "spent.tokens"))
     )
     told = "; ".join(f"{task}: {PER_TOKEN[task].words}" for task in asked)
@@ -68,12 +68,16 @@ def efficiency(data: Data) -> Verdict:
         [
             Part(
                 *("SMT->DMT is far ahead per sequential FLOP", effect.format("sequential FLOPs"), far),
-                [_per_flop(*one) for one in per_flop],
+                [_per_flop(*both) for both in per_flop],
                 "measure: [cost]",
             ),
             Part(
                 f"per token it compares as claimed on {' and '.join(asked)}{stands}",
-                *(effect.format("tokens"), Rule(told, lambda _: "unclear"), [_per_token(*one) for one in per_token]),
+                *(
+                    effect.format("tokens"),
+                    Rule(told, lambda _: "unclear"),
+                    [_per_token(*both) for both in per_token],
+                ),
             ),
         ],
         "SMT also trains a teacher, on which it may spend what an RNN over short sequences does not need, and a small "
@@ -114,7 +118,7 @@ def _per_flop(pair: Pair, curves: dict[int, tuple[Curve, Curve]]) -> Case:
     factor = exponential(mean_interval([times_more(b, a) for a, b in curves.values()]))
     words = "times the sequential FLOPs that bptt spends for smt+dmt's last loss (or more, where it never gets there)"
     beside = tuple(
-        (f"bits of {name} at equal sequential FLOPs", one) for name, one in (("smt+dmt", mine), ("bptt", other))
+        (f"bits of {name} at equal sequential FLOPs", bits) for name, bits in (("smt+dmt", mine), ("bptt", other))
     )
     unless = {"for": [(not factor.mean >= FAR, "ahead, but not far")]}
     return Case(pair.where, effect, (*beside, (words, factor)), unless)
@@ -133,7 +137,7 @@ def _per_token(pair: Pair, curves: dict[int, tuple[Curve, Curve]]) -> Case:
     fall = float(behind["fall"].mean()) / math.log(2)
     learning = [(fall > BITS and fall / TENTH >= abs(effect.mean), f"{name} was still learning")]
     unless = {"against": learning, "level": learning} | ({"for": learning} if task == "mnist" else {})
-    beside = tuple((f"bits of {name} at equal tokens", one) for name, one in (("smt+dmt", mine), ("bptt", other)))
+    beside = tuple((f"bits of {name} at equal tokens", bits) for name, bits in (("smt+dmt", mine), ("bptt", other)))
     return Case(pair.where, effect, beside, unless, PER_TOKEN[task].says(effect))
 
 
@@ -159,14 +163,14 @@ def scaling(data: Data) -> Verdict:
     falls = [
         Part(
             *(f"loss falls with {words}", "bits from the smallest to the largest", ahead(BITS)),
-            [_falls(one, words) for column in columns for one in ladders(data, rnn, column, RUNGS)],
+            [_falls(ladder, words) for column in columns for ladder in ladders(data, rnn, column, RUNGS)],
             f"{RUNGS} values of {' or '.join(columns)} on a natural task",
         )
         for words, columns in (("context", ("method.context",)), ("memory", ("model.memory_tokens",)), ("size", SIZES))
     ]
     shrinks = Part(
         *("the gap to the teacher shrinks with size", "bits by which the gap shrinks", ahead(BITS)),
-        [_nears(one) for column in SIZES for one in ladders(data, gaps, column, RUNGS)],
+        [_nears(ladder) for column in SIZES for ladder in ladders(data, gaps, column, RUNGS)],
         falls[-1].needs,
     )
     return decide(
@@ -193,7 +197,7 @@ def _falls(ladder: Ladder, words: str) -> Case:
     table = pd.DataFrame({place: rung["bits"] for place, rung in enumerate(rungs)})  # (seeds, rungs)
     each = mean_interval([power_law(x, losses).exponent for losses in table.to_numpy()])
     worst = float(table.mean().diff().max())
-    at = {f"{one:g}": rung for one, rung in zip(x, rungs)}
+    at = {f"{size:g}": rung for size, rung in zip(x, rungs)}
     beside = ((f"exponent of bits in {unit}", each), *means(at, "bits", f"bits at {unit} {{}}"))
     unless = [
         (not each.high < 0, "the exponent's interval reaches zero"),
@@ -227,10 +231,10 @@ def compression(data: Data) -> Verdict:
     cases = []
     for ladder in ladders(data, of_method(_natural(data), "smt+dmt"), "model.memory_tokens", RUNGS):
         halvings = [_halvings(rows, curves) for _, rows in ladder.rows.groupby("seed")]
-        told = mean_interval([float(one is None) for one in halvings])
+        told = mean_interval([float(halving is None) for halving in halvings])
         unless = {"unclear": [(told.mean > 0, "the smallest memory had the target at half time")]}
         beside = (("share of seeds whose smallest memory had the target at half time", told),)
-        effect = mean_interval([one for one in halvings if one is not None])
+        effect = mean_interval([halving for halving in halvings if halving is not None])
         cases.append(Case(ladder.where, effect, beside, unless))
     rule = apart(
         "one or more, interval above zero",

@@ -127,8 +127,10 @@ def dagger(data: Data) -> Verdict:
     raised = [_raised(where, part) for where, part in _both_phases(runs, accuracies.to_dict())]
     rule = apart(
         f"{LESS_DRIFT:g} or less, interval below 1",
-        lambda one: one.high < 1 and one.mean <= LESS_DRIFT,
-        lambda one: (one.low > 1 and one.mean >= 1 / LESS_DRIFT) or LESS_DRIFT <= one.low <= one.high <= 1 / LESS_DRIFT,
+        lambda ratio: ratio.high < 1 and ratio.mean <= LESS_DRIFT,
+        lambda ratio: (
+            (ratio.low > 1 and ratio.mean >= 1 / LESS_DRIFT) or LESS_DRIFT <= ratio.low <= ratio.high <= 1 / LESS_DRIFT
+        ),
     )
     return decide(
         [
@@ -223,9 +225,13 @@ def geometry(data: Data) -> Verdict:
         for kind in ("retrieval", "labels")
     )
     grouped = apart(
-        f"above {APART}, below {TOGETHER} none", lambda one: one.low > APART, lambda one: one.high < TOGETHER
+        f"above {APART}, below {TOGETHER} none",
+        lambda effect: effect.low > APART,
+        lambda effect: effect.high < TOGETHER,
     )
-    tree = apart(f"below {TREE}, above {NO_TREE} none", lambda one: one.high < TREE, lambda one: one.low > NO_TREE)
+    tree = apart(
+        f"below {TREE}, above {NO_TREE} none", lambda effect: effect.high < TREE, lambda effect: effect.low > NO_TREE
+    )
     what, needs = "rank correlation of distance with common beginning or end", "a teacher, measure: [dynamics]"
     last = Part("a tree of strings on string-copy", what, tree, trees, needs, digits=2)
     if labelled and not trees:
@@ -241,7 +247,7 @@ def _points(record: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
     """Empty where the record is damaged."""
     try:
         points = np.array(record.get("points") or [], dtype=float).reshape(-1, 2)
-        return points, [str(one) for one in record.get("label") or []]
+        return points, [str(label) for label in record.get("label") or []]
     except (TypeError, ValueError):
         return np.empty((0, 2)), []
 
@@ -257,14 +263,14 @@ def silhouette(points: np.ndarray, labels: list[str]) -> float:
 
 def shared_ends(points: np.ndarray, strings: Iterable[Iterable[int]]) -> tuple[float, float]:
     """Spearman's correlation of the distance of points (n, 2) with their strings' common prefix, and common suffix."""
-    letters = pd.DataFrame([list(one) for one in strings]).to_numpy()
+    letters = pd.DataFrame([list(string) for string in strings]).to_numpy()
     if len(letters) != len(points) or len(points) < 3:
         return float("nan"), float("nan")
     a, b = np.triu_indices(len(points), 1)  # pairs in the order of pdist
     equal = letters[a] == letters[b]
     distance = pdist(points)
-    common = (np.cumprod(one, axis=1).sum(1) for one in (equal, equal[:, ::-1]))
-    first, last = (_rank_correlation(distance, one) for one in common)
+    common = (np.cumprod(alike, axis=1).sum(1) for alike in (equal, equal[:, ::-1]))
+    first, last = (_rank_correlation(distance, length) for length in common)
     return first, last
 
 

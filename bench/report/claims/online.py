@@ -33,7 +33,7 @@ def concerned(data: Data) -> bool:
 
 
 def _record(data: Data, name: str) -> dict[str, Any] | None:
-    return next((one for one in estimators.records(data) if one["experiment"] == name), None)
+    return next((record for record in estimators.records(data) if record["experiment"] == name), None)
 
 
 def _run(name: str) -> str:
@@ -85,11 +85,11 @@ def balance(data: Data) -> Verdict:
     if record is None:
         found.append(_gone("convergence", "convergence"))
     else:
-        ends = {one["method"]: dict(enumerate(one["loss"][-1])) for one in record["found"]["methods"]}
+        ends = {method["method"]: dict(enumerate(method["loss"][-1])) for method in record["found"]["methods"]}
         gap = paired_difference(ends["tbptt"], ends["rtrl"])
         least = 0.5 * float(np.mean(list(ends["tbptt"].values())))
-        one = Case("convergence, last look", gap)
-        found.append(Part("RTRL's loss ends below TBPTT's", "difference", ahead(least), [one], digits=4))
+        case = Case("convergence, last look", gap)
+        found.append(Part("RTRL's loss ends below TBPTT's", "difference", ahead(least), [case], digits=4))
     return decide(found, "A theta that has not arrived may be on its way: rates fall, and steps end.")
 
 
@@ -151,11 +151,11 @@ def curriculum(data: Data) -> Verdict:
     ways = {"cpu": ("at equal CPU seconds", []), "tokens": ("at equal tokens", [])}
     for where, part in rows.groupby(frontier.WHERE) if len(rows) else ():
         found = list(frontier.curves(part, "level"))
-        windows = [one for one in found if one.who["method"] == "tbptt"]
-        for one in found if windows else ():
-            if one.who["method"] in EVERY_COLUMN:
+        windows = [curve for curve in found if curve.who["method"] == "tbptt"]
+        for curve in found if windows else ():
+            if curve.who["method"] in EVERY_COLUMN:
                 for name, (_, kept) in ways.items():
-                    kept.append(_higher(f"{where[2]}, {one.who['method']}", one, windows, name))
+                    kept.append(_higher(f"{where[2]}, {curve.who['method']}", curve, windows, name))
     parts = [
         Part(f"levels are higher {says}", "levels more", ahead(LEVEL), kept, "`run online-copy`", 1)
         for says, kept in ways.values()
@@ -163,13 +163,13 @@ def curriculum(data: Data) -> Verdict:
     return decide(parts, "Noise slows down what lets credit through; a window of some columns has neither.")
 
 
-def _higher(where: str, one: frontier.Curve, windows: Sequence[frontier.Curve], name: str) -> Case:
+def _higher(where: str, own: frontier.Curve, windows: Sequence[frontier.Curve], name: str) -> Case:
     def levels(curve: frontier.Curve, until: float) -> dict[int, float]:
         return dict(zip(curve.seeds, frontier.at(curve, getattr(curve, name), until)))
 
     def gap(other: frontier.Curve) -> Interval:
-        until = min(getattr(one, name)[-1], getattr(other, name)[-1])
-        return paired_difference(levels(one, until), levels(other, until))
+        until = min(getattr(own, name)[-1], getattr(other, name)[-1])
+        return paired_difference(levels(own, until), levels(other, until))
 
     effect = min(map(gap, windows), key=lambda interval: interval.mean)
     return Case(where, effect)
@@ -224,7 +224,7 @@ def elementwise(data: Data) -> Verdict:
     by = ["grid", "task", "length", "model.backbone", "tokens"]
     for key, part in rows.groupby(by, sort=True):
         bits = number(part["loss"]) * part["unit"].map(lambda unit: scale_of("bits") if unit else NAN)
-        sides = {name: dict(zip(one["seed"], bits[one.index])) for name, one in part.groupby("method")}
+        sides = {name: dict(zip(runs["seed"], bits[runs.index])) for name, runs in part.groupby("method")}
         if {"rtrl", "bptt"} <= set(sides):
             gap = paired_difference(sides["rtrl"], sides["bptt"])
             found.append(Case(f"{key[1]}, {key[3]}", gap))

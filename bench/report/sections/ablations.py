@@ -149,12 +149,14 @@ def _future(data: Data, rows: pd.DataFrame) -> Made:
     every = sets(data, rows.assign(**{FUTURE: numbers})[numbers > 0], [FUTURE, DETACH])
     if every is None:
         return None
-    training = every[DETACH].map(lambda one: "detached" if one is True or one == 1 else "joint")
+    training = every[DETACH].map(lambda value: "detached" if value is True or value == 1 else "joint")
     every = every.assign(training=training, future=every["value"])
     told = [", ".join(filter(None, both)) for both in zip(every["where"], training)]
     panels = []
     for (grid, task), part in every.assign(setting=told).groupby(["grid", "task"], sort=False):
-        marks = [plot.Mark("length of the task", one) for one in sorted(set(number(part["task.length"]).dropna()))]
+        marks = [
+            plot.Mark("length of the task", length) for length in sorted(set(number(part["task.length"]).dropna()))
+        ]
         own = part[~part["reference"]]
         panels.append(plot.accuracies(titled(every, grid, task), "future T_f (outputs)", own, "value", marks=marks))
     return panels, compared(every, ["training", "future"])
@@ -167,7 +169,7 @@ def _backbones(data: Data, rows: pd.DataFrame) -> Made:
     every = every.assign(backbone=every["value"].astype(str))
     panels = []
     for (grid, task), part in every.groupby(["grid", "task"], sort=False):
-        names = sorted(set(part["backbone"]), key=lambda one: (one != PAPERS[BACKBONE], one))
+        names = sorted(set(part["backbone"]), key=lambda name: (name != PAPERS[BACKBONE], name))
         part = part.assign(setting=part["where"], x=part["backbone"].map(names.index).astype(float))
         lines = plot.sweep_lines(part, "x", "accuracy")
         apart = [_apart(line, (place + 0.5) / len(lines) - 0.5) for place, line in enumerate(lines)]

@@ -64,13 +64,15 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
             "exponent below 1 and a line with r2 near 1.",
         )
     table = credit[[*WHO, DISTANCE, "shortest", "longest", "outside"]].copy()
-    table.insert(5, "paper", [paper("credit_longest", *one) for one in zip(table["method"], table["phase"])])
+    table.insert(5, "paper", [paper("credit_longest", *pair) for pair in zip(table["method"], table["phase"])])
     yield _exhibit(
         *(data, "credit-path", "Credit paths", credit, DISTANCE, CREDIT, table),
         "Operations from the loss at j back to the input at i; where none is, the table says how credit flows.",
     )
     table = inference[[*CONFIGURATION, POSITION, "flops", "elementwise", "state_bytes", "seconds"]]
-    told = {f"{key}_paper": [paper(key, one, "") for one in table["method"]] for key in ("state_bytes", "token_flops")}
+    told = {
+        f"{key}_paper": [paper(key, method, "") for method in table["method"]] for key in ("state_bytes", "token_flops")
+    }
     yield _exhibit(
         *(data, "inference", "Inference, token by token", inference, POSITION, TOKEN, table.assign(**told)),
         *("Cost of a token against its position; methods that train the same RNN coincide.", uncounted(inference)),
@@ -120,9 +122,9 @@ COLUMNS = {
     "paper: operations": ("sequential_operations", "paper"),
     "operations_at_smallest_T": ("sequential_operations", "at_first"),
     "operations_at_largest_T": ("sequential_operations", "at_last"),
-    **{one: (one, "exponent") for one in ("sequential_flops", "flops", "peak_bytes", "gpu_bytes")},
+    **{key: (key, "exponent") for key in ("sequential_flops", "flops", "peak_bytes", "gpu_bytes")},
     "carried_bytes_at_largest_T": ("carried_bytes", "at_last"),
-    **{one: (one, "exponent") for one in ("credit_longest", "credit_shortest")},
+    **{key: (key, "exponent") for key in ("credit_longest", "credit_shortest")},
     "paper: credit path": ("credit_longest", "paper"),
     "longest_path": ("credit_longest", "at_last"),
     "shortest_path": ("credit_shortest", "at_last"),
@@ -188,4 +190,4 @@ def _panel(rows: pd.DataFrame, quantity: Quantity, task: str) -> plot.Panel:
         lines.append(plot.Line(word, x, y, method=who["method"], variant=after))
     unit = f" ({quantity.unit})" if quantity.unit else ""
     name = quantity.name[:1].upper() + quantity.name[1:] + unit
-    return plot.Panel(task, AXES[quantity.against], name, [one for one in lines if len(one.x)], ylog=True)
+    return plot.Panel(task, AXES[quantity.against], name, [line for line in lines if len(line.x)], ylog=True)

@@ -60,7 +60,7 @@ def _read(record: Any) -> Found | None:
         limit, verdict = (clean(record[name]) for name in ("limit", "verdict"))
     except (KeyError, TypeError, ValueError):
         return None
-    if len({one.shape for one in by_time.values()}) > 1 or by_time["t"].ndim != 1:
+    if len({values.shape for values in by_time.values()}) > 1 or by_time["t"].ndim != 1:
         return None
     if any(x.ndim != 1 or x.shape != y.shape for x, y in (ahead, after)):
         return None

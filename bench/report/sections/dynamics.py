@@ -91,7 +91,7 @@ def _slopes(rows: pd.DataFrame) -> pd.DataFrame:
     merged = rows.drop_duplicates(run).merge(changes.reset_index(), on=run).sort_values("when", kind="stable")
     merged["when"] = merged["when"].map(WHEN)
     through = merged.groupby([*GROUP, "when"])["through"].transform(
-        lambda one: clean(" or ".join(sorted(set(one.dropna().map(str)))))
+        lambda names: clean(" or ".join(sorted(set(names.dropna().map(str)))))
     )
     how = {"through": "first", "slope": "interval", "first_to_last": "geometric"}
     return tidy(tabulate(merged.assign(through=through), [*GROUP, "when"], **how))
@@ -137,10 +137,10 @@ def _drifts(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
         how |= {f"drift_{word}": "geometric", f"less_{word}": "geometric", f"accuracy_{word}": "mean"}
     source = having(data.results, *RUN, "init_from.run").drop_duplicates(RUN).set_index(RUN)["init_from.run"]
     smt = means[means["phase"] == "smt"].set_index(RUN)
-    before = [one if one in smt.index else (one[0], source.get(one)) for one in keys(means)]
+    before = [run if run in smt.index else (run[0], source.get(run)) for run in keys(means)]
     for word in ("within", "beyond"):
         drifts = smt[f"drift_{word}"].to_dict()
-        less = pd.Series([drifts.get(one, np.nan) for one in before], index=means.index) / means[f"drift_{word}"]
+        less = pd.Series([drifts.get(run, np.nan) for run in before], index=means.index) / means[f"drift_{word}"]
         means[f"less_{word}"] = less.where(means["phase"] != "smt")
     return tidy(tabulate(means, [*GROUP, "phase"], **how))
 
@@ -170,7 +170,10 @@ def _plane(record: Any) -> Plane | None:
         hash(tuple(labels))
     except (KeyError, TypeError, ValueError):
         return None
-    whole = all(one.ndim == 2 and one.shape[1] == 2 and np.isfinite(one).all() for one in (points, origin, field))
+    whole = all(
+        vectors.ndim == 2 and vectors.shape[1] == 2 and np.isfinite(vectors).all()
+        for vectors in (points, origin, field)
+    )
     if not whole or len(labels) != len(points) or len(points) < 2 or len(origin) != len(field):
         return None
     return Plane(points, labels, clean(record.get("colour_by")), origin, field, (first, second), rank)
@@ -186,8 +189,13 @@ def _geometry(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
     rows = rows[rows["trained"] & ~rows["reference"]]
     accuracies = dict(zip(keys(rows), rows["accuracy"]))
     values = [
-        (one.effective_rank, *one.explained, silhouette(one.points, list(map(str, one.labels))), one.colour_by)
-        for one in (planes[row] for row in own.index)
+        (
+            plane.effective_rank,
+            *plane.explained,
+            silhouette(plane.points, list(map(str, plane.labels))),
+            plane.colour_by,
+        )
+        for plane in (planes[row] for row in own.index)
     ]
     names = ["effective_rank", "explained1", "explained2", "silhouette", "colour_by"]
     own = own.join(pd.DataFrame(values, columns=names, index=own.index))
@@ -196,7 +204,7 @@ def _geometry(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
     table = tidy(tabulate(own, [*GROUP, "colour_by"], **how, accuracy="mean"))
     panels = own[own["base"]].sort_values("seed", kind="stable").drop_duplicates([*GROUP])
     best = panels.sort_values(["accuracy", "order"], ascending=[False, True], kind="stable").index[:MOST_PANELS]
-    shown = [part for _, one in grouped(panels.loc[best], ["order", "method", "setting"]) for part in one.index]
+    shown = [part for _, rows in grouped(panels.loc[best], ["order", "method", "setting"]) for part in rows.index]
     caption = (
         "Memories in the plane of their first two principal components, of the first seed of the settings with the "
         "highest accuracy; arrows show where one update moves a memory."
@@ -217,7 +225,7 @@ def _figure(shown: Sequence[tuple[pd.Series, Plane]]) -> Figure:
         panel.scatter(*plane.points.T, c=colours, s=10, lw=0.3, edgecolors="white", zorder=2)
         bar = figure.colorbar(scale, ax=panel, fraction=0.05, pad=0.02)
         bar.set_label(plane.colour_by)
-        bar.set_ticks(list(ticks), labels=[clean(one) for one in ticks.values()])
+        bar.set_ticks(list(ticks), labels=[clean(tick) for tick in ticks.values()])
         bar.minorticks_off()
         bar.ax.tick_params(length=0 if len(set(plane.labels)) <= MOST_COLOURS else 2, labelsize=7)
         bar.outline.set_visible(False)
@@ -236,7 +244,7 @@ def _figure(shown: Sequence[tuple[pd.Series, Plane]]) -> Figure:
 def _colours(labels: Sequence[Any]) -> tuple[Any, ScalarMappable, dict[float, str]]:
     """Every label's colour (n, 4), the scale beside the panel, and its ticks: a colour each, or many along a scale."""
     found = sorted(set(labels), key=sortable)
-    place = {one: number for number, one in enumerate(found)}
+    place = {label: number for number, label in enumerate(found)}
     few = len(found) <= MOST_COLOURS
     colours: Colormap = sns.color_palette("viridis", as_cmap=True)
     norm: Normalize = Normalize(0, len(found) - 1)
@@ -244,5 +252,5 @@ def _colours(labels: Sequence[Any]) -> tuple[Any, ScalarMappable, dict[float, st
         colours = ListedColormap(sns.color_palette("colorblind", len(found)))
         norm = BoundaryNorm(np.arange(len(found) + 1) - 0.5, len(found))
     told = range(len(found)) if few else np.linspace(0, len(found) - 1, 5).round().astype(int)
-    ticks = {float(one): str(found[one]) for one in told}
-    return colours(norm([place[one] for one in labels])), ScalarMappable(norm, colours), ticks
+    ticks = {float(number): str(found[number]) for number in told}
+    return colours(norm([place[label] for label in labels])), ScalarMappable(norm, colours), ticks

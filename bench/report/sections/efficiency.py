@@ -117,8 +117,8 @@ def _lines(data: Data, runs: pd.DataFrame) -> Iterator[Line]:
         unit = next(iter(part["unit"].dropna()), "nats")
         levels = {name: number(part[name]).mean() * scale_of(unit) for name in ("loss_floor", "unigram_loss")}
         seeds = [
-            ({name: one[f"spent.{name}"].to_numpy() for name in CURRENCIES}, one["unit_loss"].to_numpy())
-            for _, one in part.groupby("id", sort=False)
+            ({name: run[f"spent.{name}"].to_numpy() for name in CURRENCIES}, run["unit_loss"].to_numpy())
+            for _, run in part.groupby("id", sort=False)
         ]
         common = {name: together([(spends[name], loss) for spends, loss in seeds]) for name in CURRENCIES}
         yield Line({**dict(zip(ABOUT, key)), "unit": unit, **levels}, seeds, common)
@@ -160,7 +160,7 @@ def _target(here: Sequence[Line]) -> float:
     last = [float(line.final.mean()) for line in here]
     firsts = [float(np.mean([loss[0] for _, loss in line.seeds])) for line in here]
     unigram = [line.about["unigram_loss"] for line in here]
-    starts = [one if np.isfinite(one) else first for one, first in zip(unigram, firsts)]
+    starts = [loss if np.isfinite(loss) else first for loss, first in zip(unigram, firsts)]
     best = int(np.argmin(last))
     start, floor = starts[best], here[best].about["loss_floor"]
     if not start - last[best] > (LEARNED * (start - floor) if np.isfinite(floor) else 0):
@@ -204,7 +204,7 @@ def _panels(here: Sequence[Line], known: Sequence[str]) -> Iterator[plot.Panel]:
 def _line(here: Sequence[Line], line: Line, currency: str) -> plot.Line:
     x, losses = line.common[currency]
     method, setting = line.about["method"], line.about["setting"]
-    settings = [one.about["setting"] for one in here if one.about["method"] == method]
+    settings = [other.about["setting"] for other in here if other.about["method"] == method]
     word = plot.who(method, setting if len(settings) > 1 else "")
     few = 1 < len(losses) < SEEDS_FOR_AN_INTERVAL
     seeds = tuple((spent[currency], loss) for spent, loss in line.seeds) if few else ()

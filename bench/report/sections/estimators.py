@@ -38,7 +38,12 @@ def records(data: Data) -> Iterator[dict[str, Any]]:
     for name in EXHIBITS:
         files = (file for folder in data.folders for file in (folder / f"{name}.json", *folder.glob(f"*/{name}.json")))
         found = next(
-            (one for one in map(read_json, files) if isinstance(one, dict) and one.get("experiment") == name), None
+            (
+                record
+                for record in map(read_json, files)
+                if isinstance(record, dict) and record.get("experiment") == name
+            ),
+            None,
         )
         if found is not None:
             yield found
@@ -83,7 +88,7 @@ def _variants(rows: pd.DataFrame) -> Iterator[tuple[str, str, int, pd.DataFrame]
 
 def _with_ends(part: pd.DataFrame, x: str, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """x, and a column with the ends of its interval."""
-    at, mean, low, high = (part[one].to_numpy(dtype=float) for one in (x, name, f"{name}_low", f"{name}_high"))
+    at, mean, low, high = (part[column].to_numpy(dtype=float) for column in (x, name, f"{name}_low", f"{name}_high"))
     return at, mean, low, high
 
 
@@ -93,9 +98,9 @@ def _with_ends(part: pd.DataFrame, x: str, name: str) -> tuple[np.ndarray, np.nd
 def balanced(record: dict[str, Any]) -> pd.DataFrame:
     """A row per method and seed: theta at the end, how far it is from the best one, and whether that is there."""
     rows = [
-        {"method": one["method"], "setting": one["setting"], "seed": one["seed"], "steps": one["steps"][-1]}
-        | {"theta": one["theta"][-1], "off": abs(one["theta"][-1] - BEST)}
-        for one in record["found"]
+        {"method": run["method"], "setting": run["setting"], "seed": run["seed"], "steps": run["steps"][-1]}
+        | {"theta": run["theta"][-1], "off": abs(run["theta"][-1] - BEST)}
+        for run in record["found"]
     ]
     return pd.DataFrame(rows).assign(arrived=lambda table: table["off"] < AIM)
 
@@ -104,9 +109,9 @@ def _balance(record: dict[str, Any]) -> Exhibit:
     table = balanced(record)
     lines = []
     for method, setting, number, part in _variants(pd.DataFrame(record["found"])):
-        steps, *_ = (np.array(one[1:], dtype=float) for one in part["steps"])
-        theta = np.array([one[1:] for one in part["theta"]], dtype=float).clip(-10, 10)
-        seeds = tuple((steps, one) for one in theta) if len(theta) > 1 else ()
+        steps, *_ = (np.array(values[1:], dtype=float) for values in part["steps"])
+        theta = np.array([values[1:] for values in part["theta"]], dtype=float).clip(-10, 10)
+        seeds = tuple((steps, values) for values in theta) if len(theta) > 1 else ()
         word = plot.who(method, setting)
         lines.append(plot.Line(word, steps, theta.mean(0), seeds=seeds, method=method, variant=number, kind="curve"))
     levels = [plot.Level("optimum, -1/6", np.array([BEST]))]
@@ -122,10 +127,10 @@ def _balance(record: dict[str, Any]) -> Exhibit:
 def converged(record: dict[str, Any]) -> pd.DataFrame:
     """A row per method and number of steps: the median loss over seeds, its quartiles, and how many seeds."""
     rows = []
-    for one in record["found"]["methods"]:
-        for steps, losses in zip(one["steps"], one["loss"]):
+    for run in record["found"]["methods"]:
+        for steps, losses in zip(run["steps"], run["loss"]):
             low, median, high = np.quantile(losses, [0.25, 0.5, 0.75])
-            at = {"method": one["method"], "setting": "k 1" if one["method"] == "tbptt" else "", "steps": steps}
+            at = {"method": run["method"], "setting": "k 1" if run["method"] == "tbptt" else "", "steps": steps}
             rows.append({**at, "loss": median, "loss_low": low, "loss_high": high, "seeds": len(losses)})
     return pd.DataFrame(rows)
 
@@ -162,7 +167,9 @@ def graded(record: dict[str, Any]) -> pd.DataFrame:
             "cosine": mean_interval(part["cosine"].to_numpy(dtype=float)),
         }
         spreads = {
-            f"{name}{end}": value for name, one in found.items() for end, value in zip(("", "_low", "_high"), one)
+            f"{name}{end}": value
+            for name, interval in found.items()
+            for end, value in zip(("", "_low", "_high"), interval)
         }
         error = math.sqrt(float((noise / part["draws"]).mean()))
         more = {"error": error, "draws": int(part["draws"].max()), "networks": square.n}

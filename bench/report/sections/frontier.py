@@ -107,7 +107,7 @@ def curves(rows: pd.DataFrame, value: str) -> Iterator[Curve]:
 
 def front(found: list[Curve]) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """CPU seconds, the least mean value that some curve has reached until then, and which curve it was."""
-    points = sorted((x, y, which) for which, one in enumerate(found) for x, y in zip(one.cpu, one.found.mean(0)))
+    points = sorted((x, y, which) for which, curve in enumerate(found) for x, y in zip(curve.cpu, curve.found.mean(0)))
     kept: list[tuple[float, float, int]] = []
     for x, y, which in points:
         if not kept or y < kept[-1][1]:
@@ -117,13 +117,13 @@ def front(found: list[Curve]) -> tuple[np.ndarray, np.ndarray, list[int]]:
 
 def passed(x: np.ndarray, values: np.ndarray, level: float) -> np.ndarray:
     """Of curves (seeds, n), the first x (n,) at which each is at most the level, NaN where it never is."""
-    return np.array([x[below[0]] if len(below := np.flatnonzero(one <= level)) else np.nan for one in values])
+    return np.array([x[below[0]] if len(below := np.flatnonzero(seed <= level)) else np.nan for seed in values])
 
 
-def at(one: Curve, x: np.ndarray, where: float) -> np.ndarray:
+def at(curve: Curve, x: np.ndarray, where: float) -> np.ndarray:
     """The values of the seeds (seeds,) at the last evaluation until x = where; NaN before the first."""
     before = np.flatnonzero(x <= where * (1 + 1e-9))
-    return one.found[:, before[-1]] if len(before) else np.full(len(one.found), np.nan)
+    return curve.found[:, before[-1]] if len(before) else np.full(len(curve.found), np.nan)
 
 
 # Exhibits.
@@ -150,16 +150,16 @@ def _losses(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for _, part in rows.groupby("model", sort=True):
         found = list(curves(part, "above"))
         x, _, which = front(found)
-        for place, one in enumerate(found):
+        for place, curve in enumerate(found):
             best = x[[place == other for other in which]]
-            last = mean_interval(one.found[:, -1])
-            row = {"model": one.who["model"], "method": one.who["method"], "setting": one.who["setting"]}
-            row |= {**_spread("above", last), "seeds": last.n, "floor": one.who["floor"]}
-            row |= {"loss": last.mean + one.who["zero"], "published": published_bits(one.who)}
-            row |= {"cpu": one.cpu[-1], "tokens": one.tokens[-1], "steps": one.steps[-1]}
+            last = mean_interval(curve.found[:, -1])
+            row = {"model": curve.who["model"], "method": curve.who["method"], "setting": curve.who["setting"]}
+            row |= {**_spread("above", last), "seeds": last.n, "floor": curve.who["floor"]}
+            row |= {"loss": last.mean + curve.who["zero"], "published": published_bits(curve.who)}
+            row |= {"cpu": curve.cpu[-1], "tokens": curve.tokens[-1], "steps": curve.steps[-1]}
             row |= {"best_from": best.min() if len(best) else np.nan, "best_to": best.max() if len(best) else np.nan}
             for level in LEVELS:
-                when = {name: passed(getattr(one, name), one.found, level) for name in ("cpu", "tokens")}
+                when = {name: passed(getattr(curve, name), curve.found, level) for name in ("cpu", "tokens")}
                 row |= {f"{name}_to_{level:g}": mean_interval(values).mean for name, values in when.items()}
                 row[f"reached_{level:g}"] = int(np.isfinite(when["cpu"]).sum())
             yield {name: value for name, value in row.items() if name != "published" or value is not None}
@@ -169,21 +169,27 @@ def _levels(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """The same of a curriculum."""
     for _, part in rows.groupby("model", sort=True):
         found = list(curves(part, "level"))
-        spent, tokens = (min(getattr(one, name)[-1] for one in found) for name in ("cpu", "tokens"))
-        for one in found:
-            row = {"model": one.who["model"], "method": one.who["method"], "setting": one.who["setting"]}
+        spent, tokens = (min(getattr(curve, name)[-1] for curve in found) for name in ("cpu", "tokens"))
+        for curve in found:
+            row = {"model": curve.who["model"], "method": curve.who["method"], "setting": curve.who["setting"]}
             ends = {
-                "level": one.found[:, -1],
-                "level_at_equal_cpu": at(one, one.cpu, spent),
-                "level_at_equal_tokens": at(one, one.tokens, tokens),
+                "level": curve.found[:, -1],
+                "level_at_equal_cpu": at(curve, curve.cpu, spent),
+                "level_at_equal_tokens": at(curve, curve.tokens, tokens),
             }
             for name, values in ends.items():
                 row |= _spread(name, mean_interval(values))
-            yield {**row, "seeds": len(one.found), "cpu": one.cpu[-1], "tokens": one.tokens[-1], "steps": one.steps[-1]}
+            yield {
+                **row,
+                "seeds": len(curve.found),
+                "cpu": curve.cpu[-1],
+                "tokens": curve.tokens[-1],
+                "steps": curve.steps[-1],
+            }
 
 
-def _spread(name: str, one: Interval) -> dict[str, float]:
-    return {name: one.mean, f"{name}_low": one.low, f"{name}_high": one.high}
+def _spread(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def _panels(rows: pd.DataFrame, rises: bool) -> Iterator[plot.Panel]:
@@ -191,17 +197,17 @@ def _panels(rows: pd.DataFrame, rises: bool) -> Iterator[plot.Panel]:
         found = list(curves(part, "level" if rises else "above"))
         if rises:
             for name, label in (("steps", "updates"), ("cpu", "CPU seconds")):
-                lines = [_line(found, one, getattr(one, name)) for one in found]
+                lines = [_line(found, curve, getattr(curve, name)) for curve in found]
                 yield plot.Panel(str(model) if name == "steps" else "", label, "level", lines, ticks="linear")
             continue
-        drawn = [one._replace(found=one.found.clip(min=LEAST)) for one in found]
+        drawn = [curve._replace(found=curve.found.clip(min=LEAST)) for curve in found]
         x, y, _ = front(drawn)
-        lines = [_line(drawn, one, one.cpu) for one in drawn]
+        lines = [_line(drawn, curve, curve.cpu) for curve in drawn]
         best = [plot.Level("front", y, x, (0, (2, 2)))]
         yield plot.Panel(str(model), "CPU seconds", "loss above the floor", lines, best, ticks="log", ylog=True)
 
 
-def _line(found: list[Curve], one: Curve, x: np.ndarray) -> plot.Line:
-    method, setting = one.who["method"], one.who["setting"]
+def _line(found: list[Curve], curve: Curve, x: np.ndarray) -> plot.Line:
+    method, setting = curve.who["method"], curve.who["setting"]
     number = [other.who["setting"] for other in found if other.who["method"] == method].index(setting)
-    return plot.Line(plot.who(method, setting), x, *band(one.found), method=method, variant=number)
+    return plot.Line(plot.who(method, setting), x, *band(curve.found), method=method, variant=number)

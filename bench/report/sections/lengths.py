@@ -80,7 +80,9 @@ def scores_beyond(rows: pd.DataFrame) -> pd.DataFrame:
     seeds["drop"] = 1 - seeds["longer"] / seeds["accuracy"]
     for name, sign in (("longer", 1), ("shorter", -1)):
         lengths = (
-            rows[at == sign].groupby(by)["length"].agg(lambda part: ", ".join(f"{one:g}" for one in sorted(set(part))))
+            rows[at == sign]
+            .groupby(by)["length"]
+            .agg(lambda part: ", ".join(f"{length:g}" for length in sorted(set(part))))
         )
         seeds = seeds.merge(lengths.rename(f"{name}_lengths").reset_index(), on=by, how="left")
     how = dict.fromkeys(("accuracy", "longer", "shorter", "drop"), "interval")

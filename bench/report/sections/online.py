@@ -63,7 +63,7 @@ def _panels(rows: pd.DataFrame, values: Sequence[str]) -> Iterator[plot.Panel]:
     for value, label in zip(values, (f"online loss ({unit} a label)", f"regret ({unit} a lane)")):
         lines = [
             plot.over_curves(
-                [one.sort_values("tokens") for _, one in part.groupby("id", sort=True)],
+                [seed.sort_values("tokens") for _, seed in part.groupby("id", sort=True)],
                 *("tokens", value, key["method"], plot.who(key["method"], key["setting"])),
                 variant=key["variant"],
             )

@@ -135,7 +135,7 @@ def _in_yaml(value: Any) -> str:
 def _per_group(table: pd.DataFrame) -> pd.DataFrame:
     keys = [name for name in table if name not in ("cell", "seed")]
     groups = table.groupby(keys, dropna=False, sort=False)
-    seeds = groups["seed"].agg(lambda part: ", ".join(str(one) for one in sorted(part, key=sortable)))
+    seeds = groups["seed"].agg(lambda part: ", ".join(str(seed) for seed in sorted(part, key=sortable)))
     found = seeds.rename("seeds").reset_index().assign(cells=groups.size().to_numpy())
     first = ["grid", "task", "method", "seeds", "cells"]
     return found[[*first, *(name for name in found if name not in first)]]

@@ -53,8 +53,8 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     runs = runs.loc[sorted(records)]
     runs = runs.assign(samples=pd.Series([records[row] for row in runs.index], runs.index, dtype=object))
     runs = in_order(base(runs), "order", "method", "setting", "seed")
-    shown = runs.loc[[row for row, one in runs["samples"].items() if one.written or one.completed]]
-    kinds = shown.assign(kind=[list(KINDS).index(one.kind) for one in shown["samples"]])
+    shown = runs.loc[[row for row, samples in runs["samples"].items() if samples.written or samples.completed]]
+    kinds = shown.assign(kind=[list(KINDS).index(samples.kind) for samples in shown["samples"]])
     for at, (kind, task) in enumerate(sorted(set(zip(kinds["kind"], kinds["task"])))):
         part = shown[(kinds["kind"] == kind) & (kinds["task"] == task)]
         bad = int((runs["task"] == task).sum()) - len(part)
@@ -93,11 +93,13 @@ Read = tuple[list[Any], list[tuple[Any, Any, Any]]]
 
 
 def _read_pictures(record: dict[str, Any]) -> Read:
-    completed = [(int(one["given"]), _picture(one["truth"]), _picture(one["written"])) for one in record["completed"]]
+    completed = [
+        (int(entry["given"]), _picture(entry["truth"]), _picture(entry["written"])) for entry in record["completed"]
+    ]
     for given, truth, done in completed:
         if truth.shape != done.shape or not 0 <= given < len(truth):
             raise ValueError(f"{given} rows given of {truth.shape}, completed to {done.shape}")
-    return [_picture(one) for one in record["written"]], completed
+    return [_picture(picture) for picture in record["written"]], completed
 
 
 def _picture(levels: Any) -> np.ndarray:
@@ -111,7 +113,7 @@ def _numbers(samples: Samples) -> dict[str, float]:
     """Ink, and errors over the pixels that were not given, in grey levels; the blank error is that of no ink."""
     rest = [(truth[given:], written[given:]) for given, truth, written in samples.completed]
     values = {
-        "ink_written": [one.mean() for one in samples.written],
+        "ink_written": [picture.mean() for picture in samples.written],
         "ink_test": [truth.mean() for _, truth, _ in samples.completed],
         "blank_error": [np.abs(truth).mean() for truth, _ in rest],
         "completion_error": [np.abs(written - truth).mean() for truth, written in rest],
@@ -120,7 +122,7 @@ def _numbers(samples: Samples) -> dict[str, float]:
 
 
 def _pictures(part: pd.DataFrame) -> Made:
-    numbers = pd.DataFrame([_numbers(one) for one in part["samples"]], index=part.index)
+    numbers = pd.DataFrame([_numbers(samples) for samples in part["samples"]], index=part.index)
     how = {str(name): "interval" if name == "completion_error" else "mean" for name in numbers}
     table = tabulate(part.join(numbers), METHOD, **how).rename(columns={"place": "where"})
     told = _named(part.iloc[0], part)
@@ -147,12 +149,12 @@ def _sheet(shown: pd.DataFrame, part: pd.DataFrame) -> Figure:
         if truths and not (len(truths) == len(before) and all(map(np.array_equal, truths, before))):
             strips.append(("test pictures", [], [(given, truth) for given, truth, _ in completed[:COMPLETED]]))
         before = truths or before
-        words = "\n".join(clean(one) for one in _named(run, part).values() if one)
+        words = "\n".join(clean(word) for word in _named(run, part).values() if word)
         strips.append((words, written[:WRITTEN], [(given, done) for given, _, done in completed[:COMPLETED]]))
     free = max(len(written) for _, written, _ in strips)
     after = free * (1 + GAP) + (2 * GAP if free else 0)
     across = after + max(len(done) for _, _, done in strips) * (1 + GAP) - GAP
-    first = next(picture for _, written, done in strips for picture in [*written, *(one for _, one in done)])
+    first = next(picture for _, written, done in strips for picture in [*written, *(drawn for _, drawn in done)])
     height = first.shape[0] / first.shape[1]
     size = min(0.85, 8.6 / across)  # inches that a picture is wide
     figure = Figure(figsize=(across * size + 1.3, len(strips) * (height + GAP) * size + 0.4), layout="constrained")
@@ -194,8 +196,10 @@ FIELDS = ("given", "truth", "written")
 
 
 def _read_texts(record: dict[str, Any]) -> Read:
-    completed = [tuple(one[name] for name in FIELDS) for one in record["completed"]]
-    if not all(isinstance(text, str) for text in [*record["written"], *(text for one in completed for text in one)]):
+    completed = [tuple(entry[name] for name in FIELDS) for entry in record["completed"]]
+    if not all(
+        isinstance(text, str) for text in [*record["written"], *(text for texts in completed for text in texts)]
+    ):
         raise TypeError("a text that is none")
     return list(record["written"]), [(given, truth, written) for given, truth, written in completed]
 
@@ -211,8 +215,8 @@ def _texts(part: pd.DataFrame) -> Made:
 
 
 def _read_symbols(record: dict[str, Any]) -> Read:
-    completed = [tuple([int(symbol) for symbol in one[name]] for name in FIELDS) for one in record["completed"]]
-    if any(len(set(map(len, one))) > 1 for one in completed):
+    completed = [tuple([int(symbol) for symbol in entry[name]] for name in FIELDS) for entry in record["completed"]]
+    if any(len(set(map(len, entry))) > 1 for entry in completed):
         raise ValueError("a sequence and its answers of unlike lengths")
     return [], [(given, truth, written) for given, truth, written in completed]
 
@@ -222,7 +226,7 @@ def _symbols(part: pd.DataFrame) -> Made:
     for run in part.drop_duplicates(METHOD).to_dict("records"):
         for sequence in run["samples"].completed[:SEQUENCES]:
             scored = [truth == written for truth, written in zip(*sequence[1:]) if truth != UNSCORED]
-            texts = (" ".join("." if one == UNSCORED else str(one) for one in symbols) for symbols in sequence)
+            texts = (" ".join("." if symbol == UNSCORED else str(symbol) for symbol in symbols) for symbols in sequence)
             told = {"seed": whole_as_int(run["seed"]), **dict(zip(FIELDS, texts)), "right": sum(scored)}
             rows.append({**_named(run, part), **told, "scored": len(scored)})
     caption = "A dot stands where nothing is scored; truth and answer under a symbol are what follows upon it."

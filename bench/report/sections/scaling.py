@@ -166,17 +166,19 @@ def smallest(data: Data, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     points = points[[*RUN, "spent.flops", "spent.tokens", "score"]].merge(cells, on=RUN)
     points = points[np.isfinite(points["score"]) & (points["spent.tokens"] > 0)]
     passages, answers = [], []
-    for key, part in sorted(points.groupby(CURVE), key=lambda one: (*one[0][:2], style.order(one[0][2]), *one[0][3:])):
+    for key, part in sorted(
+        points.groupby(CURVE), key=lambda item: (*item[0][:2], style.order(item[0][2]), *item[0][3:])
+    ):
         currency = "FLOPs" if part["spent.flops"].gt(0).all() else "tokens"
         curves = {
-            float(memory): _mean_curve([one for _, one in own.groupby("id")], f"spent.{currency.lower()}")
+            float(memory): _mean_curve([run for _, run in own.groupby("id")], f"spent.{currency.lower()}")
             for memory, own in part.groupby("value")
         }
         if len(curves) < 2:
             continue
         end = max(float(spent[-1]) for spent, _ in curves.values())
         lowest = [float(reached[-1]) for _, reached in curves.values()]
-        levels = {math.ceil(one * 1000 - 1e-6) / 1000 for one in np.linspace(max(lowest), min(lowest), LEVELS)}
+        levels = {math.ceil(loss * 1000 - 1e-6) / 1000 for loss in np.linspace(max(lowest), min(lowest), LEVELS)}
         firsts = {level: {memory: _passage(*curve, level) for memory, curve in curves.items()} for level in levels}
         begin = min(spent for first in firsts.values() for spent in first.values())
         for level, first in sorted(firsts.items(), reverse=True):
@@ -193,11 +195,11 @@ def smallest(data: Data, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
 
 def _mean_curve(seeds: list[pd.DataFrame], column: str) -> tuple[np.ndarray, np.ndarray]:
     """Spend, as far as all seeds reach, and the lowest that the mean loss has been until then."""
-    curves = [one.sort_values(column).drop_duplicates(column, keep="last") for one in seeds]
-    begin, end = max(one[column].iloc[0] for one in curves), min(one[column].iloc[-1] for one in curves)
-    spent = np.unique(np.concatenate([one[column].to_numpy() for one in curves]))
+    curves = [seed.sort_values(column).drop_duplicates(column, keep="last") for seed in seeds]
+    begin, end = max(curve[column].iloc[0] for curve in curves), min(curve[column].iloc[-1] for curve in curves)
+    spent = np.unique(np.concatenate([curve[column].to_numpy() for curve in curves]))
     spent = spent[(spent >= min(begin, end)) & (spent <= end)]
-    mean = np.mean([np.interp(spent, one[column], one["score"]) for one in curves], axis=0)
+    mean = np.mean([np.interp(spent, curve[column], curve["score"]) for curve in curves], axis=0)
     return spent, np.minimum.accumulate(mean)
 
 
@@ -215,7 +217,7 @@ def _steps(key: Any, part: pd.DataFrame, table: pd.DataFrame) -> plot.Panel:
         for spent, memory in sorted(zip(own["spent"], own["memory"])):
             if math.isfinite(spent) and (not steps or memory < steps[-1][1]):
                 steps = [step for step in steps if step[0] < spent] + [(spent, memory)]
-        x, y = (np.array(one, dtype=float) for one in zip(*steps, (own["end"].iloc[0], steps[-1][1])))
+        x, y = (np.array(values, dtype=float) for values in zip(*steps, (own["end"].iloc[0], steps[-1][1])))
         lines.append(plot.Line("", x, y, method=method, variant=variant, kind="steps", tip=f"{level:.3f} {unit}"))
     spend = "training FLOPs" if part["currency"].iloc[0] == "FLOPs" else "training tokens"
     span = part["memory"].min() / 1.4, part["memory"].max() * 1.4

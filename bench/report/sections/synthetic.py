@@ -83,7 +83,7 @@ def difficulty(rows: pd.DataFrame) -> str | None:
     counts = {}
     for name in names_of(rows, "task."):
         values = pd.to_numeric(rows[name], errors="coerce")
-        flags = rows[name].map(lambda one: isinstance(one, bool)).any()
+        flags = rows[name].map(lambda value: isinstance(value, bool)).any()
         if values.notna().all() and len(set(values)) > 1 and not flags:
             counts[name] = values.nunique()
     return max(counts, key=lambda name: (counts[name], name != "task.length")) if counts else None
@@ -139,9 +139,9 @@ def aggregated(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     found = []
     for grid, part in known.groupby("grid", sort=True):
         own = list(part.groupby(LINE, sort=False))
-        common = set.intersection(*(set(one["at"]) for _, one in own))
-        for key, one in own:
-            for seed, cells in one[one["at"].isin(common)].groupby("seed"):
+        common = set.intersection(*(set(line["at"]) for _, line in own))
+        for key, line in own:
+            for seed, cells in line[line["at"].isin(common)].groupby("seed"):
                 if len(cells) == len(common):
                     share = interquartile_mean(cells["share"].to_numpy())
                     found.append((grid, *key, seed, share, len(common), cells["task"].nunique()))
