@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,10 +23,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from bench.drawing import drawing
 from bench.report import query, tables
 from bench.report.exhibit import MOST_PANELS
-from bench.report.style import GREY, Style, order, tick_text
+from bench.report.style import GREY, RC, Style, order, tick_text
 from bench.report.words import clean
+from bench.results import write_atomically
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, band
 
 REFERENCES = {"accuracy_ceiling": ("ceiling", "-"), "shortcut": ("shortcut", (0, (4, 2))), "chance": ("chance", ":")}
@@ -120,8 +123,14 @@ def over_seeds(rows: pd.DataFrame, x: str, y: str, method: str, word: str | None
     single = tables.per_seed(rows, [x], y)
     shown = [part for _, part in single[single[x].isin(few)].groupby("seed")]
     seeds = tuple((part[x].to_numpy(dtype=float), part[y].to_numpy(dtype=float)) for part in shown)
-    at, mean, low, high = (points[name].to_numpy(dtype=float) for name in (x, y, f"{y}_low", f"{y}_high"))
-    return Line(method if word is None else word, at, mean, low, high, seeds, method, **how)
+    return of_table(points, x, y, method, method if word is None else word, seeds=seeds, **how)
+
+
+def of_table(table: pd.DataFrame, x: str, y: str, method: str, word: str, **how: Any) -> Line:
+    """A line through the rows that have a `y`; with the ends of its interval where the table has them."""
+    known = table.dropna(subset=y)
+    names = [x, y, *(name for name in (f"{y}_low", f"{y}_high") if name in table)]
+    return Line(word, *(known[name].to_numpy(dtype=float) for name in names), method=method, **how)
 
 
 def over_time(rows: pd.DataFrame, x: str, y: str, method: str, word: str, logs: bool = False, **how: Any) -> Line:
@@ -295,6 +304,14 @@ def _draw_line(axes: Axes, line: Line, color: str, looks: Mapping[str, Style]) -
     if line.tip:
         axes.annotate(line.tip, (line.x[-1], line.mean[-1]), (4, 0), textcoords="offset points", va="center", size=7.5)
     return Line2D([], [], **how)
+
+
+def save_png(make: Callable[[], Figure | None], path: Path) -> None:
+    """Write a figure, made in the style of the report, as a PNG file, whole or not at all."""
+    with drawing(RC):
+        figure = make()
+        assert figure is not None
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 
 def _ticks(axis: Axis, values: np.ndarray, kind: str, zero: float | None = None) -> None:

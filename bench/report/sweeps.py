@@ -110,6 +110,11 @@ class Ladder:
         """The runs at one value, by seed."""
         return of_seeds(self.rows[self.rows[self.column] == value])
 
+    @property
+    def by_rung(self) -> dict[str, pd.DataFrame]:
+        """The runs at each value, called by it."""
+        return {f"{value:g}": self.at(value) for value in self.rungs}
+
 
 def ladders(data: Data, runs: pd.DataFrame, column: str, least: int) -> list[Ladder]:
     """Every sweep along a column of numbers; those that two grids have in common, with the very same runs, once."""

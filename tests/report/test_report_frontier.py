@@ -236,6 +236,6 @@ def test_the_quality_of_gradients_is_told_with_its_interval_and_what_noise_hides
     assert uoro["bias"] == pytest.approx(0.005**0.5) and uoro["bias_low"] < 0 < uoro["bias_high"]
     assert uoro["variance"] == pytest.approx(2.0) and uoro["error"] == pytest.approx((2.0 / 100) ** 0.5)
     assert tbptt["bias"] == 0.5 and tbptt["variance"] == 0 and tbptt["networks"] == 3
-    bias = estimators._panel(table, "units", "bias")
+    bias = estimators.quality_panel(table, "units", "bias")
     assert {line.method: line.x.tolist() for line in bias.lines} == {"uoro": [4.0], "tbptt": [4.0, 8.0]}
-    assert [line.method for line in estimators._panel(table, "units", "variance").lines] == ["uoro"]
+    assert [line.method for line in estimators.quality_panel(table, "units", "variance").lines] == ["uoro"]

@@ -16,7 +16,7 @@ from bench.statistics import mean_interval, paired_difference
 SYNTHETIC = ("retrieval", "string-copy", "stack", "keys-values", "modular-arithmetic")
 """The paper's five."""
 HOLDS = 0.1
-"""Of skill (0 chance, 1 ceiling): what may be lost on longer sequences by one that holds."""
+"""The skill (0 at chance, 1 at the ceiling) that a method which holds may lose on longer sequences."""
 BACKBONE = ("model.backbone",)
 
 
@@ -37,11 +37,9 @@ def beats_bptt(data: Data) -> Verdict:
     smt, bptt = (rows[rows["task"].isin(SYNTHETIC)] for rows in (of_method(runs, "smt+dmt"), of_method(runs, "bptt")))
     compared = pairs(smt, bptt)
     hardest = "share of the ceiling on the hardest other task minus that on keys-values"
+    leads = [lead(pair, "smt+dmt", "bptt") for pair in compared]
     parts = [
-        Part(
-            *("SMT->DMT is ahead of BPTT", "accuracy, smt+dmt minus bptt", ahead(MARGIN)),
-            [lead(pair, "smt+dmt", "bptt") for pair in compared],
-        ),
+        Part("SMT->DMT is ahead of BPTT", "accuracy, smt+dmt minus bptt", ahead(MARGIN), leads),
         Part("keys-values is its hardest task", hardest, ahead(MARGIN), _hardest(smt, "keys-values")),
     ]
     seen = {task for pair in compared for task in pair.a["task"]}
@@ -62,10 +60,9 @@ def _hardest(runs: pd.DataFrame, task: str) -> list[Case]:
         return []
     own = shares.pop(task)
     rival = min(shares, key=lambda name: float(shares[name].mean()))
-    beside = [
-        (f"share on {name}", mean_interval(share.to_numpy())) for name, share in ((task, own), (rival, shares[rival]))
-    ]
-    return [Case(f"{task} and {rival}", paired_difference(dict(shares[rival]), dict(own)), tuple(beside))]
+    both = {task: own, rival: shares[rival]}
+    beside = tuple((f"share on {name}", mean_interval(share.to_numpy())) for name, share in both.items())
+    return [Case(f"{task} and {rival}", paired_difference(dict(shares[rival]), dict(own)), beside)]
 
 
 def lead(pair: Pair, a: str, b: str) -> Case:
@@ -81,14 +78,16 @@ def lead(pair: Pair, a: str, b: str) -> Case:
         (all(runs["share"].mean() >= SOLVED for runs in sides.values()), "both solve it"),
         (not any(above), "neither is above chance"),
     ]
-    learning = {
-        said: [(still_learning(sides[name], gap), f"{name} was still learning") for name in behind]
-        for said, behind, gap in (
-            *(("for", [b], abs(effect.mean)), ("against", [a], abs(effect.mean))),
-            ("level", [a, b], 0.0),
-        )
+
+    def learning(name: str, gap: float) -> tuple[bool, str]:
+        return still_learning(sides[name], gap), f"{name} was still learning"
+
+    gap = abs(effect.mean)
+    unless = {
+        "for": [*idle, learning(b, gap)],
+        "against": [*idle, learning(a, gap)],
+        "level": [*idle, learning(a, 0.0), learning(b, 0.0)],
     }
-    unless = {said: [*idle, *why] for said, why in learning.items()}
     return Case(pair.where, effect, means(sides, "accuracy", "accuracy of {}"), unless)
 
 
@@ -108,20 +107,15 @@ def length(data: Data) -> Verdict:
     runs = base(final(data))
     runs = runs[runs["task"] == "retrieval"]
     keeps = apart(f"interval below {EQUAL}", lambda effect: effect.high < EQUAL, lambda effect: effect.low > MARGIN)
+    parts = []
+    for method, says, rule, fell in (
+        ("bptt", "BPTT falls with length", ahead(MARGIN), "for"),
+        ("smt+dmt", "SMT->DMT keeps its accuracy", keeps, "against"),
+    ):
+        cases = [_fall(ladder, method, fell) for ladder in ladders(data, of_method(runs, method), "task.length", 2)]
+        parts.append(Part(says, f"fall in accuracy of {method} from the shortest to the longest", rule, cases))
     return decide(
-        [
-            Part(
-                *(says, f"fall in accuracy of {method} from the shortest to the longest", rule),
-                [
-                    _fall(ladder, method, fell)
-                    for ladder in ladders(data, of_method(runs, method), "task.length", least=2)
-                ],
-            )
-            for method, says, rule, fell in (
-                ("bptt", "BPTT falls with length", ahead(MARGIN), "for"),
-                ("smt+dmt", "SMT->DMT keeps its accuracy", keeps, "against"),
-            )
-        ],
+        parts,
         "Over tens of symbols gradients through every step may still arrive, where over hundreds they do not; and with "
         "equal tokens a longer sequence means fewer steps for every method.",
     )
@@ -130,13 +124,12 @@ def length(data: Data) -> Verdict:
 def _fall(ladder: Ladder, method: str, fell: str) -> Case:
     short, *_, long = (ladder.at(value) for value in ladder.rungs)
     fall = difference(short, long, "accuracy")
-    at = {f"{value:g}": ladder.at(value) for value in ladder.rungs}
     unless = {
         "": [(short["skill"].mean() < LEARNED, "the shortest is not learned")],
         fell: [(still_learning(long, fall.mean), f"{method} was still learning at the longest")],
     }
     where = f"{ladder.where}, lengths {ladder.rungs[0]:g} to {ladder.rungs[-1]:g}"
-    return Case(where, fall, means(at, "accuracy", f"accuracy of {method}, length {{}}"), unless)
+    return Case(where, fall, means(ladder.by_rung, "accuracy", f"accuracy of {method}, length {{}}"), unless)
 
 
 @register_claim(
@@ -156,23 +149,16 @@ def unseen_lengths(data: Data) -> Verdict:
     runs = base(_lost(scores(data)))
     rnn, transformer = of_method(runs, "smt+dmt"), of_method(runs, "transformer")
     teacher = runs[(runs["method"] == "smt+dmt") & runs["reference"] & (runs["predictor"] == "teacher")]
-    parts = [
-        Part(
-            *("SMT->DMT holds on longer sequences", "skill it loses", within(high=HOLDS)),
-            [
-                _beyond(where, {"smt+dmt": own}, "the trained length is not learned")
-                for where, own, _ in pairs(rnn, rnn)
-            ],
-            "evaluation.lengths beyond the trained one",
-        )
-    ]
+    needs, why = "evaluation.lengths beyond the trained one", "the trained length is not learned"
+    cases = [_beyond(where, {"smt+dmt": own}, why) for where, own, _ in pairs(rnn, rnn)]
+    parts = [Part("SMT->DMT holds on longer sequences", "skill it loses", within(high=HOLDS), cases, needs)]
     for says, name, found in (
         ("it loses less than its teacher", "teacher", pairs(rnn, teacher)),
         ("it loses less than the Transformer", "transformer", pairs(rnn, transformer, BACKBONE)),
     ):
         why = "one of them has not learned the trained length"
         cases = [_beyond(where, {"smt+dmt": own, name: other}, why) for where, own, other in found]
-        parts.append(Part(says, f"skill lost, {name} minus smt+dmt", ahead(MARGIN), cases, parts[0].needs))
+        parts.append(Part(says, f"skill lost, {name} minus smt+dmt", ahead(MARGIN), cases, needs))
     return decide(
         parts,
         "At a few times a short trained length a Transformer with relative positions may still hold, and an RNN whose "

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import pandas as pd
 
@@ -21,15 +21,15 @@ from bench.report.words import interval as shown
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, Interval
 
 MARGIN = 0.02
-"""Of accuracy: a smaller difference does not matter in practice; also about the sampling error of 512 answers."""
+"""A smaller difference in accuracy does not matter in practice; also about the sampling error of 512 answers."""
 EQUAL = 0.05
-"""Of accuracy: two that differ by less are equal. Wider than `MARGIN`, as a whole interval has to fit in."""
+"""Accuracies that differ by less are equal. Wider than `MARGIN`, as a whole interval has to fit in."""
 SOLVED = 0.98
-"""Of the ceiling: who reaches it cannot be told from others who do."""
+"""A share of the ceiling: methods that reach it cannot be told apart."""
 BITS = 0.02
 """A smaller difference in loss, in bits per token, does not matter in practice."""
 LEARNED = 0.2
-"""Of skill (0 at chance, 1 at the ceiling): below it a task is not learned, and there is nothing to look at."""
+"""A skill (0 at chance, 1 at the ceiling) below which a task is not learned, and there is nothing to look at."""
 
 Said = Literal["for", "against", "level", "unclear"]
 """What an interval says; level is within the margin throughout, which counts against claims of a difference."""
@@ -44,6 +44,11 @@ class Rule(NamedTuple):
 
     words: str
     says: Callable[[Interval], Said]
+
+    def opposite(self) -> Rule:
+        """For what counts against this, and against what counts for it; between them unclear."""
+        swapped: dict[str, Said] = {"for": "against", "against": "for"}
+        return Rule(f"not {self.words}", lambda effect: swapped.get(self.says(effect), "unclear"))
 
 
 def ahead(margin: float) -> Rule:
@@ -61,24 +66,22 @@ def ahead(margin: float) -> Rule:
 
 def within(low: float = -math.inf, high: float = math.inf) -> Rule:
     """For: the whole interval is within the limits; against: it is outside."""
-    inside = apart(
-        "",
+    ends = [f"above {low:.3g}"] * math.isfinite(low) + [f"below {high:.3g}"] * math.isfinite(high)
+    return apart(
+        f"interval {' and '.join(ends)}",
         lambda effect: low <= effect.low and effect.high <= high,
         lambda effect: effect.high < low or effect.low > high,
     )
-    ends = [f"above {low:.3g}"] * math.isfinite(low) + [f"below {high:.3g}"] * math.isfinite(high)
-    return inside._replace(words=f"interval {' and '.join(ends)}")
-
-
-def outside(low: float = -math.inf, high: float = math.inf) -> Rule:
-    """The opposite of `within`."""
-    inside, swapped = within(low, high), {"for": "against", "against": "for"}
-    return Rule(f"not {inside.words}", lambda effect: swapped.get(inside.says(effect), "unclear"))  # type: ignore[arg-type, return-value]
 
 
 def apart(words: str, good: Callable[[Interval], bool], bad: Callable[[Interval], bool]) -> Rule:
     """For where `good` holds, against where `bad` does, and between them unclear."""
     return Rule(words, lambda effect: "for" if good(effect) else "against" if bad(effect) else "unclear")
+
+
+def stated(words: str) -> Rule:
+    """The rule of cases that say themselves what they say (`Case.said`)."""
+    return Rule(words, lambda effect: "unclear")
 
 
 class Case(NamedTuple):
@@ -93,11 +96,15 @@ class Case(NamedTuple):
     """Where it is not the part's rule that says it."""
 
 
+Outcome = Literal["for", "against", "unclear"]
+OUTCOMES = get_args(Outcome)
+
+
 class Finding(NamedTuple):
     """What one setting says about one part of a claim."""
 
     where: str
-    outcome: Literal["for", "against", "unclear"]
+    outcome: Outcome
     effect: Interval
     note: str = ""
     """Where it is unclear: why."""
@@ -161,7 +168,7 @@ def decide(parts: Sequence[Part], why: str) -> Verdict:
     """
     found = {part.verdict for part in parts}
     verdict: Word = "inconclusive"
-    if len(found) == 1 and "mixed" not in found:
+    if len(found) == 1:
         (verdict,) = found
     elif "mixed" in found or {"supported", "contradicted"} <= found:
         verdict = "mixed"
@@ -187,13 +194,11 @@ def _phrase(part: Part) -> str:
     """How many settings agree, the span of the effect, what was asked of it, and the worst of those that disagree."""
     if not part.findings:
         return part.says + (f" ({part.needs})" if part.needs else "")
-    held, against, unclear = (
-        [finding for finding in part.findings if finding.outcome == word] for word in ("for", "against", "unclear")
-    )
-    ends = sorted(
-        (finding.effect for finding in part.findings), key=lambda effect: (math.isnan(effect.mean), effect.mean)
-    )
-    ends = ends[:1] if len(ends) == 1 else [Interval(end.mean, math.nan, math.nan, 0) for end in (ends[0], ends[-1])]
+    by_outcome = {word: [case for case in part.findings if case.outcome == word] for word in OUTCOMES}
+    held, against, unclear = by_outcome.values()
+    effects = sorted((case.effect for case in part.findings), key=lambda effect: (math.isnan(effect.mean), effect.mean))
+    several = [Interval(effect.mean, math.nan, math.nan, 0) for effect in (effects[0], effects[-1])]
+    ends = effects if len(effects) == 1 else several
     words = [f"{part.effect}: {' to '.join(shown(end, part.digits) for end in ends)}; asked for: {part.rule.words}"]
     if against:
         most = max(against, key=lambda finding: abs(finding.effect.mean))

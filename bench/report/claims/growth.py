@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import BITS, Case, Part, Rule, ahead, apart, decide, means, within
+from bench.report.claims.findings import BITS, Beside, Case, Part, ahead, apart, decide, means, stated, within
 from bench.report.claims.learning import TENTH, final, of_method
 from bench.report.data import Data
-from bench.report.query import base, curve_points
+from bench.report.query import RUN, base, curve_points, keys
 from bench.report.spends import loss_at, spend_to
 from bench.report.sweeps import Ladder, Pair, ladders, pairs
 from bench.report.tables import difference
-from bench.statistics import Interval, exponential, mean_interval, paired_difference, power_law
+from bench.statistics import Interval, exponential, mean_interval, power_law
 
 EQUAL_BITS = 0.05
 """Losses that differ by less are equal; wider than `BITS`, as a whole interval has to fit in."""
@@ -30,7 +31,7 @@ RUNGS = 3
 SIZES = ("model.d", "model.updater_layers", "model.parameters")
 """Fields along which parameters grow."""
 EARLY = 0.5
-"""Of the training: what a memory reached by then, a smaller one may reach by the end."""
+"""A share of the training: what a memory reached by then, a smaller one may reach by the end."""
 
 Curve = tuple[np.ndarray, np.ndarray]
 """What had been spent at each evaluation, loss in bits there."""
@@ -55,29 +56,22 @@ def efficiency(data: Data) -> Verdict:
     runs = base(final(data))
     asked = [task for task in PER_TOKEN if task != STAND_IN and (runs["task"] == task).any()] or [STAND_IN]
     runs = runs[runs["task"].isin(asked)]
-    matched = pairs(of_method(runs, "smt+dmt"), of_method(runs, "bptt"))
-    per_flop, per_token = (
-        [(pair, common) for pair in matched if (common := _curves_of(pair, curves))]
-        for curves in (_spending(data, "spent.sequential_flops"), _spending(data, "spent.tokens"))
-    )
-    told = "; ".join(f"{task}: {PER_TOKEN[task].words}" for task in asked)
+    found = pairs(of_method(runs, "smt+dmt"), of_method(runs, "bptt"))
     far = ahead(BITS)._replace(words=f"{ahead(BITS).words}, and {FAR:g} times the sequential FLOPs")
+    told = stated("; ".join(f"{task}: {PER_TOKEN[task].words}" for task in asked))
     effect = "bits that BPTT's loss is above SMT->DMT's, at equal {}"
     stands = f" (for {' and '.join(task for task in PER_TOKEN if task != STAND_IN)})" if asked == [STAND_IN] else ""
     return decide(
         [
             Part(
                 *("SMT->DMT is far ahead per sequential FLOP", effect.format("sequential FLOPs"), far),
-                [_per_flop(*both) for both in per_flop],
+                [_per_flop(*matched) for matched in _with_curves(data, found, "spent.sequential_flops")],
                 "measure: [cost]",
             ),
             Part(
                 f"per token it compares as claimed on {' and '.join(asked)}{stands}",
-                *(
-                    effect.format("tokens"),
-                    Rule(told, lambda _: "unclear"),
-                    [_per_token(*both) for both in per_token],
-                ),
+                *(effect.format("tokens"), told),
+                [_per_token(*matched) for matched in _with_curves(data, found, "spent.tokens")],
             ),
         ],
         "SMT also trains a teacher, on which it may spend what an RNN over short sequences does not need, and a small "
@@ -88,38 +82,35 @@ def efficiency(data: Data) -> Verdict:
 def _spending(data: Data, column: str) -> dict[Any, Curve]:
     """(grid, id) -> its curve against one kind of spend, from the first evaluation with a spend above zero."""
     points = curve_points(data, column, "loss").dropna(subset=[column, "loss"])
-    points = points[points[column] > 0]
     return {
         key: (part[column].to_numpy(), part["loss"].to_numpy() / math.log(2))
-        for key, part in points.groupby(["grid", "id"], sort=False)
+        for key, part in points[points[column] > 0].groupby(RUN, sort=False)
     }
 
 
-def _curves_of(pair: Pair, curves: dict[Any, Curve]) -> dict[int, tuple[Curve, Curve]]:
-    """Seed -> the curves of both."""
-    found = {}
-    for seed in pair.a.index.intersection(pair.b.index):
-        a, b = (curves.get((runs.loc[seed, "grid"], runs.loc[seed, "id"])) for runs in (pair.a, pair.b))
-        if a and b:
-            found[int(seed)] = (a, b)
-    return found
+def _with_curves(data: Data, found: list[Pair], column: str) -> Iterator[tuple[Pair, list[Curve], list[Curve]]]:
+    """Each pair with the curves of both, by the seeds that have them, where there are such seeds."""
+    curves = _spending(data, column)
+    for pair in found:
+        seeds = pair.a.index.intersection(pair.b.index)
+        sides = zip(keys(pair.a.loc[seeds]), keys(pair.b.loc[seeds]))
+        both = [(curves[a], curves[b]) for a, b in sides if a in curves and b in curves]
+        if both:
+            yield pair, *map(list, zip(*both))
 
 
-def _difference(curves: dict[int, tuple[Curve, Curve]]) -> tuple[Interval, Interval, Interval]:
-    """b's loss minus a's at the largest common spend; a's there; b's there."""
-    common = {seed: min(a[0][-1], b[0][-1]) for seed, (a, b) in curves.items()}
-    mine = {seed: loss_at(*a, common[seed]) for seed, (a, _) in curves.items()}
-    other = {seed: loss_at(*b, common[seed]) for seed, (_, b) in curves.items()}
-    return paired_difference(other, mine), mean_interval(list(mine.values())), mean_interval(list(other.values()))
+def _difference(a: list[Curve], b: list[Curve], currency: str) -> tuple[Interval, Beside]:
+    """SMT->DMT's loss below BPTT's at the largest spend that both reached, and the losses there."""
+    spends = [min(mine[0][-1], other[0][-1]) for mine, other in zip(a, b)]
+    bits = [np.array([loss_at(*curve, spend) for curve, spend in zip(side, spends)]) for side in (a, b)]
+    names = (f"bits of {name} at equal {currency}" for name in ("smt+dmt", "bptt"))
+    return mean_interval(bits[1] - bits[0]), tuple(zip(names, map(mean_interval, bits)))
 
 
-def _per_flop(pair: Pair, curves: dict[int, tuple[Curve, Curve]]) -> Case:
-    effect, mine, other = _difference(curves)
-    factor = exponential(mean_interval([times_more(b, a) for a, b in curves.values()]))
+def _per_flop(pair: Pair, a: list[Curve], b: list[Curve]) -> Case:
+    effect, beside = _difference(a, b, "sequential FLOPs")
+    factor = exponential(mean_interval([times_more(other, mine) for mine, other in zip(a, b)]))
     words = "times the sequential FLOPs that bptt spends for smt+dmt's last loss (or more, where it never gets there)"
-    beside = tuple(
-        (f"bits of {name} at equal sequential FLOPs", bits) for name, bits in (("smt+dmt", mine), ("bptt", other))
-    )
     unless = {"for": [(not factor.mean >= FAR, "ahead, but not far")]}
     return Case(pair.where, effect, (*beside, (words, factor)), unless)
 
@@ -130,14 +121,13 @@ def times_more(other: Curve, mine: Curve) -> float:
     return math.log((other[0][-1] if math.isnan(spent) else spent) / mine[0][-1])
 
 
-def _per_token(pair: Pair, curves: dict[int, tuple[Curve, Curve]]) -> Case:
-    effect, mine, other = _difference(curves)
+def _per_token(pair: Pair, a: list[Curve], b: list[Curve]) -> Case:
+    effect, beside = _difference(a, b, "tokens")
     task = str(pair.a["task"].iloc[0])
     behind, name = (pair.a, "smt+dmt") if effect.mean < 0 else (pair.b, "bptt")
     fall = float(behind["fall"].mean()) / math.log(2)
     learning = [(fall > BITS and fall / TENTH >= abs(effect.mean), f"{name} was still learning")]
     unless = {"against": learning, "level": learning} | ({"for": learning} if task == "mnist" else {})
-    beside = tuple((f"bits of {name} at equal tokens", bits) for name, bits in (("smt+dmt", mine), ("bptt", other)))
     return Case(pair.where, effect, beside, unless, PER_TOKEN[task].says(effect))
 
 
@@ -157,8 +147,8 @@ def scaling(data: Data) -> Verdict:
     """
     runs = _natural(data)
     rnn = of_method(runs, "smt+dmt")
-    teacher = runs[runs["reference"] & (runs["predictor"] == "teacher")].set_index(["grid", "id"])["bits"]
-    gaps = rnn.join(teacher.rename("teacher")[~teacher.index.duplicated()], on=["grid", "id"])
+    teacher = runs[runs["reference"] & (runs["predictor"] == "teacher")].set_index(RUN)["bits"]
+    gaps = rnn.join(teacher.rename("teacher")[~teacher.index.duplicated()], on=RUN)
     gaps = gaps.assign(gap=gaps["bits"] - gaps["teacher"]).dropna(subset="gap")
     falls = [
         Part(
@@ -207,9 +197,8 @@ def _falls(ladder: Ladder, words: str) -> Case:
 
 
 def _nears(ladder: Ladder) -> Case:
-    at = {f"{value:g}": ladder.at(value) for value in ladder.rungs}
-    small, *_, large = at.values()
-    beside = means(at, "gap", f"gap in bits, {ladder.column.rpartition('.')[2]} {{}}")
+    small, *_, large = ladder.by_rung.values()
+    beside = means(ladder.by_rung, "gap", f"gap in bits, {ladder.column.rpartition('.')[2]} {{}}")
     return Case(ladder.where, difference(small, large, "gap"), beside)
 
 

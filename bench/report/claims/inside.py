@@ -12,22 +12,10 @@ from scipy.spatial.distance import pdist
 from scipy.stats import linregress, spearmanr
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import (
-    LEARNED,
-    MARGIN,
-    SOLVED,
-    Case,
-    Part,
-    ahead,
-    apart,
-    decide,
-    means,
-    outside,
-    within,
-)
+from bench.report.claims.findings import LEARNED, MARGIN, SOLVED, Case, Part, ahead, apart, decide, means, within
 from bench.report.claims.learning import final, of_method, still_learning
 from bench.report.data import Data
-from bench.report.query import cells, curve_points, having, keys, number
+from bench.report.query import RUN, cells, curve_points, having, keys, number
 from bench.report.tables import mean_of
 from bench.statistics import exponential, mean_interval
 
@@ -38,6 +26,7 @@ FACTOR = 3.0
 SMALLEST = 1e-45
 """A norm below float32's smallest number is counted as that."""
 LESS_DRIFT = 0.95
+"""A ratio of drifts from which on the smaller one counts as less."""
 APART, TOGETHER = 0.5, 0.25
 """Silhouettes: above 0.5 a structure is reasonable, up to 0.25 there is no substantial one (Kaufman & Rousseeuw,
 *Finding Groups in Data*, 1990)."""
@@ -84,15 +73,12 @@ def gradients(data: Data) -> Verdict:
     parts = []
     for says, through, rule in (
         ("SMT's gradient norms are flat in t", "the decoder", within(1 / FACTOR, FACTOR)),
-        ("BPTT's vanish or explode", "the unrolled updater", outside(1 / FACTOR, FACTOR)),
+        ("BPTT's vanish or explode", "the unrolled updater", within(1 / FACTOR, FACTOR).opposite()),
     ):
-        cases = [
-            Case(
-                *(str(where), exponential(mean_of(part, "log_factor"))),
-                means({"": part}, "slope", "change of ln |dL/dm_t| per step"),
-            )
-            for where, part in frame[frame["through"] == through].groupby("where", sort=False)
-        ]
+        cases = []
+        for where, part in frame[frame["through"] == through].groupby("where", sort=False):
+            beside = means({"": part}, "slope", "change of ln |dL/dm_t| per step")
+            cases.append(Case(str(where), exponential(mean_of(part, "log_factor")), beside))
         effect = "|dL/dm_t| changes over the second half by a factor of"
         parts.append(Part(says, effect, rule, cases, "measure: [dynamics]", digits=2))
     return decide(
@@ -119,18 +105,17 @@ def dagger(data: Data) -> Verdict:
     """
     drift = having(data.drift, "grid", "id", "phase", "t", "delta", "task.length")
     drift = drift[number(drift["t"]) < number(drift["task.length"]).fillna(math.inf)]
-    drifts = drift.assign(delta=number(drift["delta"])).groupby(["grid", "id", "phase"])["delta"].mean()
+    drifts = drift.assign(delta=number(drift["delta"])).groupby([*RUN, "phase"])["delta"].mean()
     points = curve_points(data, "tokens", "accuracy").dropna(subset="accuracy")
-    accuracies = points.groupby(["grid", "id", "phase"])["accuracy"].last()
+    accuracies = points.groupby([*RUN, "phase"])["accuracy"].last()
     runs = _with_where(data, of_method(final(data), "smt+dmt"))
     lower = [_lowered(where, part) for where, part in _both_phases(runs, drifts.to_dict())]
     raised = [_raised(where, part) for where, part in _both_phases(runs, accuracies.to_dict())]
+    less, more = LESS_DRIFT, 1 / LESS_DRIFT
     rule = apart(
-        f"{LESS_DRIFT:g} or less, interval below 1",
-        lambda ratio: ratio.high < 1 and ratio.mean <= LESS_DRIFT,
-        lambda ratio: (
-            (ratio.low > 1 and ratio.mean >= 1 / LESS_DRIFT) or LESS_DRIFT <= ratio.low <= ratio.high <= 1 / LESS_DRIFT
-        ),
+        f"{less:g} or less, interval below 1",
+        lambda ratio: ratio.high < 1 and ratio.mean <= less,
+        lambda ratio: (ratio.low > 1 and ratio.mean >= more) or less <= ratio.low <= ratio.high <= more,
     )
     return decide(
         [

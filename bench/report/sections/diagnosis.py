@@ -12,15 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.drawing import drawing
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit
 from bench.report.query import GROUP, cells, recorded
-from bench.report.style import RC, styles
+from bench.report.style import styles
 from bench.report.tables import tabulate, tidy
 from bench.report.words import clean
-from bench.results import write_atomically
 
 TITLE = "Diagnosis"
 COMMAND = "`python run_bench.py run GRID --measure diagnosis`"
@@ -139,9 +137,8 @@ def _line(word: str, x: np.ndarray, y: np.ndarray, method: str = "", **how: Any)
 
 
 def save_png(record: dict[str, Any], method: str, path: Path) -> None:
-    """The four panels of one record as a PNG file, written whole or not at all."""
+    """Write the four panels of a record as a PNG file, whole or not at all."""
     found = _read(record)
     assert found is not None
-    with drawing(RC):
-        figure = plot.draw(four(f"{method}: {found.verdict}", found, method), styles([method]), across=4)
-        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
+    panels = four(f"{method}: {found.verdict}", found, method)
+    plot.save_png(lambda: plot.draw(panels, styles([method]), across=4), path)
