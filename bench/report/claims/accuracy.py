@@ -11,7 +11,6 @@ from bench.report.data import Data
 from bench.report.query import base, scores
 from bench.report.sweeps import Ladder, Pair, ladders, pairs
 from bench.report.tables import difference, mean_of
-from bench.statistics import mean_interval, paired_difference
 
 SYNTHETIC = ("retrieval", "string-copy", "stack", "keys-values", "modular-arithmetic")
 """The paper's five."""
@@ -55,14 +54,13 @@ def beats_bptt(data: Data) -> Verdict:
 def _hardest(runs: pd.DataFrame, task: str) -> list[Case]:
     """How far the share of the ceiling there is below that of the hardest of the others, paired by seed."""
     runs = runs.drop_duplicates(["id", "accuracy", "loss"])  # what several grids have in common counts once
-    shares = {str(name): part.groupby("seed")["share"].mean() for name, part in runs.groupby("task", sort=False)}
+    shares = {str(name): part.groupby("seed")[["share"]].mean() for name, part in runs.groupby("task", sort=False)}
     if task not in shares or len(shares) < 2:
         return []
     own = shares.pop(task)
-    rival = min(shares, key=lambda name: float(shares[name].mean()))
-    both = {task: own, rival: shares[rival]}
-    beside = tuple((f"share on {name}", mean_interval(share.to_numpy())) for name, share in both.items())
-    return [Case(f"{task} and {rival}", paired_difference(dict(shares[rival]), dict(own)), beside)]
+    rival = min(shares, key=lambda name: shares[name]["share"].mean())
+    beside = means({task: own, rival: shares[rival]}, "share", "share on {}")
+    return [Case(f"{task} and {rival}", difference(shares[rival], own, "share"), beside)]
 
 
 def lead(pair: Pair, a: str, b: str) -> Case:

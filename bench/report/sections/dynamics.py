@@ -39,9 +39,7 @@ MOST_COLOURS = 10
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """Gradient norms, drift and geometry, of the finished runs that have a dynamics.json."""
     runs = cells(data)
-    yield _gradients(data, runs)
-    yield _drift(data, runs)
-    yield _geometry(data, runs)
+    yield from (make(data, runs) for make in (_gradients, _drift, _geometry))
 
 
 # Gradient norms.
@@ -50,8 +48,8 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
 def _gradients(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
     name, title = "gradient-norms", "Gradient norms through time"
     rows = placed(data.gradients, runs, ["when", "t", "norm", "through"])
-    rows = rows.assign(t=number(rows["t"]), norm=number(rows["norm"])).dropna(subset=["t", "norm"])
-    rows = rows[rows["when"].isin(list(WHEN))]
+    rows = rows[rows["when"].isin(list(WHEN))].assign(t=number(rows["t"]), norm=number(rows["norm"]))
+    rows = rows.dropna(subset=["t", "norm"])
     if rows.empty:
         return Missing(name, title, f"no finished run has gradient norms; {COMMAND} measures them")
     drawn = rows[rows["base"] & (rows["norm"] > 0)]
@@ -104,8 +102,7 @@ def _drift(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
     name, title = "drift", "Drift of the rollout from its teacher"
     rows = placed(data.drift, runs, ["phase", "t", "delta", "accuracy"])
     rows = rows.assign(**{column: number(rows[column]) for column in ("t", "delta", "accuracy")})
-    rows = rows.dropna(subset=["t", "delta", "phase"])
-    rows = rows.assign(phase=rows["phase"].map(str))
+    rows = rows.dropna(subset=["t", "delta", "phase"]).astype({"phase": str})
     if rows.empty:
         return Missing(name, title, f"no finished run with a teacher has its drift; {COMMAND} measures it")
     drawn = rows[rows["base"] & (rows["delta"] > 0)]
@@ -170,11 +167,8 @@ def _plane(record: Any) -> Plane | None:
         hash(tuple(labels))
     except (KeyError, TypeError, ValueError):
         return None
-    whole = all(
-        vectors.ndim == 2 and vectors.shape[1] == 2 and np.isfinite(vectors).all()
-        for vectors in (points, origin, field)
-    )
-    if not whole or len(labels) != len(points) or len(points) < 2 or len(origin) != len(field):
+    flat = all(array.shape[1:] == (2,) and np.isfinite(array).all() for array in (points, origin, field))
+    if not flat or len(labels) != len(points) or len(points) < 2 or len(origin) != len(field):
         return None
     return Plane(points, labels, clean(record.get("colour_by")), origin, field, (first, second), rank)
 
@@ -188,28 +182,25 @@ def _geometry(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
     rows = scores(data)
     rows = rows[rows["trained"] & ~rows["reference"]]
     accuracies = dict(zip(keys(rows), rows["accuracy"]))
-    values = [
-        (
-            plane.effective_rank,
-            *plane.explained,
-            silhouette(plane.points, list(map(str, plane.labels))),
-            plane.colour_by,
-        )
-        for plane in (planes[row] for row in own.index)
-    ]
-    names = ["effective_rank", "explained1", "explained2", "silhouette", "colour_by"]
-    own = own.join(pd.DataFrame(values, columns=names, index=own.index))
-    own = own.assign(accuracy=[accuracies.get(run, np.nan) for run in keys(own)])
+    shown = [planes[row] for row in own.index]
+    own = own.assign(
+        effective_rank=[plane.effective_rank for plane in shown],
+        explained1=[plane.explained[0] for plane in shown],
+        explained2=[plane.explained[1] for plane in shown],
+        silhouette=[silhouette(plane.points, list(map(str, plane.labels))) for plane in shown],
+        colour_by=[plane.colour_by for plane in shown],
+        accuracy=[accuracies.get(run, np.nan) for run in keys(own)],
+    )
     how = {"effective_rank": "interval", "explained1": "mean", "explained2": "mean", "silhouette": "interval"}
     table = tidy(tabulate(own, [*GROUP, "colour_by"], **how, accuracy="mean"))
-    panels = own[own["base"]].sort_values("seed", kind="stable").drop_duplicates([*GROUP])
+    panels = own[own["base"]].sort_values("seed", kind="stable").drop_duplicates(GROUP)
     best = panels.sort_values(["accuracy", "order"], ascending=[False, True], kind="stable").index[:MOST_PANELS]
-    shown = [part for _, rows in grouped(panels.loc[best], ["order", "method", "setting"]) for part in rows.index]
+    drawn = [row for _, part in grouped(panels.loc[best], ["order", "method", "setting"]) for row in part.index]
     caption = (
         "Memories in the plane of their first two principal components, of the first seed of the settings with the "
         "highest accuracy; arrows show where one update moves a memory."
     )
-    figure = _figure([(own.loc[row], planes[row]) for row in shown]) if shown else None
+    figure = _figure([(own.loc[row], planes[row]) for row in drawn]) if drawn else None
     return exhibit(data, name, title, caption, own, figure=figure, table=table)
 
 

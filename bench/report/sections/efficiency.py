@@ -15,7 +15,7 @@ from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit, uncounted
 from bench.report.query import RUN, base, cells, curve_points, facts, number, varying
 from bench.report.spends import loss_at, spend_to, together
-from bench.report.tables import without_idle
+from bench.report.tables import with_ends, without_idle
 from bench.report.words import sentences
 from bench.results.frames import scale_of
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, band, mean_interval
@@ -32,7 +32,8 @@ CURRENCIES = {
 ROWS = 3
 """Tasks in one figure."""
 HALFWAY = 0.5
-"""Of the way from knowing only how common each label is to the best loss: who gets there says what to reach."""
+"""A share of the way from knowing only how common each label is to the best loss: methods that get so far set the
+target."""
 COST = "`measure: [cost]` in a grid, or `run GRID --measure cost`, brings FLOPs."
 ABOUT = ["order", "length", "place", "grid", "task", "method", "setting"]
 
@@ -43,7 +44,7 @@ class Line(NamedTuple):
     about: dict[str, Any]
     """Who and where it is: `ABOUT`, unit, loss_floor, unigram_loss."""
     seeds: list[tuple[dict[str, np.ndarray], np.ndarray]]
-    """Of each: what was spent at its evaluations, by currency, NaN where it is not known; its losses there."""
+    """For each seed what was spent at its evaluations, by currency, NaN where it is not known, and its losses there."""
     common: dict[str, tuple[np.ndarray, np.ndarray]]
     """By currency, what `together` makes of them."""
 
@@ -87,7 +88,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
 
 
 def alike(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of `cells`, those that compare methods: no ablations, and models and budgets as most runs of the place have them.
+    """Those of `cells` that compare methods: no ablations, and models and budgets as most runs of the place have them.
 
     A method that has none such keeps all that it has.
     """
@@ -139,11 +140,11 @@ def _rows(here: Sequence[Line]) -> Iterator[dict[str, Any]]:
         if len(here) > 1 and all(len(line.mean(name)[0]) for line in here)
     }
     for line in here:
-        loss, low, high, seeds = mean_interval(line.final)
+        loss = mean_interval(line.final)
         yield {
             **{name: line.about[name] for name in (*ABOUT, "unit")},
-            **{"loss": loss, "loss_low": low, "loss_high": high},
-            **{"loss_floor": line.about["loss_floor"], "seeds": seeds},
+            **with_ends("loss", loss),
+            **{"loss_floor": line.about["loss_floor"], "seeds": loss.n},
             **{name: float(np.mean([spent[name][-1] for spent, _ in line.seeds])) for name in CURRENCIES},
             "target": target,
             **{f"{name}_to_target": spend_to(*line.mean(name), target) for name in CURRENCIES},
@@ -169,7 +170,7 @@ def _target(here: Sequence[Line]) -> float:
 
 
 def _drawn(table: pd.DataFrame) -> list[int]:
-    """Of each task the place that is drawn, natural tasks first.
+    """The place that is drawn for each task, natural tasks first.
 
     It is one that compares methods, at which some method learned, with the most methods; of several such the hardest,
     which is the longest, then the last in its knobs.

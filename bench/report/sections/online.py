@@ -10,7 +10,7 @@ import pandas as pd
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, exhibit
-from bench.report.query import GROUP, RUN, cells, chosen, facts, having, number, placed, titled
+from bench.report.query import GROUP, RUN, cells, chosen, curve_points, facts, number, placed, titled
 from bench.report.tables import grouped, tabulate, tidy
 from bench.results.frames import scale_of
 
@@ -24,26 +24,24 @@ def exhibits(data: Data) -> Iterator[Exhibit]:
         "What labels cost when they were predicted, before the step that learned from them; regret is the sum of what "
         "was above the floor."
     )
-    for (grid, task), rows in told(data).groupby(["grid", "task"], sort=True):
+    for (grid, task), rows in points(data).groupby(["grid", "task"], sort=True):
         values = [value for value in ("online_loss", "regret") if rows[value].notna().any()]
         drawn, name = rows[rows["base"]], titled(data.results, grid, task)
-        panels = [
-            panel for order in chosen(drawn, MOST_ROWS) for panel in _panels(drawn[drawn["order"] == order], values)
-        ]
+        parts = (drawn[drawn["order"] == order] for order in chosen(drawn, MOST_ROWS))
+        panels = [panel for part in parts for panel in _panels(part, values)]
         how = {"panels": panels, "across": len(values), "table": at_the_end(rows)}
         yield exhibit(data, f"online-{name}", f"{TITLE}: {name}", caption, rows, **how)
 
 
-def told(data: Data) -> pd.DataFrame:
+def points(data: Data) -> pd.DataFrame:
     """A row per point of a finished run's curve that has an online loss: where the run stands, tokens, and the losses.
 
     Tokens are those since the beginning, those before `init_from` included. online_loss, loss_floor and regret are in
     the task's unit.
     """
-    points = having(data.curves, *RUN, "reference", "spent.tokens", "online_loss", "regret")
-    points = points[~points["reference"].eq(True)].drop_duplicates([*RUN, "spent.tokens"])
-    points = points.assign(tokens=number(points["spent.tokens"]), online_loss=number(points["online_loss"]))
-    rows = placed(points.dropna(subset=["tokens", "online_loss"]), cells(data), ["tokens", "online_loss", "regret"])
+    columns = ["spent.tokens", "online_loss", "regret"]
+    found = curve_points(data, *columns).drop_duplicates([*RUN, "spent.tokens"])
+    rows = placed(found.dropna(subset=columns[:2]), cells(data), columns).rename(columns={"spent.tokens": "tokens"})
     rows = rows.merge(facts(data, "loss_floor", "unit").astype(dict.fromkeys(RUN, object)), on=RUN, how="left")
     scale = rows["unit"].map(scale_of, na_action=None).astype(float)
     losses = {name: number(rows[name]) * scale for name in ("online_loss", "regret", "loss_floor")}

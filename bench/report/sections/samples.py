@@ -6,6 +6,7 @@ Of every method the first seed is shown, baselines too; the numbers beside it ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,13 +55,12 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     runs = runs.assign(samples=pd.Series([records[row] for row in runs.index], runs.index, dtype=object))
     runs = in_order(base(runs), "order", "method", "setting", "seed")
     shown = runs.loc[[row for row, samples in runs["samples"].items() if samples.written or samples.completed]]
-    kinds = shown.assign(kind=[list(KINDS).index(samples.kind) for samples in shown["samples"]])
-    for at, (kind, task) in enumerate(sorted(set(zip(kinds["kind"], kinds["task"])))):
-        part = shown[(kinds["kind"] == kind) & (kinds["task"] == task)]
+    kinds = [list(KINDS).index(samples.kind) for samples in shown["samples"]]
+    for place, ((kind, task), part) in enumerate(shown.assign(kind=kinds).groupby(["kind", "task"], sort=True)):
         bad = int((runs["task"] == task).sum()) - len(part)
-        caption, figure, table = list(KINDS.values())[kind][1](part)
+        caption, figure, table = list(KINDS.values())[int(kind)][1](part)
         told = sentences(caption, f"{bad} samples.json cannot be read." if bad else "")
-        name = f"samples-{task.lower()}" if at else "samples"
+        name = f"samples-{task.lower()}" if place else "samples"
         yield exhibit(data, name, f"Samples: {clean(task)}", told, part, figure=figure, table=table)
     if shown.empty:
         reason = f"{len(runs)} samples.json cannot be read" if len(runs) else "no finished run has written samples"
@@ -68,7 +68,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
 
 
 def _read(record: Any) -> Samples:
-    """Of kind "" and empty for a record that is damaged."""
+    """The record's contents; of kind "" and empty where it is damaged."""
     try:
         kind = str(record["kind"])
         written, completed = KINDS[kind][0](record)
@@ -93,9 +93,8 @@ Read = tuple[list[Any], list[tuple[Any, Any, Any]]]
 
 
 def _read_pictures(record: dict[str, Any]) -> Read:
-    completed = [
-        (int(entry["given"]), _picture(entry["truth"]), _picture(entry["written"])) for entry in record["completed"]
-    ]
+    entries = record["completed"]
+    completed = [(int(entry["given"]), _picture(entry["truth"]), _picture(entry["written"])) for entry in entries]
     for given, truth, done in completed:
         if truth.shape != done.shape or not 0 <= given < len(truth):
             raise ValueError(f"{given} rows given of {truth.shape}, completed to {done.shape}")
@@ -132,11 +131,8 @@ def _pictures(part: pd.DataFrame) -> Made:
         "Pictures written freely, and completions of what stands above the line, one of many that a model may draw. "
         f"Errors are in grey levels of {FULL} per pixel that was not given.{many}"
     )
-    return (
-        caption,
-        _sheet(first.iloc[:MOST_ROWS], part),
-        table[[name for name in table if name in told or name not in ("order", "where", "setting")]],
-    )
+    columns = [name for name in table if name in told or name not in ("order", "where", "setting")]
+    return caption, _sheet(first.iloc[:MOST_ROWS], part), table[columns]
 
 
 def _sheet(shown: pd.DataFrame, part: pd.DataFrame) -> Figure:
@@ -196,21 +192,19 @@ FIELDS = ("given", "truth", "written")
 
 
 def _read_texts(record: dict[str, Any]) -> Read:
-    completed = [tuple(entry[name] for name in FIELDS) for entry in record["completed"]]
-    if not all(
-        isinstance(text, str) for text in [*record["written"], *(text for texts in completed for text in texts)]
-    ):
+    completed = [(entry["given"], entry["truth"], entry["written"]) for entry in record["completed"]]
+    if not all(isinstance(text, str) for text in [*record["written"], *chain(*completed)]):
         raise TypeError("a text that is none")
-    return list(record["written"]), [(given, truth, written) for given, truth, written in completed]
+    return list(record["written"]), completed
 
 
 def _texts(part: pd.DataFrame) -> Made:
     rows = []
     for run in part.drop_duplicates(METHOD).to_dict("records"):
-        told = [("written", text) for text in run["samples"].written[:TEXTS]]
+        texts = [("written", text) for text in run["samples"].written[:TEXTS]]
         for given, truth, written in run["samples"].completed[:TEXTS]:
-            told += [("given", given), ("continuation", written), ("truth", truth)]
-        rows += [{**_named(run, part), "kind": kind, "text": text} for kind, text in told]
+            texts += [("given", given), ("continuation", written), ("truth", truth)]
+        rows += [{**_named(run, part), "kind": kind, "text": text} for kind, text in texts]
     return "Texts written freely, and continuations of what was given beside how it goes on.", None, pd.DataFrame(rows)
 
 
@@ -218,7 +212,7 @@ def _read_symbols(record: dict[str, Any]) -> Read:
     completed = [tuple([int(symbol) for symbol in entry[name]] for name in FIELDS) for entry in record["completed"]]
     if any(len(set(map(len, entry))) > 1 for entry in completed):
         raise ValueError("a sequence and its answers of unlike lengths")
-    return [], [(given, truth, written) for given, truth, written in completed]
+    return [], completed
 
 
 def _symbols(part: pd.DataFrame) -> Made:

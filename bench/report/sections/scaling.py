@@ -89,10 +89,10 @@ def ladders(data: Data) -> pd.DataFrame:
     rows = having(rows[rows["trained"] & np.isfinite(rows["loss"])], *FIELDS)
     unit = rows["unit"].astype(object).where(rows["unit"].notna(), "nats")
     rows = rows.assign(unit=unit, score=rows["loss"] * unit.map(scale_of).astype(float))
-    sizes = having(one_per_run(data), *RUN, "model.memory_tokens", "model.d").set_index(
+    runs = having(one_per_run(data), *RUN, "model.memory_tokens", "model.d").set_index(
         RUN
     )  # (scores have what differs)
-    memory = number(sizes["model.memory_tokens"]) * number(sizes["model.d"])
+    memory = number(runs["model.memory_tokens"]) * number(runs["model.d"])
     rows = rows.join(memory.rename("memory"), on=RUN)
     context = number(rows["method.context"])
     rows["method.context"] = context.where(~(context > rows["task.length"]), rows["task.length"])  # no more is there
@@ -120,14 +120,12 @@ def laws(rows: pd.DataFrame) -> pd.DataFrame:
     table = tabulate(rows.assign(loss=rows["score"]), [*KEYS, "value"], loss="interval", gap="interval")
     table[LAW] = float("nan")
     for _, part in table.groupby(KEYS, sort=False):
-        law = power_law(part["value"].to_numpy(), part["loss"].to_numpy())
         if part["value"].nunique() >= RUNGS_OF_A_LAW:
+            law = power_law(part["value"].to_numpy(), part["loss"].to_numpy())
             table.loc[part.index, LAW] = [law.exponent, law.error, law.factor, law.r2]
-    axes = table["axis"].map(list(AXES).index)
-    table = in_order(
-        table.assign(place=axes), "grid", "task", "place", "field", "method", "setting", "reference", "value"
-    )
-    return table.drop(columns="place")
+    table = table.assign(place=table["axis"].map(list(AXES).index))
+    by = ["grid", "task", "place", "field", "method", "setting", "reference", "value"]
+    return in_order(table, *by).drop(columns="place")
 
 
 def _panels(rows: pd.DataFrame, table: pd.DataFrame) -> Iterator[plot.Panel]:
@@ -166,9 +164,9 @@ def smallest(data: Data, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     points = points[[*RUN, "spent.flops", "spent.tokens", "score"]].merge(cells, on=RUN)
     points = points[np.isfinite(points["score"]) & (points["spent.tokens"] > 0)]
     passages, answers = [], []
-    for key, part in sorted(
-        points.groupby(CURVE), key=lambda item: (*item[0][:2], style.order(item[0][2]), *item[0][3:])
-    ):
+    points = points.assign(rank=points["method"].map(style.order))
+    for _, part in points.groupby([*CURVE[:2], "rank", *CURVE[2:]]):
+        key = tuple(part.iloc[0][CURVE])
         currency = "FLOPs" if part["spent.flops"].gt(0).all() else "tokens"
         curves = {
             float(memory): _mean_curve([run for _, run in own.groupby("id")], f"spent.{currency.lower()}")
