@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from bench.registry import load_plugin
 from bench.report import data as reading
 from bench.report import query
 from bench.report.claims import VERDICTS, Verdict, base, judged, register_claim
-from bench.report.claims.findings import Case, Part, Said, ahead, decide, outside, within
+from bench.report.claims.findings import Case, Part, Said, ahead, decide, within
 from bench.report.claims.growth import times_more
 from bench.report.claims.inside import shared_ends, silhouette
 from bench.report.claims.learning import final
@@ -32,6 +30,7 @@ from bench.report.sections.claims import exhibits
 from bench.report.sweeps import ladders, pairs
 from bench.statistics import Interval
 from tests.helpers import TINY
+from tests.report.fabricated import only
 
 EMPTY = pd.DataFrame()
 PAPERS = [str(number) for number in range(1, 15)]
@@ -114,18 +113,20 @@ def verdict(key: str, data: Data) -> Verdict:
     return next(claim for claim in base.registered() if claim.key == key).judge(data)
 
 
-def value(found: Verdict, what: str) -> dict[str, float]:
-    """The one number of that name."""
-    (row,) = found.numbers[found.numbers["what"] == what].to_dict("records")
-    return row
+def row(found: Verdict, what: str) -> dict[str, float]:
+    """The one number of that name, with its interval."""
+    return only(found.numbers, what=what)
+
+
+def value(found: Verdict, what: str) -> float:
+    return row(found, what)["value"]
 
 
 def cut(lab: Lab, seeds: int) -> Data:
     """The same data, of the first seeds alone."""
     data = lab.data()
-    frames = {name: getattr(data, name) for name in lab.rows}
-    kept = {name: one[one["seed"] < seeds] if "seed" in one else one for name, one in frames.items()}
-    return Data(**kept, geometry=[(run, one) for run, one in data.geometry if run["seed"] < seeds], samples=[])
+    kept = {name: frame[frame["seed"] < seeds] for name in lab.rows if "seed" in (frame := getattr(data, name))}
+    return replace(data, **kept, geometry=[(run, record) for run, record in data.geometry if run["seed"] < seeds])
 
 
 # One laboratory for each claim: what supports it, and what contradicts it.
@@ -390,10 +391,8 @@ def test_no_data_is_not_tested(key: str) -> None:
 
 @pytest.mark.parametrize("key", [key for key in PAPERS if key not in ("3", "4")])
 def test_only_finished_runs_count(key: str) -> None:
-    lab = LABS[key][0]
-    data = lab.data()
-    frames = {name: getattr(data, name) for name in lab.rows} | {"results": data.results.assign(state="failed")}
-    assert verdict(key, Data(**frames, geometry=data.geometry, samples=[])).verdict == "not tested"
+    data = LABS[key][0].data()
+    assert verdict(key, replace(data, results=data.results.assign(state="failed"))).verdict == "not tested"
 
 
 # Comparing cells.
@@ -411,7 +410,7 @@ def test_ablations_are_no_settings_of_a_comparison() -> None:
         lab.add("smt+dmt", HIGH, method__lambda_dyn=dyn, method__lambda_unif=unif)
     assert compared(lab) == ["retrieval"]
     found = verdict("1", lab.data())
-    assert value(found, "retrieval: accuracy of smt+dmt")["n"] == 3
+    assert row(found, "retrieval: accuracy of smt+dmt")["n"] == 3
 
 
 def test_an_axis_of_a_method_is_compared_at_each_value() -> None:
@@ -462,8 +461,8 @@ def test_a_ladder_varies_in_one_field_and_in_what_follows_from_it() -> None:
         (within(0, 1), (1, 0.5, 1.5), "unclear"),
         (within(0, 1), (2, 1.5, 3), "against"),
         (within(high=1), (-9, -10, 0), "for"),
-        (outside(0, 1), (0.5, 0, 1), "against"),
-        (outside(0, 1), (2, 1.5, 3), "for"),
+        (within(0, 1).opposite(), (0.5, 0, 1), "against"),
+        (within(0, 1).opposite(), (2, 1.5, 3), "for"),
         (within(0, 1), (0.5, math.nan, math.nan), "unclear"),
     ],
 )
@@ -516,12 +515,6 @@ def test_the_sentence_names_where_it_is_otherwise() -> None:
     assert "it is so at 2 of 4 settings" in because and "setting 2 with 0.100 [0.050, 0.200]" in because
 
 
-def first(smt: Sequence[float], bptt: Sequence[float], **both: Any) -> tuple[str, str]:
-    """What the one setting of claim 1 says, and its note."""
-    found = verdict("1", Lab().add("smt+dmt", smt, **both).add("bptt", bptt, **both).data())
-    return found.verdict, found.because
-
-
 def test_a_lead_does_not_count_while_the_other_may_catch_up() -> None:
     lab = Lab().add("smt+dmt", MIDDLE, chance=0.0).add("bptt", [0.45, 0.44, 0.46], rising=True, chance=0.0)
     assert "bptt was still learning" in verdict("1", lab.data()).because
@@ -537,20 +530,18 @@ def test_who_falls_behind_while_still_learning_is_not_contradicted() -> None:
     assert found.verdict == "inconclusive" and "smt+dmt was still learning" in found.because
 
 
-def test_ceiling_and_floor_tell_nothing() -> None:
-    for accuracies, other, note in (
-        ([1.0, 1.0, 1.0], [0.99, 0.99, 1.0], "both solve it"),
-        (CHANCE, CHANCE, "neither is above chance"),
-    ):
-        word, because = first(accuracies, other)
-        assert word == "inconclusive" and note in because
-
-
-def test_level_is_no_lead_and_a_wide_interval_tells_nothing() -> None:
-    word, because = first(MIDDLE, MIDDLE)
-    assert word == "contradicted" and "level" in because
-    word, because = first([0.9, 0.3, 0.5], MIDDLE)
-    assert word == "inconclusive" and "too wide" in because
+@pytest.mark.parametrize(
+    ("smt", "bptt", "word", "note"),
+    [
+        ([1.0, 1.0, 1.0], [0.99, 0.99, 1.0], "inconclusive", "both solve it"),
+        (CHANCE, CHANCE, "inconclusive", "neither is above chance"),
+        (MIDDLE, MIDDLE, "contradicted", "level"),
+        ([0.9, 0.3, 0.5], MIDDLE, "inconclusive", "too wide"),
+    ],
+)
+def test_what_is_no_lead(smt: Sequence[float], bptt: Sequence[float], word: str, note: str) -> None:
+    found = verdict("1", Lab().add("smt+dmt", smt).add("bptt", bptt).data())
+    assert found.verdict == word and note in found.because
 
 
 def test_settings_that_disagree_are_mixed() -> None:
@@ -571,9 +562,8 @@ def test_what_a_new_phase_changes_at_once_is_no_learning_pace() -> None:
     curves = data.curves.iloc[[0, 0, 0, 0]].assign(
         phase=["smt", "smt", "dmt", "dmt"], tokens=[0, 940, 960, 1000], accuracy=[0.1, 0.3, 0.78, 0.8]
     )
-    frames = {name: getattr(data, name) for name in ("results", "steps", "credit", "inference", "gradients", "drift")}
-    assert final(Data(curves=curves, **frames, geometry=[], samples=[]))["rise"].tolist() == pytest.approx([0.02])
-    alone = Data(curves=curves.iloc[:3], **frames, geometry=[], samples=[])
+    assert final(replace(data, curves=curves))["rise"].tolist() == pytest.approx([0.02])
+    alone = replace(data, curves=curves.iloc[:3])
     assert final(alone)["rise"].isna().all(), "one evaluation of a phase has no pace"
 
 
@@ -582,8 +572,7 @@ def test_the_pace_is_that_of_the_last_tenth() -> None:
     assert final(data)["rise"].tolist() == pytest.approx([0.05, 0.06])
     assert final(data)["fall"].tolist() == pytest.approx([0.0, 0.0])
     between = data.curves[data.curves["tokens"].isin([0, 800, 1000])]
-    frames = {name: getattr(data, name) for name in ("results", "steps", "credit", "inference", "gradients", "drift")}
-    found = final(Data(curves=between, **frames, geometry=[], samples=[]))
+    found = final(replace(data, curves=between))
     assert found["rise"].tolist() == pytest.approx([0.05, 0.06]), "between evaluations, on a straight line"
 
 
@@ -594,10 +583,8 @@ def test_the_hardest_task_is_compared_with_the_next_hardest() -> None:
     lab = synthetic(HIGH, LOW)
     lab.add("smt+dmt", [0.4, 0.41, 0.42], "stack", task__length=4)
     found = verdict("1", lab.data())
-    row = value(
-        found, "keys-values and stack: share of the ceiling on the hardest other task minus that on keys-values"
-    )
-    assert row["value"] == pytest.approx((0.91 + 0.91 + 0.41) / 3 - 0.71)
+    told = "keys-values and stack: share of the ceiling on the hardest other task minus that on keys-values"
+    assert value(found, told) == pytest.approx((0.91 + 0.91 + 0.41) / 3 - 0.71)
 
 
 def test_a_run_that_two_grids_share_counts_once_in_the_mean_over_a_task() -> None:
@@ -605,25 +592,23 @@ def test_a_run_that_two_grids_share_counts_once_in_the_mean_over_a_task() -> Non
     shared = data.results[(data.results["task"] == "keys-values") & (data.results["accuracy"] == 0.1)]
     twice = pd.concat([data.results, shared.assign(grid="third")], ignore_index=True)
     told = "keys-values and retrieval: share of the ceiling on the hardest other task minus that on keys-values"
-    found = verdict("1", dataclasses.replace(data, results=twice))
-    assert value(found, told)["value"] == pytest.approx(0.91 - (0.71 + 0.71 + 0.1) / 3)
+    found = verdict("1", replace(data, results=twice))
+    assert value(found, told) == pytest.approx(0.91 - (0.71 + 0.71 + 0.1) / 3)
 
 
 def test_what_is_lost_is_over_longer_lengths_alone() -> None:
     found = verdict("7", beyond_training(0.9, 0.4).data())
-    assert value(found, "retrieval: skill it loses")["value"] == pytest.approx((0.91 - 0.9) / 0.9)
-    assert value(found, "retrieval: skill of transformer at longer lengths")["value"] == pytest.approx(0.3 / 0.9)
-    row = value(found, "retrieval: skill lost, teacher minus smt+dmt")
-    assert row["value"] == pytest.approx((0.9 - 0.4) / 0.9 - (0.91 - 0.9) / 0.9)
+    assert value(found, "retrieval: skill it loses") == pytest.approx((0.91 - 0.9) / 0.9)
+    assert value(found, "retrieval: skill of transformer at longer lengths") == pytest.approx(0.3 / 0.9)
+    less = value(found, "retrieval: skill lost, teacher minus smt+dmt")
+    assert less == pytest.approx((0.9 - 0.4) / 0.9 - (0.91 - 0.9) / 0.9)
 
 
 def test_differences_are_paired_by_seed() -> None:
     found = verdict("1", Lab().add("smt+dmt", [0.9, 0.7, 0.8]).add("bptt", [0.6, 0.3, 0.6]).data())
-    row = value(found, "retrieval: accuracy, smt+dmt minus bptt")
-    assert row["value"] == pytest.approx(0.3)
-    assert (row["low"], row["high"], row["n"]) == (pytest.approx(0.2), pytest.approx(0.4), 3)
-    row = value(found, "retrieval: accuracy of bptt")
-    assert row["value"] == pytest.approx(0.5)
+    minus = row(found, "retrieval: accuracy, smt+dmt minus bptt")
+    assert [minus[name] for name in ("value", "low", "high", "n")] == pytest.approx([0.3, 0.2, 0.4, 3])
+    assert value(found, "retrieval: accuracy of bptt") == pytest.approx(0.5)
 
 
 def test_exponents_are_those_of_the_larger_half_with_those_of_all_beside() -> None:
@@ -634,18 +619,18 @@ def test_exponents_are_those_of_the_larger_half_with_those_of_all_beside() -> No
     found = verdict("3", lab.data())
     x = np.log(lengths)
     y = np.log(300 + 7 * np.array(lengths))
-    half = value(found, "retrieval, bptt with gru: exponent of sequential operations over the larger half")
-    assert half["value"] == pytest.approx(np.polyfit(x[3:], y[3:], 1)[0])
-    whole = value(found, "retrieval, bptt with gru: exponent of sequential operations over all 7 lengths")
-    assert whole["value"] == pytest.approx(np.polyfit(x, y, 1)[0]) and whole["value"] < half["value"]
+    told = "retrieval, bptt with gru: exponent of sequential operations over {}"
+    half, whole = value(found, told.format("the larger half")), value(found, told.format("all 7 lengths"))
+    assert half == pytest.approx(np.polyfit(x[3:], y[3:], 1)[0]) and whole == pytest.approx(np.polyfit(x, y, 1)[0])
+    assert whole < half
 
 
 def test_losses_are_compared_at_the_largest_common_spend() -> None:
     """BPTT spends ten times as much: at 1000 it has had a tenth of its training, its first evaluation."""
     found = verdict("8", natural(2.0, 2.2, 10.0).data())
     where = "mnist: bits of {} at equal sequential FLOPs"
-    assert value(found, where.format("smt+dmt"))["value"] == pytest.approx(2.001)
-    assert value(found, where.format("bptt"))["value"] == pytest.approx(2.201 + 2 * 0.7)
+    assert value(found, where.format("smt+dmt")) == pytest.approx(2.001)
+    assert value(found, where.format("bptt")) == pytest.approx(2.201 + 2 * 0.7)
 
 
 def test_how_many_times_more_the_other_spends() -> None:
@@ -671,10 +656,8 @@ def test_exponents_of_losses_are_per_seed_and_in_bits() -> None:
     found = verdict("9", ladder(3.0, 2.5, 2.2).data())
     name = "digits, d 24, context 64, smt+dmt: exponent of bits in memory"
     each = [np.polyfit(np.log([1, 2, 8]), np.log(np.array([3.0, 2.5, 2.2]) + 0.001 * seed), 1)[0] for seed in range(3)]
-    assert value(found, name)["value"] == pytest.approx(np.mean(each))
-    assert value(found, "digits, context 64, memory_tokens 4, smt+dmt: bits at parameters 3200")[
-        "value"
-    ] == pytest.approx(2.201)
+    assert value(found, name) == pytest.approx(np.mean(each))
+    assert value(found, "digits, context 64, memory_tokens 4, smt+dmt: bits at parameters 3200") == pytest.approx(2.201)
 
 
 def test_a_loss_that_rises_on_the_way_does_not_fall_smoothly() -> None:
@@ -698,21 +681,16 @@ def test_dmt_may_start_from_another_runs_smt() -> None:
     curves.loc[smt, "id"] = curves.loc[smt, "id"].map(moved)
     sources = data.results.assign(id=data.results["id"].map(moved), method="smt", group="of the sources")
     results = pd.concat([data.results.assign(**{"init_from.run": data.results["id"].map(moved)}), sources])
-    frames = {name: getattr(data, name) for name in ("steps", "credit", "inference", "gradients", "drift")}
-    found = verdict("6", Data(results=results, curves=curves, **frames, geometry=[], samples=[]))
-    assert value(found, "retrieval, length 16, smt+dmt: accuracy after DMT minus after SMT")["value"] == pytest.approx(
-        0.21
-    )
+    found = verdict("6", replace(data, results=results, curves=curves))
+    assert value(found, "retrieval, length 16, smt+dmt: accuracy after DMT minus after SMT") == pytest.approx(0.21)
 
 
 def test_drift_counts_up_to_the_trained_length() -> None:
     found = verdict("6", drifting(0.5, 0.3).data())
     before = np.mean([0.2 * np.mean(np.arange(16) + 1) * (1 + 0.01 * seed) for seed in range(3)])
-    assert value(found, "retrieval, length 16, smt+dmt: drift after SMT")["value"] == pytest.approx(before)
+    assert value(found, "retrieval, length 16, smt+dmt: drift after SMT") == pytest.approx(before)
     ratio = np.exp(np.mean(np.log([0.5, 0.51, 0.52])))
-    assert value(found, "retrieval, length 16, smt+dmt: drift after DMT over drift after SMT")[
-        "value"
-    ] == pytest.approx(ratio)
+    assert value(found, "retrieval, length 16, smt+dmt: drift after DMT over drift after SMT") == pytest.approx(ratio)
 
 
 def test_a_failure_says_nothing_about_the_future_where_all_of_it_fails_too() -> None:
@@ -753,9 +731,7 @@ def test_smt_is_not_to_blame_for_a_gru_that_fails_under_bptt_too() -> None:
 
 def test_the_geometry_of_what_was_not_learned_tells_nothing() -> None:
     data = arranged(False, False).data()
-    results = data.results.assign(accuracy=0.1)
-    frames = {name: getattr(data, name) for name in ("curves", "steps", "credit", "inference", "gradients", "drift")}
-    found = verdict("13", Data(results=results, **frames, geometry=data.geometry, samples=[]))
+    found = verdict("13", replace(data, results=data.results.assign(accuracy=0.1)))
     assert found.verdict == "inconclusive" and "the task is not learned" in found.because
 
 
@@ -767,8 +743,8 @@ def test_a_setting_is_judged_by_the_norms_between_the_middle_and_the_last() -> N
             row["norm"] *= 1e6
     found = verdict("5", lab.data())
     assert found.verdict == "supported"
-    row = value(found, "retrieval, length 16, bptt, init: |dL/dm_t| changes over the second half by a factor of")
-    assert row["value"] == pytest.approx(math.exp(0.501 * 14))  # from t = 16 to 30
+    told = "retrieval, length 16, bptt, init: |dL/dm_t| changes over the second half by a factor of"
+    assert value(found, told) == pytest.approx(math.exp(0.501 * 14))  # from t = 16 to 30
 
 
 def test_silhouettes_and_trees() -> None:
@@ -908,13 +884,5 @@ def test_real_runs_are_judged(tmp_path: Path) -> None:
     scores = data.results[(data.results["length"] == data.results["task.length"]) & ~data.results["reference"]]
     scores = scores[scores["task.length"] == 12].set_index(["method", "seed"])["accuracy"]
     wanted = (scores["smt+dmt"] - scores["bptt"]).mean()
-    row = value(found["1"], "retrieval, length 12: accuracy, smt+dmt minus bptt")
-    assert row["value"] == pytest.approx(wanted) and row["n"] == 3
-
-
-def test_judging_imports_no_task_and_no_method() -> None:
-    code = (
-        "import sys, bench.report.claims; print([m for m in sys.modules if m.startswith(('bench.tasks', 'bench.m'))])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    told = row(found["1"], "retrieval, length 12: accuracy, smt+dmt minus bptt")
+    assert told["value"] == pytest.approx(wanted) and told["n"] == 3
