@@ -118,12 +118,5 @@ def levels(panel: Panel) -> dict[str, list[float]]:
 
 def words(panels: Any) -> list[str]:
     """What the legend of the panels says."""
-    return list(
-        dict.fromkeys(
-            one.word
-            for panel in panels
-            for part in (panel.lines, panel.levels, panel.marks)
-            for one in part
-            if one.word
-        )
-    )
+    drawn = (thing for panel in panels for thing in (*panel.lines, *panel.levels, *panel.marks))
+    return list(dict.fromkeys(thing.word for thing in drawn if thing.word))

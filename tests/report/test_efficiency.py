@@ -311,6 +311,3 @@ def test_odd_curves_are_told_not_raised(tmp_path: Path) -> None:
     data = load([tmp_path])
     row = only(table(data))
     assert (row["method"], row["loss"], row["seeds"]) == ("bptt", pytest.approx(1.0), 1)
-
-
-# Real runs.

@@ -21,6 +21,7 @@ from PIL import Image, ImageChops
 
 from bench import report
 from bench.report import formats
+from bench.report.claims import VERDICTS
 from bench.report.exhibit import Exhibit, Missing, Section
 from tests.helpers import folder_of, tiny_run
 from tests.report.fabricated import fake, rename, score, seeds
@@ -55,26 +56,24 @@ def exhibit(name: str = "costs", **fields: Any) -> Exhibit:
         "run": "complexity, 3 seeds.",
     }
     tables = {"table": NUMBERS, "tasks": ("retrieval", "stack"), "methods": ("bptt", PLUGIN)}
-    return Exhibit(**{**named, "figure": drawn(), **tables, **fields})
+    return Exhibit(**{**named, **words, "figure": drawn(), **tables, **fields})
 
 
 def claims() -> list[tuple[Any, Any]]:
     """Pairs of the shape that `bench.report.claims.judged` gives, one of each verdict."""
     numbers = pd.DataFrame({"task": ["retrieval"], "difference": [0.125], "low": [0.1], "high": [0.15]})
-    return [
-        (
-            SimpleNamespace(
-                key=place, text=f"SMT->DMT claim {place} {EVIL}", figure="costs", grids=("synthetic-small",)
-            ),
-            SimpleNamespace(
-                verdict=verdict,
-                because=f"Because of {EVIL}.",
-                numbers=numbers if place != 5 else numbers.iloc[:0],
-                why="The scale is small." if verdict == "contradicted" else None,
-            ),
-        )
-        for place, verdict in enumerate(("supported", "contradicted", "mixed", "inconclusive", "not tested"), 1)
-    ]
+    pairs = []
+    for place, verdict in enumerate(VERDICTS, 1):
+        claim = {
+            "key": place,
+            "text": f"SMT->DMT claim {place} {EVIL}",
+            "figure": "costs",
+            "grids": ("synthetic-small",),
+        }
+        why = "The scale is small." if verdict == "contradicted" else None
+        found = {"verdict": verdict, "because": f"Because of {EVIL}.", "why": why, "numbers": numbers[: place < 5]}
+        pairs.append((SimpleNamespace(**claim, grids=("synthetic-small",)), SimpleNamespace(**found)))
+    return pairs
 
 
 def fabricate(monkeypatch: pytest.MonkeyPatch, made: Sequence[Section], judged: Any = claims) -> None:
@@ -273,7 +272,7 @@ def test_claims_stand_at_the_top_and_in_full_below(written: Path) -> None:
     text = (written / "index.html").read_text()
     page = page_of(written)
     badges = [one["data-verdict"] for one, _ in page.all("span") if one.get("class") == "badge"]
-    assert badges == ["supported", "contradicted", "mixed", "inconclusive", "not tested"] * 2
+    assert badges == [*VERDICTS] * 2
     words = [text for one, text in page.all("span") if one.get("aria-hidden")]
     told = ["✓ supported", "✗ contradicted", "± mixed", "? inconclusive", "○ not tested"]
     assert words == told * 2, "told without colour too"
@@ -311,16 +310,12 @@ def test_a_section_that_fails_is_told_and_ends_nothing(tmp_path: Path, monkeypat
     def fail(*_: Any) -> Any:
         raise KeyError("no such <column>\nsecond line")
 
-    fabricate(
-        monkeypatch, [Section("complexity", "Cost", ()), Section("samples", "Samples", (exhibit("words"),))], fail
-    )
+    made = [Section("complexity", "Cost", ()), Section("samples", "Samples", (exhibit("words"),))]
+    fabricate(monkeypatch, made, fail)
     monkeypatch.setattr(sys.modules["bench.report.sections.complexity"], "exhibits", fail)
     report.write(results(tmp_path), tmp_path / "out")
     text = (tmp_path / "out" / "index.html").read_text()
-    assert (
-        text.count("could not be made from these results (KeyError: &#39;no such &lt;column&gt;\\nsecond line&#39;)")
-        == 2
-    )
+    assert text.count("(KeyError: &#39;no such &lt;column&gt;\\nsecond line&#39;)") == 2
     assert 'id="words"' in text and 'id="cells"' in text
 
 
@@ -381,14 +376,15 @@ def test_a_folder_that_is_not_whole_makes_a_page(tmp_path: Path, state: str) -> 
     if state == "all damaged":
         (seeds(grid, [0.5])[0] / "run.json").write_text("{")
     elif state in ("one seed", "damaged"):
-        one = seeds(grid, [0.5])[0]
-        for name in (
-            ("curve.json", "cost.json", "dynamics.json", "samples.json", "diagnosis.json") if state == "damaged" else ()
-        ):
-            (one / name).write_text('[{"scores": [{}]}, 4]' if name == "curve.json" else '{"phases": 3')
+        (folder,) = seeds(grid, [0.5])
+        for name in ("curve", "cost", "dynamics", "samples", "diagnosis") if state == "damaged" else ():
+            (folder / f"{name}.json").write_text('[{"scores": [{}]}, 4]' if name == "curve" else '{"phases": 3')
     else:
         folder_of(tiny_run(), grid).set_status(state, **({"progress": 0.5} if state == "running" else {"reason": "no"}))
     files = report.write(grid, tmp_path / "out")
     assert files[0].name == "index.html" and all(file.stat().st_size for file in files)
     text = files[0].read_text()
     assert "Cells" in text and "Error:" not in text, "nothing fell over"
+    if state == "all damaged":
+        told = (tmp_path / "out" / "summary.md").read_text()
+        assert "run.json is no JSON" in told and "No figure" in told

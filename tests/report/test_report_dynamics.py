@@ -17,12 +17,11 @@ from matplotlib.quiver import Quiver
 from scipy.stats import gmean
 from sklearn.metrics import silhouette_score
 
-import bench
 from bench.report.exhibit import Exhibit, Missing
 from bench.report.sections import dynamics
 from bench.report.style import RC
 from bench.results import write_json
-from tests.helpers import TINY, tiny_run
+from tests.helpers import tiny_run
 from tests.report import fabricated
 from tests.report.fabricated import fake, lines, means, only, score
 
@@ -255,20 +254,3 @@ def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
     assert isinstance(found["drift"], Missing)
     _, table = made(tmp_path, "gradient-norms")
     assert only(table, when="after training")["slope"] == pytest.approx(0) and len(table) == 1
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("results")
-    grid = {
-        "base": {
-            "model": TINY,
-            "training": {"batch_size": 8, "budget": {"steps": 8}},
-            "evaluation": {"sequences": 16, "reference_sequences": 8, "every": 0.5},
-            "task": {"name": "retrieval", "length": 8},
-        },
-        "axes": {"method": ["smt+dmt", "bptt", "transformer"]},
-        "measure": ["dynamics"],
-    }
-    bench.run(grid, results=root, launcher="inline")
-    return root

@@ -153,9 +153,8 @@ def test_equal_losses_of_an_element_wise_cell_decide_online_6(tmp_path, more, wo
         fake(tmp_path, run_of("bptt", seed, **elstm), [score(0.5, 0.4, start_loss=0.4 + off)], traits=TRAITS)
         if more is not None:
             loss = 0.4 + more + off
-            fake(
-                tmp_path, run_of("rtrl", seed, **elstm), [score(0.5, 0.1, start_loss=loss, unit="bits")], traits=TRAITS
-            )
+            found = [score(0.5, 0.1, start_loss=loss, unit="bits")]
+            fake(tmp_path, run_of("rtrl", seed, **elstm), found, traits=TRAITS)
         fake(tmp_path, run_of({"name": "rtrl", "update_every": 1}, seed, **elstm), [score(0.5, 9.0)], traits=TRAITS)
     for file in tmp_path.rglob("result.json"):
         record = read_json(file)
@@ -167,9 +166,8 @@ def test_equal_losses_of_an_element_wise_cell_decide_online_6(tmp_path, more, wo
 def kept(root: Path, experiment: str, found: Any) -> Data:
     """A record beside a run."""
     fake(root, run_of("uoro", 0), [score(0.5, 1.0)], traits=TRAITS)
-    write_json(
-        root / f"{experiment}.json", {"schema": 1, "experiment": experiment, "methods": {"uoro": 9}, "found": found}
-    )
+    record = {"schema": 1, "experiment": experiment, "methods": {"uoro": 9}, "found": found}
+    write_json(root / f"{experiment}.json", record)
     return load([root])
 
 

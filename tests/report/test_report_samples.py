@@ -12,13 +12,12 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-import bench
 from bench.report import formats
 from bench.report.exhibit import Exhibit, Missing
 from bench.report.sections import samples
 from bench.report.style import PURPLE, RC
 from bench.results import write_json
-from tests.helpers import TINY, tiny_run
+from tests.helpers import tiny_run
 from tests.report import fabricated
 from tests.report.fabricated import fake, only, score
 
@@ -240,23 +239,3 @@ def test_a_damaged_record_is_left_out_and_counted(tmp_path: Path, bad: dict[str,
     cell(tmp_path, symbols(ASKED), seed=1)
     exhibit, table = made(tmp_path)
     assert exhibit.caption.endswith(" 1 samples.json cannot be read.") and table["seed"].tolist() == [1]
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("results")
-    grid = {
-        "base": {
-            "model": TINY,
-            "training": {"batch_size": 8, "budget": {"steps": 4}},
-            "evaluation": {"sequences": 16, "reference_sequences": 8, "every": 0.5},
-        },
-        "axes": {"method": ["smt+dmt", "bptt", "transformer"]},
-        "parts": [
-            {"axes": {"task": ["digits"]}, "base": {"task.length": 64}},
-            {"axes": {"task": ["string-copy"]}, "base": {"task.length": 8}},
-        ],
-        "measure": ["samples"],
-    }
-    bench.run(grid, results=root, launcher="inline")
-    return root

@@ -218,6 +218,3 @@ def test_no_curves_no_compression(tmp_path: Path) -> None:
     assert isinstance(found["scaling"], Exhibit)
     gone = found["compression"]
     assert isinstance(gone, Missing) and "run scaling-small" in gone.reason
-
-
-# Odd folders.
