@@ -55,7 +55,7 @@ def fake(
             "phase": run.method if part < 1 else run.method.split("+")[-1],
             "steps": int(part * 100),
             "tokens": int(part * tokens),
-            "scores": [{**{name: one[name] for name in names}, "accuracy": one["accuracy"] * part} for one in scores],
+            "scores": [{**{name: row[name] for name in names}, "accuracy": row["accuracy"] * part} for row in scores],
         }
         for part in np.linspace(0, 1, points).tolist()
     ]
@@ -91,7 +91,7 @@ def exhibits(at: Path | Data, name: str) -> dict[str, Exhibit | Missing]:
     """The exhibits of a section of that name, by theirs; of results folders below a path, or of data."""
     with rc_context(RC):
         data = load([at]) if isinstance(at, Path) else at
-        return {one.name: one for one in import_module(f"bench.report.sections.{name}").exhibits(data)}
+        return {exhibit.name: exhibit for exhibit in import_module(f"bench.report.sections.{name}").exhibits(data)}
 
 
 def made(at: Path | Data, section: str, name: str) -> tuple[Exhibit, pd.DataFrame]:

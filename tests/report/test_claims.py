@@ -81,9 +81,9 @@ class Lab:
             scored += [("rnn", 2 * config["task.length"], longer, loss)] if longer is not None else []
             if longer_teacher is not None:
                 scored.append(("teacher", 2 * config["task.length"], longer_teacher, loss))
-            for predictor, length, one, its_loss in scored:
+            for predictor, length, right, its_loss in scored:
                 score = {"predictor": predictor, "reference": predictor != "rnn", "length": length}
-                self.rows["results"].append({**run, **facts, **score, "accuracy": one, "loss": its_loss})
+                self.rows["results"].append({**run, **facts, **score, "accuracy": right, "loss": its_loss})
             for part in np.linspace(0, 1, 11).round(1).tolist():
                 phase = "train" if method != "smt+dmt" else "smt" if part <= 0.7 else "dmt"
                 now = accuracy * part if rising else accuracy
@@ -96,7 +96,7 @@ class Lab:
                 if kind == "geometry":
                     self.geometry.append((run, found))
                 else:
-                    self.rows[kind] += [{**run, **one} for one in found]
+                    self.rows[kind] += [{**run, **entry} for entry in found]
         return self
 
     def data(self) -> Data:
@@ -137,8 +137,8 @@ def synthetic(smt: Sequence[float], bptt: Sequence[float], harder: float = 0.2) 
     lab = Lab()
     for task in ("retrieval", "string-copy", "stack", "modular-arithmetic", "keys-values"):
         for length in (8, 16):
-            ours = smt if task != "keys-values" else [one - harder for one in smt]
-            theirs = bptt if task != "keys-values" else [one - harder for one in bptt]
+            ours = smt if task != "keys-values" else [accuracy - harder for accuracy in smt]
+            theirs = bptt if task != "keys-values" else [accuracy - harder for accuracy in bptt]
             lab.add("smt+dmt", ours, task, task__length=length).add("bptt", theirs, task, task__length=length)
     return lab
 
@@ -471,7 +471,7 @@ def test_what_an_interval_says(rule: Any, effect: tuple[float, float, float], sa
 
 
 def part(*said: Said) -> Part:
-    cases = [Case(f"setting {i}", Interval(0.1, 0.05, 0.2, 3), said=one) for i, one in enumerate(said)]
+    cases = [Case(f"setting {i}", Interval(0.1, 0.05, 0.2, 3), said=word) for i, word in enumerate(said)]
     return Part("it is so", "effect", ahead(0.02), cases)
 
 
@@ -497,7 +497,7 @@ def test_a_claim_falls_with_one_part_and_stands_with_all(parts: list[Part], word
     found = decide(parts, "why")
     assert found.verdict == word
     assert (found.why == "why") == (word in ("contradicted", "mixed"))
-    if any(not one.cases for one in parts):
+    if any(not statement.cases for statement in parts):
         assert "No finished runs: it is so" in found.because
 
 
@@ -615,7 +615,7 @@ def test_exponents_are_those_of_the_larger_half_with_those_of_all_beside() -> No
     lab = Lab()
     lengths = (8, 16, 32, 64, 128, 256, 512)
     about = {"grid": "c", "task": "retrieval", "method": "bptt", "backbone": "gru", "phase": "train"}
-    lab.rows["steps"] = [{**about, "length": one, "whole.sequential_operations": 300 + 7 * one} for one in lengths]
+    lab.rows["steps"] = [{**about, "length": T, "whole.sequential_operations": 300 + 7 * T} for T in lengths]
     found = verdict("3", lab.data())
     x = np.log(lengths)
     y = np.log(300 + 7 * np.array(lengths))
@@ -809,7 +809,7 @@ def test_a_key_belongs_to_one_claim() -> None:
 @pytest.mark.parametrize(("returned", "told"), [(None, "None, no verdict"), ("supported", "'supported', no verdict")])
 def test_what_is_no_verdict_is_inconclusive(returned: Any, told: str) -> None:
     register_claim("odd", "Odd.", "synthetic", [])(lambda data: returned)
-    (found,) = [one for claim, one in judged(Lab().data()) if claim.key == "odd"]
+    (found,) = [judgement for claim, judgement in judged(Lab().data()) if claim.key == "odd"]
     assert found.verdict == "inconclusive" and told in found.because
 
 
@@ -819,7 +819,7 @@ def test_a_judge_that_raises_stops_nothing() -> None:
         raise KeyError("no\nsuch <column>")
 
     register_claim("broken", "Broken.", "synthetic", [])(broken)
-    found = {claim.key: one for claim, one in judged(Lab().data())}
+    found = {claim.key: judgement for claim, judgement in judged(Lab().data())}
     assert len(found) == 15 and found["broken"].verdict == "inconclusive"
     assert "KeyError: 'no\\nsuch <column>'" in found["broken"].because
     assert found["broken"].numbers.empty
@@ -877,10 +877,10 @@ def test_real_runs_are_judged(tmp_path: Path) -> None:
     }
     bench.run(grid, results=tmp_path, launcher="inline")
     data = reading.load([tmp_path])
-    found = {claim.key: one for claim, one in judged(data)}
-    untested = {key for key, one in found.items() if one.verdict == "not tested"}
+    found = {claim.key: judgement for claim, judgement in judged(data)}
+    untested = {key for key, judgement in found.items() if judgement.verdict == "not tested"}
     assert untested == set(PAPERS) - {"1", "2", "6", "7"}
-    assert not any("failed" in one.because for one in found.values())
+    assert not any("failed" in judgement.because for judgement in found.values())
     scores = data.results[(data.results["length"] == data.results["task.length"]) & ~data.results["reference"]]
     scores = scores[scores["task.length"] == 12].set_index(["method", "seed"])["accuracy"]
     wanted = (scores["smt+dmt"] - scores["bptt"]).mean()

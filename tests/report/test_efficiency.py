@@ -56,11 +56,12 @@ def cell(
     folder.set_status(state)
     if rates:
         whole = {
-            phase: {"flops": 20 * one, "elementwise": 10 * one, "sequential_flops": 10 * one}
-            for phase, one in rates.items()
+            phase: {"flops": 20 * rate, "elementwise": 10 * rate, "sequential_flops": 10 * rate}
+            for phase, rate in rates.items()
         }
         traced = [
-            {"phase": phase, "tokens": 10, "whole": {**one, "sequential_operations": 1}} for phase, one in whole.items()
+            {"phase": phase, "tokens": 10, "whole": {**costs, "sequential_operations": 1}}
+            for phase, costs in whole.items()
         ]
         write_json(folder / "cost.json", {"schema": 1, "phases": traced})
 
@@ -260,8 +261,8 @@ def test_many_tasks_are_spread_over_figures_and_none_is_drawn_twice(tmp_path: Pa
         for method in ("bptt", "transformer"):
             seeds(tmp_path, method, [[2.0, 1.5, 1.2, 1.0]], {"task": task})
     found = exhibits(load([tmp_path]))
-    assert [one.name for one in found] == ["efficiency", "efficiency-2"]
-    titles = [panel.title for one in found for panel in one.panels]
+    assert [exhibit.name for exhibit in found] == ["efficiency", "efficiency-2"]
+    titles = [panel.title for exhibit in found for panel in exhibit.panels]
     assert sorted(title.split(",")[0] for title in titles if title) == sorted(tasks)
     assert found[0].table is not None and found[1].table is None
     assert set(found[1].tasks) < set(tasks)

@@ -60,7 +60,9 @@ def test_titles_never_overlap_and_stay_inside(count: int) -> None:
     assert all(box[0] >= 0 and box[2] <= width and box[3] <= height for box in found)
     panels = [axes.get_window_extent() for axes in figure.axes]
     assert not any(
-        box[0] < one.x1 and one.x0 < box[2] and box[1] < one.y1 and one.y0 < box[3] for box in found for one in panels
+        box[0] < panel.x1 and panel.x0 < box[2] and box[1] < panel.y1 and panel.y0 < box[3]
+        for box in found
+        for panel in panels
     )
 
 
@@ -97,8 +99,8 @@ def test_a_mean_of_logarithms_is_geometric() -> None:
 
 
 def test_a_mean_curve_goes_as_far_as_all_seeds_reach() -> None:
-    one, two = (pd.DataFrame({"x": x, "y": y}) for x, y in (([0, 4], [0.0, 1.0]), ([0, 2, 8], [0.0, 1.0, 1.0])))
-    found = over_curves([one, two], "x", "y", "bptt", "bptt")
+    first, two = (pd.DataFrame({"x": x, "y": y}) for x, y in (([0, 4], [0.0, 1.0]), ([0, 2, 8], [0.0, 1.0, 1.0])))
+    found = over_curves([first, two], "x", "y", "bptt", "bptt")
     assert (found.x.tolist(), found.mean.tolist()) == ([0, 2, 4], pytest.approx([0, 0.75, 1.0])) and len(
         found.seeds
     ) == 2

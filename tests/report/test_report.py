@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 
 def curves(root: Path) -> dict[str, Any]:
     """Task -> the panels of its learning curves."""
-    return {one.tasks[0]: one.panels for one in exhibits(read([root]))}
+    return {exhibit.tasks[0]: exhibit.panels for exhibit in exhibits(read([root]))}
 
 
 def printed(frame: pd.DataFrame, width: int = 110) -> str:
@@ -107,8 +107,8 @@ def test_losses_of_natural_tasks_are_in_bits_beside_the_unigram_model(tmp_path: 
 
 def test_scores_on_streams_stand_beside_those_from_the_start_state(tmp_path: Path) -> None:
     for seed, (accuracy, start) in enumerate([(0.7, 0.3), (0.6, 0.5)]):
-        one = score(accuracy, 0.9, start_accuracy=start, start_loss=1.3)
-        fake(tmp_path / "g", tiny_run("tbptt", seed=seed), [one])
+        streamed = score(accuracy, 0.9, start_accuracy=start, start_loss=1.3)
+        fake(tmp_path / "g", tiny_run("tbptt", seed=seed), [streamed])
     fake(tmp_path / "g", tiny_run("bptt"), [score(0.55, 1.0)])
     frame = report.summary(tmp_path)
     row, other = only(frame, method="tbptt"), only(frame, method="bptt")
@@ -132,8 +132,8 @@ def test_scores_from_the_start_state_alone_have_no_column_for_streams(tmp_path: 
 
 def test_losses_from_the_start_state_are_in_the_tasks_unit(tmp_path: Path) -> None:
     natural = {"loss_floor": None, "accuracy_ceiling": None, "unit": "bits", "unigram_loss": 3 * math.log(2)}
-    one = score(0.4, math.log(2), start_accuracy=0.2, start_loss=2 * math.log(2), **natural)
-    fake(tmp_path, tiny_run("tbptt"), [one])
+    streamed = score(0.4, math.log(2), start_accuracy=0.2, start_loss=2 * math.log(2), **natural)
+    fake(tmp_path, tiny_run("tbptt"), [streamed])
     frame = report.summary(tmp_path)
     assert only(frame)["start_loss"] == pytest.approx(2.0)
     heads, row = (cells(line) for line in printed(frame, 200).splitlines()[1:3])
@@ -512,7 +512,7 @@ def test_a_real_run_is_reported_as_the_trainer_wrote_it(tmp_path: Path) -> None:
     assert f"commit {result['provenance']['commit']}" in files[2].read_text()
     curves = load_curves(tmp_path / "g")
     assert set(curves["phase"]) == {"smt", "dmt"} and curves["tokens"].max() == result["costs"]["tokens"]
-    assert load_results(tmp_path / "g")["accuracy"].tolist() == [one["accuracy"] for one in result["scores"]]
+    assert load_results(tmp_path / "g")["accuracy"].tolist() == [row["accuracy"] for row in result["scores"]]
 
 
 def test_what_older_results_do_not_say_of_their_method_is_what_the_trainer_says_now(tmp_path: Path) -> None:

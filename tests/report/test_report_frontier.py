@@ -80,7 +80,7 @@ def test_the_figure_has_every_curve_above_the_floor_and_the_front(streams):
 def test_what_a_paper_says_stands_beside_its_method_on_its_task_alone(tmp_path):
     for most in (32, 8):
         cell(tmp_path / str(most), run_of("uoro", 0, {"name": "anbn", "most": most}), [0.5], [1.0], [10])
-    tables = [next(iter(frontier.exhibits(load([tmp_path / one])))).table for one in ("32", "8")]  # type: ignore[union-attr]
+    tables = [next(iter(frontier.exhibits(load([tmp_path / folder])))).table for folder in ("32", "8")]  # type: ignore[union-attr]
     assert tables[0]["published"].tolist() == [0.147] and "published" not in tables[1]
 
 
@@ -89,8 +89,8 @@ def test_where_no_floor_is_known_the_best_end_takes_its_place(tmp_path):
         cell(tmp_path, run_of(name, 0), ends, [1.0, 2.0], [10, 20])
     for file in tmp_path.rglob("result.json"):
         record = read_json(file)
-        for one in record["scores"]:
-            one["loss_floor"] = None
+        for row in record["scores"]:
+            row["loss_floor"] = None
         write_json(file, record)
     (exhibit,) = tuple(frontier.exhibits(load([tmp_path])))
     assert exhibit.table["above"].tolist() == pytest.approx([0, 0.2])  # type: ignore[union-attr]
@@ -214,8 +214,8 @@ def test_the_ratio_of_variances_decides_online_2(tmp_path, ratio, word):
 def test_exponents_of_memory_decide_online_5(tmp_path, power, word):
     at = {"setting": "", "axis": "columns", "flops": 5.0}
     rows = [
-        {**at, "method": name, "value": t, "bytes": 100.0 * t**one}
-        for name, one in power.items()
+        {**at, "method": name, "value": t, "bytes": 100.0 * t**exponent}
+        for name, exponent in power.items()
         for t in (8, 16, 32, 64)
     ]
     data = kept(tmp_path, "credit-costs", rows)

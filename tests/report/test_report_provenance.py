@@ -30,7 +30,7 @@ def test_cells_are_counted_by_grid_and_state(tmp_path: Path) -> None:
     folder_of(tiny_run("transformer"), tmp_path / "mine").set_status("failed", reason="ValueError: no")
     folder_of(tiny_run("smt"), tmp_path / "mine")
     rows = table(tmp_path, "cells")
-    assert list(rows) == ["grid", "cells", "done", "pending", "failed", "command"]
+    assert list(rows) == ["grid", "cells", "done", "failed", "pending", "command"]
     assert rows.to_numpy().tolist() == [
         ["mine", 3, 1, 1, 1, "python run_bench.py run mine.yaml"],
         ["quick", 2, 2, 0, 0, "python run_bench.py run quick"],
@@ -131,8 +131,8 @@ def test_many_cells_are_told_by_groups_of_seeds(tmp_path: Path, monkeypatch: pyt
 
 
 def test_cells_that_cannot_be_read_are_told(tmp_path: Path) -> None:
-    one, _ = seeds(tmp_path, [0.5, 0.6])
-    (one / "run.json").write_text("{")
+    damaged, _ = seeds(tmp_path, [0.5, 0.6])
+    (damaged / "run.json").write_text("{")
     assert "1 cell whose run.json cannot be read" in caption(tmp_path, "configurations")
     assert len(table(tmp_path, "unfinished")) == 1
 

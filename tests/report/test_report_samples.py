@@ -31,8 +31,8 @@ def picture(level: int, height: int = 4) -> list[list[int]]:
 def images(written: int = 20, done: int = 60, truth: int = 100, given: int = 2, count: int = 8) -> dict[str, Any]:
     """Completions keep the given rows."""
     completed = [*picture(truth, given), *picture(done, 4 - given)]
-    one = {"given": given, "truth": picture(truth), "written": completed}
-    return {**HEAD, "kind": "image", "written": [picture(written)] * count, "completed": [one] * count}
+    completion = {"given": given, "truth": picture(truth), "written": completed}
+    return {**HEAD, "kind": "image", "written": [picture(written)] * count, "completed": [completion] * count}
 
 
 def symbols(*rows: tuple[list[int], list[int], list[int]]) -> dict[str, Any]:
@@ -45,8 +45,8 @@ WRONG = ([3, 0, 5, 0], [-1, -1, -1, 5], [-1, -1, -1, 6])
 
 
 def texts(continuation: str) -> dict[str, Any]:
-    one = {"given": "the cat sat", "truth": " on a mat.", "written": continuation}
-    return {**HEAD, "kind": "text", "written": ["A <b>tale</b>\nof $x_1$."] * 4, "completed": [one] * 4}
+    completion = {"given": "the cat sat", "truth": " on a mat.", "written": continuation}
+    return {**HEAD, "kind": "text", "written": ["A <b>tale</b>\nof $x_1$."] * 4, "completed": [completion] * 4}
 
 
 def cell(root: Path, record: Any, method: Any = "bptt", seed: int = 0, task: Any = "retrieval") -> Path:
@@ -73,9 +73,9 @@ def strips(axes: Axes) -> dict[str, list[np.ndarray]]:
     for image in axes.images:
         left, _, _, top = image.get_extent()
         found.setdefault(top, []).append((left, np.asarray(image.get_array())))
-    words = [one.get_text() for one in axes.get_yticklabels()]
+    words = [tick.get_text() for tick in axes.get_yticklabels()]
     return {
-        word: [picture for _, picture in sorted(found[top], key=lambda one: one[0])]
+        word: [picture for _, picture in sorted(found[top], key=lambda item: item[0])]
         for word, top in zip(words, sorted(found))
     }
 
@@ -88,9 +88,9 @@ def test_a_row_shows_six_pictures_and_four_completions_below_the_true_ones(tmp_p
     cell(tmp_path, images(written=30), "transformer")
     rows = strips(sheet(made(tmp_path)[0]))
     assert list(rows) == ["test pictures", "smt+dmt", "transformer"]
-    assert [one.mean() for one in rows["test pictures"]] == [100] * 4
-    assert [one.mean() for one in rows["smt+dmt"]] == [20] * 6 + [80] * 4
-    assert [one.mean() for one in rows["transformer"]] == [30] * 6 + [80] * 4
+    assert [picture.mean() for picture in rows["test pictures"]] == [100] * 4
+    assert [picture.mean() for picture in rows["smt+dmt"]] == [20] * 6 + [80] * 4
+    assert [picture.mean() for picture in rows["transformer"]] == [30] * 6 + [80] * 4
 
 
 def test_ink_is_black(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_other_test_pictures_come_again(tmp_path: Path) -> None:
     cell(tmp_path, images(truth=100), "bptt")
     cell(tmp_path, images(truth=40), "transformer")
     axes = sheet(made(tmp_path)[0])
-    words = [one.get_text() for one in axes.get_yticklabels()]
+    words = [tick.get_text() for tick in axes.get_yticklabels()]
     assert words == ["test pictures", "bptt", "test pictures", "transformer"]
 
 
@@ -144,7 +144,7 @@ def test_pictures_without_completions_stand_alone(tmp_path: Path) -> None:
 def test_completions_without_free_pictures_stand_alone(tmp_path: Path) -> None:
     cell(tmp_path, {**images(), "written": []})
     exhibit, _ = made(tmp_path)
-    assert [len(one) for one in strips(sheet(exhibit)).values()] == [4, 4]
+    assert [len(row) for row in strips(sheet(exhibit)).values()] == [4, 4]
 
 
 def test_rows_of_pictures_are_few(tmp_path: Path) -> None:
@@ -210,7 +210,11 @@ def test_every_task_has_an_exhibit_and_pictures_come_first(tmp_path: Path) -> No
     cell(tmp_path, texts("on"), task="string-copy")
     found = fabricated.exhibits(tmp_path, "samples")
     assert list(found) == ["samples", "samples-string-copy", "samples-retrieval"]
-    assert [getattr(one, "tasks", None) for one in found.values()] == [("stack",), ("string-copy",), ("retrieval",)]
+    assert [getattr(exhibit, "tasks", None) for exhibit in found.values()] == [
+        ("stack",),
+        ("string-copy",),
+        ("retrieval",),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -140,13 +140,13 @@ def test_cells_that_differ_in_two_fields_make_no_ladder(tmp_path: Path) -> None:
 def test_a_context_that_is_just_the_length_of_the_task_is_no_ladder(tmp_path: Path) -> None:
     for length in (16, 32, 64):
         cell(tmp_path / "g", "smt+dmt", task={"name": "digits", "length": length})
-    assert all(isinstance(one, Missing) for one in exhibits(tmp_path, "scaling").values())
+    assert all(isinstance(exhibit, Missing) for exhibit in exhibits(tmp_path, "scaling").values())
 
 
 def test_grids_are_kept_apart(tmp_path: Path) -> None:
     cell(tmp_path / "one", model={"memory_tokens": 1})
     cell(tmp_path / "two", model={"memory_tokens": 2})
-    assert all(isinstance(one, Missing) for one in exhibits(tmp_path, "scaling").values())
+    assert all(isinstance(exhibit, Missing) for exhibit in exhibits(tmp_path, "scaling").values())
 
 
 def test_a_law_is_drawn_through_three_rungs(tmp_path: Path) -> None:
