@@ -117,22 +117,17 @@ def load(paths: Sequence[Path | str]) -> Data:
     folders = tuple(Path(path) for path in paths)
     cells = placed([folder for folder in folders if not _only_traced(folder)])
     records = {name: _records(cells, f"{name}.json") for name in ("cost", "dynamics", "samples", "diagnosis")}
-    steps, credit, inference = _complexity(folders)
     results = read_results(cells) if cells else pd.DataFrame(columns=EMPTY)
+    curves = _with_work(_with_objects(load_curves(cells)), records["cost"])
+    dynamics, diagnoses = records["dynamics"], records["diagnosis"]
     return Data(
-        results=results,
-        curves=_in_unit(_with_work(_with_objects(load_curves(cells)), records["cost"]), results),
-        steps=steps,
-        credit=credit,
-        inference=inference,
-        gradients=_long(records["dynamics"], "gradients", ("t", "norm")),
-        drift=_long(records["dynamics"], "drift", ("t", "delta", "accuracy")),
-        geometry=[(run, record["geometry"]) for run, record in records["dynamics"] if record.get("geometry")],
-        samples=records["samples"],
-        folders=folders,
-        uncounted=_uncounted(records["cost"]),
-        diagnoses=[(run, record["diagnosis"]) for run, record in records["diagnosis"] if record.get("diagnosis")],
-        grids=load_grids(cells),
+        *(results, _in_unit(curves, results), *_complexity(folders)),
+        _long(dynamics, "gradients", ("t", "norm")),
+        _long(dynamics, "drift", ("t", "delta", "accuracy")),
+        [(run, record["geometry"]) for run, record in dynamics if record.get("geometry")],
+        *(records["samples"], folders, _uncounted(records["cost"])),
+        [(run, record["diagnosis"]) for run, record in diagnoses if record.get("diagnosis")],
+        load_grids(cells),
     )
 
 

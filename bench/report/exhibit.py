@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MOST_PANELS = 12
-"""In one figure."""
+"""The most panels of one figure."""
 TOLD = ("task.", "model.", "training.budget.", "training.batch_size", "training.optimiser.lr")
 """Fields whose values say what was run."""
 
@@ -30,7 +30,7 @@ class Exhibit:
     """A figure, a table, or both, with what to see in it and what was run for it."""
 
     name: str
-    """Of its files: lower-case words with dashes, no two alike in a report."""
+    """The name of its files: lower-case words with dashes, no two alike in a report."""
     title: str
     caption: str
     """What is plotted; two sentences at most, plain text."""
@@ -108,18 +108,12 @@ def ran(data: Data, parts: Iterable[tuple[str, str]]) -> str:
 def sizes(runs: pd.DataFrame) -> str:
     """The sizes and budgets of some cells: each field with all its values."""
     told = []
-    for name in map(str, runs):
-        values = sorted({whole_as_int(value) for value in runs[name].dropna()}, key=sortable) if _is_told(name) else []
-        if values:
-            short = name.removeprefix("task.").removeprefix("model.").removeprefix("training.")
-            told.append(
-                f"{short} {', '.join(f'{value:,}' if isinstance(value, int) else str(value) for value in values)}"
-            )
+    for name in (name for name in map(str, runs) if name == "seed" or name.startswith(TOLD)):
+        values = sorted({whole_as_int(value) for value in runs[name].dropna()}, key=sortable)
+        words = ", ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in values)
+        short = name.removeprefix("task.").removeprefix("model.").removeprefix("training.")
+        told += [f"{short} {words}"] if values else []
     return clean("; ".join(told))
-
-
-def _is_told(name: str) -> bool:
-    return name == "seed" or name.startswith(TOLD)
 
 
 def command(grid: str) -> str:

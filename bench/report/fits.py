@@ -29,7 +29,7 @@ class Quantity(NamedTuple):
     """Something that was measured against something else."""
 
     key: str
-    """Of its columns in the overview."""
+    """The name of its columns in the overview."""
     name: str
     frame: str
     """The field of `Data` that holds it."""
@@ -96,7 +96,7 @@ def configurations(rows: pd.DataFrame, quantity: Quantity) -> Iterator[tuple[dic
 
 
 @remembered
-def fits(data: Data) -> pd.DataFrame:
+def fitted(data: Data) -> pd.DataFrame:
     """A row per configuration, phase and quantity: the power law and the line over the larger half, and the ends.
 
     `exponent` with its standard `error`, `r2` of the fit in logarithms; `slope` (per unit of what it grows in) and
@@ -112,14 +112,9 @@ def fits(data: Data) -> pd.DataFrame:
             told = {
                 **{"quantity": quantity.name, "in": SYMBOLS[quantity.against]},
                 "paper": paper(quantity.key, who["method"], who["phase"]),
-                **{
-                    "exponent": law.exponent,
-                    "error": law.error,
-                    "r2": law.r2,
-                    "slope": line.slope,
-                    "slope_r2": line.r2,
-                },
-                **{"points": len(x) - half, "fitted_from": x[half], "exponent_all": whole.exponent},
+                **{"exponent": law.exponent, "error": law.error, "r2": law.r2},
+                **{"slope": line.slope, "slope_r2": line.r2, "points": len(x) - half},
+                **{"fitted_from": x[half], "exponent_all": whole.exponent},
                 **{"first": x[0], "at_first": y[0], "last": x[-1], "at_last": y[-1]},
                 **{"key": quantity.key, "count": len(x), "error_all": whole.error, "at_half": y[half]},
                 **{"slope_error": line.error, "change": line.change},

@@ -7,7 +7,7 @@ markdown(exhibit), latex(exhibit), csv(exhibit.table)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,16 +68,17 @@ def rounded(numbers: Sequence[float | None]) -> list[str]:
     sizes = [abs(float(number)) for number in numbers if number and math.isfinite(number)]
     top, bottom = max(sizes, default=0.0), min(sizes, default=0.0)
     if all(size.is_integer() for size in sizes):
-        return [
-            _written(number, lambda value: f"{value:,.0f}" if abs(value) < 1e7 else _alone(value)) for number in numbers
-        ]
-    decimals = _decimals(top)
-    alike = 1e-3 <= top < 1e5 and bottom * 10**decimals >= 10
-    return [_written(number, lambda value: f"{value:,.{decimals}f}" if alike else _alone(value)) for number in numbers]
-
-
-def _written(value: float | None, write: Any) -> str:
-    return GAP if value is None or math.isnan(value) else str(value) if math.isinf(value) else write(value)
+        decimals, most = 0, 1e7
+    else:
+        decimals = _decimals(top)
+        most = math.inf if 1e-3 <= top < 1e5 and bottom * 10**decimals >= 10 else 0.0
+    texts = []
+    for value in numbers:
+        if value is None or not math.isfinite(value):
+            texts.append(str(value) if value is not None and math.isinf(value) else GAP)
+        else:
+            texts.append(f"{value:,.{decimals}f}" if abs(value) < most else _alone(value))
+    return texts
 
 
 def _decimals(size: float) -> int:
@@ -108,14 +109,15 @@ def markdown(exhibit: Exhibit) -> str:
     lines = [f"# {escape(exhibit.title)}", "", escape(exhibit.caption), ""]
     if exhibit.table is not None:
         columns = shown(exhibit.table)
-        lines.append(_line(escape(column.head) for column in columns))
-        lines.append(_line("--:" if column.keys else ":--" for column in columns))
-        lines += [_line(map(escape, row)) for row in zip(*(column.texts for column in columns))]
+        lines.append(row_of(escape(column.head) for column in columns))
+        lines.append(row_of("--:" if column.keys else ":--" for column in columns))
+        lines += [row_of(map(escape, row)) for row in zip(*(column.texts for column in columns))]
         lines.append("")
     return "\n".join([*lines, f"What was run: {escape(exhibit.run)}"]) + "\n"
 
 
-def _line(cells: Any) -> str:
+def row_of(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 

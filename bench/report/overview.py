@@ -13,7 +13,7 @@ from bench.report import style
 from bench.report.data import Data
 from bench.report.query import RUN, base, cells, having, scores
 from bench.report.tables import in_order, tabulate
-from bench.report.words import clean, counted
+from bench.report.words import clean, counted, fixed
 
 PLACE = ["order", "place", "grid", "task"]
 NO_SETTING = "no setting has finished runs of two methods"
@@ -93,7 +93,7 @@ def main(table: pd.DataFrame) -> Main:
         told = [_cell(of[name], best) if name in of else None for name in columns]
         chance, ceiling = (part[name].mean() for name in ("chance", "ceiling"))
         words = str(place).removeprefix(f"{clean(grid)}: ")
-        rows.append(Row(words, str(task), told, _fixed(chance), _fixed(ceiling)))
+        rows.append(Row(words, str(task), told, fixed(chance), fixed(ceiling)))
     ahead = [f"{name} at {clear[name]}" for name in columns]
     if table["accuracy_low"].isna().all():
         return Main(columns, rows, TOO_FEW if rows else NO_SETTING)
@@ -108,7 +108,3 @@ def _cell(row: dict[Any, Any], best: float) -> Cell:
     interval = "" if pd.isna(row["accuracy_low"]) else f"[{row['accuracy_low']:.2f}, {row['accuracy_high']:.2f}]"
     loss = f"{row['loss']:.2f} bits" if row["unit"] == "bits" and pd.notna(row["loss"]) else ""
     return Cell(f"{row['accuracy']:.3f}", " ".join(filter(None, (interval, loss))), row["accuracy"] == best)
-
-
-def _fixed(value: float) -> str:
-    return "-" if pd.isna(value) else f"{value:.3f}"

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from bench.report import formats, overview, style
 from bench.report.claims import Claim, Verdict, judged
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, Section, attempt, command
+from bench.report.query import one_per_run
 from bench.report.sections import LAST
 from bench.report.words import clean, count, counted, file_name
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROWS_SHOWN = 400
-"""Of a table on the page; the rest is in its CSV."""
+"""The most rows of a table on the page; the rest is in its CSV."""
 ROWS_OPEN = 12
 """A table beside a figure with no more rows than this stands open."""
 BYTES_EMBEDDED = 300_000
@@ -154,13 +155,9 @@ def _title(data: Data) -> str:
     return clean(", ".join(data.names[:4]) + (f" and {len(data.names) - 4} more" if len(data.names) > 4 else ""))
 
 
-def _runs(data: Data) -> pd.DataFrame:
-    return data.results.drop_duplicates(["grid", "id"])
-
-
 def _about(data: Data) -> str:
     """One line: what the numbers of this page come from."""
-    runs = _runs(data)
+    runs = one_per_run(data)
     if runs.empty:
         return "Measured costs alone; nothing was trained for them."
     states = Counter(runs["state"])
@@ -171,7 +168,7 @@ def _about(data: Data) -> str:
 
 def _facts(data: Data) -> list[tuple[str, str]]:
     """Key numbers, each with what it counts."""
-    runs = _runs(data)
+    runs = one_per_run(data)
     done = runs[runs["state"] == "done"]
     if done.empty:
         return []
@@ -253,13 +250,9 @@ def picture(figure: Figure, dpi: int) -> bytes:
 def _table(table: pd.DataFrame) -> Table:
     columns = formats.shown(table.iloc[:ROWS_SHOWN])
     texts = list(zip(*(zip(column.texts, column.keys or [None] * len(column.texts)) for column in columns)))
-    named: dict[str, list[Any]] = {
-        name: [None if pd.isna(value) else str(value) for value in table[name].iloc[:ROWS_SHOWN]]
-        if name in table
-        else [None] * len(texts)
-        for name in ("task", "method")
-    }
-    rows = [Row(list(cells), task, method) for cells, task, method in zip(texts, named["task"], named["method"])]
+    named = table.iloc[:ROWS_SHOWN].reindex(columns=["task", "method"]).astype(object)
+    tasks, methods = ([None if pd.isna(value) else str(value) for value in named[name]] for name in named)
+    rows = [Row(list(cells), task, method) for cells, task, method in zip(texts, tasks, methods)]
     content = formats.csv(table).encode()
     uri = f"data:text/csv;charset=utf-8;base64,{b64encode(content).decode()}"
     return Table(columns, rows, len(table), uri if len(content) <= BYTES_EMBEDDED else None)

@@ -38,11 +38,11 @@ VARIANTS: Sequence[Any] = ("-", (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0,
 GEOMETRIC = 4.0
 """Values that span this ratio or more stand on a logarithmic axis: sweeps double."""
 LEAST_DECADES = 0.8
-"""Of a logarithmic y axis: so many are shown, so that what is flat looks flat."""
+"""The fewest decades of a logarithmic y axis, so that what is flat looks flat."""
 MARKS = 10
 """Markers on a line, or so."""
 WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 2.6, 1.9, 0.72, 0.16, 0.5
-"""Of a panel, and around it, in inches."""
+"""The size of a panel, and the space around it, in inches."""
 LETTER, LETTERS_HIGH = 0.076, 0.165
 """A letter's width and a line's height, in inches, at the size of titles and legends."""
 
@@ -276,13 +276,11 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Style], handles: dict[st
         axes.yaxis.set_major_formatter(FuncFormatter(tick_text))
 
 
-def _dashes(variant: int) -> Any:
-    return VARIANTS[variant % len(VARIANTS)]
-
-
 def _draw_line(axes: Axes, line: Line, color: str, looks: Mapping[str, Style]) -> Line2D:
     bare = line.kind in ("fit", "steps") or not line.method or (line.reference and line.kind != "points")
-    dashes = {"fit": ":", "points": "", "end": ""}.get(line.kind, "--" if line.reference else _dashes(line.variant))
+    dashes = {"fit": ":", "points": "", "end": ""}.get(
+        line.kind, "--" if line.reference else VARIANTS[line.variant % len(VARIANTS)]
+    )
     how: dict[str, Any] = {"color": color, "ls": dashes, "lw": 1.1 if line.reference or line.kind == "fit" else 1.6}
     if line.kind == "end":
         how |= {"marker": "x", "ms": 7, "mew": 1.6}

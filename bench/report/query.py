@@ -201,7 +201,7 @@ def hashable(value: Any) -> Any:
 
 
 def off(runs: pd.DataFrame) -> pd.Series:
-    """Of each run the fields in which it departs from its grid's default setting, as a frozenset.
+    """The fields in which each run departs from its grid's default setting, as a frozenset.
 
     Where grid.json does not say it: by `_guessed_off`.
     """
@@ -337,7 +337,7 @@ def scores(data: Data, from_start: bool = False) -> pd.DataFrame:
 
 
 def effective_rank(data: Data, rows: pd.DataFrame) -> pd.Series:
-    """Of the run of each row, the effective rank of its memories; NaN where no geometry was measured."""
+    """The effective rank of the memories of each row's run; NaN where no geometry was measured."""
     ranks = {(run.get("grid"), run.get("id")): record.get("effective_rank") for run, record in data.geometry}
     return number(pd.Series([ranks.get(run) for run in keys(rows)], index=rows.index, dtype=object))
 

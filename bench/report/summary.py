@@ -31,7 +31,7 @@ COLUMNS = (
     *("share_of_ceiling", "unit", "loss", "start_loss", "loss_floor", "loss_above_floor", "unigram_loss"),
     *("published", *SPENT, "predictor_parameters", "status", "reason"),
 )
-"""Of `summarise`, those that people read."""
+"""The columns of `summarise` that people read."""
 
 READ = {
     *("id", "backbone", "predictor", "reference", "length", "accuracy", "start_accuracy", *FACTS, "shortcut_rule"),

@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.report.exhibit import sizes
+from bench.report.formats import row_of
 from bench.report.query import names_of
 from bench.report.summary import about, by_task, heading, reasons
-from bench.report.words import clean, count, escape, whole_as_int
+from bench.report.words import clean, count, escape, fixed, whole_as_int
 from bench.statistics import SEEDS_FOR_AN_INTERVAL
 
 
@@ -27,8 +28,8 @@ class Column(NamedTuple):
     right: bool = True
 
 
-def _fixed(name: str, digits: int = 3) -> Callable[[Any], str]:
-    return lambda row: "-" if pd.isna(row[name]) else f"{row[name]:.{digits}f}"
+def _fixed(name: str) -> Callable[[Any], str]:
+    return lambda row: fixed(row[name])
 
 
 def _seconds(value: float) -> str:
@@ -40,14 +41,12 @@ def _steps(value: float) -> str:
     return "-" if pd.isna(value) else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
-def _start_loss_above_floor(row: Any) -> str:
-    above = row["start_loss"] - row["loss_floor"]
-    return "-" if pd.isna(above) else f"{above:.3f}"
-
-
 def _accuracy(row: Any) -> str:
-    text = _fixed("accuracy")(row)
-    return text if pd.isna(row["accuracy_se"]) else f"{text} ±{row['accuracy_se']:.3f}"
+    return fixed(row["accuracy"]) + ("" if pd.isna(row["accuracy_se"]) else f" ±{row['accuracy_se']:.3f}")
+
+
+def _start_loss_above_floor(row: Any) -> str:
+    return fixed(row["start_loss"] - row["loss_floor"])
 
 
 def _interval(row: Any) -> str:
@@ -82,7 +81,10 @@ def _columns(part: pd.DataFrame) -> list[Column]:
         (natural and streamed, Column("loss from start", _fixed("start_loss"))),
         (natural, Column("unigram", _fixed("unigram_loss"))),
         (not natural, Column("loss +", _fixed("loss_above_floor"))),
-        (not natural and streamed, Column("loss + from start", _start_loss_above_floor)),
+        (
+            not natural and streamed,
+            Column("loss + from start", lambda row: fixed(row["start_loss"] - row["loss_floor"])),
+        ),
         (True, _own("steps", lambda row: _steps(row["steps"]))),
         (True, _own("tokens", lambda row: count(row["tokens"]))),
         (True, _own("seconds", lambda row: _seconds(row["training_seconds"]))),
@@ -176,11 +178,6 @@ def markdown(frame: pd.DataFrame, results: pd.DataFrame, figures: Mapping[tuple[
     lines += ["## How to read this", "", f"{escape('; '.join(notes))}.", "", "## What computed it", ""]
     lines += [f"- {escape(line)}" for line in _provenance(runs)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
-
-
-def row_of(cells: Any) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
 
 
 def _provenance(runs: pd.DataFrame) -> list[str]:

@@ -10,7 +10,7 @@ import pandas as pd
 from bench.report.claims.base import Verdict, register_claim
 from bench.report.claims.findings import Case, Part, apart, decide, stated
 from bench.report.data import Data
-from bench.report.fits import LENGTH, POSITION, SMT, fits, traced
+from bench.report.fits import LENGTH, POSITION, SMT, fitted, traced
 from bench.report.query import place
 from bench.statistics import Interval
 
@@ -42,7 +42,7 @@ def sequential(data: Data) -> Verdict:
     a line through the larger half of the distances changes by at most 5 %, and linear where it rises by more with
     r2 >= 0.98.
     """
-    table = fits(data)
+    table = fitted(data)
 
     def rows(key: str, methods: tuple[str, ...], phase: str | None) -> pd.DataFrame:
         own = table[(table["key"] == key) & table["method"].isin(methods)]
@@ -85,7 +85,7 @@ def streaming(data: Data) -> Verdict:
     elementwise work included: exponent at most 0.05 for RNNs; for the Transformer, whose projections are a constant
     part, a straight line (r2 >= 0.98) that rises by more than 5 %. Fits are over the larger half of positions.
     """
-    inference, table = traced(data, "inference"), fits(data)
+    inference, table = traced(data, "inference"), fitted(data)
     state = table["method"].map(dict(zip(inference["method"], inference["state"])))
     work, held = "FLOPs per token", "bytes of state"
     parts = [
@@ -117,15 +117,11 @@ def _exponents(
     says: str, what: str, x: str, rows: pd.DataFrame, limits: tuple[float, float], phase: str | None = None
 ) -> Part:
     low, high = limits
-    cases = [
-        Case(
-            _where(row, rows, phase),
-            _interval(row["exponent"], row["error"]),
-            ((f"exponent of {what} over all {row['count']} {x}s", _interval(row["exponent_all"], row["error_all"])),),
-            _few(row, x),
-        )
-        for row in rows.to_dict("records")
-    ]
+    cases = []
+    for row in rows.to_dict("records"):
+        whole = (f"exponent of {what} over all {row['count']} {x}s", _interval(row["exponent_all"], row["error_all"]))
+        effect = _interval(row["exponent"], row["error"])
+        cases.append(Case(_where(row, rows, phase), effect, (whole,), _few(row, x)))
     words = f"at most {high}" if low == -math.inf else f"{low} to {high}"
     rule = apart(words, lambda effect: low <= effect.mean <= high, lambda effect: True)
     return Part(says, f"exponent of {what} {HALF}", rule, cases, TRACED, digits=2)

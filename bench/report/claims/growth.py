@@ -61,18 +61,16 @@ def efficiency(data: Data) -> Verdict:
     told = stated("; ".join(f"{task}: {PER_TOKEN[task].words}" for task in asked))
     effect = "bits that BPTT's loss is above SMT->DMT's, at equal {}"
     stands = f" (for {' and '.join(task for task in PER_TOKEN if task != STAND_IN)})" if asked == [STAND_IN] else ""
+    per_flop = [_per_flop(*matched) for matched in _with_curves(data, found, "spent.sequential_flops")]
+    per_token = [_per_token(*matched) for matched in _with_curves(data, found, "spent.tokens")]
+    says = f"per token it compares as claimed on {' and '.join(asked)}{stands}"
     return decide(
         [
             Part(
                 *("SMT->DMT is far ahead per sequential FLOP", effect.format("sequential FLOPs"), far),
-                [_per_flop(*matched) for matched in _with_curves(data, found, "spent.sequential_flops")],
-                "measure: [cost]",
+                *(per_flop, "measure: [cost]"),
             ),
-            Part(
-                f"per token it compares as claimed on {' and '.join(asked)}{stands}",
-                *(effect.format("tokens"), told),
-                [_per_token(*matched) for matched in _with_curves(data, found, "spent.tokens")],
-            ),
+            Part(says, effect.format("tokens"), told, per_token),
         ],
         "SMT also trains a teacher, on which it may spend what an RNN over short sequences does not need, and a small "
         "budget may end long before either method is done.",
@@ -150,21 +148,16 @@ def scaling(data: Data) -> Verdict:
     teacher = runs[runs["reference"] & (runs["predictor"] == "teacher")].set_index(RUN)["bits"]
     gaps = rnn.join(teacher.rename("teacher")[~teacher.index.duplicated()], on=RUN)
     gaps = gaps.assign(gap=gaps["bits"] - gaps["teacher"]).dropna(subset="gap")
-    falls = [
-        Part(
-            *(f"loss falls with {words}", "bits from the smallest to the largest", ahead(BITS)),
-            [_falls(ladder, words) for column in columns for ladder in ladders(data, rnn, column, RUNGS)],
-            f"{RUNGS} values of {' or '.join(columns)} on a natural task",
-        )
-        for words, columns in (("context", ("method.context",)), ("memory", ("model.memory_tokens",)), ("size", SIZES))
-    ]
-    shrinks = Part(
-        *("the gap to the teacher shrinks with size", "bits by which the gap shrinks", ahead(BITS)),
-        [_nears(ladder) for column in SIZES for ladder in ladders(data, gaps, column, RUNGS)],
-        falls[-1].needs,
-    )
+    parts = []
+    for words, columns in (("context", ("method.context",)), ("memory", ("model.memory_tokens",)), ("size", SIZES)):
+        cases = [_falls(ladder, words) for column in columns for ladder in ladders(data, rnn, column, RUNGS)]
+        says, needs = f"loss falls with {words}", f"{RUNGS} values of {' or '.join(columns)} on a natural task"
+        parts.append(Part(says, "bits from the smallest to the largest", ahead(BITS), cases, needs))
+    nears = [_nears(ladder) for column in SIZES for ladder in ladders(data, gaps, column, RUNGS)]
+    says = "the gap to the teacher shrinks with size"
+    parts.append(Part(says, "bits by which the gap shrinks", ahead(BITS), nears, parts[-1].needs))
     return decide(
-        [*falls, shrinks],
+        parts,
         "With a small budget a larger model may be further from the end of its training than a small one, and short "
         "pictures may ask little of memory or context.",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,22 +30,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     rows = scores(data)
     rows = having(rows[rows["trained"]], *PAPERS)
     rows = rows.assign(rank=effective_rank(data, rows), **{BACKBONE: rows["backbone"]})
-    for name, title, caption, fields, make in (
-        (
-            *("ablation-lambda", "Weights of SMT's losses"),
-            "Accuracy, and the effective rank of memories, against each weight; the line is the paper's choice.",
-            *((DYNAMICS, UNIFORMITY), _weights),
-        ),
-        (
-            *("ablation-future", "How far the decoder predicts, joint and detached"),
-            "Accuracy with teacher and RNN trained jointly, or with the RNN's gradient kept out of the teacher.",
-            *((FUTURE,), _future),
-        ),
-        (
-            *("ablation-backbone", "The updater's backbone", "Accuracy with each backbone as the updater."),
-            *((BACKBONE,), _backbones),
-        ),
-    ):
+    for name, (title, caption, fields, make) in EXHIBITS.items():
         made = make(data, rows)
         if made is None:
             told = f"no finished cells of one task and method that differ in just {' or '.join(fields)}"
@@ -76,9 +61,8 @@ def sets(data: Data, rows: pd.DataFrame, fields: Sequence[str], **how: Any) -> p
         for field in fields:
             usual = cells[~cells["off"].map(lambda names, field=field: field in names).astype(bool)]
             values = sorted(set(usual[field].dropna().map(whole_as_int)), key=sortable)
-            base &= own[field].map(whole_as_int) == (
-                PAPERS[field] if PAPERS[field] in values else next(iter(values), None)
-            )
+            default = PAPERS[field] if PAPERS[field] in values else next(iter(values), None)
+            base &= own[field].map(whole_as_int) == default
         found.append(own.rename(columns={"setting": "where"}).assign(base=base, value=own[fields[0]]))
     return pd.concat(found, ignore_index=True) if found else None
 
@@ -182,3 +166,22 @@ def _apart(line: plot.Line, shift: float) -> plot.Line:
     """The line as points, beside those of other methods."""
     seeds = tuple((x + 0.6 * shift + 0.06, y) for x, y in line.seeds)
     return replace(line, x=line.x + 0.6 * shift, seeds=seeds, kind="points")
+
+
+EXHIBITS: dict[str, tuple[str, str, tuple[str, ...], Callable[[Data, pd.DataFrame], Made]]] = {
+    "ablation-lambda": (
+        "Weights of SMT's losses",
+        "Accuracy, and the effective rank of memories, against each weight; the line is the paper's choice.",
+        *((DYNAMICS, UNIFORMITY), _weights),
+    ),
+    "ablation-future": (
+        "How far the decoder predicts, joint and detached",
+        "Accuracy with teacher and RNN trained jointly, or with the RNN's gradient kept out of the teacher.",
+        *((FUTURE,), _future),
+    ),
+    "ablation-backbone": (
+        *("The updater's backbone", "Accuracy with each backbone as the updater."),
+        *((BACKBONE,), _backbones),
+    ),
+}
+"""Title and caption, the fields whose cells it compares, and what makes panels and table."""

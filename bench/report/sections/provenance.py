@@ -19,7 +19,7 @@ SINGLE = ("device", "precision", "threads")
 PRIVATE = ("provenance.host", "provenance.seed")
 """Not told: a host's name is nobody's business, and seeds have a column of their own."""
 MOST_ROWS = 200
-"""Of the table of configurations; more cells are told by groups that differ in nothing but their seed."""
+"""The most rows of the table of configurations; more cells are told by groups that differ only in their seed."""
 OWNED = ("task.", "method.")
 
 
