@@ -84,8 +84,8 @@ def _summary(data: Data, made: list[Section]) -> dict[str, bytes]:
 def _made(section: Section, data: Data, files: dict[str, bytes], taken: set[str]) -> Section:
     """The section, with every exhibit's files made; no two exhibits have one name."""
     found: list[Exhibit | Missing] = []
-    for own in section.exhibits:
-        named = replace(own, name=file_name(own.name, taken))
+    for made in section.exhibits:
+        named = replace(made, name=file_name(made.name, taken))
         own = {} if isinstance(named, Missing) else attempt(partial(_files, named, data), named.name, named.title)
         found.append(own if isinstance(own, Missing) else named)
         files |= {} if isinstance(own, Missing) else own

@@ -16,7 +16,7 @@ from scipy.stats import linregress
 
 from bench.report import style
 from bench.report.data import Data
-from bench.report.query import having, number, remembered
+from bench.report.query import number, remembered, with_columns
 from bench.statistics import PowerLaw, power_law
 
 UNKNOWN = "not known"
@@ -58,7 +58,7 @@ QUANTITIES = (
 )
 
 
-def paper(quantity: str, method: str, phase: str) -> str:
+def papers_growth(quantity: str, method: str, phase: str) -> str:
     """What the paper says of how a quantity grows (arXiv 2606.06479, claims 3 and 4 of METHODS.md), as far as known."""
     smt = method in SMT
     if quantity == "sequential_operations":
@@ -76,7 +76,7 @@ def traced(data: Data, name: str) -> pd.DataFrame:
     """The rows of one of `FRAMES` that name a method, with every column that is used; `work` is all arithmetic."""
     columns = [quantity.column for quantity in QUANTITIES if quantity.column != "work"]
     numbers = (*columns, *AXES, "whole.flops", "whole.elementwise", "flops", "elementwise")
-    rows = having(getattr(data, name), *WHO, *numbers, "batch_size", "device", "outside", "uncounted", "state")
+    rows = with_columns(getattr(data, name), *WHO, *numbers, "batch_size", "device", "outside", "uncounted", "state")
     for column in numbers:
         rows[column] = number(rows[column])
     for column in WHO:
@@ -111,7 +111,7 @@ def fitted(data: Data) -> pd.DataFrame:
             law, whole, line = _law(x[half:], y[half:]), _law(x, y), _line(x[half:], y[half:])
             told = {
                 **{"quantity": quantity.name, "in": SYMBOLS[quantity.against]},
-                "paper": paper(quantity.key, who["method"], who["phase"]),
+                "paper": papers_growth(quantity.key, who["method"], who["phase"]),
                 **{"exponent": law.exponent, "error": law.error, "r2": law.r2},
                 **{"slope": line.slope, "slope_r2": line.r2, "points": len(x) - half},
                 **{"fitted_from": x[half], "exponent_all": whole.exponent},

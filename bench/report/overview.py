@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench.report import style
 from bench.report.data import Data
-from bench.report.query import RUN, base, cells, having, scores
+from bench.report.query import RUN, base, cells, scores, with_columns
 from bench.report.tables import in_order, tabulate
 from bench.report.words import clean, counted, fixed
 
@@ -59,7 +59,7 @@ def compared(data: Data) -> pd.DataFrame:
     rows = scores(data)
     rows = rows[rows["trained"] & ~rows["reference"]]
     facts = ["accuracy", "unit_loss", "chance", "accuracy_ceiling", "unit"]
-    units = having(data.results, "unit_loss")[[*RUN, "predictor", "length", "unit_loss"]]
+    units = with_columns(data.results, "unit_loss")[[*RUN, "predictor", "length", "unit_loss"]]
     rows = rows.merge(units, on=[*RUN, "predictor", "length"], how="left")
     if runs.empty or rows.empty:
         return pd.DataFrame(columns=[*PLACE, "method", "accuracy"])

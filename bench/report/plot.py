@@ -129,8 +129,9 @@ def over_seeds(rows: pd.DataFrame, x: str, y: str, method: str, word: str | None
 def of_table(table: pd.DataFrame, x: str, y: str, method: str, word: str, **how: Any) -> Line:
     """A line through the rows that have a `y`; with the ends of its interval where the table has them."""
     known = table.dropna(subset=y)
-    names = [x, y, *(name for name in (f"{y}_low", f"{y}_high") if name in table)]
-    return Line(word, *(known[name].to_numpy(dtype=float) for name in names), method=method, **how)
+    names = {"x": x, "mean": y, "low": f"{y}_low", "high": f"{y}_high"}
+    columns: dict[str, Any] = {at: known[name].to_numpy(dtype=float) for at, name in names.items() if name in known}
+    return Line(word, method=method, **columns, **how)
 
 
 def over_time(rows: pd.DataFrame, x: str, y: str, method: str, word: str, logs: bool = False, **how: Any) -> Line:
@@ -152,7 +153,7 @@ def over_curves(seeds: Sequence[pd.DataFrame], x: str, y: str, method: str, word
     return Line(word, at, mean, seeds=tuple(curves) if len(curves) > 1 else (), method=method, kind="curve", **how)
 
 
-def who(method: Any, setting: Any = "", predictor: Any = "", reference: Any = False) -> str:
+def legend_name(method: Any, setting: Any = "", predictor: Any = "", reference: Any = False) -> str:
     """A line's name in a legend."""
     return (f"{method} {predictor} (reference)" if reference else str(method)) + (f", {setting}" if setting else "")
 
@@ -163,7 +164,7 @@ def sweep_lines(rows: pd.DataFrame, x: str, y: str) -> list[Line]:
     groups = [(key, part) for key, part in rows.groupby(query.LINE, sort=False)]
     for (method, setting, predictor, reference), part in sorted(groups, key=_in_legends):
         settings = sorted(set(rows.loc[rows["method"] == method, "setting"]))
-        word = who(method, setting, predictor, reference)
+        word = legend_name(method, setting, predictor, reference)
         how = {"variant": settings.index(setting), "reference": bool(reference)}
         found.append(over_seeds(part, x, y, str(method), word, **how))
     return found

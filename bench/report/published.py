@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from bench.report.query import having
+from bench.report.query import with_columns
 
 NOT_READ = "quoted from memory"
 
@@ -21,7 +21,9 @@ def published(results: pd.DataFrame) -> pd.Series:
     Only a trained predictor at its trained length has one: no reference line, and no other test length.
     """
     found = pd.Series(None, index=results.index, dtype=object)
-    known = having(results, "task.length", *dict.fromkeys(name for entry in _entries() for name in entry["where"]))
+    known = with_columns(
+        results, "task.length", *dict.fromkeys(name for entry in _entries() for name in entry["where"])
+    )
     trained = known["reference"].eq(False) & known["length"].eq(known["task.length"])
     for entry in _entries():
         rows = trained.copy()

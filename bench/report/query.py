@@ -51,7 +51,7 @@ def remembered(find: Callable[Concatenate[Data, P], T]) -> Callable[Concatenate[
 # Frames.
 
 
-def having(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+def with_columns(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """The frame with these columns, empty where they were missing."""
     return frame.reindex(columns=[*frame, *(name for name in columns if name not in frame)])
 
@@ -78,7 +78,7 @@ def one_per_run(data: Data) -> pd.DataFrame:
 
 def finished(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that belong to runs that are done."""
-    runs = having(data.results, *RUN, "state")
+    runs = with_columns(data.results, *RUN, "state")
     done = set(keys(runs[runs["state"] == "done"]))
     return rows[pd.Series([run in done for run in keys(rows)], index=rows.index, dtype=bool)]
 
@@ -86,7 +86,7 @@ def finished(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
 @remembered
 def curve_points(data: Data, *columns: str) -> pd.DataFrame:
     """The curves' points of finished runs' trained predictors, with these columns as numbers, in order."""
-    points = having(data.curves, *RUN, "phase", "reference", *columns)
+    points = with_columns(data.curves, *RUN, "phase", "reference", *columns)
     points = finished(data, points[~points["reference"].eq(True)]).copy()
     for name in columns:
         points[name] = number(points[name])
@@ -157,7 +157,7 @@ def settings(results: pd.DataFrame) -> dict[tuple[str, str], Setting]:
     config = runs[columns].astype(object)
     config = config.where(config.notna(), None)
     if "init_from.run" in config:  # the ids of one group stand for one another
-        group = dict(zip(keys(runs), having(runs, "group")["group"]))
+        group = dict(zip(keys(runs), with_columns(runs, "group")["group"]))
         first: dict[Any, str] = {}
         sources = list(zip(runs["grid"], config["init_from.run"]))
         config["init_from.run"] = [first.setdefault(group.get(source) or source, source[1]) for source in sources]
@@ -200,14 +200,14 @@ def hashable(value: Any) -> Any:
 # Where cells stand.
 
 
-def off(runs: pd.DataFrame) -> pd.Series:
+def departures(runs: pd.DataFrame) -> pd.Series:
     """The fields in which each run departs from its grid's default setting, as a frozenset.
 
     Where grid.json does not say it: by `_guessed_off`.
     """
     if runs.empty:
         return pd.Series([], index=runs.index, dtype=object)
-    told = having(runs, "off").reset_index(drop=True)
+    told = with_columns(runs, "off").reset_index(drop=True)
     known = told["off"].map(lambda text: isinstance(text, str)).astype(bool)
     found = told["off"].where(known, "").map(lambda text: frozenset(filter(None, text.split(", "))))
     return found.where(known, _guessed_off(told[~known]).reindex(told.index)).set_axis(runs.index)
@@ -239,9 +239,9 @@ def cells(data: Data) -> pd.DataFrame:
 
     `length` is the trained one; `place` the task with the knobs in which its runs differ, in words, and `order` its
     number; `setting` in which other fields the run differs from others of its method, in words; `where` all three
-    with the method; `off` as `off`, and `base` whether there is none. With the run's config.
+    with the method; `off` as `departures`, and `base` whether there is none. With the run's config.
     """
-    runs = having(data.results, "grid", "id", "task", "method", "seed", "state", "task.length")
+    runs = with_columns(data.results, "grid", "id", "task", "method", "seed", "state", "task.length")
     runs = runs[runs["state"] == "done"].drop_duplicates(RUN).reset_index(drop=True)
     runs["length"] = number(runs["task.length"])
     if runs.empty:
@@ -259,7 +259,7 @@ def cells(data: Data) -> pd.DataFrame:
             at[row] = (str(grid), str(task), *(sortable(value) for _, value in told))
             places[at[row]] = place(str(grid) if several else None, str(task), told)
     rank = {spot: count for count, spot in enumerate(sorted(places))}
-    departs = off(runs)
+    departs = departures(runs)
     others = [[item for item in found[run] if not item[0].startswith("task.")] for run in keys(runs)]
     runs = runs.assign(place=[places[at[row]] for row in runs.index], setting=[label(other, names) for other in others])
     return runs.assign(
@@ -275,7 +275,7 @@ def placed(rows: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[str]) -> pd
 
     `variant` is the number of its setting among those of its method in these rows without ablations.
     """
-    wanted, where = having(rows, *RUN, *columns)[[*RUN, *columns]], runs[["id", "seed", *GROUP]]
+    wanted, where = with_columns(rows, *RUN, *columns)[[*RUN, *columns]], runs[["id", "seed", *GROUP]]
     left, right = (frame.astype(dict.fromkeys(RUN, object)) for frame in (wanted, where))  # (either may be empty)
     found = left.merge(right, on=RUN)
     settings = found.loc[found["base"].astype(bool), ["method", "setting"]].drop_duplicates()
@@ -298,7 +298,7 @@ def chosen(rows: pd.DataFrame, most: int) -> list[int]:
 
 def facts(data: Data, *names: str) -> pd.DataFrame:
     """What is known of each run's trained predictor, at its first length: grid, id and these columns of results."""
-    rows = having(data.results, *RUN, "reference", *names)
+    rows = with_columns(data.results, *RUN, "reference", *names)
     return rows[~rows["reference"].eq(True)].drop_duplicates(RUN)[[*RUN, *names]]
 
 
@@ -314,7 +314,9 @@ def scores(data: Data, from_start: bool = False) -> pd.DataFrame:
     """
     columns = ["grid", "id", "task", "method", "backbone", "seed", "state", "predictor", "reference", "length", "unit"]
     values = ("accuracy", "loss", "chance", "accuracy_ceiling", "task.length", "predictor_parameters")
-    rows = having(data.results, *columns, *values, "init_from.run", "start_accuracy", "start_loss", "group", "off")
+    rows = with_columns(
+        data.results, *columns, *values, "init_from.run", "start_accuracy", "start_loss", "group", "off"
+    )
     rows = rows[rows["state"] == "done"]
     if from_start:
         rows = rows.assign(**{name: rows[f"start_{name}"].fillna(rows[name]) for name in ("accuracy", "loss")})
@@ -323,7 +325,7 @@ def scores(data: Data, from_start: bool = False) -> pd.DataFrame:
     apart = set(varying(fields))
     kept = [name for name in names if name in apart or name.startswith("method.") or name == "task.length"]
     others = [name for name in (*columns, *values, "init_from.run", "group") if name not in names]
-    departs = dict(zip(keys(runs := rows.drop_duplicates(RUN)), off(runs)))
+    departs = dict(zip(keys(runs := rows.drop_duplicates(RUN)), departures(runs)))
     rows = pd.concat([rows[others], fields[kept]], axis=1)  # without fields that tell nothing apart
     rows["off"] = [departs[run] for run in keys(rows)]
     for name in (*values, "length", "seed"):

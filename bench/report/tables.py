@@ -66,7 +66,8 @@ def mean_of(runs: pd.DataFrame, name: str) -> Interval:
 
 def difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> Interval:
     """The mean of a - b, frames indexed by seed, over the seeds that both have, with its interval."""
-    return paired_difference(*(dict(runs[column].dropna().items()) for runs in (a, b)))
+    left, right = ({int(seed): float(value) for seed, value in runs[column].dropna().items()} for runs in (a, b))  # type: ignore[call-overload]
+    return paired_difference(left, right)
 
 
 def grouped(rows: pd.DataFrame, columns: Sequence[str] = tuple(GROUP)) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:

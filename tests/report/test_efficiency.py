@@ -14,8 +14,8 @@ import pytest
 from bench.config import Run
 from bench.report.data import Data, load
 from bench.report.query import cells
-from bench.report.sections.efficiency import alike
-from bench.report.spends import loss_at, spend_to, together
+from bench.report.sections.efficiency import comparable
+from bench.report.spends import loss_at, on_common_spends, spend_to
 from bench.results import write_json
 from tests.helpers import TINY, folder_of, tiny_run
 from tests.report import fabricated
@@ -203,11 +203,11 @@ def test_the_last_loss_is_that_at_each_seeds_own_end(tmp_path: Path) -> None:
 def test_seeds_that_were_evaluated_at_other_spends_meet_on_a_common_grid() -> None:
     a = np.array([100.0, 400.0]), np.array([2.0, 1.0])
     b = np.array([50.0, 200.0, 800.0]), np.array([3.0, 1.0, 0.0])
-    x, losses = together([a, b])
+    x, losses = on_common_spends([a, b])
     assert x.tolist() == [100, 200, 400, 800], "from where both have begun"
     assert losses == pytest.approx(np.array([[2.0, 1.5, 1.0, 1.0], [2.0, 1.0, 0.5, 0.0]]))
     gap = np.array([100.0, math.nan]), np.array([2.0, 1.0])
-    assert together([a, gap])[1].shape == (2, 0), "a mean over other seeds would be another mean"
+    assert on_common_spends([a, gap])[1].shape == (2, 0), "a mean over other seeds would be another mean"
 
 
 # The figures.
@@ -301,7 +301,7 @@ def test_ablations_and_ladders_leave_the_setting_that_most_runs_share(tmp_path: 
         method = {"name": "smt", "lambda_dyn": weight}
         for seed in range(2 if weight == 1.0 else 1):
             cell(tmp_path, tiny_run(method, seed=seed, model={**TINY, "d": 16}), [2.0, 1.5, 1.2, 1.0])
-    kept = alike(cells(load([tmp_path])))
+    kept = comparable(cells(load([tmp_path])))
     assert dict(zip(kept["method"], kept["model.d"])) == {"transformer": 16, "smt": 16}
     assert set(kept.loc[kept["method"] == "smt", "method.lambda_dyn"]) == {1.0}
 

@@ -195,7 +195,7 @@ def test_compute_is_flops_where_every_cell_was_traced(tmp_path: Path) -> None:
     traced(tmp_path / "g", lambda tokens: 1000.0 * tokens)
     rows = table(tmp_path, "compression")
     assert set(rows["currency"]) == {"FLOPs"}
-    passages, _ = scaling.smallest(load([tmp_path]), scaling.ladders(load([tmp_path])))
+    passages, _ = scaling.smallest(load([tmp_path]), scaling.sweep_scores(load([tmp_path])))
     at = passages[passages["level"] == 2.0].set_index("memory")["spent"]
     assert at.to_dict() == pytest.approx({16: 800e3, 32: 800e3, 64: 800e3})  # half the price, twice the tokens
     next((tmp_path / "g").rglob("cost.json")).unlink()

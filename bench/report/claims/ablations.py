@@ -11,7 +11,7 @@ from bench.report.claims.base import Verdict, register_claim
 from bench.report.claims.findings import EQUAL, LEARNED, MARGIN, Case, Part, ahead, decide, means, within
 from bench.report.claims.learning import final, of_method, still_learning
 from bench.report.data import Data
-from bench.report.query import base, effective_rank, having, number
+from bench.report.query import base, effective_rank, number, with_columns
 from bench.report.sweeps import Ladder, ladders, pairs
 from bench.report.tables import difference, mean_of
 from bench.statistics import exponential
@@ -40,7 +40,7 @@ def future(data: Data) -> Verdict:
     or more (in between, dependencies are partly spanned, and nothing is asked). A failure tells nothing where joint
     training fails with the longest future too.
     """
-    runs = having(of_method(final(data), "smt+dmt"), "method.future", "method.detach")
+    runs = with_columns(of_method(final(data), "smt+dmt"), "method.future", "method.detach")
     runs = runs.assign(**{"method.future": number(runs["method.future"])}).dropna(subset="method.future")
     runs = base(runs[runs["task"].isin(DEPENDENT)], "method.future", "method.detach")
     detached, length = runs["method.detach"].eq(True), runs["task.length"]
@@ -117,12 +117,13 @@ def _without(ladder: Ladder, column: str) -> Case:
     """What is without L_unif beside what is with the weight nearest the paper's; ranks as ratios."""
     paper = PAPERS[ladder.column]
     near = min((rung for rung in ladder.rungs if rung > 0), key=lambda rung: abs(math.log(rung / paper)))
-    sides = {"at lambda_unif 0": ladder.at(0.0), "with it": ladder.at(near)}
-    effect, beside = difference(*sides.values(), column), means(sides, column, f"{column} {{}}")
+    without, usual = ladder.at(0.0), ladder.at(near)
+    sides = {"at lambda_unif 0": without, "with it": usual}
+    effect, beside = difference(without, usual, column), means(sides, column, f"{column} {{}}")
     if column == "rank":  # in logarithms
         names = (f"effective rank {side} (geometric mean)" for side in sides)
         effect, beside = exponential(effect), tuple((name, exponential(logs)) for name, (_, logs) in zip(names, beside))
-    unlearned = ladder.at(near)["skill"].mean() < LEARNED
+    unlearned = usual["skill"].mean() < LEARNED
     unless = {"": [(unlearned, "not learned with it either")]}
     return Case(f"{ladder.where}, lambda_unif 0 and {near:g}", effect, beside, unless)
 

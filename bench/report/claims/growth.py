@@ -94,7 +94,7 @@ def _with_curves(data: Data, found: list[Pair], column: str) -> Iterator[tuple[P
         sides = zip(keys(pair.a.loc[seeds]), keys(pair.b.loc[seeds]))
         both = [(curves[a], curves[b]) for a, b in sides if a in curves and b in curves]
         if both:
-            yield pair, *map(list, zip(*both))
+            yield pair, [a for a, _ in both], [b for _, b in both]
 
 
 def _difference(a: list[Curve], b: list[Curve], currency: str) -> tuple[Interval, Beside]:

@@ -15,7 +15,7 @@ from bench.report.claims.base import Verdict, register_claim
 from bench.report.claims.findings import LEARNED, MARGIN, SOLVED, Case, Part, ahead, apart, decide, means, within
 from bench.report.claims.learning import final, of_method, still_learning
 from bench.report.data import Data
-from bench.report.query import RUN, cells, curve_points, having, keys, number
+from bench.report.query import RUN, cells, curve_points, keys, number, with_columns
 from bench.report.tables import mean_of
 from bench.statistics import exponential, mean_interval
 
@@ -59,7 +59,7 @@ def gradients(data: Data) -> Verdict:
     which are different initialisations, lies within a factor of three either way; vanishing or exploding: it lies
     outside.
     """
-    rows = having(data.gradients, "grid", "id", "task", "when", "t", "norm", "loss_at", "through")
+    rows = with_columns(data.gradients, "grid", "id", "task", "when", "t", "norm", "loss_at", "through")
     rows = _with_where(data, rows[rows["task"].isin(FAR_BACK)])
     rows = rows.assign(t=number(rows["t"]), log=np.log(number(rows["norm"]).clip(lower=SMALLEST)))
     end = number(rows["loss_at"])
@@ -103,7 +103,7 @@ def dagger(data: Data) -> Verdict:
     Accuracy tells nothing where SMT alone solves the task (0.98 of the ceiling), where neither is above chance, or
     where it fell but was still rising at the end.
     """
-    drift = having(data.drift, "grid", "id", "phase", "t", "delta", "task.length")
+    drift = with_columns(data.drift, "grid", "id", "phase", "t", "delta", "task.length")
     drift = drift[number(drift["t"]) < number(drift["task.length"]).fillna(math.inf)]
     drifts = drift.assign(delta=number(drift["delta"])).groupby([*RUN, "phase"])["delta"].mean()
     points = curve_points(data, "tokens", "accuracy").dropna(subset="accuracy")
@@ -181,7 +181,7 @@ def geometry(data: Data) -> Verdict:
     memories grouped by their labels stands in. Runs that have not learned their task (0.2 of the way from chance to the
     ceiling) tell nothing. SMT is every method with a teacher of memories.
     """
-    told = having(data.results, "grid", "id", "traits.teacher")
+    told = with_columns(data.results, "grid", "id", "traits.teacher")
     taught = set(keys(told[told["traits.teacher"].eq(True)]))
     runs = final(data)
     runs = _with_where(data, runs[~runs["reference"]])

@@ -11,7 +11,7 @@ import pandas as pd
 from bench.report.claims.base import Verdict, register_claim
 from bench.report.claims.findings import BITS, Case, Part, ahead, decide, stated, within
 from bench.report.data import Data
-from bench.report.query import cells, having, number, scores
+from bench.report.query import cells, number, scores, with_columns
 from bench.report.sections import estimators, frontier
 from bench.results.frames import scale_of
 from bench.statistics import Interval, exponential, mean_interval, paired_difference
@@ -69,7 +69,7 @@ def balance(data: Data) -> Verdict:
     if record is None:
         found.append(_gone("influence balancing", "influence-balancing"))
     else:
-        table = estimators.balanced(record)
+        table = estimators.balance_table(record)
         unbiased = table[table["method"].isin(UNBIASED)].groupby("method", sort=False)["off"]
         cut = table[table["setting"].isin(["k 1", "k 10"])].groupby("setting", sort=False)["off"]
         near = [_certain(str(method), off, off.max() < estimators.AIM) for method, off in unbiased]
@@ -147,7 +147,7 @@ def curriculum(data: Data) -> Verdict:
 def _gap(curve: frontier.Curve, other: frontier.Curve, name: str) -> Interval:
     """How much higher the first is, at the most that both have spent."""
     spent = min(curve.spent[name][-1], other.spent[name][-1])
-    return paired_difference(*(dict(zip(one.seeds, frontier.at(one, name, spent))) for one in (curve, other)))
+    return paired_difference(*(dict(zip(one.seeds, frontier.values_at(one, name, spent))) for one in (curve, other)))
 
 
 @online_claim(
@@ -161,7 +161,7 @@ def memory(data: Data) -> Verdict:
     record = _record(data, "credit-costs")
     if record is None:
         return decide([_gone("traced costs", "credit-costs")], "")
-    table = estimators.grown(record)
+    table = estimators.cost_table(record)
     table = table[table["axis"] == "columns"]
     parts = []
     for says, methods, limits, rule in (
@@ -187,7 +187,7 @@ def elementwise(data: Data) -> Verdict:
     """Losses from the start state at the trained length, paired by seed: the whole interval within 0.02 bits, of RTRL
     that steps once a sequence as BPTT does.
     """
-    runs = having(cells(data), "method.update_every", "model.backbone", "tokens")
+    runs = with_columns(cells(data), "method.update_every", "model.backbone", "tokens")
     runs = runs[runs["model.backbone"].isin(["elstm", "lru"]) & runs["method.update_every"].isna()]
     rows = scores(data, from_start=True)
     rows = rows[rows["trained"] & ~rows["reference"]]

@@ -11,7 +11,7 @@ import pandas as pd
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit
-from bench.report.query import effective_rank, having, number, scores, titled
+from bench.report.query import effective_rank, number, scores, titled, with_columns
 from bench.report.sweeps import sweeps, with_settings
 from bench.report.tables import difference, in_order, per_seed, tabulate
 from bench.report.words import sortable, whole_as_int
@@ -28,7 +28,7 @@ CELL = ["grid", "task", "method", "where"]
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """What weights, future and backbone each do, all else being equal."""
     rows = scores(data)
-    rows = having(rows[rows["trained"]], *PAPERS)
+    rows = with_columns(rows[rows["trained"]], *PAPERS)
     rows = rows.assign(rank=effective_rank(data, rows), **{BACKBONE: rows["backbone"]})
     for name, (title, caption, fields, make) in EXHIBITS.items():
         made = make(data, rows)

@@ -10,7 +10,17 @@ import pandas as pd
 from bench.report import fits, plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit, uncounted
-from bench.report.fits import CONFIGURATION, DISTANCE, LENGTH, POSITION, QUANTITIES, WHO, Quantity, paper, traced
+from bench.report.fits import (
+    CONFIGURATION,
+    DISTANCE,
+    LENGTH,
+    POSITION,
+    QUANTITIES,
+    WHO,
+    Quantity,
+    papers_growth,
+    traced,
+)
 from bench.report.query import number
 from bench.report.tables import without_idle
 from bench.report.words import clean, counted, number_word, sentences
@@ -42,14 +52,14 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
             "exponent below 1 and a line with r2 near 1.",
         )
     table = credit[[*WHO, DISTANCE, "shortest", "longest", "outside"]].copy()
-    table.insert(5, "paper", [paper("credit_longest", *pair) for pair in zip(table["method"], table["phase"])])
+    table.insert(5, "paper", [papers_growth("credit_longest", *pair) for pair in zip(table["method"], table["phase"])])
     yield _exhibit(
         *(data, "credit-path", "Credit paths", credit, CREDIT, table),
         "Operations from the loss at j back to the input at i; where none is, the table says how credit flows.",
     )
     table = inference[[*CONFIGURATION, POSITION, "flops", "elementwise", "state_bytes", "seconds"]]
     for key in ("state_bytes", "token_flops"):
-        table = table.assign(**{f"{key}_paper": [paper(key, method, "") for method in table["method"]]})
+        table = table.assign(**{f"{key}_paper": [papers_growth(key, method, "") for method in table["method"]]})
     yield _exhibit(
         *(data, "inference", "Inference, token by token", inference, TOKEN, table),
         *("Cost of a token against its position; methods that train the same RNN coincide.", uncounted(inference)),
@@ -118,7 +128,7 @@ def exponents(data: Data) -> pd.DataFrame:
         if own.empty:
             continue
         if column == "paper":
-            table[name] = [paper(key, method, phase) for method, phase in zip(table["method"], table["phase"])]
+            table[name] = [papers_growth(key, method, phase) for method, phase in zip(table["method"], table["phase"])]
         else:
             on = CONFIGURATION if own["in"].iloc[0] == fits.SYMBOLS[POSITION] else WHO
             table = table.merge(own[[*on, column]].rename(columns={column: name}), on=on, how="left")

@@ -89,7 +89,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     panels = [
         panel
         for row, run in zip(shown.index, shown.to_dict("records"))
-        for panel in four(f"{run['where']}: {LIMITS.get(run['limit'], run['limit'])}", found[row], run["method"])
+        for panel in panels_of(f"{run['where']}: {LIMITS.get(run['limit'], run['limit'])}", found[row], run["method"])
     ]
     caption = (
         "Accuracy of teacher and rollout; of the decoder at labels ahead; the error of one step beside the variance of "
@@ -109,7 +109,7 @@ def _left(own: pd.DataFrame) -> pd.Series:
     return 1 - (own["rollout"] - own["chance"]) / (reach - own["chance"]).where(reach > own["chance"])
 
 
-def four(title: str, found: Found, method: str) -> list[plot.Panel]:
+def panels_of(title: str, found: Found, method: str) -> list[plot.Panel]:
     """The panels of one record; the first has the title, which is as wide as all."""
     t, teacher, rollout, error, between, spread = (found.by_time[name] for name in BY_TIME)
     chance = [plot.Level("chance", np.array([found.scores["chance"]]), dashes=":")]
@@ -140,5 +140,5 @@ def save_png(record: dict[str, Any], method: str, path: Path) -> None:
     """Write the four panels of a record as a PNG file, whole or not at all."""
     found = _read(record)
     assert found is not None
-    panels = four(f"{method}: {found.verdict}", found, method)
+    panels = panels_of(f"{method}: {found.verdict}", found, method)
     plot.save_png(lambda: plot.draw(panels, styles([method]), across=4), path)

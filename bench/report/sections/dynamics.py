@@ -21,7 +21,7 @@ from bench.report import plot
 from bench.report.claims.inside import SMALLEST, silhouette
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit
-from bench.report.query import GROUP, RUN, cells, chosen, having, keys, number, placed, recorded, scores
+from bench.report.query import GROUP, RUN, cells, chosen, keys, number, placed, recorded, scores, with_columns
 from bench.report.style import GREY
 from bench.report.tables import grouped, tabulate, tidy
 from bench.report.words import clean, sentences, sortable
@@ -70,7 +70,7 @@ def _lines(rows: pd.DataFrame, value: str, by: Sequence[str]) -> list[plot.Line]
     """Geometric means over time; those after the phase smt alone are dashed."""
     found = []
     for key, part in grouped(rows, by):
-        word = plot.who(key["method"], key["setting"]) + (f" after {key['phase']}" if "phase" in key else "")
+        word = plot.legend_name(key["method"], key["setting"]) + (f" after {key['phase']}" if "phase" in key else "")
         how = {"logs": True, "variant": key["variant"], "reference": key.get("phase") == "smt"}
         found.append(plot.over_time(part, "t", value, key["method"], word, **how))
     return found
@@ -132,7 +132,7 @@ def _drifts(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
         own = part.groupby(run)[list(names)].mean().rename(columns=names).reset_index()
         means = means.merge(own, on=run, how="left")
         how |= {f"drift_{word}": "geometric", f"less_{word}": "geometric", f"accuracy_{word}": "mean"}
-    source = having(data.results, *RUN, "init_from.run").drop_duplicates(RUN).set_index(RUN)["init_from.run"]
+    source = with_columns(data.results, *RUN, "init_from.run").drop_duplicates(RUN).set_index(RUN)["init_from.run"]
     smt = means[means["phase"] == "smt"].set_index(RUN)
     before = [run if run in smt.index else (run[0], source.get(run)) for run in keys(means)]
     for word in ("within", "beyond"):
@@ -221,7 +221,7 @@ def _figure(shown: Sequence[tuple[pd.Series, Plane]]) -> Figure:
         bar.ax.tick_params(length=0 if len(set(plane.labels)) <= MOST_COLOURS else 2, labelsize=7)
         bar.outline.set_visible(False)
         where = textwrap.shorten(run["place"], 40, placeholder="…")
-        who = textwrap.shorten(clean(plot.who(run["method"], run["setting"])), 22, placeholder="…")
+        who = textwrap.shorten(clean(plot.legend_name(run["method"], run["setting"])), 22, placeholder="…")
         panel.set_title(f"{where}\n{who}: effective rank {plane.effective_rank:.3g}", loc="left")
         panel.set_xlabel(f"component 1 ({plane.explained[0]:.0%} of variance)")
         panel.set_ylabel(f"component 2 ({plane.explained[1]:.0%})")

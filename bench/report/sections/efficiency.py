@@ -14,7 +14,7 @@ from bench.report.claims.findings import LEARNED
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit, uncounted
 from bench.report.query import RUN, base, cells, curve_points, facts, number, varying
-from bench.report.spends import loss_at, spend_to, together
+from bench.report.spends import loss_at, on_common_spends, spend_to
 from bench.report.tables import with_ends, without_idle
 from bench.report.words import sentences
 from bench.results.frames import scale_of
@@ -46,7 +46,7 @@ class Line(NamedTuple):
     seeds: list[tuple[dict[str, np.ndarray], np.ndarray]]
     """For each seed what was spent at its evaluations, by currency, NaN where it is not known, and its losses there."""
     common: dict[str, tuple[np.ndarray, np.ndarray]]
-    """By currency, what `together` makes of them."""
+    """By currency, what `on_common_spends` makes of them."""
 
     @property
     def final(self) -> np.ndarray:
@@ -61,7 +61,7 @@ class Line(NamedTuple):
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """A figure for every few tasks and a table of all; of finished runs in the default setting of their grids."""
     places: dict[int, list[Line]] = {}
-    for line in _lines(data, alike(cells(data))):
+    for line in _lines(data, comparable(cells(data))):
         places.setdefault(line.about["order"], []).append(line)
     if not places:
         brings = "`python run_bench.py run dynamics-small` brings some"
@@ -87,7 +87,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
         )
 
 
-def alike(runs: pd.DataFrame) -> pd.DataFrame:
+def comparable(runs: pd.DataFrame) -> pd.DataFrame:
     """Those of `cells` that compare methods: no ablations, and models and budgets as most runs of the place have them.
 
     A method that has none such keeps all that it has.
@@ -121,7 +121,7 @@ def _lines(data: Data, runs: pd.DataFrame) -> Iterator[Line]:
             ({name: run[f"spent.{name}"].to_numpy() for name in CURRENCIES}, run["unit_loss"].to_numpy())
             for _, run in part.groupby("id", sort=False)
         ]
-        common = {name: together([(spends[name], loss) for spends, loss in seeds]) for name in CURRENCIES}
+        common = {name: on_common_spends([(spends[name], loss) for spends, loss in seeds]) for name in CURRENCIES}
         yield Line({**dict(zip(ABOUT, key)), "unit": unit, **levels}, seeds, common)
 
 
@@ -206,7 +206,7 @@ def _line(here: Sequence[Line], line: Line, currency: str) -> plot.Line:
     x, losses = line.common[currency]
     method, setting = line.about["method"], line.about["setting"]
     settings = [other.about["setting"] for other in here if other.about["method"] == method]
-    word = plot.who(method, setting if len(settings) > 1 else "")
+    word = plot.legend_name(method, setting if len(settings) > 1 else "")
     few = 1 < len(losses) < SEEDS_FOR_AN_INTERVAL
     seeds = tuple((spent[currency], loss) for spent, loss in line.seeds) if few else ()
     return plot.Line(word, x, *band(losses), seeds, method, settings.index(setting))

@@ -69,7 +69,7 @@ def _lines(rows: pd.DataFrame, x: str, y: str) -> list[plot.Line]:
     for method in sorted(set(rows["method"]), key=style.order):
         own = rows[rows["method"] == method].groupby("setting", sort=False)
         for number, (setting, part) in enumerate(own):
-            line = plot.of_table(part.sort_values(x), x, y, method, plot.who(method, setting), variant=number)
+            line = plot.of_table(part.sort_values(x), x, y, method, plot.legend_name(method, setting), variant=number)
             lines += [line] if len(line.x) else []
     return lines
 
@@ -77,7 +77,7 @@ def _lines(rows: pd.DataFrame, x: str, y: str) -> list[plot.Line]:
 # Influence balancing.
 
 
-def balanced(record: Record) -> pd.DataFrame:
+def balance_table(record: Record) -> pd.DataFrame:
     """A row per method and seed: theta at the end, how far it is from the best one, and whether that is there."""
     table = pd.DataFrame(record["found"])[["method", "setting", "seed", "steps", "theta"]]
     table = table.assign(steps=table["steps"].str[-1], theta=table["theta"].str[-1])
@@ -86,14 +86,16 @@ def balanced(record: Record) -> pd.DataFrame:
 
 
 def _balance(record: Record) -> Made:
-    table, lines = balanced(record), []
-    for method, own in sorted(pd.DataFrame(record["found"]).groupby("method"), key=lambda item: style.order(item[0])):
-        for number, (setting, part) in enumerate(own.groupby("setting", sort=False)):
+    table, lines = balance_table(record), []
+    rows = pd.DataFrame(record["found"])
+    for method in sorted(set(rows["method"]), key=style.order):
+        own = rows[rows["method"] == method].groupby("setting", sort=False)
+        for number, (setting, part) in enumerate(own):
             steps = np.array(part["steps"].iloc[0][1:], dtype=float)
             theta = np.array([values[1:] for values in part["theta"]], dtype=float).clip(-10, 10)
             seeds = tuple((steps, values) for values in theta) if len(theta) > 1 else ()
             how: dict[str, Any] = {"seeds": seeds, "method": method, "variant": number, "kind": "curve"}
-            lines.append(plot.Line(plot.who(method, setting), steps, theta.mean(0), **how))
+            lines.append(plot.Line(plot.legend_name(method, setting), steps, theta.mean(0), **how))
     levels = [plot.Level("optimum, -1/6", np.array([BEST]))]
     panel = plot.Panel("", "steps", "θ", lines, levels, ticks="log", ylim=(-1.0, 2.0))
     return table, f"{table['steps'].max():,} steps of SGD, one lane.", [panel]
@@ -102,7 +104,7 @@ def _balance(record: Record) -> Made:
 # Convergence.
 
 
-def converged(record: Record) -> pd.DataFrame:
+def convergence_table(record: Record) -> pd.DataFrame:
     """A row per method and number of steps: the median loss over seeds, its quartiles, and how many seeds."""
     rows = []
     for run in record["found"]["methods"]:
@@ -114,7 +116,7 @@ def converged(record: Record) -> pd.DataFrame:
 
 
 def _convergence(record: Record) -> Made:
-    table = converged(record)
+    table = convergence_table(record)
     levels = [plot.Level("variance of the target / 2", np.array([record["found"]["target"]]))]
     panel = plot.Panel("", "steps", "loss", _lines(table, "steps", "loss"), levels, ticks="log", ylog=True)
     return table, f"{table['steps'].max():,} steps of SGD, {table['seeds'].max()} seeds.", [panel]
@@ -123,7 +125,7 @@ def _convergence(record: Record) -> Made:
 # Quality of gradients.
 
 
-def graded(record: Record) -> pd.DataFrame:
+def quality_table(record: Record) -> pd.DataFrame:
     """A row per method, setting, axis and value: bias, variance, cosine, each with its interval over networks.
 
     `error` is the standard error that noise leaves in a bias. The mean of variances is geometric.
@@ -132,7 +134,8 @@ def graded(record: Record) -> pd.DataFrame:
     for key, part in pd.DataFrame(record["found"]).groupby(by, sort=False):
         noise = part["variance"].to_numpy(dtype=float)
         square = mean_interval(part["squared_bias"].to_numpy(dtype=float))
-        row = dict(zip(by, key)) | with_ends("bias", Interval(*map(_signed_root, square[:3]), square.n))
+        bias, low, high = map(_signed_root, square[:3])
+        row = dict(zip(by, key)) | with_ends("bias", Interval(bias, low, high, square.n))
         variance = exponential(mean_interval(np.log(noise))) if (noise > 0).all() else mean_interval(noise)
         row |= with_ends("variance", variance)
         row |= with_ends("cosine", mean_interval(part["cosine"].to_numpy(dtype=float)))
@@ -147,7 +150,7 @@ def _signed_root(square: float) -> float:
 
 
 def _quality(record: Record) -> Made:
-    table = graded(record)
+    table = quality_table(record)
     panels = [
         quality_panel(part, axis, value)
         for axis in AXES
@@ -168,7 +171,7 @@ def quality_panel(rows: pd.DataFrame, axis: str, name: str) -> plot.Panel:
 # Costs.
 
 
-def grown(record: Record) -> pd.DataFrame:
+def cost_table(record: Record) -> pd.DataFrame:
     """A row per method, setting and axis: the exponents of FLOPs and bytes over the larger half, and their last values.
 
     An exponent has the standard error of its fit beside it.
@@ -192,7 +195,7 @@ def _costs(record: Record) -> Made:
         for axis in ("units", "columns")
         for name, label in COSTS.items()
     ]
-    return grown(record), "tanh and elstm, linear readout, three symbols.", panels
+    return cost_table(record), "tanh and elstm, linear readout, three symbols.", panels
 
 
 EXHIBITS: dict[str, tuple[str, str, int, Callable[[Record], Made]]] = {

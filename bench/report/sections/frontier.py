@@ -13,7 +13,7 @@ from bench.report import plot, style
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit
 from bench.report.published import published_bits
-from bench.report.query import RUN, cells, curve_points, having, number, titled, varying, worded
+from bench.report.query import RUN, cells, curve_points, number, titled, varying, with_columns, worded
 from bench.report.tables import with_ends
 from bench.results.frames import scale_of
 from bench.statistics import band, mean_interval
@@ -49,7 +49,7 @@ class Curve(NamedTuple):
     def line(self, name: str) -> plot.Line:
         """The mean against what was spent."""
         method, how = self.who["method"], {"method": self.who["method"], "variant": self.variant}
-        return plot.Line(plot.who(method, self.who["setting"]), self.spent[name], *band(self.y), **how)
+        return plot.Line(plot.legend_name(method, self.who["setting"]), self.spent[name], *band(self.y), **how)
 
 
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
@@ -75,7 +75,7 @@ def points(data: Data) -> pd.DataFrame:
     from a stream.
     """
     runs = cells(data)
-    facts = having(data.results, *RUN, "reference", "loss_floor", "unit", "traits.data", "length", "task.length")
+    facts = with_columns(data.results, *RUN, "reference", "loss_floor", "unit", "traits.data", "length", "task.length")
     facts = facts[~facts["reference"].eq(True) & (number(facts["length"]) == number(facts["task.length"]))]
     facts = facts.drop_duplicates(RUN)[[*RUN, "loss_floor", "unit", "traits.data"]]
     wanted = ["cpu_seconds", "tokens", "steps", "unit_loss", "train_level"]
@@ -96,7 +96,7 @@ def points(data: Data) -> pd.DataFrame:
 
 def _named(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs with their model and their method's settings in words."""
-    runs = having(runs, "model.backbone", "model.updater_width", "method.k1", "method.k2", "task.most")
+    runs = with_columns(runs, "model.backbone", "model.updater_width", "method.k1", "method.k2", "task.most")
     model = runs["model.backbone"].astype(str) + " " + number(runs["model.updater_width"]).map("{:g}".format)
     setting = pd.Series("", index=runs.index)
     for _, part in runs.groupby(["grid", "task", "method"], sort=False):
@@ -137,7 +137,7 @@ def first_at(x: np.ndarray, values: np.ndarray, level: float) -> np.ndarray:
     return np.array([x[below[0]] if len(below := np.flatnonzero(seed <= level)) else np.nan for seed in values])
 
 
-def at(curve: Curve, name: str, spent: float) -> np.ndarray:
+def values_at(curve: Curve, name: str, spent: float) -> np.ndarray:
     """The values of the seeds (seeds,) at the last evaluation until so much was spent; NaN before the first."""
     before = np.flatnonzero(curve.spent[name] <= spent * (1 + 1e-9))
     return curve.y[:, before[-1]] if len(before) else np.full(len(curve.y), np.nan)
@@ -165,8 +165,8 @@ def _losses(found: list[Curve], model: str) -> Made:
         rows.append(row)
     drawn = [curve._replace(y=curve.y.clip(min=LEAST)) for curve in found]
     x, y, _ = front(drawn)
-    best, lines = [plot.Level("front", y, x, (0, (2, 2)))], [curve.line("cpu") for curve in drawn]
-    return rows, [plot.Panel(model, "CPU seconds", "loss above the floor", lines, best, ticks="log", ylog=True)]
+    below, lines = [plot.Level("front", y, x, (0, (2, 2)))], [curve.line("cpu") for curve in drawn]
+    return rows, [plot.Panel(model, "CPU seconds", "loss above the floor", lines, below, ticks="log", ylog=True)]
 
 
 def _levels(found: list[Curve], model: str) -> Made:
@@ -176,7 +176,7 @@ def _levels(found: list[Curve], model: str) -> Made:
     for curve in found:
         row = {name: curve.who[name] for name in WHO} | with_ends("level", mean_interval(curve.y[:, -1]))
         for name, spent in equal.items():
-            row |= with_ends(f"level_at_equal_{name}", mean_interval(at(curve, name, spent)))
+            row |= with_ends(f"level_at_equal_{name}", mean_interval(values_at(curve, name, spent)))
         rows.append(row | {"seeds": len(curve.y)} | curve.last_spent())
     axes = {"steps": "updates", "cpu": "CPU seconds"}
     lines = {name: [curve.line(name) for curve in found] for name in axes}

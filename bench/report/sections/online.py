@@ -62,7 +62,7 @@ def _panels(rows: pd.DataFrame, values: Sequence[str]) -> Iterator[plot.Panel]:
         lines = [
             plot.over_curves(
                 [seed.sort_values("tokens") for _, seed in part.groupby("id", sort=True)],
-                *("tokens", value, key["method"], plot.who(key["method"], key["setting"])),
+                *("tokens", value, key["method"], plot.legend_name(key["method"], key["setting"])),
                 variant=key["variant"],
             )
             for key, part in grouped(rows.dropna(subset=value), ["method", "setting", "variant"])

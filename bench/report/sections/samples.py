@@ -56,11 +56,11 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     runs = in_order(base(runs), "order", "method", "setting", "seed")
     shown = runs.loc[[row for row, samples in runs["samples"].items() if samples.written or samples.completed]]
     kinds = [list(KINDS).index(samples.kind) for samples in shown["samples"]]
-    for place, ((kind, task), part) in enumerate(shown.assign(kind=kinds).groupby(["kind", "task"], sort=True)):
+    for place, ((_, task), part) in enumerate(shown.assign(kind=kinds).groupby(["kind", "task"], sort=True)):
         bad = int((runs["task"] == task).sum()) - len(part)
-        caption, figure, table = list(KINDS.values())[int(kind)][1](part)
+        caption, figure, table = KINDS[part["samples"].iloc[0].kind][1](part)
         told = sentences(caption, f"{bad} samples.json cannot be read." if bad else "")
-        name = f"samples-{task.lower()}" if place else "samples"
+        name = f"samples-{str(task).lower()}" if place else "samples"
         yield exhibit(data, name, f"Samples: {clean(task)}", told, part, figure=figure, table=table)
     if shown.empty:
         reason = f"{len(runs)} samples.json cannot be read" if len(runs) else "no finished run has written samples"
@@ -212,7 +212,7 @@ def _read_symbols(record: dict[str, Any]) -> Read:
     completed = [tuple([int(symbol) for symbol in entry[name]] for name in FIELDS) for entry in record["completed"]]
     if any(len(set(map(len, entry))) > 1 for entry in completed):
         raise ValueError("a sequence and its answers of unlike lengths")
-    return [], completed
+    return [], [(given, truth, written) for given, truth, written in completed]
 
 
 def _symbols(part: pd.DataFrame) -> Made:

@@ -12,7 +12,7 @@ import pandas as pd
 from bench.report import plot, style
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit, uncounted
-from bench.report.query import LINE, RUN, curve_points, having, number, one_per_run, scores, titled
+from bench.report.query import LINE, RUN, curve_points, number, one_per_run, scores, titled, with_columns
 from bench.report.sweeps import sweeps, with_settings
 from bench.report.tables import in_order, tabulate, without_idle
 from bench.report.words import sentences
@@ -56,7 +56,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """Power laws along the sweeps of all grids, and what more training saves in memory."""
     name, title = "scaling", "Loss against context, memory and parameters"
     compression, heading = "compression", "The smallest memory that reaches a loss"
-    rows = ladders(data)
+    rows = sweep_scores(data)
     if rows.empty:
         reason = f"no finished cells of one task and method that differ in just one of {', '.join(FIELDS)}; {BRINGS}"
         yield from (Missing(name, title, reason), Missing(compression, heading, reason))
@@ -80,16 +80,16 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     )
 
 
-def ladders(data: Data) -> pd.DataFrame:
+def sweep_scores(data: Data) -> pd.DataFrame:
     """Final scores of the cells of all sweeps: `axis` and `field`, `value` along it, `score` (loss in its unit).
 
     A cell stands in as many as it belongs to. `gap` is the score minus the teacher's of the same cell.
     """
     rows = scores(data)
-    rows = having(rows[rows["trained"] & np.isfinite(rows["loss"])], *FIELDS)
+    rows = with_columns(rows[rows["trained"] & np.isfinite(rows["loss"])], *FIELDS)
     unit = rows["unit"].astype(object).where(rows["unit"].notna(), "nats")
     rows = rows.assign(unit=unit, score=rows["loss"] * unit.map(scale_of).astype(float))
-    runs = having(one_per_run(data), *RUN, "model.memory_tokens", "model.d").set_index(
+    runs = with_columns(one_per_run(data), *RUN, "model.memory_tokens", "model.d").set_index(
         RUN
     )  # (scores have what differs)
     memory = number(runs["model.memory_tokens"]) * number(runs["model.d"])
@@ -152,8 +152,8 @@ def _panels(rows: pd.DataFrame, table: pd.DataFrame) -> Iterator[plot.Panel]:
 def smallest(data: Data, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """When each memory has first reached each loss, and from that the smallest memory by each amount of training.
 
-    `rows` as `ladders` gives them. The first frame has a row per method, level and memory: spent, when the mean curve
-    over seeds was at the level or below (inf: never), and `end`, where the longest curve ends. The second has a row per
+    `rows` are `sweep_scores`. The first frame has a row per method, level and memory: spent, when the mean curve over
+    seeds was at the level or below (inf: never), and `end`, where the longest curve ends. The second has a row per
     method, level and compute: memory, the smallest that was there by then (NaN: none). Compute is in FLOPs where all
     cells of the ladder were traced, else in tokens (`currency`). Levels lie evenly from what the worst memory reaches
     to what the best one does; amounts of compute, geometrically, from when the first level is reached to the end.

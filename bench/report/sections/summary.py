@@ -86,7 +86,7 @@ def _lines(points: pd.DataFrame) -> list[plot.Line]:
     for (method, predictor, reference), part in rows.groupby(["method", "predictor", "reference"], sort=False):
         seeds = [seed.sort_values("x") for _, seed in part.groupby("id", sort=True)]
         whole = [seed for seed in seeds if seed["done"].all()] or seeds
-        word = plot.who(method, "", predictor, reference)
+        word = plot.legend_name(method, "", predictor, reference)
         lines.append(plot.over_curves(whole, "x", "accuracy", str(method), word, reference=bool(reference)))
         ends = [seed.iloc[-1] for seed in seeds if not seed["done"].all()]
         if ends and not reference:

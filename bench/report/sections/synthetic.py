@@ -166,4 +166,4 @@ def _points(part: pd.DataFrame, seeds: pd.DataFrame, title: str) -> plot.Panel:
 
 
 def _who(row: Any) -> str:
-    return plot.who(row["method"], row.get("setting"), row["predictor"], row["reference"])
+    return plot.legend_name(row["method"], row.get("setting"), row["predictor"], row["reference"])
