@@ -29,25 +29,17 @@ TOLD = ("task.", "model.", "training.budget.", "training.batch_size", "training.
 class Exhibit:
     """A figure, a table, or both, with what to see in it and what was run for it."""
 
-    name: str
-    """The name of its files: lower-case words with dashes, no two alike in a report."""
+    name: str  # the name of its files: lower-case words with dashes, no two alike in a report
     title: str
-    caption: str
-    """What is plotted; two sentences at most, plain text."""
-    run: str
-    """What was run: grids, tasks, sizes, budgets, seeds; plain text."""
-    figure: Figure | None = None
-    """One that is no panels."""
-    table: pd.DataFrame | None = None
-    """Tidy and at full precision; written as CSV whole, and shown rounded."""
+    caption: str  # what is plotted; two sentences at most, plain text
+    run: str  # what was run: grids, tasks, sizes, budgets, seeds; plain text
+    figure: Figure | None = None  # one that is no panels
+    table: pd.DataFrame | None = None  # tidy and at full precision; written as CSV whole, and shown rounded
     tasks: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    """What the page's filter finds it by."""
+    methods: tuple[str, ...] = ()  # what the page's filter finds it by
     panels: Sequence[Panel] = ()
-    across: int = 3
-    """Panels beside one another, at most."""
-    grids: tuple[str, ...] = ()
-    """Whose runs made the data."""
+    across: int = 3  # panels beside one another, at most
+    grids: tuple[str, ...] = ()  # whose runs made the data
 
 
 @dataclass(frozen=True)
@@ -56,8 +48,7 @@ class Missing:
 
     name: str
     title: str
-    reason: str
-    """What is missing, and which grid or command would bring it."""
+    reason: str  # what is missing, and which grid or command would bring it
 
 
 @dataclass(frozen=True)
@@ -78,11 +69,17 @@ def attempt(make: Callable[[], T], name: str, title: str) -> T | Missing:
         return Missing(name, title, f"it could not be made from these results ({type(error).__name__}: {line})")
 
 
-def exhibit(data: Data, name: str, title: str, caption: str, rows: pd.DataFrame, **parts: Any) -> Exhibit:
-    """An exhibit on these rows, whose columns grid, task and method say what it is about.
+def exhibit(
+    data: Data, name: str, title: str, caption: str, rows: pd.DataFrame, missing: str = "", **parts: Any
+) -> Exhibit | Missing:
+    """An exhibit on these rows, whose columns grid, task and method say what it is about; without rows, a missing one.
 
-    Where only those of its panels are given that are drawn, `count` is how many there are.
+    `panels` and `table` may be functions of the rows. Where only the panels that are drawn are given, `count` is how
+    many there are.
     """
+    if missing and rows.empty:
+        return Missing(name, title, missing)
+    parts |= {key: parts[key](rows) for key in ("panels", "table") if callable(parts.get(key))}
     tasks, methods = tuple(dict.fromkeys(rows["task"])), tuple(sorted(set(rows["method"]), key=style.order))
     count = max(parts.pop("count", 0), len(parts.get("panels", ())))
     many = f"The figure shows the first {MOST_PANELS} of {count} panels." if count > MOST_PANELS else ""

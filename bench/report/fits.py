@@ -28,11 +28,9 @@ WHO = [*CONFIGURATION, "phase"]
 class Quantity(NamedTuple):
     """Something that was measured against something else."""
 
-    key: str
-    """The name of its columns in the overview."""
+    key: str  # the name of its columns in the overview
     name: str
-    frame: str
-    """The field of `Data` that holds it."""
+    frame: str  # the field of `Data` that holds it
     column: str
     against: str
     unit: str = ""

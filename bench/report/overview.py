@@ -24,8 +24,7 @@ class Cell(NamedTuple):
     """What one method reached at one setting; bold where no other's mean is higher."""
 
     text: str
-    further: str
-    """Its interval, and where the task is natural its loss."""
+    further: str  # its interval, and where the task is natural its loss
     best: bool
 
 
@@ -42,8 +41,7 @@ class Row(NamedTuple):
 class Main(NamedTuple):
     """The main table, and what it comes to in one sentence."""
 
-    columns: list[str]
-    """Methods; one that was run with several backbones has a column for each."""
+    columns: list[str]  # methods; one that was run with several backbones has a column for each
     rows: list[Row]
     answer: str
 

@@ -64,8 +64,7 @@ class Table:
     columns: list[formats.Shown]
     rows: list[Row]
     count: int
-    csv: str | None
-    """As a data: URI; None when it is too large to be embedded."""
+    csv: str | None  # as a data: URI; None when it is too large to be embedded
 
     @property
     def concerns(self) -> bool:
@@ -79,8 +78,7 @@ class Image:
 
     uri: str
     width: int
-    height: int
-    """In pixels of the page: a figure is as wide as it would be on paper, where there is room."""
+    height: int  # in pixels of the page: a figure is as wide as it would be on paper, where there is room
 
 
 def render(data: Data, sections: Sequence[Section], files: Mapping[str, bytes], dpi: int) -> str:

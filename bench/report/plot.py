@@ -51,25 +51,19 @@ LETTER, LETTERS_HIGH = 0.076, 0.165
 class Line:
     """A mean over seeds against x, with its interval."""
 
-    word: str
-    """In the legend; empty: not there."""
+    word: str  # in the legend; empty: not there
     x: np.ndarray
     mean: np.ndarray
     low: np.ndarray = field(default_factory=lambda: np.empty(0))
     high: np.ndarray = field(default_factory=lambda: np.empty(0))
     """Ends of the interval, NaN where there is none; or empty."""
-    seeds: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
-    """x and y of single seeds, where they are shown."""
-    method: str = ""
-    """Whose colour it has; none: grey."""
-    variant: int = 0
-    """Which of its method's settings it is."""
-    reference: bool = False
-    """Such as SMT's teacher: dashed, or hollow."""
+    seeds: tuple[tuple[np.ndarray, np.ndarray], ...] = ()  # x and y of single seeds, where they are shown
+    method: str = ""  # whose colour it has; none: grey
+    variant: int = 0  # which of its method's settings it is
+    reference: bool = False  # such as SMT's teacher: dashed, or hollow
     kind: Literal["line", "curve", "points", "steps", "fit", "end"] = "line"
     """A curve shows its seeds as thin lines, the others as points; an end is a cross."""
-    tip: str = ""
-    """A word at its end."""
+    tip: str = ""  # a word at its end
 
 
 @dataclass(frozen=True)
@@ -105,12 +99,10 @@ class Panel:
     """x has ticks at the lines' own values, or over a logarithmic or linear range."""
     names: Sequence[str] = ()
     """What stands at x = 0, 1, .. instead of numbers."""
-    zero: float | None = None
-    """The x that stands for 0 on a logarithmic axis."""
+    zero: float | None = None  # the x that stands for 0 on a logarithmic axis
     ylim: tuple[float, float] | None = None
     ylog: bool = False
-    note: str = ""
-    """Where nothing is drawn: why."""
+    note: str = ""  # where nothing is drawn: why
 
 
 # From frames to lines.

@@ -21,9 +21,8 @@ def published(results: pd.DataFrame) -> pd.Series:
     Only a trained predictor at its trained length has one: no reference line, and no other test length.
     """
     found = pd.Series(None, index=results.index, dtype=object)
-    known = with_columns(
-        results, "task.length", *dict.fromkeys(name for entry in _entries() for name in entry["where"])
-    )
+    columns = {name for entry in _entries() for name in entry["where"]}
+    known = with_columns(results, "task.length", *columns)
     trained = known["reference"].eq(False) & known["length"].eq(known["task.length"])
     for entry in _entries():
         rows = trained.copy()
@@ -48,7 +47,6 @@ def _entries() -> list[dict[str, Any]]:
     """The entries, with a list of the values that each column may have."""
     entries = yaml.safe_load((files("bench.report") / "published.yaml").read_text("utf-8"))
     for entry in entries:
-        entry["where"] = {
-            name: allowed if isinstance(allowed, list) else [allowed] for name, allowed in entry["where"].items()
-        }
+        where = entry["where"].items()
+        entry["where"] = {name: allowed if isinstance(allowed, list) else [allowed] for name, allowed in where}
     return entries

@@ -76,21 +76,15 @@ def one_per_run(data: Data) -> pd.DataFrame:
     return data.results.drop_duplicates(RUN).reset_index(drop=True) if len(data.results) else data.results
 
 
-def finished(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that belong to runs that are done."""
-    runs = with_columns(data.results, *RUN, "state")
-    done = set(keys(runs[runs["state"] == "done"]))
-    return rows[pd.Series([run in done for run in keys(rows)], index=rows.index, dtype=bool)]
-
-
 @remembered
 def curve_points(data: Data, *columns: str) -> pd.DataFrame:
-    """The curves' points of finished runs' trained predictors, with these columns as numbers, in order."""
+    """The curves' points of finished runs' trained predictors, in order: grid, id, phase, these columns as numbers."""
+    runs = with_columns(data.results, *RUN, "state")
+    done = set(keys(runs[runs["state"] == "done"]))
     points = with_columns(data.curves, *RUN, "phase", "reference", *columns)
-    points = finished(data, points[~points["reference"].eq(True)]).copy()
-    for name in columns:
-        points[name] = number(points[name])
-    return points
+    of_done = np.array([run in done for run in keys(points)], dtype=bool)
+    points = points[of_done & ~points["reference"].eq(True)]
+    return points[[*RUN, "phase", *columns]].assign(**{name: number(points[name]) for name in columns})
 
 
 # Settings.

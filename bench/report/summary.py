@@ -70,7 +70,7 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     names = short_names(name for setting in at.values() for name, _ in setting)
     groups: dict[tuple[str, str, str, Setting], list[int]] = {}
     for row, (grid, name, task, method) in enumerate(
-        zip(results["grid"], results["id"], results["task"], results["method"])
+        zip(*(results[column] for column in ("grid", "id", "task", "method")))
     ):
         groups.setdefault((grid, task, method, at[grid, name]), []).append(row)
     rows = []

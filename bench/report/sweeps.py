@@ -103,8 +103,7 @@ class Ladder:
     where: str
     column: str
     rows: pd.DataFrame
-    rungs: tuple[float, ...]
-    """The values of the field, in order."""
+    rungs: tuple[float, ...]  # the values of the field, in order
 
     def at(self, value: float) -> pd.DataFrame:
         """The runs at one value, by seed."""

@@ -92,8 +92,7 @@ class Case(NamedTuple):
     beside: Beside = ()
     unless: Mapping[str, Sequence[Unless]] = {}
     """What the rule says -> reasons not to follow it; under "" those that hold whatever it says."""
-    said: Said | None = None
-    """Where it is not the part's rule that says it."""
+    said: Said | None = None  # where it is not the part's rule that says it
 
 
 Outcome = Literal["for", "against", "unclear"]
@@ -106,8 +105,7 @@ class Finding(NamedTuple):
     where: str
     outcome: Outcome
     effect: Interval
-    note: str = ""
-    """Where it is unclear: why."""
+    note: str = ""  # where it is unclear: why
 
 
 def judge(rule: Rule, case: Case) -> Finding:
@@ -128,12 +126,10 @@ class Part:
     """A statement that a claim makes, and the settings that say something about it."""
 
     says: str
-    effect: str
-    """What a case's effect is, with its unit."""
+    effect: str  # what a case's effect is, with its unit
     rule: Rule
     cases: Sequence[Case]
-    needs: str = ""
-    """What runs must have besides being finished."""
+    needs: str = ""  # what runs must have besides being finished
     digits: int = 3
 
     @cached_property

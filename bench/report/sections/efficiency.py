@@ -41,12 +41,10 @@ ABOUT = ["order", "length", "place", "grid", "task", "method", "setting"]
 class Line(NamedTuple):
     """A method in a setting, without evaluations before anything was spent; losses in the task's unit."""
 
-    about: dict[str, Any]
-    """Who and where it is: `ABOUT`, unit, loss_floor, unigram_loss."""
+    about: dict[str, Any]  # who and where it is: `ABOUT`, unit, loss_floor, unigram_loss
     seeds: list[tuple[dict[str, np.ndarray], np.ndarray]]
     """For each seed what was spent at its evaluations, by currency, NaN where it is not known, and its losses there."""
-    common: dict[str, tuple[np.ndarray, np.ndarray]]
-    """By currency, what `on_common_spends` makes of them."""
+    common: dict[str, tuple[np.ndarray, np.ndarray]]  # by currency, what `on_common_spends` makes of them
 
     @property
     def final(self) -> np.ndarray:
@@ -109,7 +107,7 @@ def _lines(data: Data, runs: pd.DataFrame) -> Iterator[Line]:
         return
     runs = runs[["id", "seed", *ABOUT]].merge(facts(data, "unit", "loss_floor", "unigram_loss"), on=RUN, how="left")
     spent = [f"spent.{name}" for name in CURRENCIES]
-    points = curve_points(data, "unit_loss", *spent)[[*RUN, "unit_loss", *spent]]
+    points = curve_points(data, "unit_loss", *spent)
     points = points[np.isfinite(points["unit_loss"]) & (points["spent.tokens"] > 0)]
     points = points.drop_duplicates([*RUN, "spent.tokens"], keep="last").merge(runs, on=RUN)
     points["rank"] = points["method"].map(style.order)

@@ -36,8 +36,7 @@ class Curve(NamedTuple):
     """A method in a setting, over seeds, at the evaluations that all of them have."""
 
     who: dict[str, Any]
-    variant: int
-    """The number of the setting among the method's."""
+    variant: int  # the number of the setting among the method's
     spent: dict[str, np.ndarray]  # (n,) each: `SPENT`, means over seeds
     y: np.ndarray  # (seeds, n)
     seeds: tuple[int, ...]
@@ -78,8 +77,7 @@ def points(data: Data) -> pd.DataFrame:
     facts = with_columns(data.results, *RUN, "reference", "loss_floor", "unit", "traits.data", "length", "task.length")
     facts = facts[~facts["reference"].eq(True) & (number(facts["length"]) == number(facts["task.length"]))]
     facts = facts.drop_duplicates(RUN)[[*RUN, "loss_floor", "unit", "traits.data"]]
-    wanted = ["cpu_seconds", "tokens", "steps", "unit_loss", "train_level"]
-    found = curve_points(data, *wanted)[[*RUN, *wanted]].dropna(subset="unit_loss")
+    found = curve_points(data, "cpu_seconds", "tokens", "steps", "unit_loss", "train_level").dropna(subset="unit_loss")
     rows = found[found["cpu_seconds"] > 0].merge(_named(runs), on=RUN).merge(facts, on=RUN)
     streams = rows[rows["traits.data"] == "streams"].groupby(["grid", "task"]).size().index
     rows = rows[pd.MultiIndex.from_frame(rows[["grid", "task"]]).isin(streams)]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.report import plot
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, exhibit
+from bench.report.exhibit import Exhibit, Missing, exhibit
 from bench.report.query import GROUP, RUN, cells, chosen, curve_points, facts, number, placed, titled
 from bench.report.tables import grouped, tabulate, tidy
 from bench.results.frames import scale_of
@@ -18,7 +18,7 @@ TITLE = "Online loss and regret"
 MOST_ROWS = 4
 
 
-def exhibits(data: Data) -> Iterator[Exhibit]:
+def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """An exhibit for each (grid, task) that has finished runs with an online loss."""
     caption = (
         "What labels cost when they were predicted, before the step that learned from them; regret is the sum of what "

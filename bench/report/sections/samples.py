@@ -41,10 +41,8 @@ class Samples(NamedTuple):
     """A record's contents, checked."""
 
     kind: str
-    written: list[Any] = []
-    """Pictures (H, W), texts; of symbols none."""
-    completed: list[tuple[Any, Any, Any]] = []
-    """(given, truth, written): of pictures `given` is how many rows were."""
+    written: list[Any] = []  # pictures (H, W), texts; of symbols none
+    completed: list[tuple[Any, Any, Any]] = []  # (given, truth, written): of pictures `given` is how many rows were
 
 
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:

@@ -35,10 +35,8 @@ class Axis(NamedTuple):
     """What the loss is drawn against."""
 
     label: str
-    column: str | None
-    """The column of its values; None: the field itself."""
-    fields: tuple[str, ...]
-    """Config columns whose sweeps belong here."""
+    column: str | None  # the column of its values; None: the field itself
+    fields: tuple[str, ...]  # config columns whose sweeps belong here
 
 
 AXES = {
@@ -161,7 +159,7 @@ def smallest(data: Data, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     cells = rows[(rows["axis"] == "memory") & ~rows["reference"]]
     cells = cells[[*CURVE, "id", "seed", "value"]].drop_duplicates()
     points = curve_points(data, "spent.flops", "spent.tokens", "unit_loss").rename(columns={"unit_loss": "score"})
-    points = points[[*RUN, "spent.flops", "spent.tokens", "score"]].merge(cells, on=RUN)
+    points = points.merge(cells, on=RUN)
     points = points[np.isfinite(points["score"]) & (points["spent.tokens"] > 0)]
     passages, answers = [], []
     points = points.assign(rank=points["method"].map(style.order))

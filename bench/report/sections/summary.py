@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.report import plot, style
 from bench.report.data import Data
-from bench.report.exhibit import MOST_PANELS, Exhibit, exhibit
+from bench.report.exhibit import MOST_PANELS, Exhibit, Missing, exhibit
 from bench.report.query import RUN, Setting, label, number, settings, short_names
 from bench.report.summary import about, by_task, first_table, heading, order_of, table_of
 from bench.report.words import sentences
@@ -21,7 +21,7 @@ Key = tuple[str, str]
 TITLE = "Final scores and learning curves"
 
 
-def exhibits(data: Data) -> Iterator[Exhibit]:
+def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """An exhibit for each (grid, task) that has runs."""
     frame = first_table(data)
     if frame.empty:

@@ -38,17 +38,14 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     caption = "Accuracy at the end of training as each task gets harder, between chance and ceiling."
     yield exhibit(data, name, title, caption, rows, panels=panels(rows), table=scores_along(rows))
     seeds, table = aggregated(rows)
-    if table.empty:
-        yield Missing(
-            total, heading, f"no setting with a known ceiling that all methods of a grid have finished; {brings}"
-        )
-        return
+    missing = f"no setting with a known ceiling that all methods of a grid have finished; {brings}"
     caption = "Interquartile mean over settings of the share of the ceiling, of settings that all lines have finished."
     drawn = [
         _points(part.reset_index(drop=True), seeds, str(grid) if len(set(table["grid"])) > 1 else "")
         for grid, part in table.groupby("grid", sort=False)
     ]
-    yield exhibit(data, total, heading, caption, rows, panels=drawn, across=2, table=table)
+    about = rows if len(table) else table
+    yield exhibit(data, total, heading, caption, about, missing, panels=drawn, across=2, table=table)
 
 
 # Along the axes.
