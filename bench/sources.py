@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import sys
 import sysconfig
+import tokenize
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from types import ModuleType
@@ -62,9 +65,29 @@ def of(*roots: type | ModuleType) -> dict[str, bytes]:
 
 
 def digest(*roots: type | ModuleType) -> str:
-    """16 hexadecimal digits: a hash over the sources `of` these classes and modules."""
-    each = sorted(hashlib.sha256(source).digest() for source in of(*roots).values())
+    """16 hexadecimal digits: a hash over the sources `of` these classes and modules, as far as they compute."""
+    each = sorted(hashlib.sha256(computing(source)).digest() for source in of(*roots).values())
     return hashlib.sha256(b"".join(each)).hexdigest()[:16]
+
+
+@cache
+def computing(source: bytes) -> bytes:
+    """The lines of a source without comments, docstrings and empty lines; all of one that cannot be parsed."""
+    try:
+        text = source.decode()
+        statements = list(ast.walk(ast.parse(text)))
+    except (SyntaxError, ValueError):
+        return source
+    lines = text.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+    for node in statements:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            first, last = node.lineno - 1, node.end_lineno or node.lineno
+            alone = not lines[first][: node.col_offset].strip()
+            lines[first:last] = [""] * (last - first) if alone else lines[first:last]
+    return "\n".join(line.rstrip() for line in lines if line.strip()).encode()
 
 
 def _package(name: str) -> str:

@@ -77,7 +77,7 @@ def test_an_edit_after_the_import_changes_no_digest(folder: Path, name: str) -> 
     (folder / name).unlink()
     assert own(folder) == before
     whole = sources.of(*(getattr(registry, kind).get(part) for kind, part in PARTS), Trainer).values()
-    hashes = sorted(hashlib.sha256(source).digest() for source in whole)
+    hashes = sorted(hashlib.sha256(sources.computing(source)).digest() for source in whole)
     assert run_digest(tiny_run("mine")) == hashlib.sha256(b"".join(hashes)).hexdigest()[:16]
 
 
@@ -101,3 +101,30 @@ def test_a_class_that_is_registered_again_is_of_the_source_as_it_is_then(folder:
     monkeypatch.setattr(registry, "_plugin_files", [])
     load_plugin(folder / "plugin.py")
     assert own(folder)["bench_plugin_plugin"] == f"{PLUGIN}# edited\n".encode()
+
+
+def test_words_are_no_part_of_what_computes():
+    source = b'''"""A module."""
+import math  # for pi
+
+RATE = "# no comment"
+"""What it is."""
+
+
+def area(r):
+    """The area.
+
+    In squares.
+    """
+    # twice
+    return math.pi * r**2
+'''
+    assert (
+        sources.computing(source)
+        == b"""import math
+RATE = "# no comment"
+def area(r):
+    return math.pi * r**2"""
+    )
+    assert sources.computing(b"def broken(:  # x") == b"def broken(:  # x"
+    assert sources.computing(b'def f(): "words"') == b'def f(): "words"'

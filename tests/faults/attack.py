@@ -235,8 +235,8 @@ def _listed(top: Path) -> set[str]:
 
 
 def _harmless(name: str) -> bool:
-    """Whether it is a library's cache, or the lock of a data set's folder."""
-    return name.startswith(".") or name.endswith("/lock")
+    """Whether it is a library's cache, Python's of a plugin, or the lock of a data set's folder."""
+    return name.startswith((".", "__pycache__")) or name.endswith("/lock")
 
 
 @dataclass
