@@ -62,7 +62,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
             more, drawn = make(list(curves(own, value)), str(model))
             table += [{"model": model, **row} for row in more]
             panels += drawn
-        how = {"panels": panels, "across": 2 if rises else 3, "table": pd.DataFrame(table)}
+        how: dict[str, Any] = {"panels": panels, "across": 2 if rises else 3, "table": pd.DataFrame(table)}
         yield exhibit(data, f"frontier-{name}", f"{TITLE}: {name}", RISES if rises else FALLS, part, **how)
 
 

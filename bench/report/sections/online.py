@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
         drawn, name = rows[rows["base"]], titled(data.results, grid, task)
         parts = (drawn[drawn["order"] == order] for order in chosen(drawn, MOST_ROWS))
         panels = [panel for part in parts for panel in _panels(part, values)]
-        how = {"panels": panels, "across": len(values), "table": at_the_end(rows)}
+        how: dict[str, Any] = {"panels": panels, "across": len(values), "table": at_the_end(rows)}
         yield exhibit(data, f"online-{name}", f"{TITLE}: {name}", caption, rows, **how)
 
 
