@@ -187,8 +187,8 @@ def _complexity(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame, pd
     for grid, name in tell_apart({grid: {"steps": record["steps"]} for grid, record in records.items()}).items():
         for part, rows in found.items():
             own = [row for row in records[grid].get(part, []) if isinstance(row, dict)]
-            told = [row | {"uncounted": _names(row)} if "uncounted" in row else row for row in own]
-            rows += [{"grid": name, **row} for row in told]
+            named = [row | {"uncounted": _names(row)} if "uncounted" in row else row for row in own]
+            rows += [{"grid": name, **row} for row in named]
     for row in found["inference"]:
         row.setdefault("state", traits(row.get("method")).get("state"))
     steps, credit, inference = (pd.json_normalize(rows) for rows in found.values())

@@ -94,23 +94,23 @@ def ran(data: Data, parts: Iterable[tuple[str, str]]) -> str:
     keys = set(parts)
     runs = data.results.drop_duplicates(["grid", "id"])
     runs = runs[pd.Series([pair in keys for pair in zip(runs["grid"], runs["task"])], index=runs.index, dtype=bool)]
-    told = []
+    texts = []
     for grid, own in runs.groupby("grid", sort=True):
         done = int((own["state"] == "done").sum())
         rest = f", the other {len(own) - done} left out" if done < len(own) else ""
-        told.append(f"{grid}, {done} of {len(own)} cells done{rest}: {sizes(own) or 'config not known'}.")
-    return clean(" ".join(told))
+        texts.append(f"{grid}, {done} of {len(own)} cells done{rest}: {sizes(own) or 'config not known'}.")
+    return clean(" ".join(texts))
 
 
 def sizes(runs: pd.DataFrame) -> str:
     """The sizes and budgets of some cells: each field with all its values."""
-    told = []
+    texts = []
     for name in (name for name in map(str, runs) if name == "seed" or name.startswith(TOLD)):
         values = sorted({whole_as_int(value) for value in runs[name].dropna()}, key=sortable)
         words = ", ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in values)
         short = name.removeprefix("task.").removeprefix("model.").removeprefix("training.")
-        told += [f"{short} {words}"] if values else []
-    return clean("; ".join(told))
+        texts += [f"{short} {words}"] if values else []
+    return clean("; ".join(texts))
 
 
 def command(grid: str) -> str:
@@ -125,13 +125,13 @@ def uncounted(rows: pd.DataFrame, among: pd.DataFrame | None = None) -> str:
 
     `among`: only of the grids, tasks and methods that this table has.
     """
-    told: dict[str, dict[str, None]] = {}
+    uncounted_by: dict[str, dict[str, None]] = {}
     if "uncounted" in rows:
         if among is not None:
             keys = [pd.MultiIndex.from_frame(table[["grid", "task", "method"]]) for table in (rows, among)]
             rows = rows[keys[0].isin(keys[1])]
         for who, names in rows.dropna(subset="uncounted").groupby(["method", "backbone"], sort=False)["uncounted"]:
             operators = [name for text in names.unique() for name in text.split(", ") if name]
-            told |= {" on ".join(map(str, who)): dict.fromkeys(operators)} if operators else {}
-    words = "; ".join(f"{who} ({', '.join(operators)})" for who, operators in told.items())
+            uncounted_by |= {" on ".join(map(str, who)): dict.fromkeys(operators)} if operators else {}
+    words = "; ".join(f"{who} ({', '.join(operators)})" for who, operators in uncounted_by.items())
     return clean(f"FLOPs are too low where no rule counts an operator: {words}.") if words else ""

@@ -107,7 +107,7 @@ def fitted(data: Data) -> pd.DataFrame:
             x, y = values.index.to_numpy(dtype=float), values.to_numpy(dtype=float)
             half = len(x) // 2
             law, whole, line = _law(x[half:], y[half:]), _law(x, y), _line(x[half:], y[half:])
-            told = {
+            row = {
                 **{"quantity": quantity.name, "in": SYMBOLS[quantity.against]},
                 "paper": papers_growth(quantity.key, who["method"], who["phase"]),
                 **{"exponent": law.exponent, "error": law.error, "r2": law.r2},
@@ -117,7 +117,7 @@ def fitted(data: Data) -> pd.DataFrame:
                 **{"key": quantity.key, "count": len(x), "error_all": whole.error, "at_half": y[half]},
                 **{"slope_error": line.error, "change": line.change},
             }
-            found.append({**who, **told})
+            found.append({**who, **row})
     return pd.DataFrame(found, columns=[*WHO, *COLUMNS, *FURTHER])
 
 

@@ -88,10 +88,10 @@ def main(table: pd.DataFrame) -> Main:
         others = part[part["accuracy"] < best]
         if len(winners) == 1 and (others["accuracy_high"] < winners["accuracy_low"].iloc[0]).all() and len(others):
             clear[winners["column"].iloc[0]] += 1
-        told = [_cell(of[name], best) if name in of else None for name in columns]
+        shown = [_cell(of[name], best) if name in of else None for name in columns]
         chance, ceiling = (part[name].mean() for name in ("chance", "ceiling"))
         words = str(place).removeprefix(f"{clean(grid)}: ")
-        rows.append(Row(words, str(task), told, fixed(chance), fixed(ceiling)))
+        rows.append(Row(words, str(task), shown, fixed(chance), fixed(ceiling)))
     ahead = [f"{name} at {clear[name]}" for name in columns]
     if table["accuracy_low"].isna().all():
         return Main(columns, rows, TOO_FEW if rows else NO_SETTING)

@@ -121,17 +121,17 @@ def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     """What every row says in these config columns, in words. Gaps are left out."""
     names = short_names(columns)
     values = rows[list(columns)].astype(object).where(rows[list(columns)].notna(), None)
-    told = [
+    texts = [
         label(((name, whole_as_int(value)) for name, value in zip(columns, row) if value is not None), names)
         for row in values.itertuples(index=False, name=None)
     ]
-    return pd.Series(told, index=rows.index, dtype=object)
+    return pd.Series(texts, index=rows.index, dtype=object)
 
 
 def place(grid: str | None, task: str, setting: Iterable[tuple[str, Any]]) -> str:
     """A setting in words: `retrieval, length 16`, with its grid where there are several."""
-    told = [(name, value) for name, value in setting if value is not None]
-    words = ", ".join(filter(None, (clean(task), label(told, short_names(name for name, _ in told)))))
+    known = [(name, value) for name, value in setting if value is not None]
+    words = ", ".join(filter(None, (clean(task), label(known, short_names(name for name, _ in known)))))
     return f"{clean(grid)}: {words}" if grid is not None else words
 
 
@@ -201,10 +201,10 @@ def departures(runs: pd.DataFrame) -> pd.Series:
     """
     if runs.empty:
         return pd.Series([], index=runs.index, dtype=object)
-    told = with_columns(runs, "off").reset_index(drop=True)
-    known = told["off"].map(lambda text: isinstance(text, str)).astype(bool)
-    found = told["off"].where(known, "").map(lambda text: frozenset(filter(None, text.split(", "))))
-    return found.where(known, _guessed_off(told[~known]).reindex(told.index)).set_axis(runs.index)
+    stated = with_columns(runs, "off").reset_index(drop=True)
+    known = stated["off"].map(lambda text: isinstance(text, str)).astype(bool)
+    found = stated["off"].where(known, "").map(lambda text: frozenset(filter(None, text.split(", "))))
+    return found.where(known, _guessed_off(stated[~known]).reindex(stated.index)).set_axis(runs.index)
 
 
 def _guessed_off(runs: pd.DataFrame) -> pd.Series:
@@ -249,9 +249,9 @@ def cells(data: Data) -> pd.DataFrame:
     for (grid, task), part in values.groupby(["grid", "task"], sort=True):
         knobs = ["task.length", *(name for name in varying(part, ("task.",)) if name != "task.length")]
         for row, own in zip(part.index, part[knobs].itertuples(index=False, name=None)):
-            told = [(name, whole_as_int(value)) for name, value in zip(knobs, own)]
-            at[row] = (str(grid), str(task), *(sortable(value) for _, value in told))
-            places[at[row]] = place(str(grid) if several else None, str(task), told)
+            fields = [(name, whole_as_int(value)) for name, value in zip(knobs, own)]
+            at[row] = (str(grid), str(task), *(sortable(value) for _, value in fields))
+            places[at[row]] = place(str(grid) if several else None, str(task), fields)
     rank = {spot: count for count, spot in enumerate(sorted(places))}
     departs = departures(runs)
     others = [[item for item in found[run] if not item[0].startswith("task.")] for run in keys(runs)]

@@ -184,13 +184,13 @@ def _provenance(runs: pd.DataFrame) -> list[str]:
     """Commit, versions and hardware, each combination once with how many cells it computed."""
     columns = [name for name in names_of(runs, "provenance.") if name not in ("provenance.host", "provenance.seed")]
     known = runs[runs[columns].notna().any(axis=1)] if columns else runs.iloc[:0]
-    told: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for row in known[columns].to_dict("records"):
         facts = {
             str(name).removeprefix("provenance."): whole_as_int(value) for name, value in row.items() if pd.notna(value)
         }
         words = [f"commit {facts.pop('commit', 'unknown')}" + (" with changes" if facts.pop("dirty", False) else "")]
         words += [f"{name.removeprefix('packages.')} {value}" for name, value in facts.items()]
-        told[", ".join(words)] += 1
-    found = [f"{words} ({number} {'cell' if number == 1 else 'cells'})" for words, number in told.most_common()]
+        counts[", ".join(words)] += 1
+    found = [f"{words} ({number} {'cell' if number == 1 else 'cells'})" for words, number in counts.most_common()]
     return found or ["no finished cell says it"]

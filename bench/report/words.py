@@ -75,8 +75,8 @@ def few_seeds(table: pd.DataFrame | None) -> str:
     if table is None or "seeds" not in table or not pd.api.types.is_numeric_dtype(table["seeds"]):
         return ""
     few = int((table["seeds"] < SEEDS_FOR_AN_INTERVAL).sum())
-    told = f"{few} of {len(table)} means have fewer than {SEEDS_FOR_AN_INTERVAL} seeds and no interval."
-    return told if few else ""
+    sentence = f"{few} of {len(table)} means have fewer than {SEEDS_FOR_AN_INTERVAL} seeds and no interval."
+    return sentence if few else ""
 
 
 def sentences(*parts: str) -> str:

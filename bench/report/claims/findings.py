@@ -170,8 +170,8 @@ def decide(parts: Sequence[Part], why: str) -> Verdict:
         verdict = "mixed"
     elif "contradicted" in found:
         verdict = "contradicted"
-    told = {head: [_phrase(part) for part in parts if part.verdict == word] for word, head in HEADS.items()}
-    because = " ".join(f"{head}: {'; '.join(phrases)}." for head, phrases in told.items() if phrases)
+    by_head = {head: [_phrase(part) for part in parts if part.verdict == word] for word, head in HEADS.items()}
+    because = " ".join(f"{head}: {'; '.join(phrases)}." for head, phrases in by_head.items() if phrases)
     return Verdict(verdict, because, numbers(parts), why if verdict in ("contradicted", "mixed") else None)
 
 

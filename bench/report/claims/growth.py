@@ -58,7 +58,7 @@ def efficiency(data: Data) -> Verdict:
     runs = runs[runs["task"].isin(asked)]
     found = pairs(of_method(runs, "smt+dmt"), of_method(runs, "bptt"))
     far = ahead(BITS)._replace(words=f"{ahead(BITS).words}, and {FAR:g} times the sequential FLOPs")
-    told = stated("; ".join(f"{task}: {PER_TOKEN[task].words}" for task in asked))
+    rule = stated("; ".join(f"{task}: {PER_TOKEN[task].words}" for task in asked))
     effect = "bits that BPTT's loss is above SMT->DMT's, at equal {}"
     stands = f" (for {' and '.join(task for task in PER_TOKEN if task != STAND_IN)})" if asked == [STAND_IN] else ""
     per_flop = [_per_flop(*matched) for matched in _with_curves(data, found, "spent.sequential_flops")]
@@ -70,7 +70,7 @@ def efficiency(data: Data) -> Verdict:
                 *("SMT->DMT is far ahead per sequential FLOP", effect.format("sequential FLOPs"), far),
                 *(per_flop, "measure: [cost]"),
             ),
-            Part(says, effect.format("tokens"), told, per_token),
+            Part(says, effect.format("tokens"), rule, per_token),
         ],
         "SMT also trains a teacher, on which it may spend what an RNN over short sequences does not need, and a small "
         "budget may end long before either method is done.",
@@ -213,9 +213,9 @@ def compression(data: Data) -> Verdict:
     cases = []
     for ladder in ladders(data, of_method(_natural(data), "smt+dmt"), "model.memory_tokens", RUNGS):
         halvings = [_halvings(rows, curves) for _, rows in ladder.rows.groupby("seed")]
-        told = mean_interval([float(halving is None) for halving in halvings])
-        unless = {"unclear": [(told.mean > 0, "the smallest memory had the target at half time")]}
-        beside = (("share of seeds whose smallest memory had the target at half time", told),)
+        idle = mean_interval([float(halving is None) for halving in halvings])
+        unless = {"unclear": [(idle.mean > 0, "the smallest memory had the target at half time")]}
+        beside = (("share of seeds whose smallest memory had the target at half time", idle),)
         effect = mean_interval([halving for halving in halvings if halving is not None])
         cases.append(Case(ladder.where, effect, beside, unless))
     rule = apart(

@@ -181,8 +181,8 @@ def geometry(data: Data) -> Verdict:
     memories grouped by their labels stands in. Runs that have not learned their task (0.2 of the way from chance to the
     ceiling) tell nothing. SMT is every method with a teacher of memories.
     """
-    told = with_columns(data.results, "grid", "id", "traits.teacher")
-    taught = set(keys(told[told["traits.teacher"].eq(True)]))
+    traits = with_columns(data.results, "grid", "id", "traits.teacher")
+    taught = set(keys(traits[traits["traits.teacher"].eq(True)]))
     runs = final(data)
     runs = _with_where(data, runs[~runs["reference"]])
     skill = runs.groupby("where")["skill"].mean().to_dict()

@@ -33,8 +33,8 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     for name, (title, caption, fields, make) in EXHIBITS.items():
         made = make(data, rows)
         if made is None:
-            told = f"no finished cells of one task and method that differ in just {' or '.join(fields)}"
-            yield Missing(name, title, f"{told}; `{command('ablation-small')}` brings them")
+            reason = f"no finished cells of one task and method that differ in just {' or '.join(fields)}"
+            yield Missing(name, title, f"{reason}; `{command('ablation-small')}` brings them")
         else:
             panels, table = made
             yield exhibit(data, name, title, caption, table, panels=panels, table=table)
@@ -135,9 +135,9 @@ def _future(data: Data, rows: pd.DataFrame) -> Made:
         return None
     training = every[DETACH].map(lambda value: "detached" if value is True or value == 1 else "joint")
     every = every.assign(training=training, future=every["value"])
-    told = [", ".join(filter(None, both)) for both in zip(every["where"], training)]
+    settings = [", ".join(filter(None, both)) for both in zip(every["where"], training)]
     panels = []
-    for (grid, task), part in every.assign(setting=told).groupby(["grid", "task"], sort=False):
+    for (grid, task), part in every.assign(setting=settings).groupby(["grid", "task"], sort=False):
         marks = [
             plot.Mark("length of the task", length) for length in sorted(set(number(part["task.length"]).dropna()))
         ]

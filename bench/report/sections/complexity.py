@@ -79,14 +79,14 @@ def _exhibit(
 
 def _ran(rows: pd.DataFrame, against: str) -> str:
     """What was traced for these rows."""
-    told = []
+    texts = []
     sizes = {against: rows[against], "batch size": number(rows["batch_size"]), "device": rows["device"]}
     for name, values in sizes.items():
         found = sorted(set(values.dropna()))
-        told += [f"{name} {', '.join(map(number_word, found))}"] if found else []
+        texts += [f"{name} {', '.join(map(number_word, found))}"] if found else []
     grids, tasks = (", ".join(dict.fromkeys(rows[name])) for name in ("grid", "task"))
     configured = counted(len(rows[CONFIGURATION].drop_duplicates()), "configuration")
-    what = "; ".join([f"`cost` of {grids or 'an unknown grid'}: {configured} on {tasks}", *told])
+    what = "; ".join([f"`cost` of {grids or 'an unknown grid'}: {configured} on {tasks}", *texts])
     return f"{clean(what)}. Each was traced once: operations that ran depend on no seed."
 
 
@@ -118,8 +118,8 @@ def exponents(data: Data) -> pd.DataFrame:
     """
     fitted, credit = fits.fitted(data), traced(data, "credit")
     streamed = fitted["in"] == fits.SYMBOLS[POSITION]  # once for all phases
-    told = credit[credit["outside"].notna()].drop_duplicates(WHO)[[*WHO, "outside"]]
-    table = pd.concat([fitted.loc[~streamed, WHO], told[WHO]]).drop_duplicates(ignore_index=True)
+    outside = credit[credit["outside"].notna()].drop_duplicates(WHO)[[*WHO, "outside"]]
+    table = pd.concat([fitted.loc[~streamed, WHO], outside[WHO]]).drop_duplicates(ignore_index=True)
     alone = fitted.loc[streamed, WHO].drop_duplicates()
     known = pd.MultiIndex.from_frame(table[CONFIGURATION])
     table = pd.concat([table, alone[~pd.MultiIndex.from_frame(alone[CONFIGURATION]).isin(known)]], ignore_index=True)
@@ -132,7 +132,7 @@ def exponents(data: Data) -> pd.DataFrame:
         else:
             on = CONFIGURATION if own["in"].iloc[0] == fits.SYMBOLS[POSITION] else WHO
             table = table.merge(own[[*on, column]].rename(columns={column: name}), on=on, how="left")
-    return table.merge(told, on=WHO, how="left") if len(told) else table
+    return table.merge(outside, on=WHO, how="left") if len(outside) else table
 
 
 def _panels(rows: pd.DataFrame, quantities: Sequence[Quantity]) -> list[plot.Panel]:

@@ -75,8 +75,8 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
         yield Missing(name, title, reason)
         return
     own = runs.loc[sorted(found)]
-    told = [{**found[row].scores, "limit": found[row].limit, "verdict": found[row].verdict} for row in own.index]
-    own = own.assign(**pd.DataFrame(told, index=own.index))
+    facts = [{**found[row].scores, "limit": found[row].limit, "verdict": found[row].verdict} for row in own.index]
+    own = own.assign(**pd.DataFrame(facts, index=own.index))
     own = own.assign(left=_left(own)).sort_values(["left", "seed"], ascending=[False, True], kind="stable")
     worst = own.drop_duplicates(GROUP)  # of each setting
     limits = own.groupby(GROUP, dropna=False)["limit"].agg(_counted).rename("limits").reset_index()

@@ -242,6 +242,6 @@ def _colours(labels: Sequence[Any]) -> tuple[Any, ScalarMappable, dict[float, st
     if few:
         colours = ListedColormap(sns.color_palette("colorblind", len(found)))
         norm = BoundaryNorm(np.arange(len(found) + 1) - 0.5, len(found))
-    told = range(len(found)) if few else np.linspace(0, len(found) - 1, 5).round().astype(int)
-    ticks = {float(number): str(found[number]) for number in told}
+    shown = range(len(found)) if few else np.linspace(0, len(found) - 1, 5).round().astype(int)
+    ticks = {float(number): str(found[number]) for number in shown}
     return colours(norm([place[label] for label in labels])), ScalarMappable(norm, colours), ticks

@@ -79,6 +79,6 @@ def scores_beyond(rows: pd.DataFrame) -> pd.DataFrame:
         lengths = lengths.map(lambda found: ", ".join(map("{:g}".format, sorted(found))))
         seeds = seeds.merge(lengths.rename(f"{name}_lengths").reset_index(), on=by, how="left")
     how = dict.fromkeys(("accuracy", "longer", "shorter", "drop"), "interval")
-    told = dict.fromkeys(("longer_lengths", "shorter_lengths"), "first")
-    table = tabulate(seeds, by, **how, **told, **dict.fromkeys(facts, "mean"))
+    listed = dict.fromkeys(("longer_lengths", "shorter_lengths"), "first")
+    table = tabulate(seeds, by, **how, **listed, **dict.fromkeys(facts, "mean"))
     return without_idle(in_order(table, *PLACE, "method", "setting", "reference"), keep_grid=True)

@@ -70,14 +70,14 @@ def machines(runs: pd.DataFrame) -> Made:
     """What computed finished cells: commit, versions and hardware, and how many cells and seconds of training."""
     columns = [name for name in names_of(runs, "provenance.") if name not in PRIVATE]
     known = runs[runs[columns].notna().any(axis=1)] if columns else runs[:0]
-    told = known.assign(**{name: known[name].map(whole_as_int, na_action="ignore") for name in columns})
-    groups = told.groupby(["grid", *columns], dropna=False, sort=True)
+    plain = known.assign(**{name: known[name].map(whole_as_int, na_action="ignore") for name in columns})
+    groups = plain.groupby(["grid", *columns], dropna=False, sort=True)
     table = groups.agg(cells=("id", "size"), seconds=("training_seconds", "sum")).reset_index()
     table.columns = [str(name).removeprefix("provenance.").removeprefix("packages.") for name in table]
     table = table.rename(columns={"dirty": "changed since", "seconds": "training seconds"})
     nouns = {"provenance.commit": "commit", "provenance.processor": "processor", "provenance.device": "device"}
-    words = [counted(told[name].nunique(), noun) for name, noun in nouns.items() if name in told]
-    changed = int(told["provenance.dirty"].eq(True).sum()) if "provenance.dirty" in told else 0
+    words = [counted(plain[name].nunique(), noun) for name, noun in nouns.items() if name in plain]
+    changed = int(plain["provenance.dirty"].eq(True).sum()) if "provenance.dirty" in plain else 0
     caption = sentences(
         f"Finished cells come from {', '.join(words) or 'unknown code'}.",
         f"{counted(changed, 'cell')} ran with changes that the commit does not hold." if changed else "",

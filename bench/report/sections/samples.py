@@ -57,9 +57,9 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     for place, ((_, task), part) in enumerate(shown.assign(kind=kinds).groupby(["kind", "task"], sort=True)):
         bad = int((runs["task"] == task).sum()) - len(part)
         caption, figure, table = KINDS[part["samples"].iloc[0].kind][1](part)
-        told = sentences(caption, f"{bad} samples.json cannot be read." if bad else "")
+        words = sentences(caption, f"{bad} samples.json cannot be read." if bad else "")
         name = f"samples-{str(task).lower()}" if place else "samples"
-        yield exhibit(data, name, f"Samples: {clean(task)}", told, part, figure=figure, table=table)
+        yield exhibit(data, name, f"Samples: {clean(task)}", words, part, figure=figure, table=table)
     if shown.empty:
         reason = f"{len(runs)} samples.json cannot be read" if len(runs) else "no finished run has written samples"
         yield Missing("samples", "Samples", f"{reason}; {COMMAND} makes some")
@@ -77,8 +77,8 @@ def _read(record: Any) -> Samples:
 
 def _named(run: Any, part: pd.DataFrame) -> dict[str, Any]:
     """What tells this run's rows of a table from others of the task: as little as does."""
-    told = {"where": run["place"]} if len(set(part["order"])) > 1 else {}
-    return told | {"method": run["method"]} | ({"setting": run["setting"]} if part["setting"].any() else {})
+    where = {"where": run["place"]} if len(set(part["order"])) > 1 else {}
+    return where | {"method": run["method"]} | ({"setting": run["setting"]} if part["setting"].any() else {})
 
 
 Made = tuple[str, Figure | None, pd.DataFrame]
@@ -122,14 +122,14 @@ def _pictures(part: pd.DataFrame) -> Made:
     numbers = pd.DataFrame([_numbers(samples) for samples in part["samples"]], index=part.index)
     how = {str(name): "interval" if name == "completion_error" else "mean" for name in numbers}
     table = tabulate(part.join(numbers), METHOD, **how).rename(columns={"place": "where"})
-    told = _named(part.iloc[0], part)
+    named = _named(part.iloc[0], part)
     first = part.drop_duplicates(METHOD)
     many = f" The figure shows {MOST_ROWS} of {len(first)} settings." if len(first) > MOST_ROWS else ""
     caption = (
         "Pictures written freely, and completions of what stands above the line, one of many that a model may draw. "
         f"Errors are in grey levels of {FULL} per pixel that was not given.{many}"
     )
-    columns = [name for name in table if name in told or name not in ("order", "where", "setting")]
+    columns = [name for name in table if name in named or name not in ("order", "where", "setting")]
     return caption, _sheet(first.iloc[:MOST_ROWS], part), table[columns]
 
 
@@ -219,8 +219,8 @@ def _symbols(part: pd.DataFrame) -> Made:
         for sequence in run["samples"].completed[:SEQUENCES]:
             scored = [truth == written for truth, written in zip(*sequence[1:]) if truth != UNSCORED]
             texts = (" ".join("." if symbol == UNSCORED else str(symbol) for symbol in symbols) for symbols in sequence)
-            told = {"seed": whole_as_int(run["seed"]), **dict(zip(FIELDS, texts)), "right": sum(scored)}
-            rows.append({**_named(run, part), **told, "scored": len(scored)})
+            row = {"seed": whole_as_int(run["seed"]), **dict(zip(FIELDS, texts)), "right": sum(scored)}
+            rows.append({**_named(run, part), **row, "scored": len(scored)})
     caption = "A dot stands where nothing is scored; truth and answer under a symbol are what follows upon it."
     return caption, None, pd.DataFrame(rows)
 
