@@ -87,26 +87,13 @@ def dynamics(run: Run, length: int, phases: list[str]) -> dict[str, Any]:
     label = [number % 4 for number in range(24)]
     points = drawn.normal(size=(24, 2)) + 4 * np.stack([np.cos(label), np.sin(label)], 1)
     origin = drawn.normal(size=(9, 2))
+    norms = {"t": t.tolist(), "norm": np.exp(slope * t).tolist(), "loss_at": length - 1, "through": through}
+    twice = np.arange(2 * length)
+    delta = [0.2 / (1 + at) * (1 + twice / length) * drawn.uniform(0.9, 1.1) for at in range(len(phases) if smt else 0)]
+    drift = {"t": twice.tolist(), "accuracy": [math.nan if at % 2 else 0.5 for at in twice]}
     return {
-        "gradients": [
-            {
-                "when": when,
-                "t": t.tolist(),
-                "norm": np.exp(slope * t).tolist(),
-                "loss_at": length - 1,
-                "through": through,
-            }
-            for when in ("init", "trained")
-        ],
-        "drift": [
-            {
-                "phase": phase,
-                "t": list(range(2 * length)),
-                "delta": (0.2 / (1 + at) * (1 + np.arange(2 * length) / length) * drawn.uniform(0.9, 1.1)).tolist(),
-                "accuracy": [math.nan if t % 2 else 0.5 for t in range(2 * length)],
-            }
-            for at, phase in enumerate(phases if smt else [])
-        ],
+        "gradients": [{"when": when, **norms} for when in ("init", "trained")],
+        "drift": [{"phase": phase, **drift, "delta": found.tolist()} for phase, found in zip(phases, delta)],
         "geometry": {
             **{"colour_by": "needle", "points": points.tolist(), "label": label, "explained": [0.6, 0.25, 0.1]},
             **{"effective_rank": drawn.uniform(2, 5), "origin": origin.tolist(), "field": (0.1 * origin).tolist()},

@@ -153,13 +153,9 @@ def lengths(smt: Sequence[float], bptt: Sequence[float]) -> Lab:
 def traced(smt: float, bptt: float, transformer: float = 0.0, dmt: float = 1.0) -> Lab:
     """Sequential operations that grow with these exponents; credit paths and streams to match."""
     lab = Lab()
-    cases = [
-        ("smt+dmt", "smt", smt),
-        ("smt+dmt", "dmt", dmt),
-        ("bptt", "train", bptt),
-        ("transformer", "train", transformer),
-    ]
-    for method, phase, exponent in cases:
+    cases = {("smt+dmt", "smt"): smt, ("smt+dmt", "dmt"): dmt}
+    cases |= {("bptt", "train"): bptt, ("transformer", "train"): transformer}
+    for (method, phase), exponent in cases.items():
         about = {"grid": "c", "task": "retrieval", "method": method, "backbone": "transformer", "phase": phase}
         lab.rows["steps"] += [
             {**about, "length": length, "whole.sequential_operations": 7.0 * length**exponent}
@@ -170,15 +166,10 @@ def traced(smt: float, bptt: float, transformer: float = 0.0, dmt: float = 1.0) 
                 {**about, "length": 32, "distance": distance, "shortest": 20.0 + 9 * distance * exponent}
                 for distance in range(32)
             ]
+            grows = method == "transformer"
             lab.rows["inference"] += [
-                {
-                    **about,
-                    "state": "growing" if method == "transformer" else "constant",
-                    "position": position,
-                    "state_bytes": 64.0 * (position if method == "transformer" else 1),
-                    "flops": 1000.0 + (2.0 * position if method == "transformer" else 0.0),
-                    "elementwise": 10.0,
-                }
+                {**about, "state": "growing" if grows else "constant", "position": position, "elementwise": 10.0}
+                | {"state_bytes": 64.0 * (position if grows else 1), "flops": 1000.0 + 2.0 * position * grows}
                 for position in (8, 16, 32, 64, 128, 256, 512)
             ]
     return lab

@@ -28,13 +28,8 @@ CARRIED = 4096
 
 
 def step(method: str, phase: str, length: int, operations: float, **fields: Any) -> dict[str, Any]:
-    whole: dict[str, float] = {
-        "flops": 10 * length**2,
-        "elementwise": 5 * length,
-        "sequential_flops": 3 * length,
-        "operations": 9,
-    }
-    whole["sequential_operations"] = operations
+    whole: dict[str, float] = {"flops": 10 * length**2, "elementwise": 5 * length, "operations": 9}
+    whole |= {"sequential_flops": 3 * length, "sequential_operations": operations}
     named = {"task": "retrieval", "method": method, "backbone": "gru", "phase": phase, "device": "cpu"}
     sizes = {"peak_bytes": 100 * length, "carried_bytes": CARRIED}
     return {**named, "length": length, "batch_size": 8, **sizes, "whole": whole, **fields}

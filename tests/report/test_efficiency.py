@@ -54,15 +54,11 @@ def cell(
     if state == "done":
         write_json(folder / "result.json", {"scores": final, "costs": costs, "provenance": {}})
     folder.set_status(state)
+    traced = []
+    for phase, rate in (rates or {}).items():
+        whole = {"flops": 20 * rate, "elementwise": 10 * rate, "sequential_flops": 10 * rate}
+        traced.append({"phase": phase, "tokens": 10, "whole": {**whole, "sequential_operations": 1}})
     if rates:
-        whole = {
-            phase: {"flops": 20 * rate, "elementwise": 10 * rate, "sequential_flops": 10 * rate}
-            for phase, rate in rates.items()
-        }
-        traced = [
-            {"phase": phase, "tokens": 10, "whole": {**costs, "sequential_operations": 1}}
-            for phase, costs in whole.items()
-        ]
         write_json(folder / "cost.json", {"schema": 1, "phases": traced})
 
 

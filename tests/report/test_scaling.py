@@ -37,12 +37,8 @@ def cell(
     task: dict[str, Any] | None = None,
 ) -> None:
     """A finished cell with this loss in bits (and its teacher's), and a curve of (tokens, bits)."""
-    run = tiny_run(
-        {"name": method, **(options or {})},
-        task or {"name": "digits", "length": 64},
-        model={**BASE, **(model or {})},
-        seed=seed,
-    )
+    task = task or {"name": "digits", "length": 64}
+    run = tiny_run({"name": method, **(options or {})}, task, model={**BASE, **(model or {})}, seed=seed)
     length = run.task_config.length
     scores = [score(0.5, bits * BITS, length=length, **NATURAL)]
     scores += [score(0.5, teacher * BITS, "teacher", length, **NATURAL)] if teacher is not None else []
@@ -50,16 +46,9 @@ def cell(
     costs = {"steps": 100, "tokens": 1000, "training_seconds": 1.0, "predictor_parameters": parameters}
     write_json(folder / "result.json", {"scores": scores, "costs": costs})
     if curve is not None:
-        points = [
-            {
-                "phase": method,
-                "steps": 1,
-                "tokens": tokens,
-                "scores": [{"predictor": "rnn", "reference": False, "accuracy": 0.5, "loss": loss * BITS}],
-            }
-            for tokens, loss in curve
-        ]
-        write_json(folder / "curve.json", points)
+        known = {"predictor": "rnn", "reference": False, "accuracy": 0.5}
+        points = [{"tokens": tokens, "scores": [{**known, "loss": loss * BITS}]} for tokens, loss in curve]
+        write_json(folder / "curve.json", [{"phase": method, "steps": 1, **point} for point in points])
 
 
 def traced(root: Path, flops: Callable[[int], float]) -> None:
