@@ -84,15 +84,11 @@ class Image:
 def render(data: Data, sections: Sequence[Section], files: Mapping[str, bytes], dpi: int) -> str:
     """The whole page. `files` holds figures/NAME.png at `dpi` for every exhibit with a figure."""
     script, sheet = _part("page.js"), _part("page.css")
-    environment = Environment(
-        loader=PackageLoader("bench", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = Environment(loader=PackageLoader("bench", "report"), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
     sections = [section for section in sections if section.exhibits or section.name == "claims"]
     exhibits = [exhibit for section in sections for exhibit in section.exhibits]
+    whole = [exhibit for exhibit in exhibits if isinstance(exhibit, Exhibit)]
     pictures = {exhibit.name: files[name] for exhibit in exhibits if (name := f"figures/{exhibit.name}.png") in files}
     answers = attempt(lambda: overview.main(overview.compared(data)), "main", "")
     verdicts = attempt(lambda: _judged(judged(data)), "claims", "")
@@ -103,11 +99,7 @@ def render(data: Data, sections: Sequence[Section], files: Mapping[str, bytes], 
         sections=sections,
         anchors={exhibit.name for exhibit in exhibits},
         images={name: _image(png, dpi) for name, png in pictures.items()},
-        tables={
-            exhibit.name: _table(exhibit.table)
-            for exhibit in exhibits
-            if isinstance(exhibit, Exhibit) and exhibit.table is not None
-        },
+        tables={exhibit.name: _table(exhibit.table) for exhibit in whole if exhibit.table is not None},
         is_missing=lambda exhibit: isinstance(exhibit, Missing),
         main=None if isinstance(answers, Missing) or not answers.rows else answers,
         made_by=made_by,
@@ -115,8 +107,8 @@ def render(data: Data, sections: Sequence[Section], files: Mapping[str, bytes], 
         unjudged=verdicts.reason if isinstance(verdicts, Missing) else None,
         verdicts=VERDICTS,
         folded=LAST,
-        tasks=sorted({name for exhibit in exhibits for name in _concerned(exhibit, "tasks")}),
-        methods=sorted({name for exhibit in exhibits for name in _concerned(exhibit, "methods")}, key=style.order),
+        tasks=sorted({task for exhibit in whole for task in exhibit.tasks}),
+        methods=sorted({method for exhibit in whole for method in exhibit.methods}, key=style.order),
         looks=data.looks,
         rows_open=ROWS_OPEN,
         clean=clean,
@@ -140,10 +132,6 @@ def _words(text: str) -> Markup:
 
 def _part(name: str) -> str:
     return (files("bench.report") / name).read_text(encoding="utf-8")
-
-
-def _concerned(exhibit: Exhibit | Missing, what: str) -> tuple[str, ...]:
-    return getattr(exhibit, what, ())
 
 
 # What stands at the top.
