@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
+from rich.console import Console
 
 from bench.config import Run
+from bench.report import print_summary
 from bench.report.data import Data, load
 from bench.report.exhibit import Exhibit, Missing
 from bench.report.plot import Line, Panel
@@ -120,3 +122,14 @@ def words(panels: Any) -> list[str]:
     """What the legend of the panels says."""
     drawn = (thing for panel in panels for thing in (*panel.lines, *panel.levels, *panel.marks))
     return list(dict.fromkeys(thing.word for thing in drawn if thing.word))
+
+
+def curves(root: Path) -> dict[str, Any]:
+    """Task -> the panels of its learning curves."""
+    return {exhibit.tasks[0]: exhibit.panels for exhibit in exhibits(root, "summary").values()}  # type: ignore[union-attr]
+
+
+def printed(frame: pd.DataFrame, width: int = 110) -> str:
+    console = Console(width=width, color_system=None, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    print_summary(frame, console)
+    return console.export_text()
