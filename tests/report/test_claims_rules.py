@@ -306,7 +306,7 @@ def test_the_section_has_every_verdict_and_every_number() -> None:
         numbers.table[numbers.table["claim"] == "1"].drop(columns="claim"), verdict("1", lab.data()).numbers
     )
     counts = table["verdict"].value_counts()
-    assert f"Of 14 claims: {counts['supported']} supported" in verdicts.caption
+    assert f"14 claims: {counts['supported']} supported" in verdicts.caption
 
 
 def test_claims_name_shipped_grids_and_exhibits() -> None:

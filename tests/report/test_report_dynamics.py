@@ -113,7 +113,7 @@ def test_a_norm_of_zero_is_not_drawn_and_counts_as_the_smallest_number(tmp_path:
     gone = {"when": "trained", "t": [0, 1, 2], "norm": [0.0, 0.1, 1.0], "loss_at": 2, "through": "the unrolled updater"}
     cell(tmp_path, {"gradients": [gone]})
     exhibit, table = made(tmp_path, "gradient-norms")
-    assert "1 norms of exactly 0" in exhibit.caption and table["first_to_last"].iloc[0] == pytest.approx(1e-45)
+    assert "1 norms" in exhibit.caption and table["first_to_last"].iloc[0] == pytest.approx(1e-45)
     assert exhibit.panels[1].lines[0].x.tolist() == [1, 2]
 
 
