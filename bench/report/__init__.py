@@ -68,8 +68,10 @@ def _summary(data: Data, made: list[Section]) -> dict[str, bytes]:
     frame = first_table(data)
     if frame.empty:
         return {}
-    curves = [one for section in made if section.name == "summary" for one in section.exhibits]
-    links = {(one.grids[0], one.tasks[0]): one.name for one in curves if isinstance(one, Exhibit) and one.panels}
+    curves = [exhibit for section in made if section.name == "summary" for exhibit in section.exhibits]
+    links = {
+        (shown.grids[0], shown.tasks[0]): shown.name for shown in curves if isinstance(shown, Exhibit) and shown.panels
+    }
     whole = Exhibit("summary", "Final scores", streamed(frame), "", table=table_of(frame))
     texts = {
         "summary.csv": formats.csv(frame),
@@ -82,24 +84,24 @@ def _summary(data: Data, made: list[Section]) -> dict[str, bytes]:
 def _made(section: Section, data: Data, files: dict[str, bytes], taken: set[str]) -> Section:
     """The section, with every exhibit's files made; no two exhibits have one name."""
     found: list[Exhibit | Missing] = []
-    for one in section.exhibits:
-        named = replace(one, name=file_name(one.name, taken))
+    for made in section.exhibits:
+        named = replace(made, name=file_name(made.name, taken))
         own = {} if isinstance(named, Missing) else attempt(partial(_files, named, data), named.name, named.title)
         found.append(own if isinstance(own, Missing) else named)
         files |= {} if isinstance(own, Missing) else own
     return replace(section, exhibits=tuple(found))
 
 
-def _files(one: Exhibit, data: Data) -> dict[str, bytes]:
+def _files(shown: Exhibit, data: Data) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
-    figure = plot.draw(one.panels, data.looks, one.across) if one.panels else one.figure
+    figure = plot.draw(shown.panels, data.looks, shown.across) if shown.panels else shown.figure
     if figure is not None:
-        found[f"figures/{one.name}.png"] = page.picture(figure, DPI)
+        found[f"figures/{shown.name}.png"] = page.picture(figure, DPI)
         file = BytesIO()
         figure.set_layout_engine("none")  # places are found; finding them again takes as long as drawing
         figure.savefig(file, format="pdf", metadata={"CreationDate": None})
-        found[f"figures/{one.name}.pdf"] = file.getvalue()
-    if one.table is not None:
-        kinds = {"csv": formats.csv(one.table), "md": formats.markdown(one), "tex": formats.latex(one)}
-        found |= {f"tables/{one.name}.{kind}": text.encode() for kind, text in kinds.items()}
+        found[f"figures/{shown.name}.pdf"] = file.getvalue()
+    if shown.table is not None:
+        kinds = {"csv": formats.csv(shown.table), "md": formats.markdown(shown), "tex": formats.latex(shown)}
+        found |= {f"tables/{shown.name}.{kind}": text.encode() for kind, text in kinds.items()}
     return found

@@ -117,22 +117,17 @@ def load(paths: Sequence[Path | str]) -> Data:
     folders = tuple(Path(path) for path in paths)
     cells = placed([folder for folder in folders if not _only_traced(folder)])
     records = {name: _records(cells, f"{name}.json") for name in ("cost", "dynamics", "samples", "diagnosis")}
-    steps, credit, inference = _complexity(folders)
     results = read_results(cells) if cells else pd.DataFrame(columns=EMPTY)
+    curves = _with_work(_with_objects(load_curves(cells)), records["cost"])
+    dynamics, diagnoses = records["dynamics"], records["diagnosis"]
     return Data(
-        results=results,
-        curves=_in_unit(_with_work(_with_objects(load_curves(cells)), records["cost"]), results),
-        steps=steps,
-        credit=credit,
-        inference=inference,
-        gradients=_long(records["dynamics"], "gradients", ("t", "norm")),
-        drift=_long(records["dynamics"], "drift", ("t", "delta", "accuracy")),
-        geometry=[(run, one["geometry"]) for run, one in records["dynamics"] if one.get("geometry")],
-        samples=records["samples"],
-        folders=folders,
-        uncounted=_uncounted(records["cost"]),
-        diagnoses=[(run, one["diagnosis"]) for run, one in records["diagnosis"] if one.get("diagnosis")],
-        grids=load_grids(cells),
+        *(results, _in_unit(curves, results), *_complexity(folders)),
+        _long(dynamics, "gradients", ("t", "norm")),
+        _long(dynamics, "drift", ("t", "delta", "accuracy")),
+        [(run, record["geometry"]) for run, record in dynamics if record.get("geometry")],
+        *(records["samples"], folders, _uncounted(records["cost"])),
+        [(run, record["diagnosis"]) for run, record in diagnoses if record.get("diagnosis")],
+        load_grids(cells),
     )
 
 
@@ -164,7 +159,7 @@ def _in_unit(curves: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
         return curves
     units = results.dropna(subset=["unit"]).drop_duplicates(["grid", "id"]).set_index(["grid", "id"])["unit"]
     unit = units.reindex(pd.MultiIndex.from_frame(curves[["grid", "id"]])).to_numpy()
-    scale = np.array([scale_of(one) for one in unit])
+    scale = np.array([scale_of(name) for name in unit])
     return curves.assign(unit_loss=pd.to_numeric(curves["loss"], errors="coerce").astype(float) * scale)
 
 
@@ -192,8 +187,8 @@ def _complexity(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame, pd
     for grid, name in tell_apart({grid: {"steps": record["steps"]} for grid, record in records.items()}).items():
         for part, rows in found.items():
             own = [row for row in records[grid].get(part, []) if isinstance(row, dict)]
-            told = [row | {"uncounted": _names(row)} if "uncounted" in row else row for row in own]
-            rows += [{"grid": name, **row} for row in told]
+            named = [row | {"uncounted": _names(row)} if "uncounted" in row else row for row in own]
+            rows += [{"grid": name, **row} for row in named]
     for row in found["inference"]:
         row.setdefault("state", traits(row.get("method")).get("state"))
     steps, credit, inference = (pd.json_normalize(rows) for rows in found.values())
@@ -219,9 +214,9 @@ def _long(records: list[tuple[dict[str, Any], dict[str, Any]]], name: str, colum
     """A row per entry of the lists under `columns`, beside the run's identity and the record's other fields."""
     found: list[dict[str, Any]] = []
     for place, (_, record) in enumerate(records):
-        for one in record.get(name) or []:
-            lists = {column: one.get(column) or [] for column in columns}
-            others = {key: value for key, value in one.items() if key not in columns}
+        for entry in record.get(name) or []:
+            lists = {column: entry.get(column) or [] for column in columns}
+            others = {key: value for key, value in entry.items() if key not in columns}
             rows = zip_longest(*lists.values(), fillvalue=float("nan"))
             found += [{**dict(zip(columns, row)), **others, "run": place} for row in rows]
     if not found:

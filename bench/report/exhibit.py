@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MOST_PANELS = 12
-"""In one figure."""
+"""The most panels of one figure."""
 TOLD = ("task.", "model.", "training.budget.", "training.batch_size", "training.optimiser.lr")
 """Fields whose values say what was run."""
 
@@ -29,25 +29,17 @@ TOLD = ("task.", "model.", "training.budget.", "training.batch_size", "training.
 class Exhibit:
     """A figure, a table, or both, with what to see in it and what was run for it."""
 
-    name: str
-    """Of its files: lower-case words with dashes, no two alike in a report."""
+    name: str  # the name of its files: lower-case words with dashes, no two alike in a report
     title: str
-    caption: str
-    """What is plotted; two sentences at most, plain text."""
-    run: str
-    """What was run: grids, tasks, sizes, budgets, seeds; plain text."""
-    figure: Figure | None = None
-    """One that is no panels."""
-    table: pd.DataFrame | None = None
-    """Tidy and at full precision; written as CSV whole, and shown rounded."""
+    caption: str  # what is plotted; two sentences at most, plain text
+    run: str  # what was run: grids, tasks, sizes, budgets, seeds; plain text
+    figure: Figure | None = None  # one that is no panels
+    table: pd.DataFrame | None = None  # tidy and at full precision; written as CSV whole, and shown rounded
     tasks: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    """What the page's filter finds it by."""
+    methods: tuple[str, ...] = ()  # what the page's filter finds it by
     panels: Sequence[Panel] = ()
-    across: int = 3
-    """Panels beside one another, at most."""
-    grids: tuple[str, ...] = ()
-    """Whose runs made the data."""
+    across: int = 3  # panels beside one another, at most
+    grids: tuple[str, ...] = ()  # whose runs made the data
 
 
 @dataclass(frozen=True)
@@ -56,8 +48,7 @@ class Missing:
 
     name: str
     title: str
-    reason: str
-    """What is missing, and which grid or command would bring it."""
+    reason: str  # what is missing, and which grid or command would bring it
 
 
 @dataclass(frozen=True)
@@ -78,11 +69,17 @@ def attempt(make: Callable[[], T], name: str, title: str) -> T | Missing:
         return Missing(name, title, f"it could not be made from these results ({type(error).__name__}: {line})")
 
 
-def exhibit(data: Data, name: str, title: str, caption: str, rows: pd.DataFrame, **parts: Any) -> Exhibit:
-    """An exhibit on these rows, whose columns grid, task and method say what it is about.
+def exhibit(
+    data: Data, name: str, title: str, caption: str, rows: pd.DataFrame, missing: str = "", **parts: Any
+) -> Exhibit | Missing:
+    """An exhibit on these rows, whose columns grid, task and method say what it is about; without rows, a missing one.
 
-    Where only those of its panels are given that are drawn, `count` is how many there are.
+    `panels` and `table` may be functions of the rows. Where only the panels that are drawn are given, `count` is how
+    many there are.
     """
+    if missing and rows.empty:
+        return Missing(name, title, missing)
+    parts |= {key: parts[key](rows) for key in ("panels", "table") if callable(parts.get(key))}
     tasks, methods = tuple(dict.fromkeys(rows["task"])), tuple(sorted(set(rows["method"]), key=style.order))
     count = max(parts.pop("count", 0), len(parts.get("panels", ())))
     many = f"The figure shows the first {MOST_PANELS} of {count} panels." if count > MOST_PANELS else ""
@@ -96,28 +93,24 @@ def ran(data: Data, parts: Iterable[tuple[str, str]]) -> str:
     """What was run for these (grid, task): how many cells are done, and their sizes and budgets, grid by grid."""
     keys = set(parts)
     runs = data.results.drop_duplicates(["grid", "id"])
-    runs = runs[pd.Series([one in keys for one in zip(runs["grid"], runs["task"])], index=runs.index, dtype=bool)]
-    told = []
+    runs = runs[pd.Series([pair in keys for pair in zip(runs["grid"], runs["task"])], index=runs.index, dtype=bool)]
+    texts = []
     for grid, own in runs.groupby("grid", sort=True):
         done = int((own["state"] == "done").sum())
         rest = f", the other {len(own) - done} left out" if done < len(own) else ""
-        told.append(f"{grid}, {done} of {len(own)} cells done{rest}: {sizes(own) or 'config not known'}.")
-    return clean(" ".join(told))
+        texts.append(f"{grid}, {done} of {len(own)} cells done{rest}: {sizes(own) or 'config not known'}.")
+    return clean(" ".join(texts))
 
 
 def sizes(runs: pd.DataFrame) -> str:
     """The sizes and budgets of some cells: each field with all its values."""
-    told = []
-    for name in map(str, runs):
-        values = sorted({whole_as_int(one) for one in runs[name].dropna()}, key=sortable) if _is_told(name) else []
-        if values:
-            short = name.removeprefix("task.").removeprefix("model.").removeprefix("training.")
-            told.append(f"{short} {', '.join(f'{one:,}' if isinstance(one, int) else str(one) for one in values)}")
-    return clean("; ".join(told))
-
-
-def _is_told(name: str) -> bool:
-    return name == "seed" or name.startswith(TOLD)
+    texts = []
+    for name in (name for name in map(str, runs) if name == "seed" or name.startswith(TOLD)):
+        values = sorted({whole_as_int(value) for value in runs[name].dropna()}, key=sortable)
+        words = ", ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in values)
+        short = name.removeprefix("task.").removeprefix("model.").removeprefix("training.")
+        texts += [f"{short} {words}"] if values else []
+    return clean("; ".join(texts))
 
 
 def command(grid: str) -> str:
@@ -132,13 +125,13 @@ def uncounted(rows: pd.DataFrame, among: pd.DataFrame | None = None) -> str:
 
     `among`: only of the grids, tasks and methods that this table has.
     """
-    told: dict[str, dict[str, None]] = {}
+    uncounted_by: dict[str, dict[str, None]] = {}
     if "uncounted" in rows:
         if among is not None:
-            keys = [pd.MultiIndex.from_frame(one[["grid", "task", "method"]]) for one in (rows, among)]
+            keys = [pd.MultiIndex.from_frame(table[["grid", "task", "method"]]) for table in (rows, among)]
             rows = rows[keys[0].isin(keys[1])]
         for who, names in rows.dropna(subset="uncounted").groupby(["method", "backbone"], sort=False)["uncounted"]:
             operators = [name for text in names.unique() for name in text.split(", ") if name]
-            told |= {" on ".join(map(str, who)): dict.fromkeys(operators)} if operators else {}
-    words = "; ".join(f"{who} ({', '.join(operators)})" for who, operators in told.items())
+            uncounted_by |= {" on ".join(map(str, who)): dict.fromkeys(operators)} if operators else {}
+    words = "; ".join(f"{who} ({', '.join(operators)})" for who, operators in uncounted_by.items())
     return clean(f"FLOPs are too low where no rule counts an operator: {words}.") if words else ""

@@ -16,7 +16,7 @@ from scipy.stats import linregress
 
 from bench.report import style
 from bench.report.data import Data
-from bench.report.query import having, number, remembered
+from bench.report.query import number, remembered, with_columns
 from bench.statistics import PowerLaw, power_law
 
 UNKNOWN = "not known"
@@ -28,11 +28,9 @@ WHO = [*CONFIGURATION, "phase"]
 class Quantity(NamedTuple):
     """Something that was measured against something else."""
 
-    key: str
-    """Of its columns in the overview."""
+    key: str  # the name of its columns in the overview
     name: str
-    frame: str
-    """The field of `Data` that holds it."""
+    frame: str  # the field of `Data` that holds it
     column: str
     against: str
     unit: str = ""
@@ -58,7 +56,7 @@ QUANTITIES = (
 )
 
 
-def paper(quantity: str, method: str, phase: str) -> str:
+def papers_growth(quantity: str, method: str, phase: str) -> str:
     """What the paper says of how a quantity grows (arXiv 2606.06479, claims 3 and 4 of METHODS.md), as far as known."""
     smt = method in SMT
     if quantity == "sequential_operations":
@@ -74,9 +72,9 @@ def paper(quantity: str, method: str, phase: str) -> str:
 @remembered
 def traced(data: Data, name: str) -> pd.DataFrame:
     """The rows of one of `FRAMES` that name a method, with every column that is used; `work` is all arithmetic."""
-    columns = [one.column for one in QUANTITIES if one.column != "work"]
+    columns = [quantity.column for quantity in QUANTITIES if quantity.column != "work"]
     numbers = (*columns, *AXES, "whole.flops", "whole.elementwise", "flops", "elementwise")
-    rows = having(getattr(data, name), *WHO, *numbers, "batch_size", "device", "outside", "uncounted", "state")
+    rows = with_columns(getattr(data, name), *WHO, *numbers, "batch_size", "device", "outside", "uncounted", "state")
     for column in numbers:
         rows[column] = number(rows[column])
     for column in WHO:
@@ -96,7 +94,7 @@ def configurations(rows: pd.DataFrame, quantity: Quantity) -> Iterator[tuple[dic
 
 
 @remembered
-def fits(data: Data) -> pd.DataFrame:
+def fitted(data: Data) -> pd.DataFrame:
     """A row per configuration, phase and quantity: the power law and the line over the larger half, and the ends.
 
     `exponent` with its standard `error`, `r2` of the fit in logarithms; `slope` (per unit of what it grows in) and
@@ -109,22 +107,17 @@ def fits(data: Data) -> pd.DataFrame:
             x, y = values.index.to_numpy(dtype=float), values.to_numpy(dtype=float)
             half = len(x) // 2
             law, whole, line = _law(x[half:], y[half:]), _law(x, y), _line(x[half:], y[half:])
-            told = {
+            row = {
                 **{"quantity": quantity.name, "in": SYMBOLS[quantity.against]},
-                "paper": paper(quantity.key, who["method"], who["phase"]),
-                **{
-                    "exponent": law.exponent,
-                    "error": law.error,
-                    "r2": law.r2,
-                    "slope": line.slope,
-                    "slope_r2": line.r2,
-                },
-                **{"points": len(x) - half, "fitted_from": x[half], "exponent_all": whole.exponent},
+                "paper": papers_growth(quantity.key, who["method"], who["phase"]),
+                **{"exponent": law.exponent, "error": law.error, "r2": law.r2},
+                **{"slope": line.slope, "slope_r2": line.r2, "points": len(x) - half},
+                **{"fitted_from": x[half], "exponent_all": whole.exponent},
                 **{"first": x[0], "at_first": y[0], "last": x[-1], "at_last": y[-1]},
                 **{"key": quantity.key, "count": len(x), "error_all": whole.error, "at_half": y[half]},
                 **{"slope_error": line.error, "change": line.change},
             }
-            found.append({**who, **told})
+            found.append({**who, **row})
     return pd.DataFrame(found, columns=[*WHO, *COLUMNS, *FURTHER])
 
 

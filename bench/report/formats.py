@@ -7,7 +7,7 @@ markdown(exhibit), latex(exhibit), csv(exhibit.table)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,17 +65,20 @@ def _text(value: Any) -> str:
 
 def rounded(numbers: Sequence[float | None]) -> list[str]:
     """Numbers of one column, with equal decimals where that leaves the smallest at least two digits."""
-    sizes = [abs(float(one)) for one in numbers if one and math.isfinite(one)]
+    sizes = [abs(float(number)) for number in numbers if number and math.isfinite(number)]
     top, bottom = max(sizes, default=0.0), min(sizes, default=0.0)
     if all(size.is_integer() for size in sizes):
-        return [_written(one, lambda value: f"{value:,.0f}" if abs(value) < 1e7 else _alone(value)) for one in numbers]
-    decimals = _decimals(top)
-    alike = 1e-3 <= top < 1e5 and bottom * 10**decimals >= 10
-    return [_written(one, lambda value: f"{value:,.{decimals}f}" if alike else _alone(value)) for one in numbers]
-
-
-def _written(value: float | None, write: Any) -> str:
-    return GAP if value is None or math.isnan(value) else str(value) if math.isinf(value) else write(value)
+        decimals, most = 0, 1e7
+    else:
+        decimals = _decimals(top)
+        most = math.inf if 1e-3 <= top < 1e5 and bottom * 10**decimals >= 10 else 0.0
+    texts = []
+    for value in numbers:
+        if value is None or not math.isfinite(value):
+            texts.append(str(value) if value is not None and math.isinf(value) else GAP)
+        else:
+            texts.append(f"{value:,.{decimals}f}" if abs(value) < most else _alone(value))
+    return texts
 
 
 def _decimals(size: float) -> int:
@@ -106,14 +109,15 @@ def markdown(exhibit: Exhibit) -> str:
     lines = [f"# {escape(exhibit.title)}", "", escape(exhibit.caption), ""]
     if exhibit.table is not None:
         columns = shown(exhibit.table)
-        lines.append(_line(escape(column.head) for column in columns))
-        lines.append(_line("--:" if column.keys else ":--" for column in columns))
-        lines += [_line(map(escape, row)) for row in zip(*(column.texts for column in columns))]
+        lines.append(row_of(escape(column.head) for column in columns))
+        lines.append(row_of("--:" if column.keys else ":--" for column in columns))
+        lines += [row_of(map(escape, row)) for row in zip(*(column.texts for column in columns))]
         lines.append("")
     return "\n".join([*lines, f"What was run: {escape(exhibit.run)}"]) + "\n"
 
 
-def _line(cells: Any) -> str:
+def row_of(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
@@ -124,7 +128,7 @@ def latex(exhibit: Exhibit) -> str:
     styler = frame.style.hide(axis=0).format(escape="latex").format_index(escape="latex", axis=1)
     kind = "longtable" if len(frame) > LONG else None
     text = styler.to_latex(
-        hrules=True, column_format="".join("r" if one.keys else "l" for one in columns), environment=kind
+        hrules=True, column_format="".join("r" if column.keys else "l" for column in columns), environment=kind
     )
     comments = [f"% {clean(words)}" for words in (exhibit.title, exhibit.caption, exhibit.run) if words]
     return "\n".join([*comments, "% needs \\usepackage{booktabs" + (",longtable}" if kind else "}"), text])

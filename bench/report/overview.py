@@ -11,9 +11,9 @@ import pandas as pd
 
 from bench.report import style
 from bench.report.data import Data
-from bench.report.query import RUN, base, cells, having, scores
+from bench.report.query import RUN, base, cells, scores, with_columns
 from bench.report.tables import in_order, tabulate
-from bench.report.words import clean, counted
+from bench.report.words import clean, counted, fixed
 
 PLACE = ["order", "place", "grid", "task"]
 NO_SETTING = "no setting has finished runs of two methods"
@@ -24,8 +24,7 @@ class Cell(NamedTuple):
     """What one method reached at one setting; bold where no other's mean is higher."""
 
     text: str
-    further: str
-    """Its interval, and where the task is natural its loss."""
+    further: str  # its interval, and where the task is natural its loss
     best: bool
 
 
@@ -42,8 +41,7 @@ class Row(NamedTuple):
 class Main(NamedTuple):
     """The main table, and what it comes to in one sentence."""
 
-    columns: list[str]
-    """Methods; one that was run with several backbones has a column for each."""
+    columns: list[str]  # methods; one that was run with several backbones has a column for each
     rows: list[Row]
     answer: str
 
@@ -59,7 +57,7 @@ def compared(data: Data) -> pd.DataFrame:
     rows = scores(data)
     rows = rows[rows["trained"] & ~rows["reference"]]
     facts = ["accuracy", "unit_loss", "chance", "accuracy_ceiling", "unit"]
-    units = having(data.results, "unit_loss")[[*RUN, "predictor", "length", "unit_loss"]]
+    units = with_columns(data.results, "unit_loss")[[*RUN, "predictor", "length", "unit_loss"]]
     rows = rows.merge(units, on=[*RUN, "predictor", "length"], how="left")
     if runs.empty or rows.empty:
         return pd.DataFrame(columns=[*PLACE, "method", "accuracy"])
@@ -90,10 +88,10 @@ def main(table: pd.DataFrame) -> Main:
         others = part[part["accuracy"] < best]
         if len(winners) == 1 and (others["accuracy_high"] < winners["accuracy_low"].iloc[0]).all() and len(others):
             clear[winners["column"].iloc[0]] += 1
-        told = [_cell(of[name], best) if name in of else None for name in columns]
+        shown = [_cell(of[name], best) if name in of else None for name in columns]
         chance, ceiling = (part[name].mean() for name in ("chance", "ceiling"))
         words = str(place).removeprefix(f"{clean(grid)}: ")
-        rows.append(Row(words, str(task), told, _fixed(chance), _fixed(ceiling)))
+        rows.append(Row(words, str(task), shown, fixed(chance), fixed(ceiling)))
     ahead = [f"{name} at {clear[name]}" for name in columns]
     if table["accuracy_low"].isna().all():
         return Main(columns, rows, TOO_FEW if rows else NO_SETTING)
@@ -108,7 +106,3 @@ def _cell(row: dict[Any, Any], best: float) -> Cell:
     interval = "" if pd.isna(row["accuracy_low"]) else f"[{row['accuracy_low']:.2f}, {row['accuracy_high']:.2f}]"
     loss = f"{row['loss']:.2f} bits" if row["unit"] == "bits" and pd.notna(row["loss"]) else ""
     return Cell(f"{row['accuracy']:.3f}", " ".join(filter(None, (interval, loss))), row["accuracy"] == best)
-
-
-def _fixed(value: float) -> str:
-    return "-" if pd.isna(value) else f"{value:.3f}"

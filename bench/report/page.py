@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from bench.report import formats, overview, style
 from bench.report.claims import Claim, Verdict, judged
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, Section, attempt, command
+from bench.report.query import one_per_run
 from bench.report.sections import LAST
 from bench.report.words import clean, count, counted, file_name
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROWS_SHOWN = 400
-"""Of a table on the page; the rest is in its CSV."""
+"""The most rows of a table on the page; the rest is in its CSV."""
 ROWS_OPEN = 12
 """A table beside a figure with no more rows than this stands open."""
 BYTES_EMBEDDED = 300_000
@@ -44,13 +45,7 @@ BYTES_EMBEDDED = 300_000
 IDS = ("main", "filter", "theme", "shown", "reset", "overview", "answer", "large")
 """Anchors of the page's own, which no exhibit may have."""
 
-VERDICTS = {
-    "supported": "✓",
-    "contradicted": "✗",
-    "mixed": "±",
-    "inconclusive": "?",
-    "not tested": "○",
-}
+VERDICTS = {"supported": "✓", "contradicted": "✗", "mixed": "±", "inconclusive": "?", "not tested": "○"}
 """Every verdict with its symbol, so that no reader depends on its colour."""
 
 
@@ -69,8 +64,7 @@ class Table:
     columns: list[formats.Shown]
     rows: list[Row]
     count: int
-    csv: str | None
-    """As a data: URI; None when it is too large to be embedded."""
+    csv: str | None  # as a data: URI; None when it is too large to be embedded
 
     @property
     def concerns(self) -> bool:
@@ -84,28 +78,18 @@ class Image:
 
     uri: str
     width: int
-    height: int
-    """In pixels of the page: a figure is as wide as it would be on paper, where there is room."""
+    height: int  # in pixels of the page: a figure is as wide as it would be on paper, where there is room
 
 
-def render(
-    data: Data,
-    sections: Sequence[Section],
-    files: Mapping[str, bytes],
-    dpi: int,
-) -> str:
+def render(data: Data, sections: Sequence[Section], files: Mapping[str, bytes], dpi: int) -> str:
     """The whole page. `files` holds figures/NAME.png at `dpi` for every exhibit with a figure."""
     script, sheet = _part("page.js"), _part("page.css")
-    environment = Environment(
-        loader=PackageLoader("bench", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = Environment(loader=PackageLoader("bench", "report"), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
     sections = [section for section in sections if section.exhibits or section.name == "claims"]
-    exhibits = [one for section in sections for one in section.exhibits]
-    pictures = {one.name: files[name] for one in exhibits if (name := f"figures/{one.name}.png") in files}
+    exhibits = [exhibit for section in sections for exhibit in section.exhibits]
+    whole = [exhibit for exhibit in exhibits if isinstance(exhibit, Exhibit)]
+    pictures = {exhibit.name: files[name] for exhibit in exhibits if (name := f"figures/{exhibit.name}.png") in files}
     answers = attempt(lambda: overview.main(overview.compared(data)), "main", "")
     verdicts = attempt(lambda: _judged(judged(data)), "claims", "")
     return environment.get_template("page.html.j2").render(
@@ -113,18 +97,18 @@ def render(
         about=_about(data),
         facts=_facts(data),
         sections=sections,
-        anchors={one.name for one in exhibits},
+        anchors={exhibit.name for exhibit in exhibits},
         images={name: _image(png, dpi) for name, png in pictures.items()},
-        tables={one.name: _table(one.table) for one in exhibits if isinstance(one, Exhibit) and one.table is not None},
-        is_missing=lambda one: isinstance(one, Missing),
+        tables={exhibit.name: _table(exhibit.table) for exhibit in whole if exhibit.table is not None},
+        is_missing=lambda exhibit: isinstance(exhibit, Missing),
         main=None if isinstance(answers, Missing) or not answers.rows else answers,
         made_by=made_by,
         judged=None if isinstance(verdicts, Missing) else verdicts,
         unjudged=verdicts.reason if isinstance(verdicts, Missing) else None,
         verdicts=VERDICTS,
         folded=LAST,
-        tasks=sorted({name for one in exhibits for name in _concerned(one, "tasks")}),
-        methods=sorted({name for one in exhibits for name in _concerned(one, "methods")}, key=style.order),
+        tasks=sorted({task for exhibit in whole for task in exhibit.tasks}),
+        methods=sorted({method for exhibit in whole for method in exhibit.methods}, key=style.order),
         looks=data.looks,
         rows_open=ROWS_OPEN,
         clean=clean,
@@ -136,9 +120,9 @@ def render(
     )
 
 
-def made_by(one: Exhibit) -> list[str]:
+def made_by(exhibit: Exhibit) -> list[str]:
     """The commands that make the data of an exhibit."""
-    return [f"python run_bench.py {MEASURED[grid]}" if grid in MEASURED else command(grid) for grid in one.grids]
+    return [f"python run_bench.py {MEASURED[grid]}" if grid in MEASURED else command(grid) for grid in exhibit.grids]
 
 
 def _words(text: str) -> Markup:
@@ -150,10 +134,6 @@ def _part(name: str) -> str:
     return (files("bench.report") / name).read_text(encoding="utf-8")
 
 
-def _concerned(exhibit: Exhibit | Missing, what: str) -> tuple[str, ...]:
-    return getattr(exhibit, what, ())
-
-
 # What stands at the top.
 
 
@@ -161,13 +141,9 @@ def _title(data: Data) -> str:
     return clean(", ".join(data.names[:4]) + (f" and {len(data.names) - 4} more" if len(data.names) > 4 else ""))
 
 
-def _runs(data: Data) -> pd.DataFrame:
-    return data.results.drop_duplicates(["grid", "id"])
-
-
 def _about(data: Data) -> str:
     """One line: what the numbers of this page come from."""
-    runs = _runs(data)
+    runs = one_per_run(data)
     if runs.empty:
         return "Measured costs alone; nothing was trained for them."
     states = Counter(runs["state"])
@@ -178,7 +154,7 @@ def _about(data: Data) -> str:
 
 def _facts(data: Data) -> list[tuple[str, str]]:
     """Key numbers, each with what it counts."""
-    runs = _runs(data)
+    runs = one_per_run(data)
     done = runs[runs["state"] == "done"]
     if done.empty:
         return []
@@ -259,14 +235,10 @@ def picture(figure: Figure, dpi: int) -> bytes:
 
 def _table(table: pd.DataFrame) -> Table:
     columns = formats.shown(table.iloc[:ROWS_SHOWN])
-    texts = list(zip(*(zip(one.texts, one.keys or [None] * len(one.texts)) for one in columns)))
-    named: dict[str, list[Any]] = {
-        name: [None if pd.isna(one) else str(one) for one in table[name].iloc[:ROWS_SHOWN]]
-        if name in table
-        else [None] * len(texts)
-        for name in ("task", "method")
-    }
-    rows = [Row(list(cells), task, method) for cells, task, method in zip(texts, named["task"], named["method"])]
+    texts = list(zip(*(zip(column.texts, column.keys or [None] * len(column.texts)) for column in columns)))
+    named = table.iloc[:ROWS_SHOWN].reindex(columns=["task", "method"]).astype(object)
+    tasks, methods = ([None if pd.isna(value) else str(value) for value in named[name]] for name in named)
+    rows = [Row(list(cells), task, method) for cells, task, method in zip(texts, tasks, methods)]
     content = formats.csv(table).encode()
     uri = f"data:text/csv;charset=utf-8;base64,{b64encode(content).decode()}"
     return Table(columns, rows, len(table), uri if len(content) <= BYTES_EMBEDDED else None)

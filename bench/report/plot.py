@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,10 +23,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from bench.drawing import drawing
 from bench.report import query, tables
 from bench.report.exhibit import MOST_PANELS
-from bench.report.style import GREY, Style, order, tick_text
+from bench.report.style import GREY, RC, Style, order, tick_text
 from bench.report.words import clean
+from bench.results import write_atomically
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, band
 
 REFERENCES = {"accuracy_ceiling": ("ceiling", "-"), "shortcut": ("shortcut", (0, (4, 2))), "chance": ("chance", ":")}
@@ -35,11 +38,11 @@ VARIANTS: Sequence[Any] = ("-", (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0,
 GEOMETRIC = 4.0
 """Values that span this ratio or more stand on a logarithmic axis: sweeps double."""
 LEAST_DECADES = 0.8
-"""Of a logarithmic y axis: so many are shown, so that what is flat looks flat."""
+"""The fewest decades of a logarithmic y axis, so that what is flat looks flat."""
 MARKS = 10
 """Markers on a line, or so."""
 WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 2.6, 1.9, 0.72, 0.16, 0.5
-"""Of a panel, and around it, in inches."""
+"""The size of a panel, and the space around it, in inches."""
 LETTER, LETTERS_HIGH = 0.076, 0.165
 """A letter's width and a line's height, in inches, at the size of titles and legends."""
 
@@ -48,25 +51,19 @@ LETTER, LETTERS_HIGH = 0.076, 0.165
 class Line:
     """A mean over seeds against x, with its interval."""
 
-    word: str
-    """In the legend; empty: not there."""
+    word: str  # in the legend; empty: not there
     x: np.ndarray
     mean: np.ndarray
     low: np.ndarray = field(default_factory=lambda: np.empty(0))
     high: np.ndarray = field(default_factory=lambda: np.empty(0))
     """Ends of the interval, NaN where there is none; or empty."""
-    seeds: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
-    """x and y of single seeds, where they are shown."""
-    method: str = ""
-    """Whose colour it has; none: grey."""
-    variant: int = 0
-    """Which of its method's settings it is."""
-    reference: bool = False
-    """Such as SMT's teacher: dashed, or hollow."""
+    seeds: tuple[tuple[np.ndarray, np.ndarray], ...] = ()  # x and y of single seeds, where they are shown
+    method: str = ""  # whose colour it has; none: grey
+    variant: int = 0  # which of its method's settings it is
+    reference: bool = False  # such as SMT's teacher: dashed, or hollow
     kind: Literal["line", "curve", "points", "steps", "fit", "end"] = "line"
     """A curve shows its seeds as thin lines, the others as points; an end is a cross."""
-    tip: str = ""
-    """A word at its end."""
+    tip: str = ""  # a word at its end
 
 
 @dataclass(frozen=True)
@@ -102,12 +99,10 @@ class Panel:
     """x has ticks at the lines' own values, or over a logarithmic or linear range."""
     names: Sequence[str] = ()
     """What stands at x = 0, 1, .. instead of numbers."""
-    zero: float | None = None
-    """The x that stands for 0 on a logarithmic axis."""
+    zero: float | None = None  # the x that stands for 0 on a logarithmic axis
     ylim: tuple[float, float] | None = None
     ylog: bool = False
-    note: str = ""
-    """Where nothing is drawn: why."""
+    note: str = ""  # where nothing is drawn: why
 
 
 # From frames to lines.
@@ -120,8 +115,15 @@ def over_seeds(rows: pd.DataFrame, x: str, y: str, method: str, word: str | None
     single = tables.per_seed(rows, [x], y)
     shown = [part for _, part in single[single[x].isin(few)].groupby("seed")]
     seeds = tuple((part[x].to_numpy(dtype=float), part[y].to_numpy(dtype=float)) for part in shown)
-    at, mean, low, high = (points[name].to_numpy(dtype=float) for name in (x, y, f"{y}_low", f"{y}_high"))
-    return Line(method if word is None else word, at, mean, low, high, seeds, method, **how)
+    return of_table(points, x, y, method, method if word is None else word, seeds=seeds, **how)
+
+
+def of_table(table: pd.DataFrame, x: str, y: str, method: str, word: str, **how: Any) -> Line:
+    """A line through the rows that have a `y`; with the ends of its interval where the table has them."""
+    known = table.dropna(subset=y)
+    names = {"x": x, "mean": y, "low": f"{y}_low", "high": f"{y}_high"}
+    columns: dict[str, Any] = {at: known[name].to_numpy(dtype=float) for at, name in names.items() if name in known}
+    return Line(word, method=method, **columns, **how)
 
 
 def over_time(rows: pd.DataFrame, x: str, y: str, method: str, word: str, logs: bool = False, **how: Any) -> Line:
@@ -129,21 +131,21 @@ def over_time(rows: pd.DataFrame, x: str, y: str, method: str, word: str, logs: 
     wide = rows.pivot_table(index="seed", columns=x, values=y)
     values, at = wide.to_numpy(dtype=float), wide.columns.to_numpy(dtype=float)
     mean, low, high = band(np.log(values) if logs else values)
-    seeds = tuple((at, one) for one in values) if 1 < len(values) < SEEDS_FOR_AN_INTERVAL else ()
-    mean, low, high = (np.exp(one) if logs else one for one in (mean, low, high))
+    seeds = tuple((at, seed) for seed in values) if 1 < len(values) < SEEDS_FOR_AN_INTERVAL else ()
+    mean, low, high = (np.exp(end) if logs else end for end in (mean, low, high))
     return Line(word, at, mean, low, high, seeds, method, **how)
 
 
 def over_curves(seeds: Sequence[pd.DataFrame], x: str, y: str, method: str, word: str, **how: Any) -> Line:
     """The mean curve as far as all seeds reach, on straight lines between their evaluations, and every seed's own."""
-    curves = [(one[x].to_numpy(dtype=float), one[y].to_numpy(dtype=float)) for one in seeds]
+    curves = [(seed[x].to_numpy(dtype=float), seed[y].to_numpy(dtype=float)) for seed in seeds]
     at = np.unique(np.concatenate([own for own, _ in curves]))
     at = at[at <= min(own.max() for own, _ in curves)]
     mean = np.mean([np.interp(at, *own) for own in curves], axis=0)
     return Line(word, at, mean, seeds=tuple(curves) if len(curves) > 1 else (), method=method, kind="curve", **how)
 
 
-def who(method: Any, setting: Any = "", predictor: Any = "", reference: Any = False) -> str:
+def legend_name(method: Any, setting: Any = "", predictor: Any = "", reference: Any = False) -> str:
     """A line's name in a legend."""
     return (f"{method} {predictor} (reference)" if reference else str(method)) + (f", {setting}" if setting else "")
 
@@ -154,7 +156,7 @@ def sweep_lines(rows: pd.DataFrame, x: str, y: str) -> list[Line]:
     groups = [(key, part) for key, part in rows.groupby(query.LINE, sort=False)]
     for (method, setting, predictor, reference), part in sorted(groups, key=_in_legends):
         settings = sorted(set(rows.loc[rows["method"] == method, "setting"]))
-        word = who(method, setting, predictor, reference)
+        word = legend_name(method, setting, predictor, reference)
         how = {"variant": settings.index(setting), "reference": bool(reference)}
         found.append(over_seeds(part, x, y, str(method), word, **how))
     return found
@@ -195,7 +197,7 @@ def draw(panels: Sequence[Panel], looks: Mapping[str, Style], across: int = 3) -
     titles = [
         _wrapped(panel, shown[place + 1 : (place // across + 1) * across], width) for place, panel in enumerate(shown)
     ]
-    tops = [max(len(one) for one in titles[row * across : (row + 1) * across]) for row in range(down)]
+    tops = [max(len(title) for title in titles[row * across : (row + 1) * across]) for row in range(down)]
     words = dict.fromkeys(word for panel in shown for word in _words(panel))
     tips = max((LETTER * len(line.tip) for panel in shown for line in panel.lines if line.tip), default=0.0)
     whole = across * (LEFT + width + RIGHT + tips)
@@ -223,14 +225,14 @@ def draw(panels: Sequence[Panel], looks: Mapping[str, Style], across: int = 3) -
 
 def _wrapped(panel: Panel, after: Sequence[Panel], width: float) -> list[str]:
     """The lines of a title: as wide as its panel, and as those right of it that have none."""
-    spans = 1 + next((place for place, one in enumerate(after) if one.title), len(after))
+    spans = 1 + next((place for place, panel in enumerate(after) if panel.title), len(after))
     letters = int((spans * (width + LEFT + RIGHT) - LEFT) / LETTER)
     return textwrap.wrap(clean(panel.title), letters, max_lines=2, placeholder=" …") if panel.title else []
 
 
 def _words(panel: Panel) -> Iterable[str]:
     """What the legend says of a panel: methods first."""
-    words = (one.word for part in (panel.lines, panel.levels, panel.marks) for one in part)
+    words = (drawn.word for part in (panel.lines, panel.levels, panel.marks) for drawn in part)
     yield from filter(None, words)
 
 
@@ -267,13 +269,11 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Style], handles: dict[st
         axes.yaxis.set_major_formatter(FuncFormatter(tick_text))
 
 
-def _dashes(variant: int) -> Any:
-    return VARIANTS[variant % len(VARIANTS)]
-
-
 def _draw_line(axes: Axes, line: Line, color: str, looks: Mapping[str, Style]) -> Line2D:
     bare = line.kind in ("fit", "steps") or not line.method or (line.reference and line.kind != "points")
-    dashes = {"fit": ":", "points": "", "end": ""}.get(line.kind, "--" if line.reference else _dashes(line.variant))
+    dashes = {"fit": ":", "points": "", "end": ""}.get(
+        line.kind, "--" if line.reference else VARIANTS[line.variant % len(VARIANTS)]
+    )
     how: dict[str, Any] = {"color": color, "ls": dashes, "lw": 1.1 if line.reference or line.kind == "fit" else 1.6}
     if line.kind == "end":
         how |= {"marker": "x", "ms": 7, "mew": 1.6}
@@ -290,11 +290,19 @@ def _draw_line(axes: Axes, line: Line, color: str, looks: Mapping[str, Style]) -
             axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.15, lw=0, zorder=2)
     if line.seeds:  # as one line with gaps: hundreds of them take long
         thin: dict[str, Any] = {"lw": 0.6, "ls": dashes} if line.kind == "curve" else {"ls": "", "marker": ".", "ms": 3}
-        x, y = (np.concatenate([part for one in values for part in (one, [np.nan])]) for values in zip(*line.seeds))
+        x, y = (np.concatenate([part for seed in values for part in (seed, [np.nan])]) for values in zip(*line.seeds))
         axes.plot(x, y, color=color, alpha=0.6, zorder=2, **thin)
     if line.tip:
         axes.annotate(line.tip, (line.x[-1], line.mean[-1]), (4, 0), textcoords="offset points", va="center", size=7.5)
     return Line2D([], [], **how)
+
+
+def save_png(make: Callable[[], Figure | None], path: Path) -> None:
+    """Write a figure, made in the style of the report, as a PNG file, whole or not at all."""
+    with drawing(RC):
+        figure = make()
+        assert figure is not None
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 
 def _ticks(axis: Axis, values: np.ndarray, kind: str, zero: float | None = None) -> None:

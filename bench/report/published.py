@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from bench.report.query import having
+from bench.report.query import with_columns
 
 NOT_READ = "quoted from memory"
 
@@ -21,7 +21,8 @@ def published(results: pd.DataFrame) -> pd.Series:
     Only a trained predictor at its trained length has one: no reference line, and no other test length.
     """
     found = pd.Series(None, index=results.index, dtype=object)
-    known = having(results, "task.length", *dict.fromkeys(name for entry in _entries() for name in entry["where"]))
+    columns = {name for entry in _entries() for name in entry["where"]}
+    known = with_columns(results, "task.length", *columns)
     trained = known["reference"].eq(False) & known["length"].eq(known["task.length"])
     for entry in _entries():
         rows = trained.copy()
@@ -46,5 +47,6 @@ def _entries() -> list[dict[str, Any]]:
     """The entries, with a list of the values that each column may have."""
     entries = yaml.safe_load((files("bench.report") / "published.yaml").read_text("utf-8"))
     for entry in entries:
-        entry["where"] = {name: one if isinstance(one, list) else [one] for name, one in entry["where"].items()}
+        where = entry["where"].items()
+        entry["where"] = {name: allowed if isinstance(allowed, list) else [allowed] for name, allowed in where}
     return entries

@@ -51,7 +51,7 @@ def remembered(find: Callable[Concatenate[Data, P], T]) -> Callable[Concatenate[
 # Frames.
 
 
-def having(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+def with_columns(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """The frame with these columns, empty where they were missing."""
     return frame.reindex(columns=[*frame, *(name for name in columns if name not in frame)])
 
@@ -76,21 +76,15 @@ def one_per_run(data: Data) -> pd.DataFrame:
     return data.results.drop_duplicates(RUN).reset_index(drop=True) if len(data.results) else data.results
 
 
-def finished(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that belong to runs that are done."""
-    runs = having(data.results, *RUN, "state")
-    done = set(keys(runs[runs["state"] == "done"]))
-    return rows[pd.Series([run in done for run in keys(rows)], index=rows.index, dtype=bool)]
-
-
 @remembered
 def curve_points(data: Data, *columns: str) -> pd.DataFrame:
-    """The curves' points of finished runs' trained predictors, with these columns as numbers, in order."""
-    points = having(data.curves, *RUN, "phase", "reference", *columns)
-    points = finished(data, points[~points["reference"].eq(True)]).copy()
-    for name in columns:
-        points[name] = number(points[name])
-    return points
+    """The curves' points of finished runs' trained predictors, in order: grid, id, phase, these columns as numbers."""
+    runs = with_columns(data.results, *RUN, "state")
+    done = set(keys(runs[runs["state"] == "done"]))
+    points = with_columns(data.curves, *RUN, "phase", "reference", *columns)
+    of_done = np.array([run in done for run in keys(points)], dtype=bool)
+    points = points[of_done & ~points["reference"].eq(True)]
+    return points[[*RUN, "phase", *columns]].assign(**{name: number(points[name]) for name in columns})
 
 
 # Settings.
@@ -102,7 +96,7 @@ def varying(rows: pd.DataFrame, starts: tuple[str, ...] = CONFIG) -> list[str]:
     values = rows[names].to_numpy(dtype=object)
     gaps = pd.isna(values)
     differ = (values != values[:1]) & ~(gaps & gaps[:1])
-    return [name for name, one in zip(names, differ.any(axis=0)) if one]
+    return [name for name, varies in zip(names, differ.any(axis=0)) if varies]
 
 
 def free(rows: pd.DataFrame, by: str | Sequence[str], columns: Iterable[str]) -> list[str]:
@@ -127,17 +121,17 @@ def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     """What every row says in these config columns, in words. Gaps are left out."""
     names = short_names(columns)
     values = rows[list(columns)].astype(object).where(rows[list(columns)].notna(), None)
-    told = [
+    texts = [
         label(((name, whole_as_int(value)) for name, value in zip(columns, row) if value is not None), names)
         for row in values.itertuples(index=False, name=None)
     ]
-    return pd.Series(told, index=rows.index, dtype=object)
+    return pd.Series(texts, index=rows.index, dtype=object)
 
 
 def place(grid: str | None, task: str, setting: Iterable[tuple[str, Any]]) -> str:
     """A setting in words: `retrieval, length 16`, with its grid where there are several."""
-    told = [(name, value) for name, value in setting if value is not None]
-    words = ", ".join(filter(None, (clean(task), label(told, short_names(name for name, _ in told)))))
+    known = [(name, value) for name, value in setting if value is not None]
+    words = ", ".join(filter(None, (clean(task), label(known, short_names(name for name, _ in known)))))
     return f"{clean(grid)}: {words}" if grid is not None else words
 
 
@@ -157,7 +151,7 @@ def settings(results: pd.DataFrame) -> dict[tuple[str, str], Setting]:
     config = runs[columns].astype(object)
     config = config.where(config.notna(), None)
     if "init_from.run" in config:  # the ids of one group stand for one another
-        group = dict(zip(keys(runs), having(runs, "group")["group"]))
+        group = dict(zip(keys(runs), with_columns(runs, "group")["group"]))
         first: dict[Any, str] = {}
         sources = list(zip(runs["grid"], config["init_from.run"]))
         config["init_from.run"] = [first.setdefault(group.get(source) or source, source[1]) for source in sources]
@@ -200,17 +194,17 @@ def hashable(value: Any) -> Any:
 # Where cells stand.
 
 
-def off(runs: pd.DataFrame) -> pd.Series:
-    """Of each run the fields in which it departs from its grid's default setting, as a frozenset.
+def departures(runs: pd.DataFrame) -> pd.Series:
+    """The fields in which each run departs from its grid's default setting, as a frozenset.
 
     Where grid.json does not say it: by `_guessed_off`.
     """
     if runs.empty:
         return pd.Series([], index=runs.index, dtype=object)
-    told = having(runs, "off").reset_index(drop=True)
-    known = told["off"].map(lambda text: isinstance(text, str)).astype(bool)
-    found = told["off"].where(known, "").map(lambda text: frozenset(filter(None, text.split(", "))))
-    return found.where(known, _guessed_off(told[~known]).reindex(told.index)).set_axis(runs.index)
+    stated = with_columns(runs, "off").reset_index(drop=True)
+    known = stated["off"].map(lambda text: isinstance(text, str)).astype(bool)
+    found = stated["off"].where(known, "").map(lambda text: frozenset(filter(None, text.split(", "))))
+    return found.where(known, _guessed_off(stated[~known]).reindex(stated.index)).set_axis(runs.index)
 
 
 def _guessed_off(runs: pd.DataFrame) -> pd.Series:
@@ -239,9 +233,9 @@ def cells(data: Data) -> pd.DataFrame:
 
     `length` is the trained one; `place` the task with the knobs in which its runs differ, in words, and `order` its
     number; `setting` in which other fields the run differs from others of its method, in words; `where` all three
-    with the method; `off` as `off`, and `base` whether there is none. With the run's config.
+    with the method; `off` as `departures`, and `base` whether there is none. With the run's config.
     """
-    runs = having(data.results, "grid", "id", "task", "method", "seed", "state", "task.length")
+    runs = with_columns(data.results, "grid", "id", "task", "method", "seed", "state", "task.length")
     runs = runs[runs["state"] == "done"].drop_duplicates(RUN).reset_index(drop=True)
     runs["length"] = number(runs["task.length"])
     if runs.empty:
@@ -255,16 +249,16 @@ def cells(data: Data) -> pd.DataFrame:
     for (grid, task), part in values.groupby(["grid", "task"], sort=True):
         knobs = ["task.length", *(name for name in varying(part, ("task.",)) if name != "task.length")]
         for row, own in zip(part.index, part[knobs].itertuples(index=False, name=None)):
-            told = [(name, whole_as_int(value)) for name, value in zip(knobs, own)]
-            at[row] = (str(grid), str(task), *(sortable(value) for _, value in told))
-            places[at[row]] = place(str(grid) if several else None, str(task), told)
-    rank = {one: count for count, one in enumerate(sorted(places))}
-    departs = off(runs)
-    others = [[one for one in found[run] if not one[0].startswith("task.")] for run in keys(runs)]
-    runs = runs.assign(place=[places[at[row]] for row in runs.index], setting=[label(one, names) for one in others])
+            fields = [(name, whole_as_int(value)) for name, value in zip(knobs, own)]
+            at[row] = (str(grid), str(task), *(sortable(value) for _, value in fields))
+            places[at[row]] = place(str(grid) if several else None, str(task), fields)
+    rank = {spot: count for count, spot in enumerate(sorted(places))}
+    departs = departures(runs)
+    others = [[item for item in found[run] if not item[0].startswith("task.")] for run in keys(runs)]
+    runs = runs.assign(place=[places[at[row]] for row in runs.index], setting=[label(other, names) for other in others])
     return runs.assign(
         order=[rank[at[row]] for row in runs.index],
-        where=[", ".join(filter(None, one)) for one in zip(runs["place"], runs["method"], runs["setting"])],
+        where=[", ".join(filter(None, words)) for words in zip(runs["place"], runs["method"], runs["setting"])],
         off=departs,
         base=departs.map(len).eq(0),
     )
@@ -275,8 +269,8 @@ def placed(rows: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[str]) -> pd
 
     `variant` is the number of its setting among those of its method in these rows without ablations.
     """
-    wanted, where = having(rows, *RUN, *columns)[[*RUN, *columns]], runs[["id", "seed", *GROUP]]
-    left, right = (one.astype(dict.fromkeys(RUN, object)) for one in (wanted, where))  # (either may be empty)
+    wanted, where = with_columns(rows, *RUN, *columns)[[*RUN, *columns]], runs[["id", "seed", *GROUP]]
+    left, right = (frame.astype(dict.fromkeys(RUN, object)) for frame in (wanted, where))  # (either may be empty)
     found = left.merge(right, on=RUN)
     settings = found.loc[found["base"].astype(bool), ["method", "setting"]].drop_duplicates()
     settings = settings.sort_values(["method", "setting"])
@@ -298,7 +292,7 @@ def chosen(rows: pd.DataFrame, most: int) -> list[int]:
 
 def facts(data: Data, *names: str) -> pd.DataFrame:
     """What is known of each run's trained predictor, at its first length: grid, id and these columns of results."""
-    rows = having(data.results, *RUN, "reference", *names)
+    rows = with_columns(data.results, *RUN, "reference", *names)
     return rows[~rows["reference"].eq(True)].drop_duplicates(RUN)[[*RUN, *names]]
 
 
@@ -314,7 +308,9 @@ def scores(data: Data, from_start: bool = False) -> pd.DataFrame:
     """
     columns = ["grid", "id", "task", "method", "backbone", "seed", "state", "predictor", "reference", "length", "unit"]
     values = ("accuracy", "loss", "chance", "accuracy_ceiling", "task.length", "predictor_parameters")
-    rows = having(data.results, *columns, *values, "init_from.run", "start_accuracy", "start_loss", "group", "off")
+    rows = with_columns(
+        data.results, *columns, *values, "init_from.run", "start_accuracy", "start_loss", "group", "off"
+    )
     rows = rows[rows["state"] == "done"]
     if from_start:
         rows = rows.assign(**{name: rows[f"start_{name}"].fillna(rows[name]) for name in ("accuracy", "loss")})
@@ -323,7 +319,7 @@ def scores(data: Data, from_start: bool = False) -> pd.DataFrame:
     apart = set(varying(fields))
     kept = [name for name in names if name in apart or name.startswith("method.") or name == "task.length"]
     others = [name for name in (*columns, *values, "init_from.run", "group") if name not in names]
-    departs = dict(zip(keys(runs := rows.drop_duplicates(RUN)), off(runs)))
+    departs = dict(zip(keys(runs := rows.drop_duplicates(RUN)), departures(runs)))
     rows = pd.concat([rows[others], fields[kept]], axis=1)  # without fields that tell nothing apart
     rows["off"] = [departs[run] for run in keys(rows)]
     for name in (*values, "length", "seed"):
@@ -337,7 +333,7 @@ def scores(data: Data, from_start: bool = False) -> pd.DataFrame:
 
 
 def effective_rank(data: Data, rows: pd.DataFrame) -> pd.Series:
-    """Of the run of each row, the effective rank of its memories; NaN where no geometry was measured."""
+    """The effective rank of the memories of each row's run; NaN where no geometry was measured."""
     ranks = {(run.get("grid"), run.get("id")): record.get("effective_rank") for run, record in data.geometry}
     return number(pd.Series([ranks.get(run) for run in keys(rows)], index=rows.index, dtype=object))
 

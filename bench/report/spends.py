@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def together(seeds: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def on_common_spends(seeds: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Spends (n), and the losses (seeds, n) after them, of curves (spends, losses) whose evaluations may differ.
 
     The spends are those of all the evaluations, from where every curve has begun; after its end a curve keeps its last

@@ -31,7 +31,7 @@ COLUMNS = (
     *("share_of_ceiling", "unit", "loss", "start_loss", "loss_floor", "loss_above_floor", "unigram_loss"),
     *("published", *SPENT, "predictor_parameters", "status", "reason"),
 )
-"""Of `summarise`, those that people read."""
+"""The columns of `summarise` that people read."""
 
 READ = {
     *("id", "backbone", "predictor", "reference", "length", "accuracy", "start_accuracy", *FACTS, "shortcut_rule"),
@@ -70,7 +70,7 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     names = short_names(name for setting in at.values() for name, _ in setting)
     groups: dict[tuple[str, str, str, Setting], list[int]] = {}
     for row, (grid, name, task, method) in enumerate(
-        zip(results["grid"], results["id"], results["task"], results["method"])
+        zip(*(results[column] for column in ("grid", "id", "task", "method")))
     ):
         groups.setdefault((grid, task, method, at[grid, name]), []).append(row)
     rows = []
@@ -141,11 +141,11 @@ def _status(cells: pd.DataFrame) -> dict[str, str]:
             reason = f"its budget of FLOPs bought too much: no rule counts {uncounted}"
         if pd.notna(reason):
             reasons.setdefault(f"{state}: {reason}", []).append(f"{seed:g}" if isinstance(seed, int | float) else "?")
-    told = [f"{text} (seed {', '.join(seeds)})" if len(runs) > 1 else text for text, seeds in reasons.items()]
+    texts = [f"{text} (seed {', '.join(seeds)})" if len(runs) > 1 else text for text, seeds in reasons.items()]
     if codes := by_code(dict(zip(runs["seed"].map(whole_as_int), runs["digest"]))):
         status += ", not by one code"
-        told.append(codes)
-    return {"status": status, "reason": "; ".join(told)}
+        texts.append(codes)
+    return {"status": status, "reason": "; ".join(texts)}
 
 
 @remembered
@@ -180,12 +180,12 @@ def about(part: pd.DataFrame) -> str:
     units = _distinct(part["unit"])
     words = [f"shortcut: {' or '.join(rules)}"] if rules else []
     words += [f"loss in {' or '.join(units)} per scored token"] if units else []
-    words += [told] if (told := streamed(part)) else []
+    words += [streams] if (streams := streamed(part)) else []
     return clean("; ".join(words))
 
 
 def _distinct(values: pd.Series) -> list[str]:
-    return [str(one) for one in dict.fromkeys(values.dropna())]
+    return [str(value) for value in dict.fromkeys(values.dropna())]
 
 
 def streamed(part: pd.DataFrame) -> str:
@@ -199,8 +199,8 @@ def streamed(part: pd.DataFrame) -> str:
 
 def reasons(part: pd.DataFrame) -> Iterable[str]:
     """Each reason once, with the methods that it holds for."""
-    told: dict[str, dict[str, None]] = {}
+    by_reason: dict[str, dict[str, None]] = {}
     for method, setting, reason in zip(part["method"], part["setting"], part["reason"]):
         if reason:
-            told.setdefault(reason, {})[f"{method} ({setting})" if setting else method] = None
-    return [clean(f"{', '.join(who)}: {reason}") for reason, who in told.items()]
+            by_reason.setdefault(reason, {})[f"{method} ({setting})" if setting else method] = None
+    return [clean(f"{', '.join(who)}: {reason}") for reason, who in by_reason.items()]

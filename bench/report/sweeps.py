@@ -37,19 +37,19 @@ def pairs(a: pd.DataFrame, b: pd.DataFrame, apart: Sequence[str] = ()) -> list[P
     known: dict[Any, str] = {}
     several = len({*a["grid"], *b["grid"]}) > 1
     for grid, task in dict.fromkeys(zip(a["grid"], a["task"])):
-        left, right = (one[(one["grid"] == grid) & (one["task"] == task)] for one in (a, b))
+        left, right = (runs[(runs["grid"] == grid) & (runs["task"] == task)] for runs in (a, b))
         apart_in = varying(pd.concat([left, right]))
         shared = [name for name in apart_in if name.startswith(SHARED) or set(left[name]) == set(right[name])]
         shared = [name for name in shared if name not in apart]
         own = [name for name in apart_in if name not in shared]
-        told = {name for name in own if max(left[name].nunique(), right[name].nunique()) > 1}
+        varied = {name for name in own if max(left[name].nunique(), right[name].nunique()) > 1}
         there = dict(by_setting(right, shared))
         for setting, part in by_setting(left, shared):
-            for mine, one in by_setting(part, own):
+            for mine, first in by_setting(part, own):
                 for other, two in by_setting(there.get(setting, right[:0]), own):
-                    extra = [item for item in (*mine, *other) if item[0] in told]
+                    extra = [item for item in (*mine, *other) if item[0] in varied]
                     where = place(grid if several else None, task, (*setting, *extra))
-                    pair = Pair(where, of_seeds(one), of_seeds(two))
+                    pair = Pair(where, of_seeds(first), of_seeds(two))
                     same = tuple(tuple(zip(run.index, run["accuracy"], run["loss"])) for run in pair[1:])
                     if known.setdefault((task, *same), grid) == grid:
                         found.append(pair)
@@ -75,12 +75,12 @@ def sweeps(
         others = [name for name in varying(part) if name not in fields]
         record = data.grids.get(str(grid))
         if record is None:
-            told = part.assign(**{name: part[name].map(hashable) for name in others})
-            loose = set(free(told, [name for name in fields if name in part], others))
+            comparable = part.assign(**{name: part[name].map(hashable) for name in others})
+            loose = set(free(comparable, [name for name in fields if name in part], others))
             held = [name for name in others if name in loose or not name.startswith(following)]
         else:
-            stated = [name for one in record["stated"] if not set(one) & set(fields) for name in one]
-            held = [name for name in others if any(name == one or name.startswith(f"{one}.") for one in stated)]
+            stated = [name for together in record["stated"] if not set(together) & set(fields) for name in together]
+            held = [name for name in others if any(name == field or name.startswith(f"{field}.") for field in stated)]
         for setting, own in by_setting(part, held):
             if own[first].nunique() >= least:
                 yield setting, own
@@ -91,9 +91,9 @@ def with_settings(found: Iterable[tuple[Setting, pd.DataFrame]]) -> Iterator[pd.
     listed = [(tuple(own[["grid", "task", "method"]].iloc[0]), setting, own) for setting, own in found]
     counts = Counter(who for who, *_ in listed)
     for who, setting, own in listed:
-        told = [(name, value) for name, value in setting if value is not None]
+        known = [(name, value) for name, value in setting if value is not None]
         names = short_names(name for name, _ in setting)
-        yield own.assign(setting=label(told, names) if counts[who] > 1 else "")
+        yield own.assign(setting=label(known, names) if counts[who] > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,16 @@ class Ladder:
     where: str
     column: str
     rows: pd.DataFrame
-    rungs: tuple[float, ...]
-    """The values of the field, in order."""
+    rungs: tuple[float, ...]  # the values of the field, in order
 
     def at(self, value: float) -> pd.DataFrame:
         """The runs at one value, by seed."""
         return of_seeds(self.rows[self.rows[self.column] == value])
+
+    @property
+    def by_rung(self) -> dict[str, pd.DataFrame]:
+        """The runs at each value, called by it."""
+        return {f"{value:g}": self.at(value) for value in self.rungs}
 
 
 def ladders(data: Data, runs: pd.DataFrame, column: str, least: int) -> list[Ladder]:

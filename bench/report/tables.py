@@ -13,7 +13,7 @@ import pandas as pd
 
 from bench.report import style
 from bench.report.query import GROUP, number
-from bench.statistics import Interval, mean_interval, paired_difference
+from bench.statistics import Interval, exponential, mean_interval, paired_difference
 
 
 def per_seed(rows: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
@@ -23,6 +23,11 @@ def per_seed(rows: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
     """
     kept = rows.assign(**{value: number(rows[value])}).dropna(subset=[value, "seed"])
     return kept.groupby([*by, "seed"], dropna=False, sort=False)[value].mean().reset_index()
+
+
+def with_ends(name: str, interval: Interval) -> dict[str, float]:
+    """The columns of a mean with its interval: `name`, and with `_low` and `_high` its ends."""
+    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def tabulate(rows: pd.DataFrame, by: Sequence[str], **how: str) -> pd.DataFrame:
@@ -39,28 +44,19 @@ def tabulate(rows: pd.DataFrame, by: Sequence[str], **how: str) -> pd.DataFrame:
     for key, part in seeds.groupby(list(by), dropna=False, sort=False):
         record = dict(zip(by, key))
         for name, kind in how.items():
-            values = part[name].to_numpy()
+            values = part[name].dropna().to_numpy()
             if kind == "mean":
-                record[name] = values[~np.isnan(values)].mean() if not np.isnan(values).all() else np.nan
+                record[name] = values.mean() if len(values) else np.nan
             elif kind == "first":
-                record[name] = next(iter(part[name].dropna()), None)
+                record[name] = next(iter(values), None)
+            elif kind == "interval":
+                record |= with_ends(name, mean_interval(values))
             else:
-                mean, low, high, _ = mean_interval(values) if kind == "interval" else geometric(values)
-                record |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+                record |= with_ends(name, exponential(mean_interval(np.log(values[values > 0]))))
         found.append({**record, "seeds": len(part)})
-    ends = [
-        [name, f"{name}_low", f"{name}_high"] if kind in ("interval", "geometric") else [name]
-        for name, kind in how.items()
-    ]
-    return pd.DataFrame(found, columns=[*by, *(name for three in ends for name in three), "seeds"])
-
-
-def geometric(values: Any) -> Interval:
-    """Geometric mean over seeds of what is positive, with its interval."""
-    kept = np.asarray(values, dtype=float)
-    logs = mean_interval(np.log(kept[(kept > 0) & np.isfinite(kept)]))
-    mean, low, high = (float(np.exp(value)) for value in logs[:3])
-    return Interval(mean, low, high, logs.n)
+    unknown = Interval(np.nan, np.nan, np.nan, 0)
+    ends = [[name] if kind in ("mean", "first") else with_ends(name, unknown) for name, kind in how.items()]
+    return pd.DataFrame(found, columns=[*by, *(column for columns in ends for column in columns), "seeds"])
 
 
 def mean_of(runs: pd.DataFrame, name: str) -> Interval:
@@ -69,7 +65,7 @@ def mean_of(runs: pd.DataFrame, name: str) -> Interval:
 
 
 def difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> Interval:
-    """Of two frames indexed by seed: the mean of a - b over the seeds that both have, and its interval."""
+    """The mean of a - b, frames indexed by seed, over the seeds that both have, with its interval."""
     left, right = ({int(seed): float(value) for seed, value in runs[column].dropna().items()} for runs in (a, b))  # type: ignore[call-overload]
     return paired_difference(left, right)
 

@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.report.exhibit import sizes
+from bench.report.formats import row_of
 from bench.report.query import names_of
 from bench.report.summary import about, by_task, heading, reasons
-from bench.report.words import clean, count, escape, whole_as_int
+from bench.report.words import clean, count, escape, fixed, whole_as_int
 from bench.statistics import SEEDS_FOR_AN_INTERVAL
 
 
@@ -27,8 +28,8 @@ class Column(NamedTuple):
     right: bool = True
 
 
-def _fixed(name: str, digits: int = 3) -> Callable[[Any], str]:
-    return lambda row: "-" if pd.isna(row[name]) else f"{row[name]:.{digits}f}"
+def _fixed(name: str) -> Callable[[Any], str]:
+    return lambda row: fixed(row[name])
 
 
 def _seconds(value: float) -> str:
@@ -40,14 +41,12 @@ def _steps(value: float) -> str:
     return "-" if pd.isna(value) else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
-def _start_loss_above_floor(row: Any) -> str:
-    above = row["start_loss"] - row["loss_floor"]
-    return "-" if pd.isna(above) else f"{above:.3f}"
-
-
 def _accuracy(row: Any) -> str:
-    text = _fixed("accuracy")(row)
-    return text if pd.isna(row["accuracy_se"]) else f"{text} ±{row['accuracy_se']:.3f}"
+    return fixed(row["accuracy"]) + ("" if pd.isna(row["accuracy_se"]) else f" ±{row['accuracy_se']:.3f}")
+
+
+def _start_loss_above_floor(row: Any) -> str:
+    return fixed(row["start_loss"] - row["loss_floor"])
 
 
 def _interval(row: Any) -> str:
@@ -82,7 +81,10 @@ def _columns(part: pd.DataFrame) -> list[Column]:
         (natural and streamed, Column("loss from start", _fixed("start_loss"))),
         (natural, Column("unigram", _fixed("unigram_loss"))),
         (not natural, Column("loss +", _fixed("loss_above_floor"))),
-        (not natural and streamed, Column("loss + from start", _start_loss_above_floor)),
+        (
+            not natural and streamed,
+            Column("loss + from start", lambda row: fixed(row["start_loss"] - row["loss_floor"])),
+        ),
         (True, _own("steps", lambda row: _steps(row["steps"]))),
         (True, _own("tokens", lambda row: count(row["tokens"]))),
         (True, _own("seconds", lambda row: _seconds(row["training_seconds"]))),
@@ -109,10 +111,7 @@ def _legend(frame: pd.DataFrame, gone: Sequence[str] = ()) -> str:
 
 LEAST = {"method": 24, "setting": 11, "status": 6}
 """Widths of columns of words, below which they do not shrink where room is short."""
-FIRST_TO_GO = (
-    *("loss from start", "loss + from start"),
-    *("params", "share", "seconds", "steps", "tokens", "chance"),
-)
+FIRST_TO_GO = (*("loss from start", "loss + from start"), *("params", "share", "seconds", "steps", "tokens", "chance"))
 """Columns that are left out, in this order, where room is still short."""
 
 
@@ -130,8 +129,8 @@ def print_summary(frame: pd.DataFrame, console: Console) -> None:
     least = {head: min(width, LEAST.get(head, width)) for head, width in widths.items()}
     gone: list[str] = []
     for head in (head for head in FIRST_TO_GO if head in widths):
-        kept = [[one.head for one in columns if one.head not in gone] for _, _, columns, _ in parts]
-        if max(sum(least[one] + 1 for one in heads) for heads in kept) > console.width:
+        kept = [[column.head for column in columns if column.head not in gone] for _, _, columns, _ in parts]
+        if max(sum(least[head] + 1 for head in heads) for heads in kept) > console.width:
             gone.append(head)
     gap = 2 if sum(widths.values()) + 2 * len(widths) <= console.width else 1
     for key, part, columns, rows in parts:
@@ -167,7 +166,7 @@ def markdown(frame: pd.DataFrame, results: pd.DataFrame, figures: Mapping[tuple[
         lines += [f"## {escape(heading(key, frame))}", "", escape(sizes(own)), ""]
         lines += [f"{escape(about(part))}.", ""] if about(part) else []
         lines.append(row_of(escape(column.head) for column in columns))
-        lines.append(row_of("--:" if one.right else ":--" for one in columns))
+        lines.append(row_of("--:" if column.right else ":--" for column in columns))
         lines += [row_of(escape(column.text(row)) for column in columns) for row in part.to_dict("records")]
         lines += ["", *(f"- {escape(reason)}" for reason in reasons(part)), ""]
         alt = escape(f"Accuracy against training tokens, {heading(key, frame)}")
@@ -177,26 +176,21 @@ def markdown(frame: pd.DataFrame, results: pd.DataFrame, figures: Mapping[tuple[
     if 0 < frame["seeds"].max() < SEEDS_FOR_AN_INTERVAL:
         notes.append(f"no intervals: these take {SEEDS_FOR_AN_INTERVAL} seeds or more")
     lines += ["## How to read this", "", f"{escape('; '.join(notes))}.", "", "## What computed it", ""]
-    lines += [f"- {escape(one)}" for one in _provenance(runs)]
+    lines += [f"- {escape(line)}" for line in _provenance(runs)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
-
-
-def row_of(cells: Any) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
 
 
 def _provenance(runs: pd.DataFrame) -> list[str]:
     """Commit, versions and hardware, each combination once with how many cells it computed."""
     columns = [name for name in names_of(runs, "provenance.") if name not in ("provenance.host", "provenance.seed")]
     known = runs[runs[columns].notna().any(axis=1)] if columns else runs.iloc[:0]
-    told: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for row in known[columns].to_dict("records"):
         facts = {
             str(name).removeprefix("provenance."): whole_as_int(value) for name, value in row.items() if pd.notna(value)
         }
         words = [f"commit {facts.pop('commit', 'unknown')}" + (" with changes" if facts.pop("dirty", False) else "")]
         words += [f"{name.removeprefix('packages.')} {value}" for name, value in facts.items()]
-        told[", ".join(words)] += 1
-    found = [f"{words} ({number} {'cell' if number == 1 else 'cells'})" for words, number in told.most_common()]
+        counts[", ".join(words)] += 1
+    found = [f"{words} ({number} {'cell' if number == 1 else 'cells'})" for words, number in counts.most_common()]
     return found or ["no finished cell says it"]

@@ -42,6 +42,11 @@ def file_name(text: str, taken: set[str]) -> str:
     return name
 
 
+def fixed(value: float) -> str:
+    """A number with three decimals; a dash for a gap."""
+    return "-" if pd.isna(value) else f"{value:.3f}"
+
+
 def counted(count: int, noun: str) -> str:
     """`1 cell`, `2,000 cells`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
@@ -60,8 +65,9 @@ def count(value: float) -> str:
 
 def interval(values: Sequence[float], digits: int = 3) -> str:
     """`0.412 [0.380, 0.450]` of a mean and the ends of its interval; without brackets where there is none."""
-    mean, low, high = ("unknown" if np.isnan(one) else f"{round(one, digits) + 0.0:.{digits}f}" for one in values[:3])
-    return mean if low == "unknown" else f"{mean} [{low}, {high}]"  # (+ 0.0: no minus zero)
+    mean, low, high = (f"{round(value, digits) + 0.0:.{digits}f}" for value in values[:3])  # (+ 0.0: no minus zero)
+    mean = "unknown" if np.isnan(values[0]) else mean
+    return mean if np.isnan(values[1]) else f"{mean} [{low}, {high}]"
 
 
 def few_seeds(table: pd.DataFrame | None) -> str:
@@ -69,8 +75,8 @@ def few_seeds(table: pd.DataFrame | None) -> str:
     if table is None or "seeds" not in table or not pd.api.types.is_numeric_dtype(table["seeds"]):
         return ""
     few = int((table["seeds"] < SEEDS_FOR_AN_INTERVAL).sum())
-    told = f"{few} of {len(table)} means have fewer than {SEEDS_FOR_AN_INTERVAL} seeds and no interval."
-    return told if few else ""
+    sentence = f"{few} of {len(table)} means have fewer than {SEEDS_FOR_AN_INTERVAL} seeds and no interval."
+    return sentence if few else ""
 
 
 def sentences(*parts: str) -> str:

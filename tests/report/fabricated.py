@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
+from rich.console import Console
 
 from bench.config import Run
+from bench.report import print_summary
 from bench.report.data import Data, load
 from bench.report.exhibit import Exhibit, Missing
 from bench.report.plot import Line, Panel
@@ -55,7 +57,7 @@ def fake(
             "phase": run.method if part < 1 else run.method.split("+")[-1],
             "steps": int(part * 100),
             "tokens": int(part * tokens),
-            "scores": [{**{name: one[name] for name in names}, "accuracy": one["accuracy"] * part} for one in scores],
+            "scores": [{**{name: row[name] for name in names}, "accuracy": row["accuracy"] * part} for row in scores],
         }
         for part in np.linspace(0, 1, points).tolist()
     ]
@@ -91,7 +93,7 @@ def exhibits(at: Path | Data, name: str) -> dict[str, Exhibit | Missing]:
     """The exhibits of a section of that name, by theirs; of results folders below a path, or of data."""
     with rc_context(RC):
         data = load([at]) if isinstance(at, Path) else at
-        return {one.name: one for one in import_module(f"bench.report.sections.{name}").exhibits(data)}
+        return {exhibit.name: exhibit for exhibit in import_module(f"bench.report.sections.{name}").exhibits(data)}
 
 
 def made(at: Path | Data, section: str, name: str) -> tuple[Exhibit, pd.DataFrame]:
@@ -118,12 +120,16 @@ def levels(panel: Panel) -> dict[str, list[float]]:
 
 def words(panels: Any) -> list[str]:
     """What the legend of the panels says."""
-    return list(
-        dict.fromkeys(
-            one.word
-            for panel in panels
-            for part in (panel.lines, panel.levels, panel.marks)
-            for one in part
-            if one.word
-        )
-    )
+    drawn = (thing for panel in panels for thing in (*panel.lines, *panel.levels, *panel.marks))
+    return list(dict.fromkeys(thing.word for thing in drawn if thing.word))
+
+
+def curves(root: Path) -> dict[str, Any]:
+    """Task -> the panels of its learning curves."""
+    return {exhibit.tasks[0]: exhibit.panels for exhibit in exhibits(root, "summary").values()}  # type: ignore[union-attr]
+
+
+def printed(frame: pd.DataFrame, width: int = 110) -> str:
+    console = Console(width=width, color_system=None, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    print_summary(frame, console)
+    return console.export_text()

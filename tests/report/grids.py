@@ -50,14 +50,16 @@ def cell(folder: Path, run: Run) -> None:
     lengths = sorted({length, *(full["evaluation"].get("lengths") or ())})
     scores = []
     for predictor in ("rnn", "teacher") if smt else ("rnn",):
-        for one in lengths:
-            right = level * (1 if one <= length else 0.9 if predictor == "rnn" else 0.6) + 0.02 * (predictor != "rnn")
+        for tested in lengths:
+            right = level * (1 if tested <= length else 0.9 if predictor == "rnn" else 0.6) + 0.02 * (
+                predictor != "rnn"
+            )
             facts = NATURAL if natural else {"accuracy_ceiling": 1.0}
-            scores.append(score(right, 2.4 - 1.6 * right, predictor, one, **facts))
+            scores.append(score(right, 2.4 - 1.6 * right, predictor, tested, **facts))
     made = fake(folder, run, scores, tokens=4000, points=21, parameters=sizes(run))
     if run.method in ONLINE:
         told = [{"online_loss": 0.9 - place / 50, "regret": float(place)} for place in range(21)]
-        write_json(made / "curve.json", [one | more for one, more in zip(read_json(made / "curve.json"), told)])
+        write_json(made / "curve.json", [point | more for point, more in zip(read_json(made / "curve.json"), told)])
     phases = run.method.split("+")[:2] if smt else ["train"]
     write_json(made / "cost.json", {"phases": [{"phase": run.method, **spent(run.method, phases[0], length)}]})
     write_json(made / "dynamics.json", dynamics(run, length, phases))
@@ -82,29 +84,16 @@ def dynamics(run: Run, length: int, phases: list[str]) -> dict[str, Any]:
     smt, t = "train" not in phases, np.arange(length)
     slope = drawn.normal(0, 0.01) if smt else -0.4
     through = "the decoder" if smt else "the unrolled updater"
-    label = [one % 4 for one in range(24)]
+    label = [number % 4 for number in range(24)]
     points = drawn.normal(size=(24, 2)) + 4 * np.stack([np.cos(label), np.sin(label)], 1)
     origin = drawn.normal(size=(9, 2))
+    norms = {"t": t.tolist(), "norm": np.exp(slope * t).tolist(), "loss_at": length - 1, "through": through}
+    twice = np.arange(2 * length)
+    delta = [0.2 / (1 + at) * (1 + twice / length) * drawn.uniform(0.9, 1.1) for at in range(len(phases) if smt else 0)]
+    drift = {"t": twice.tolist(), "accuracy": [math.nan if at % 2 else 0.5 for at in twice]}
     return {
-        "gradients": [
-            {
-                "when": when,
-                "t": t.tolist(),
-                "norm": np.exp(slope * t).tolist(),
-                "loss_at": length - 1,
-                "through": through,
-            }
-            for when in ("init", "trained")
-        ],
-        "drift": [
-            {
-                "phase": phase,
-                "t": list(range(2 * length)),
-                "delta": (0.2 / (1 + at) * (1 + np.arange(2 * length) / length) * drawn.uniform(0.9, 1.1)).tolist(),
-                "accuracy": [math.nan if one % 2 else 0.5 for one in range(2 * length)],
-            }
-            for at, phase in enumerate(phases if smt else [])
-        ],
+        "gradients": [{"when": when, **norms} for when in ("init", "trained")],
+        "drift": [{"phase": phase, **drift, "delta": found.tolist()} for phase, found in zip(phases, delta)],
         "geometry": {
             **{"colour_by": "needle", "points": points.tolist(), "label": label, "explained": [0.6, 0.25, 0.1]},
             **{"effective_rank": drawn.uniform(2, 5), "origin": origin.tolist(), "field": (0.1 * origin).tolist()},

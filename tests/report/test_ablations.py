@@ -107,7 +107,10 @@ def test_a_weight_of_zero_has_a_tick_of_its_own_at_the_left(tmp_path: Path) -> N
     assert dynamics.zero is None and [mark.x for mark in dynamics.marks] == [0.1]
     assert uniformity.zero == pytest.approx(0.0001) and lines(uniformity)[0].x.tolist() == [0.0001, 0.001]
     axes = draw([dynamics, uniformity], load([tmp_path]).looks).axes
-    assert [[text.get_text() for text in one.get_xticklabels()] for one in axes] == [["0.1", "1", "10"], ["0", "0.001"]]
+    assert [[text.get_text() for text in panel.get_xticklabels()] for panel in axes] == [
+        ["0.1", "1", "10"],
+        ["0", "0.001"],
+    ]
 
 
 # Futures.
@@ -169,4 +172,4 @@ def test_cells_that_differ_in_more_than_the_field_are_not_compared(tmp_path: Pat
     cells(tmp_path / "g", [0.5], future=1)
     cells(tmp_path / "g", [0.6], lambda_dyn=0.1, future=4)
     cells(tmp_path / "other", [0.6], lambda_dyn=0.1, future=1)  # nor across grids
-    assert all(isinstance(one, Missing) for one in exhibits(tmp_path, "ablations").values())
+    assert all(isinstance(exhibit, Missing) for exhibit in exhibits(tmp_path, "ablations").values())

@@ -64,10 +64,10 @@ class Opened:
 
 @pytest.fixture
 def opened(browser: Any, written: Path) -> Iterator[Opened]:
-    one = Opened(browser, written)
-    yield one
-    assert one.complaints == []
-    one.context.close()
+    opened = Opened(browser, written)
+    yield opened
+    assert opened.complaints == []
+    opened.context.close()
 
 
 def fits(page: Any) -> bool:
@@ -89,16 +89,16 @@ def column(page: Any, article: str, place: int) -> list[str]:
     "size", [WIDE, NARROW, {"width": 1024, "height": 768}, {"width": 2560, "height": 1440}], ids=str
 )
 def test_it_fits_and_is_quiet(browser: Any, written: Path, scheme: str, size: dict[str, int], tmp_path: Path) -> None:
-    one = Opened(browser, written, viewport=size, color_scheme=scheme)
-    assert fits(one.page)
-    one.page.screenshot(path=tmp_path / "page.png", full_page=True)
-    outside = [url for url in one.requests if not url.startswith("data:")]
-    assert outside == [written.as_uri()] and one.complaints == []
-    back = one.page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    opened = Opened(browser, written, viewport=size, color_scheme=scheme)
+    assert fits(opened.page)
+    opened.page.screenshot(path=tmp_path / "page.png", full_page=True)
+    outside = [url for url in opened.requests if not url.startswith("data:")]
+    assert outside == [written.as_uri()] and opened.complaints == []
+    back = opened.page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
     assert (max(back) < 64) == (scheme == "dark")
-    cards = one.page.eval_on_selector_all(".picture", "all => all.map(c => getComputedStyle(c).backgroundColor)")
+    cards = opened.page.eval_on_selector_all(".picture", "all => all.map(c => getComputedStyle(c).backgroundColor)")
     assert set(cards) == {"rgb(255, 255, 255)"}, "figures stand on white"
-    one.context.close()
+    opened.context.close()
 
 
 def contrast(page: Any, selector: str) -> float:
@@ -124,7 +124,7 @@ def contrast(page: Any, selector: str) -> float:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read(browser: Any, written: Path, scheme: str) -> None:
-    one = Opened(browser, written, color_scheme=scheme)
+    opened = Opened(browser, written, color_scheme=scheme)
     for selector in (
         ".badge",
         "p",
@@ -138,8 +138,8 @@ def test_text_can_be_read(browser: Any, written: Path, scheme: str) -> None:
         "label span",
         "main a",
     ):
-        assert contrast(one.page, selector) >= 4.5, selector
-    one.context.close()
+        assert contrast(opened.page, selector) >= 4.5, selector
+    opened.context.close()
 
 
 def test_names_run_nothing(opened: Opened) -> None:
@@ -150,7 +150,7 @@ def test_names_run_nothing(opened: Opened) -> None:
 
 def test_an_injected_script_would_not_run(opened: Opened) -> None:
     opened.page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'alert(1)'}))")
-    assert any("Content Security Policy" in one for one in opened.complaints)
+    assert any("Content Security Policy" in complaint for complaint in opened.complaints)
     opened.complaints.clear()
 
 
@@ -239,24 +239,24 @@ def test_contents_and_claims_lead_to_their_places(opened: Opened) -> None:
 
 
 def test_the_first_screen_holds_the_main_table(browser: Any, written: Path) -> None:
-    one = Opened(browser, written, viewport={"width": 1300, "height": 900})
-    box = one.page.locator("#answer table").bounding_box()
+    opened = Opened(browser, written, viewport={"width": 1300, "height": 900})
+    box = opened.page.locator("#answer table").bounding_box()
     assert box["y"] + box["height"] <= 900
-    first, second = one.page.locator("#answer tbody th").all_inner_texts()
+    first, second = opened.page.locator("#answer tbody th").all_inner_texts()
     assert first == "retrieval, length 12" and second.startswith("stack, length 12")
-    assert one.page.locator("#answer strong").all_inner_texts() == ["0.710", "0.710"]
-    one.context.close()
+    assert opened.page.locator("#answer strong").all_inner_texts() == ["0.710", "0.710"]
+    opened.context.close()
 
 
 def test_a_wide_table_scrolls_beside_its_first_column(browser: Any, written: Path) -> None:
-    one = Opened(browser, written, viewport={"width": 400, "height": 700})
-    table = one.page.locator("#answer .scroll")
-    assert table.evaluate("t => t.scrollWidth > t.clientWidth") and fits(one.page)
-    first = one.page.locator("#answer tbody th").first
+    opened = Opened(browser, written, viewport={"width": 400, "height": 700})
+    table = opened.page.locator("#answer .scroll")
+    assert table.evaluate("t => t.scrollWidth > t.clientWidth") and fits(opened.page)
+    first = opened.page.locator("#answer tbody th").first
     before = first.bounding_box()["x"]
     table.evaluate("t => { t.scrollLeft = t.scrollWidth; }")
     assert first.bounding_box()["x"] == before
-    one.context.close()
+    opened.context.close()
 
 
 @pytest.mark.parametrize("how", ["click", "Enter"])
@@ -284,12 +284,12 @@ def test_the_first_tab_leads_past_the_head(opened: Opened) -> None:
 
 
 def test_contents_and_filter_fold_on_a_phone(browser: Any, written: Path) -> None:
-    one = Opened(browser, written, viewport=NARROW)
-    link = one.page.locator("nav a[href='#section-lengths']")
+    opened = Opened(browser, written, viewport=NARROW)
+    link = opened.page.locator("nav a[href='#section-lengths']")
     assert link.is_hidden()
-    one.page.locator("nav summary").press("Enter")
-    assert link.is_visible() and fits(one.page)
-    one.context.close()
+    opened.page.locator("nav summary").press("Enter")
+    assert link.is_visible() and fits(opened.page)
+    opened.context.close()
 
 
 def test_a_table_can_be_taken_away(opened: Opened, written: Path, tmp_path: Path) -> None:
@@ -301,9 +301,9 @@ def test_a_table_can_be_taken_away(opened: Opened, written: Path, tmp_path: Path
 
 
 def test_it_reads_without_scripts(browser: Any, written: Path) -> None:
-    one = Opened(browser, written, java_script_enabled=False)
-    assert one.page.locator("#costs td").first.is_visible() and one.page.locator("#filter").is_hidden()
-    one.context.close()
+    opened = Opened(browser, written, java_script_enabled=False)
+    assert opened.page.locator("#costs td").first.is_visible() and opened.page.locator("#filter").is_hidden()
+    opened.context.close()
 
 
 def test_print_opens_tables_and_leaves_controls_out(opened: Opened) -> None:

@@ -28,13 +28,8 @@ CARRIED = 4096
 
 
 def step(method: str, phase: str, length: int, operations: float, **fields: Any) -> dict[str, Any]:
-    whole: dict[str, float] = {
-        "flops": 10 * length**2,
-        "elementwise": 5 * length,
-        "sequential_flops": 3 * length,
-        "operations": 9,
-    }
-    whole["sequential_operations"] = operations
+    whole: dict[str, float] = {"flops": 10 * length**2, "elementwise": 5 * length, "operations": 9}
+    whole |= {"sequential_flops": 3 * length, "sequential_operations": operations}
     named = {"task": "retrieval", "method": method, "backbone": "gru", "phase": phase, "device": "cpu"}
     sizes = {"peak_bytes": 100 * length, "carried_bytes": CARRIED}
     return {**named, "length": length, "batch_size": 8, **sizes, "whole": whole, **fields}
@@ -200,7 +195,7 @@ def test_a_phase_without_a_credit_path_has_no_line(traced: Data) -> None:
 
 def test_inference_draws_work_state_and_time(traced: Data) -> None:
     panels = made(traced, "inference").panels
-    assert [one.y for one in panels] == ["FLOPs per token", "Carried state (bytes)", "Seconds per token"]
+    assert [panel.y for panel in panels] == ["FLOPs per token", "Carried state (bytes)", "Seconds per token"]
     assert points(panels[0], "transformer, backbone gru") == {p: 1100 + 128 * p for p in LENGTHS}
 
 
@@ -223,7 +218,7 @@ def test_of_several_backbones_the_transformer_is_drawn_and_the_table_has_all(tmp
 def test_the_memory_of_a_gpu_has_a_column_where_it_was_measured(tmp_path: Path, traced: Data) -> None:
     assert "gpu_bytes" not in table(traced, "complexity")
     found = record()
-    found["steps"] = [{**one, "allocated_bytes": 7 * one["length"]} for one in found["steps"]]
+    found["steps"] = [{**row, "allocated_bytes": 7 * row["length"]} for row in found["steps"]]
     assert only(table(read(tmp_path, found), "complexity"), method="bptt")["gpu_bytes"] == pytest.approx(1.0)
 
 
@@ -243,7 +238,7 @@ def test_of_several_tasks_the_one_with_most_methods_is_drawn_and_all_are_in_the_
 def test_a_part_that_was_not_traced_leaves_the_others(tmp_path: Path, name: str) -> None:
     found = fabricated.exhibits(read(tmp_path, {**record(), name: []}), "complexity")
     gone = {"steps": "complexity", "credit": "credit-path", "inference": "inference"}[name]
-    assert [key for key, one in found.items() if isinstance(one, Missing)] == [gone]
+    assert [key for key, exhibit in found.items() if isinstance(exhibit, Missing)] == [gone]
 
 
 def test_damaged_rows_are_left_out(tmp_path: Path) -> None:
@@ -256,8 +251,8 @@ def test_damaged_rows_are_left_out(tmp_path: Path) -> None:
     row = only(table(data, "complexity"), method="bptt")
     expected = np.polyfit(np.log(LARGER), np.log([90 + 68 * T for T in LARGER]), 1)[0]
     assert row["sequential_operations"] == pytest.approx(expected)
-    for one in fabricated.exhibits(data, "complexity").values():
-        assert isinstance(one, Exhibit)
+    for exhibit in fabricated.exhibits(data, "complexity").values():
+        assert isinstance(exhibit, Exhibit)
 
 
 def test_a_single_length_has_values_and_no_exponent(tmp_path: Path) -> None:

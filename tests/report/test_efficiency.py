@@ -14,8 +14,8 @@ import pytest
 from bench.config import Run
 from bench.report.data import Data, load
 from bench.report.query import cells
-from bench.report.sections.efficiency import alike
-from bench.report.spends import loss_at, spend_to, together
+from bench.report.sections.efficiency import comparable
+from bench.report.spends import loss_at, on_common_spends, spend_to
 from bench.results import write_json
 from tests.helpers import TINY, folder_of, tiny_run
 from tests.report import fabricated
@@ -54,14 +54,11 @@ def cell(
     if state == "done":
         write_json(folder / "result.json", {"scores": final, "costs": costs, "provenance": {}})
     folder.set_status(state)
+    traced = []
+    for phase, rate in (rates or {}).items():
+        whole = {"flops": 20 * rate, "elementwise": 10 * rate, "sequential_flops": 10 * rate}
+        traced.append({"phase": phase, "tokens": 10, "whole": {**whole, "sequential_operations": 1}})
     if rates:
-        whole = {
-            phase: {"flops": 20 * one, "elementwise": 10 * one, "sequential_flops": 10 * one}
-            for phase, one in rates.items()
-        }
-        traced = [
-            {"phase": phase, "tokens": 10, "whole": {**one, "sequential_operations": 1}} for phase, one in whole.items()
-        ]
         write_json(folder / "cost.json", {"schema": 1, "phases": traced})
 
 
@@ -202,11 +199,11 @@ def test_the_last_loss_is_that_at_each_seeds_own_end(tmp_path: Path) -> None:
 def test_seeds_that_were_evaluated_at_other_spends_meet_on_a_common_grid() -> None:
     a = np.array([100.0, 400.0]), np.array([2.0, 1.0])
     b = np.array([50.0, 200.0, 800.0]), np.array([3.0, 1.0, 0.0])
-    x, losses = together([a, b])
+    x, losses = on_common_spends([a, b])
     assert x.tolist() == [100, 200, 400, 800], "from where both have begun"
     assert losses == pytest.approx(np.array([[2.0, 1.5, 1.0, 1.0], [2.0, 1.0, 0.5, 0.0]]))
     gap = np.array([100.0, math.nan]), np.array([2.0, 1.0])
-    assert together([a, gap])[1].shape == (2, 0), "a mean over other seeds would be another mean"
+    assert on_common_spends([a, gap])[1].shape == (2, 0), "a mean over other seeds would be another mean"
 
 
 # The figures.
@@ -260,8 +257,8 @@ def test_many_tasks_are_spread_over_figures_and_none_is_drawn_twice(tmp_path: Pa
         for method in ("bptt", "transformer"):
             seeds(tmp_path, method, [[2.0, 1.5, 1.2, 1.0]], {"task": task})
     found = exhibits(load([tmp_path]))
-    assert [one.name for one in found] == ["efficiency", "efficiency-2"]
-    titles = [panel.title for one in found for panel in one.panels]
+    assert [exhibit.name for exhibit in found] == ["efficiency", "efficiency-2"]
+    titles = [panel.title for exhibit in found for panel in exhibit.panels]
     assert sorted(title.split(",")[0] for title in titles if title) == sorted(tasks)
     assert found[0].table is not None and found[1].table is None
     assert set(found[1].tasks) < set(tasks)
@@ -300,7 +297,7 @@ def test_ablations_and_ladders_leave_the_setting_that_most_runs_share(tmp_path: 
         method = {"name": "smt", "lambda_dyn": weight}
         for seed in range(2 if weight == 1.0 else 1):
             cell(tmp_path, tiny_run(method, seed=seed, model={**TINY, "d": 16}), [2.0, 1.5, 1.2, 1.0])
-    kept = alike(cells(load([tmp_path])))
+    kept = comparable(cells(load([tmp_path])))
     assert dict(zip(kept["method"], kept["model.d"])) == {"transformer": 16, "smt": 16}
     assert set(kept.loc[kept["method"] == "smt", "method.lambda_dyn"]) == {1.0}
 
@@ -311,6 +308,3 @@ def test_odd_curves_are_told_not_raised(tmp_path: Path) -> None:
     data = load([tmp_path])
     row = only(table(data))
     assert (row["method"], row["loss"], row["seeds"]) == ("bptt", pytest.approx(1.0), 1)
-
-
-# Real runs.

@@ -20,9 +20,9 @@ def cell(root: Path, method: str, seed: int, accuracies: tuple[float, ...], trai
     """A finished cell that was tested at `LENGTHS`; with SMT+DMT a teacher at half of each accuracy."""
     run = tiny_run(method, {"name": "retrieval", "length": trained}, seed=seed)
     found = dict(zip(LENGTHS, accuracies))
-    scores = [score(one, 1.0, length=length, **facts) for length, one in found.items()]
+    scores = [score(accuracy, 1.0, length=length, **facts) for length, accuracy in found.items()]
     if method == "smt+dmt":
-        scores += [score(one / 2, 1.0, "teacher", length, **facts) for length, one in found.items()]
+        scores += [score(accuracy / 2, 1.0, "teacher", length, **facts) for length, accuracy in found.items()]
     fake(root, run, scores)
 
 
@@ -100,7 +100,7 @@ def test_each_trained_length_has_a_panel_and_rows_of_its_own(tmp_path: Path) -> 
     found = exhibit(load([tmp_path]))
     assert found.table["trained_length"].tolist() == [12, 24]
     assert found.table["longer"].tolist() == pytest.approx([0.25, 0.2])
-    assert [one.title for one in found.panels] == ["retrieval, trained at 12", "retrieval, trained at 24"]
+    assert [panel.title for panel in found.panels] == ["retrieval, trained at 12", "retrieval, trained at 24"]
 
 
 def test_shorter_lengths_alone_leave_the_score_open(tmp_path: Path) -> None:

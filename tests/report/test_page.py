@@ -21,6 +21,7 @@ from PIL import Image, ImageChops
 
 from bench import report
 from bench.report import formats
+from bench.report.claims import VERDICTS
 from bench.report.exhibit import Exhibit, Missing, Section
 from tests.helpers import folder_of, tiny_run
 from tests.report.fabricated import fake, rename, score, seeds
@@ -48,41 +49,30 @@ def drawn(words: str = "length T") -> Figure:
 
 
 def exhibit(name: str = "costs", **fields: Any) -> Exhibit:
-    named = {
-        "name": name,
-        "title": f"Costs of {name}",
-        "caption": "Flat: exponent 0.01.",
-        "run": "complexity, 3 seeds.",
-    }
+    named = {"name": name, "title": f"Costs of {name}"}
+    words = {"caption": "Flat: exponent 0.01.", "run": "complexity, 3 seeds."}
     tables = {"table": NUMBERS, "tasks": ("retrieval", "stack"), "methods": ("bptt", PLUGIN)}
-    return Exhibit(**{**named, "figure": drawn(), **tables, **fields})
+    return Exhibit(**{**named, **words, "figure": drawn(), **tables, **fields})
 
 
 def claims() -> list[tuple[Any, Any]]:
     """Pairs of the shape that `bench.report.claims.judged` gives, one of each verdict."""
     numbers = pd.DataFrame({"task": ["retrieval"], "difference": [0.125], "low": [0.1], "high": [0.15]})
-    return [
-        (
-            SimpleNamespace(
-                key=place, text=f"SMT->DMT claim {place} {EVIL}", figure="costs", grids=("synthetic-small",)
-            ),
-            SimpleNamespace(
-                verdict=verdict,
-                because=f"Because of {EVIL}.",
-                numbers=numbers if place != 5 else numbers.iloc[:0],
-                why="The scale is small." if verdict == "contradicted" else None,
-            ),
-        )
-        for place, verdict in enumerate(("supported", "contradicted", "mixed", "inconclusive", "not tested"), 1)
-    ]
+    pairs = []
+    for place, verdict in enumerate(VERDICTS, 1):
+        claim = {"key": place, "text": f"SMT->DMT claim {place} {EVIL}", "figure": "costs"}
+        why = "The scale is small." if verdict == "contradicted" else None
+        found = {"verdict": verdict, "because": f"Because of {EVIL}.", "why": why, "numbers": numbers[: int(place < 5)]}
+        pairs.append((SimpleNamespace(**claim, grids=("synthetic-small",)), SimpleNamespace(**found)))
+    return pairs
 
 
 def fabricate(monkeypatch: pytest.MonkeyPatch, made: Sequence[Section], judged: Any = claims) -> None:
     """Let the report consist of these sections and of claims, beside the learning curves and provenance."""
-    for one in (*made, Section("claims", "Claims", ())):
-        module = SimpleNamespace(TITLE=one.title, exhibits=lambda data, one=one: one.exhibits)
-        monkeypatch.setitem(sys.modules, f"bench.report.sections.{one.name}", module)
-    names = [*(one.name for one in made), "claims", "summary", "provenance"]
+    for section in (*made, Section("claims", "Claims", ())):
+        module = SimpleNamespace(TITLE=section.title, exhibits=lambda data, section=section: section.exhibits)
+        monkeypatch.setitem(sys.modules, f"bench.report.sections.{section.name}", module)
+    names = [*(section.name for section in made), "claims", "summary", "provenance"]
     monkeypatch.setattr(report.sections, "names", lambda: names)
     monkeypatch.setattr(report.page, "judged", lambda data: judged())
 
@@ -177,7 +167,11 @@ def test_csv_keeps_every_digit_also_in_the_page(written: Path) -> None:
     text = (written / "tables" / "costs.csv").read_text()
     assert text.startswith("task,method,length,accuracy,flops,reason\n")
     pd.testing.assert_frame_equal(pd.read_csv(written / "tables" / "costs.csv"), NUMBERS, check_exact=True)
-    links = {str(one["download"]): str(one["href"]) for one, _ in page_of(written).all("a") if "download" in one}
+    links = {
+        str(attributes["download"]): str(attributes["href"])
+        for attributes, _ in page_of(written).all("a")
+        if "download" in attributes
+    }
     head, _, content = links["costs.csv"].partition(",")
     assert head == "data:text/csv;charset=utf-8;base64" and b64decode(content).decode() == text
 
@@ -213,8 +207,8 @@ def test_a_long_latex_table_may_break_over_pages() -> None:
 
 @pytest.mark.parametrize("table", [pd.DataFrame(), pd.DataFrame({"a": []}), pd.DataFrame({"a": [None, float("nan")]})])
 def test_tables_of_nothing_are_written(table: pd.DataFrame) -> None:
-    one = exhibit(table=table)
-    assert formats.markdown(one) and formats.latex(one) and formats.csv(table)
+    empty = exhibit(table=table)
+    assert formats.markdown(empty) and formats.latex(empty) and formats.csv(table)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +232,7 @@ def test_rounding(numbers: list[float | None], texts: list[str]) -> None:
 def test_figures_are_written_for_print_and_screen(written: Path) -> None:
     assert (written / "figures" / "costs.png").read_bytes().startswith(b"\x89PNG")
     assert (written / "figures" / "costs.pdf").read_bytes().startswith(b"%PDF")
-    images = {str(one["alt"]): one for one, _ in page_of(written).all("img")}
+    images = {str(attributes["alt"]): attributes for attributes, _ in page_of(written).all("img")}
     image = images["Costs of costs. Flat: exponent 0.01."]
     assert (image["width"], image["height"]) == ("672", "336"), "7 by 3.5 inches of 96 pixels"
     with Image.open(BytesIO(b64decode(str(image["src"]).removeprefix("data:image/png;base64,")))) as shown:
@@ -254,9 +248,9 @@ def test_figures_are_written_for_print_and_screen(written: Path) -> None:
 def test_the_page_holds_everything_and_asks_for_nothing(written: Path) -> None:
     page = page_of(written)
     for tag, name in (("img", "src"), ("script", "src"), ("link", "href"), ("a", "href")):
-        targets = [str(one[name]) for one, _ in page.all(tag) if name in one]
+        targets = [str(attributes[name]) for attributes, _ in page.all(tag) if name in attributes]
         assert all(target.startswith(("data:", "#")) for target in targets)
-    (policy,) = (str(one["content"]) for one, _ in page.all("meta") if "http-equiv" in one)
+    (policy,) = (str(attributes["content"]) for attributes, _ in page.all("meta") if "http-equiv" in attributes)
     assert policy.startswith("default-src 'none'; img-src data:;")
     (script,) = re.findall(r"<script>(.*?)</script>", (written / "index.html").read_text(), re.DOTALL)
     assert b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy, "no other script than the page's own"
@@ -266,15 +260,19 @@ def test_every_link_has_its_target_and_no_name_is_used_twice(written: Path) -> N
     page = page_of(written)
     ids = [attributes["id"] for _, attributes, _ in page.found if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert {unquote(str(one["href"])[1:]) for one, _ in page.all("a") if str(one["href"]).startswith("#")} <= set(ids)
+    assert {
+        unquote(str(attributes["href"])[1:])
+        for attributes, _ in page.all("a")
+        if str(attributes["href"]).startswith("#")
+    } <= set(ids)
 
 
 def test_claims_stand_at_the_top_and_in_full_below(written: Path) -> None:
     text = (written / "index.html").read_text()
     page = page_of(written)
-    badges = [one["data-verdict"] for one, _ in page.all("span") if one.get("class") == "badge"]
-    assert badges == ["supported", "contradicted", "mixed", "inconclusive", "not tested"] * 2
-    words = [text for one, text in page.all("span") if one.get("aria-hidden")]
+    badges = [attributes["data-verdict"] for attributes, _ in page.all("span") if attributes.get("class") == "badge"]
+    assert badges == [*VERDICTS] * 2
+    words = [text for attributes, text in page.all("span") if attributes.get("aria-hidden")]
     told = ["✓ supported", "✗ contradicted", "± mixed", "? inconclusive", "○ not tested"]
     assert words == told * 2, "told without colour too"
     assert text.count("Why that may be:") == 1 and "<code>python run_bench.py run synthetic-small</code>" in text
@@ -311,16 +309,12 @@ def test_a_section_that_fails_is_told_and_ends_nothing(tmp_path: Path, monkeypat
     def fail(*_: Any) -> Any:
         raise KeyError("no such <column>\nsecond line")
 
-    fabricate(
-        monkeypatch, [Section("complexity", "Cost", ()), Section("samples", "Samples", (exhibit("words"),))], fail
-    )
+    made = [Section("complexity", "Cost", ()), Section("samples", "Samples", (exhibit("words"),))]
+    fabricate(monkeypatch, made, fail)
     monkeypatch.setattr(sys.modules["bench.report.sections.complexity"], "exhibits", fail)
     report.write(results(tmp_path), tmp_path / "out")
     text = (tmp_path / "out" / "index.html").read_text()
-    assert (
-        text.count("could not be made from these results (KeyError: &#39;no such &lt;column&gt;\\nsecond line&#39;)")
-        == 2
-    )
+    assert text.count("(KeyError: &#39;no such &lt;column&gt;\\nsecond line&#39;)") == 2
     assert 'id="words"' in text and 'id="cells"' in text
 
 
@@ -381,14 +375,15 @@ def test_a_folder_that_is_not_whole_makes_a_page(tmp_path: Path, state: str) -> 
     if state == "all damaged":
         (seeds(grid, [0.5])[0] / "run.json").write_text("{")
     elif state in ("one seed", "damaged"):
-        one = seeds(grid, [0.5])[0]
-        for name in (
-            ("curve.json", "cost.json", "dynamics.json", "samples.json", "diagnosis.json") if state == "damaged" else ()
-        ):
-            (one / name).write_text('[{"scores": [{}]}, 4]' if name == "curve.json" else '{"phases": 3')
+        (folder,) = seeds(grid, [0.5])
+        for name in ("curve", "cost", "dynamics", "samples", "diagnosis") if state == "damaged" else ():
+            (folder / f"{name}.json").write_text('[{"scores": [{}]}, 4]' if name == "curve" else '{"phases": 3')
     else:
         folder_of(tiny_run(), grid).set_status(state, **({"progress": 0.5} if state == "running" else {"reason": "no"}))
     files = report.write(grid, tmp_path / "out")
     assert files[0].name == "index.html" and all(file.stat().st_size for file in files)
     text = files[0].read_text()
     assert "Cells" in text and "Error:" not in text, "nothing fell over"
+    if state == "all damaged":
+        told = (tmp_path / "out" / "summary.md").read_text()
+        assert "run.json is no JSON" in told and "No figure" in told

@@ -60,7 +60,9 @@ def test_titles_never_overlap_and_stay_inside(count: int) -> None:
     assert all(box[0] >= 0 and box[2] <= width and box[3] <= height for box in found)
     panels = [axes.get_window_extent() for axes in figure.axes]
     assert not any(
-        box[0] < one.x1 and one.x0 < box[2] and box[1] < one.y1 and one.y0 < box[3] for box in found for one in panels
+        box[0] < panel.x1 and panel.x0 < box[2] and box[1] < panel.y1 and panel.y0 < box[3]
+        for box in found
+        for panel in panels
     )
 
 
@@ -83,7 +85,7 @@ def test_the_legend_of_many_methods_is_whole_and_below_the_panels() -> None:
 
 def test_a_mean_has_an_interval_from_three_seeds_on_and_else_its_seeds() -> None:
     (found,) = sweep_lines(ROWS, "x", "y")
-    assert found == found and found.word == "bptt" and found.x.tolist() == [1, 2]
+    assert found.word == "bptt" and found.x.tolist() == [1, 2]
     assert found.mean.tolist() == pytest.approx([0.3, 0.6])
     assert (found.low[0], found.high[0]) == pytest.approx((0.1, 0.6)) and np.isnan(found.low[1])
     assert [(x.tolist(), y.tolist()) for x, y in found.seeds] == [([2], [0.4]), ([2], [0.8])]
@@ -97,11 +99,11 @@ def test_a_mean_of_logarithms_is_geometric() -> None:
 
 
 def test_a_mean_curve_goes_as_far_as_all_seeds_reach() -> None:
-    one, two = (pd.DataFrame({"x": x, "y": y}) for x, y in (([0, 4], [0.0, 1.0]), ([0, 2, 8], [0.0, 1.0, 1.0])))
-    found = over_curves([one, two], "x", "y", "bptt", "bptt")
-    assert (
-        found.x.tolist() == [0, 2, 4] and found.mean.tolist() == pytest.approx([0, 0.75, 1.0]) and len(found.seeds) == 2
-    )
+    first, two = (pd.DataFrame({"x": x, "y": y}) for x, y in (([0, 4], [0.0, 1.0]), ([0, 2, 8], [0.0, 1.0, 1.0])))
+    found = over_curves([first, two], "x", "y", "bptt", "bptt")
+    assert (found.x.tolist(), found.mean.tolist()) == ([0, 2, 4], pytest.approx([0, 0.75, 1.0])) and len(
+        found.seeds
+    ) == 2
 
 
 def test_values_that_span_much_stand_on_a_logarithmic_axis_at_their_own_places() -> None:

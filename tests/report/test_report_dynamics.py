@@ -17,12 +17,11 @@ from matplotlib.quiver import Quiver
 from scipy.stats import gmean
 from sklearn.metrics import silhouette_score
 
-import bench
 from bench.report.exhibit import Exhibit, Missing
 from bench.report.sections import dynamics
 from bench.report.style import RC
 from bench.results import write_json
-from tests.helpers import TINY, tiny_run
+from tests.helpers import tiny_run
 from tests.report import fabricated
 from tests.report.fabricated import fake, lines, means, only, score
 
@@ -32,20 +31,20 @@ LENGTH = 12  # of tiny_run
 def norms(when: str, base: float, slope: float, count: int = LENGTH, **more: Any) -> dict[str, Any]:
     """|dL/dm_t| = base * 10 ** (slope * t)."""
     t = list(range(count))
-    norm = [base * 10 ** (slope * one) for one in t]
+    norm = [base * 10 ** (slope * at) for at in t]
     return {"when": when, "t": t, "norm": norm, "loss_at": count - 1, "through": "the unrolled updater", **more}
 
 
 def drifted(phase: str, within: float, beyond: float, right: float) -> dict[str, Any]:
     t = list(range(2 * LENGTH))
-    delta = [within if one < LENGTH else beyond for one in t]
-    accuracy = [float("nan") if one % 2 else right * (1 if one < LENGTH else 0.5) for one in t]
+    delta = [within if at < LENGTH else beyond for at in t]
+    accuracy = [float("nan") if at % 2 else right * (1 if at < LENGTH else 0.5) for at in t]
     return {"phase": phase, "t": t, "delta": delta, "accuracy": accuracy}
 
 
 def plane(rank: float = 2.5, labels: int = 3, seed: int = 0) -> dict[str, Any]:
     generator = np.random.default_rng(seed)
-    label = [one % labels for one in range(30)]
+    label = [number % labels for number in range(30)]
     points = generator.normal(size=(30, 2)) + 3 * np.array(label)[:, None]
     origin = generator.normal(size=(9, 2))
     return {
@@ -114,7 +113,7 @@ def test_a_norm_of_zero_is_not_drawn_and_counts_as_the_smallest_number(tmp_path:
     gone = {"when": "trained", "t": [0, 1, 2], "norm": [0.0, 0.1, 1.0], "loss_at": 2, "through": "the unrolled updater"}
     cell(tmp_path, {"gradients": [gone]})
     exhibit, table = made(tmp_path, "gradient-norms")
-    assert "1 norms of exactly 0" in exhibit.caption and table["first_to_last"].iloc[0] == pytest.approx(1e-45)
+    assert "1 norms" in exhibit.caption and table["first_to_last"].iloc[0] == pytest.approx(1e-45)
     assert exhibit.panels[1].lines[0].x.tolist() == [1, 2]
 
 
@@ -170,8 +169,8 @@ def test_drift_is_dashed_before_dmt_and_shaded_beyond_the_trained_length(tmp_pat
 def test_a_phase_of_another_run_is_what_dmt_is_compared_with(tmp_path: Path) -> None:
     source = tiny_run("smt")
     run = tiny_run("smt+dmt", init_from={"run": source.id, "phase": "smt"})
-    for one, record in ((source, drifted("smt", 0.9, 0.9, 0.5)), (run, drifted("dmt", 0.3, 0.1, 0.5))):
-        folder = fake(tmp_path, one, [score(0.5, 1.1)])
+    for begun, record in ((source, drifted("smt", 0.9, 0.9, 0.5)), (run, drifted("dmt", 0.3, 0.1, 0.5))):
+        folder = fake(tmp_path, begun, [score(0.5, 1.1)])
         write_json(folder / "dynamics.json", {"gradients": [], "drift": [record], "geometry": None})
     row = only(made(tmp_path, "drift")[1], phase="dmt")
     assert row["less_within"] == pytest.approx(3) and row["less_beyond"] == pytest.approx(9)
@@ -194,7 +193,7 @@ def test_geometry_is_told_over_seeds(tmp_path: Path) -> None:
         cell(tmp_path, {"geometry": record}, "smt+dmt", seed)
     _, table = made(tmp_path, "geometry")
     (row,) = table.to_dict("records")
-    expected = [silhouette_score(one["points"], one["label"]) for one in records]
+    expected = [silhouette_score(record["points"], record["label"]) for record in records]
     assert row["effective_rank"] == pytest.approx(4) and row["explained1"] == 0.6 and row["explained2"] == 0.25
     assert (row["effective_rank_low"], row["effective_rank_high"]) == (2, 7)
     assert row["silhouette"] == pytest.approx(np.mean(expected)) and row["seeds"] == 3 and row["accuracy"] == 0.5
@@ -207,18 +206,18 @@ def test_a_panel_shows_points_by_label_and_where_the_updater_moves_memories(tmp_
     panel, bar = axes_of(exhibit.figure)
     assert panel.get_title(loc="left") == "retrieval, length 12\nsmt+dmt: effective rank 9"  # the first seed
     assert panel.get_xlabel() == "component 1 (60% of variance)" and panel.get_ylabel() == "component 2 (25%)"
-    (points,) = (one for one in panel.collections if isinstance(one, PathCollection))
-    (arrows,) = (one for one in panel.collections if isinstance(one, Quiver))
+    (points,) = (drawn for drawn in panel.collections if isinstance(drawn, PathCollection))
+    (arrows,) = (drawn for drawn in panel.collections if isinstance(drawn, Quiver))
     assert np.allclose(np.asarray(points.get_offsets()), plane()["points"])
     assert np.allclose(arrows.XY, plane()["origin"]) and np.allclose(np.c_[arrows.U, arrows.V], plane()["field"])
     assert arrows.angles == "xy" and len(np.unique(points.get_facecolor(), axis=0)) == 3
-    assert bar.get_ylabel() == "needle" and [one.get_text() for one in bar.get_yticklabels()] == ["0", "1", "2"]
+    assert bar.get_ylabel() == "needle" and [tick.get_text() for tick in bar.get_yticklabels()] == ["0", "1", "2"]
 
 
 def test_many_labels_get_a_scale(tmp_path: Path) -> None:
     cell(tmp_path, {"geometry": plane(labels=15)}, "smt+dmt")
     _, bar = axes_of(made(tmp_path, "geometry")[0].figure)
-    assert [one.get_text() for one in bar.get_yticklabels()] == ["0", "4", "7", "10", "14"]
+    assert [tick.get_text() for tick in bar.get_yticklabels()] == ["0", "4", "7", "10", "14"]
 
 
 def test_of_many_panels_the_most_accurate_stay(tmp_path: Path) -> None:
@@ -227,7 +226,7 @@ def test_of_many_panels_the_most_accurate_stay(tmp_path: Path) -> None:
         folder = fake(tmp_path, run, [score(0.1 * number, 1.1, length=length), score(0.99, 1, "teacher", length)])
         write_json(folder / "dynamics.json", {"geometry": plane()})
     exhibit, table = made(tmp_path, "geometry")
-    shown = [title.split("\n")[0] for one in axes_of(exhibit.figure) if (title := one.get_title(loc="left"))]
+    shown = [title.split("\n")[0] for axes in axes_of(exhibit.figure) if (title := axes.get_title(loc="left"))]
     assert shown == [f"retrieval, length {length}" for length in range(10, 22, 2)] and len(table) == 8
 
 
@@ -255,20 +254,3 @@ def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
     assert isinstance(found["drift"], Missing)
     _, table = made(tmp_path, "gradient-norms")
     assert only(table, when="after training")["slope"] == pytest.approx(0) and len(table) == 1
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("results")
-    grid = {
-        "base": {
-            "model": TINY,
-            "training": {"batch_size": 8, "budget": {"steps": 8}},
-            "evaluation": {"sequences": 16, "reference_sequences": 8, "every": 0.5},
-            "task": {"name": "retrieval", "length": 8},
-        },
-        "axes": {"method": ["smt+dmt", "bptt", "transformer"]},
-        "measure": ["dynamics"],
-    }
-    bench.run(grid, results=root, launcher="inline")
-    return root

@@ -80,7 +80,7 @@ def test_the_figure_has_every_curve_above_the_floor_and_the_front(streams):
 def test_what_a_paper_says_stands_beside_its_method_on_its_task_alone(tmp_path):
     for most in (32, 8):
         cell(tmp_path / str(most), run_of("uoro", 0, {"name": "anbn", "most": most}), [0.5], [1.0], [10])
-    tables = [next(iter(frontier.exhibits(load([tmp_path / one])))).table for one in ("32", "8")]  # type: ignore[union-attr]
+    tables = [next(iter(frontier.exhibits(load([tmp_path / folder])))).table for folder in ("32", "8")]  # type: ignore[union-attr]
     assert tables[0]["published"].tolist() == [0.147] and "published" not in tables[1]
 
 
@@ -89,8 +89,8 @@ def test_where_no_floor_is_known_the_best_end_takes_its_place(tmp_path):
         cell(tmp_path, run_of(name, 0), ends, [1.0, 2.0], [10, 20])
     for file in tmp_path.rglob("result.json"):
         record = read_json(file)
-        for one in record["scores"]:
-            one["loss_floor"] = None
+        for row in record["scores"]:
+            row["loss_floor"] = None
         write_json(file, record)
     (exhibit,) = tuple(frontier.exhibits(load([tmp_path])))
     assert exhibit.table["above"].tolist() == pytest.approx([0, 0.2])  # type: ignore[union-attr]
@@ -153,9 +153,8 @@ def test_equal_losses_of_an_element_wise_cell_decide_online_6(tmp_path, more, wo
         fake(tmp_path, run_of("bptt", seed, **elstm), [score(0.5, 0.4, start_loss=0.4 + off)], traits=TRAITS)
         if more is not None:
             loss = 0.4 + more + off
-            fake(
-                tmp_path, run_of("rtrl", seed, **elstm), [score(0.5, 0.1, start_loss=loss, unit="bits")], traits=TRAITS
-            )
+            found = [score(0.5, 0.1, start_loss=loss, unit="bits")]
+            fake(tmp_path, run_of("rtrl", seed, **elstm), found, traits=TRAITS)
         fake(tmp_path, run_of({"name": "rtrl", "update_every": 1}, seed, **elstm), [score(0.5, 9.0)], traits=TRAITS)
     for file in tmp_path.rglob("result.json"):
         record = read_json(file)
@@ -167,9 +166,8 @@ def test_equal_losses_of_an_element_wise_cell_decide_online_6(tmp_path, more, wo
 def kept(root: Path, experiment: str, found: Any) -> Data:
     """A record beside a run."""
     fake(root, run_of("uoro", 0), [score(0.5, 1.0)], traits=TRAITS)
-    write_json(
-        root / f"{experiment}.json", {"schema": 1, "experiment": experiment, "methods": {"uoro": 9}, "found": found}
-    )
+    record = {"schema": 1, "experiment": experiment, "methods": {"uoro": 9}, "found": found}
+    write_json(root / f"{experiment}.json", record)
     return load([root])
 
 
@@ -216,8 +214,8 @@ def test_the_ratio_of_variances_decides_online_2(tmp_path, ratio, word):
 def test_exponents_of_memory_decide_online_5(tmp_path, power, word):
     at = {"setting": "", "axis": "columns", "flops": 5.0}
     rows = [
-        {**at, "method": name, "value": t, "bytes": 100.0 * t**one}
-        for name, one in power.items()
+        {**at, "method": name, "value": t, "bytes": 100.0 * t**exponent}
+        for name, exponent in power.items()
         for t in (8, 16, 32, 64)
     ]
     data = kept(tmp_path, "credit-costs", rows)
@@ -236,6 +234,6 @@ def test_the_quality_of_gradients_is_told_with_its_interval_and_what_noise_hides
     assert uoro["bias"] == pytest.approx(0.005**0.5) and uoro["bias_low"] < 0 < uoro["bias_high"]
     assert uoro["variance"] == pytest.approx(2.0) and uoro["error"] == pytest.approx((2.0 / 100) ** 0.5)
     assert tbptt["bias"] == 0.5 and tbptt["variance"] == 0 and tbptt["networks"] == 3
-    bias = estimators._panel(table, "units", "bias")
+    bias = estimators.quality_panel(table, "units", "bias")
     assert {line.method: line.x.tolist() for line in bias.lines} == {"uoro": [4.0], "tbptt": [4.0, 8.0]}
-    assert [line.method for line in estimators._panel(table, "units", "variance").lines] == ["uoro"]
+    assert [line.method for line in estimators.quality_panel(table, "units", "variance").lines] == ["uoro"]

@@ -25,7 +25,7 @@ def cell(root: Path, method: str, seed: int, losses: tuple[float, float], length
     folder = fake(root, run, [score(0.6, 1.0, length=length, start_accuracy=0.4, start_loss=2.0, **facts)])
     first, *points = read_json(folder / "curve.json")
     known = facts.get("loss_floor", 0.1) is not None
-    told = [{"online_loss": one, "regret": 10 * one if known else None} for one in losses]
+    told = [{"online_loss": loss, "regret": 10 * loss if known else None} for loss in losses]
     write_json(folder / "curve.json", [first, *(a | b for a, b in zip(points, told, strict=True))])
 
 
@@ -58,7 +58,7 @@ def test_the_figure_has_both_curves_with_the_floor_as_a_line(tmp_path: Path) -> 
         (line,) = lines(panel, method="tbptt")
         assert line.mean.tolist() == pytest.approx([0.6 * scale, 0.3 * scale]) and line.x.tolist() == [500, 1000]
         assert [y.tolist() for _, y in line.seeds] == [
-            pytest.approx([scale * one for one in own]) for own in LOSSES["tbptt"]
+            pytest.approx([scale * loss for loss in own]) for own in LOSSES["tbptt"]
         ]
 
 

@@ -205,6 +205,3 @@ def test_without_a_known_ceiling_there_is_no_share(tmp_path: Path) -> None:
     found = exhibits(load([tmp_path]))
     assert found["synthetic"].table["share_of_ceiling"].isna().all()
     assert isinstance(found["synthetic-aggregate"], Missing)
-
-
-# What is not there, and what is odd.

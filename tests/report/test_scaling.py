@@ -37,12 +37,8 @@ def cell(
     task: dict[str, Any] | None = None,
 ) -> None:
     """A finished cell with this loss in bits (and its teacher's), and a curve of (tokens, bits)."""
-    run = tiny_run(
-        {"name": method, **(options or {})},
-        task or {"name": "digits", "length": 64},
-        model={**BASE, **(model or {})},
-        seed=seed,
-    )
+    task = task or {"name": "digits", "length": 64}
+    run = tiny_run({"name": method, **(options or {})}, task, model={**BASE, **(model or {})}, seed=seed)
     length = run.task_config.length
     scores = [score(0.5, bits * BITS, length=length, **NATURAL)]
     scores += [score(0.5, teacher * BITS, "teacher", length, **NATURAL)] if teacher is not None else []
@@ -50,16 +46,9 @@ def cell(
     costs = {"steps": 100, "tokens": 1000, "training_seconds": 1.0, "predictor_parameters": parameters}
     write_json(folder / "result.json", {"scores": scores, "costs": costs})
     if curve is not None:
-        points = [
-            {
-                "phase": method,
-                "steps": 1,
-                "tokens": tokens,
-                "scores": [{"predictor": "rnn", "reference": False, "accuracy": 0.5, "loss": loss * BITS}],
-            }
-            for tokens, loss in curve
-        ]
-        write_json(folder / "curve.json", points)
+        known = {"predictor": "rnn", "reference": False, "accuracy": 0.5}
+        points = [{"tokens": tokens, "scores": [{**known, "loss": loss * BITS}]} for tokens, loss in curve]
+        write_json(folder / "curve.json", [{"phase": method, "steps": 1, **point} for point in points])
 
 
 def traced(root: Path, flops: Callable[[int], float]) -> None:
@@ -140,13 +129,13 @@ def test_cells_that_differ_in_two_fields_make_no_ladder(tmp_path: Path) -> None:
 def test_a_context_that_is_just_the_length_of_the_task_is_no_ladder(tmp_path: Path) -> None:
     for length in (16, 32, 64):
         cell(tmp_path / "g", "smt+dmt", task={"name": "digits", "length": length})
-    assert all(isinstance(one, Missing) for one in exhibits(tmp_path, "scaling").values())
+    assert all(isinstance(exhibit, Missing) for exhibit in exhibits(tmp_path, "scaling").values())
 
 
 def test_grids_are_kept_apart(tmp_path: Path) -> None:
     cell(tmp_path / "one", model={"memory_tokens": 1})
     cell(tmp_path / "two", model={"memory_tokens": 2})
-    assert all(isinstance(one, Missing) for one in exhibits(tmp_path, "scaling").values())
+    assert all(isinstance(exhibit, Missing) for exhibit in exhibits(tmp_path, "scaling").values())
 
 
 def test_a_law_is_drawn_through_three_rungs(tmp_path: Path) -> None:
@@ -195,7 +184,7 @@ def test_compute_is_flops_where_every_cell_was_traced(tmp_path: Path) -> None:
     traced(tmp_path / "g", lambda tokens: 1000.0 * tokens)
     rows = table(tmp_path, "compression")
     assert set(rows["currency"]) == {"FLOPs"}
-    passages, _ = scaling.smallest(load([tmp_path]), scaling.ladders(load([tmp_path])))
+    passages, _ = scaling.smallest(load([tmp_path]), scaling.sweep_scores(load([tmp_path])))
     at = passages[passages["level"] == 2.0].set_index("memory")["spent"]
     assert at.to_dict() == pytest.approx({16: 800e3, 32: 800e3, 64: 800e3})  # half the price, twice the tokens
     next((tmp_path / "g").rglob("cost.json")).unlink()
@@ -218,6 +207,3 @@ def test_no_curves_no_compression(tmp_path: Path) -> None:
     assert isinstance(found["scaling"], Exhibit)
     gone = found["compression"]
     assert isinstance(gone, Missing) and "run scaling-small" in gone.reason
-
-
-# Odd folders.

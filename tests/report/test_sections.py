@@ -40,7 +40,9 @@ ALWAYS = {
 OF_THE_SMALL = {
     "efficiency": ["efficiency-2"],
     "complexity": ["complexity-fits"],
-    "samples": [f"samples-{one}" for one in ["keys-values", "modular-arithmetic", "retrieval", "stack", "string-copy"]],
+    "samples": [
+        f"samples-{task}" for task in ["keys-values", "modular-arithmetic", "retrieval", "stack", "string-copy"]
+    ],
     "provenance": ["machines", "shared-configuration", "configurations"],
 }
 """And of a report on all-small."""
@@ -92,9 +94,9 @@ def test_there_is_a_list_of_every_section() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_exhibits_keep_their_names_and_say_what_would_bring_them(name: str) -> None:
     found = sections.section(name, nothing()).exhibits
-    assert [one.name for one in found] == ALWAYS[name]
-    missing = [one for one in found if one.name != "claims"]
-    assert all(isinstance(one, Missing) and "run_bench.py" in one.reason for one in missing)
+    assert [exhibit.name for exhibit in found] == ALWAYS[name]
+    missing = [exhibit for exhibit in found if exhibit.name != "claims"]
+    assert all(isinstance(exhibit, Missing) and "run_bench.py" in exhibit.reason for exhibit in missing)
 
 
 @pytest.mark.parametrize(
@@ -102,11 +104,11 @@ def test_exhibits_keep_their_names_and_say_what_would_bring_them(name: str) -> N
 )
 def test_all_small_fills_every_section(small: Data, name: str) -> None:
     found = sections.section(name, small).exhibits
-    assert sorted(one.name for one in found) == sorted([*ALWAYS[name], *OF_THE_SMALL.get(name, [])])
-    for one in found:
-        assert isinstance(one, Exhibit), one
-        assert one.caption.count(". ") < 4 and len(one.caption) < 400
-        assert one.table is None or len(one.table), one.name
+    assert sorted(exhibit.name for exhibit in found) == sorted([*ALWAYS[name], *OF_THE_SMALL.get(name, [])])
+    for exhibit in found:
+        assert isinstance(exhibit, Exhibit), exhibit
+        assert exhibit.caption.count(". ") < 4 and len(exhibit.caption) < 400
+        assert exhibit.table is None or len(exhibit.table), exhibit.name
 
 
 def test_every_claim_is_tested_by_all_small(small: Data) -> None:
@@ -119,24 +121,24 @@ def test_every_claim_is_tested_by_all_small(small: Data) -> None:
 def test_odd_names_are_words_like_others(few: Data, name: str) -> None:
     odd = changed(few, renamed)
     found = sections.section(name, odd).exhibits
-    assert not [one for one in found if isinstance(one, Missing) and "could not be made" in one.reason]
-    for one in found:
-        if isinstance(one, Exhibit) and one.panels:
-            plot.draw(one.panels[:2], odd.looks, one.across)
+    assert not [exhibit for exhibit in found if isinstance(exhibit, Missing) and "could not be made" in exhibit.reason]
+    for exhibit in found:
+        if isinstance(exhibit, Exhibit) and exhibit.panels:
+            plot.draw(exhibit.panels[:2], odd.looks, exhibit.across)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in (*TRACED, "summary", "provenance")])
 def test_cells_that_are_not_done_are_left_out(few: Data, name: str) -> None:
     failed = replace(few, results=few.results.assign(state="failed"))
-    assert all(isinstance(one, Missing) for one in sections.section(name, failed).exhibits)
+    assert all(isinstance(exhibit, Missing) for exhibit in sections.section(name, failed).exhibits)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in (*TRACED, "provenance")])
 def test_cells_without_results_fill_no_section(tmp_path: Path, name: str) -> None:
     for seed, state in enumerate(("pending", "running", "failed", "done")):
         folder_of(tiny_run(seed=seed), tmp_path).set_status(state)
-    for one in exhibits(tmp_path, name).values():
-        assert isinstance(one, Missing) or not one.panels, one.name
+    for exhibit in exhibits(tmp_path, name).values():
+        assert isinstance(exhibit, Missing) or not exhibit.panels, exhibit.name
 
 
 @pytest.mark.parametrize("junk", [[[1, 2, 3]], *(pytest.param(junk, marks=pytest.mark.slow) for junk in ("x", None))])
@@ -156,16 +158,18 @@ def test_damaged_records_end_nothing(few: Data, junk: Any) -> None:
     }
     damaged = replace(few, **records, **odd)
     for name in ("dynamics", "samples", "diagnosis", "complexity", "ablations"):
-        for one in sections.section(name, damaged).exhibits:
-            assert isinstance(one, Exhibit) or "could not be made" not in one.reason, one
+        for exhibit in sections.section(name, damaged).exhibits:
+            assert isinstance(exhibit, Exhibit) or "could not be made" not in exhibit.reason, exhibit
     assert not [found.because for _, found in judged(damaged) if "failed" in found.because]
 
 
 @pytest.mark.slow
 def test_real_runs_fill_every_section(tmp_path: Path) -> None:
     """What runs and measures write now, in one tiny grid along all that sections look for."""
+    ladders = {"model.backbone": ["mlp"], "model.memory_tokens": [1]}
     grid = {
         "base": {
+            "task": "retrieval",
             "model": {**TINY, "backbone": "gru"},
             "training": {"batch_size": 8, "budget": {"steps": 8}},
             "evaluation": {"sequences": 16, "reference_sequences": 8, "every": 0.5, "lengths": [24]},
@@ -173,20 +177,20 @@ def test_real_runs_fill_every_section(tmp_path: Path) -> None:
         "axes": {"seed": [0, 1]},
         "parts": [
             {
-                "base": {"task": "retrieval"},
-                "axes": {"method": ["smt+dmt", "bptt", "transformer"], "task.length": [8, 12]},
-                "ladders": {
-                    "method.lambda_unif": [0.0],
-                    "method.future": [1],
-                    "model.backbone": ["mlp"],
-                    "model.memory_tokens": [1],
-                },
+                "axes": {"method": ["smt+dmt"], "task.length": [8, 12]},
+                "ladders": {"method.lambda_unif": [0.0], "method.future": [1], **ladders},
             },
+            {"axes": {"method": ["bptt", "transformer"], "task.length": [8, 12]}, "ladders": ladders},
         ],
         "measure": ["cost", "dynamics", "samples", "diagnosis"],
     }
     bench.run(grid, results=tmp_path, launcher="inline")
     data = load([tmp_path])
     assert len(load_records([tmp_path], "samples.json")) == len(set(data.results["id"]))
-    gone = {one.name for name in NAMES for one in sections.section(name, data).exhibits if isinstance(one, Missing)}
+    gone = {
+        exhibit.name
+        for name in NAMES
+        for exhibit in sections.section(name, data).exhibits
+        if isinstance(exhibit, Missing)
+    }
     assert gone == {"complexity", "credit-path", "inference"}, "what `cost` brings"

@@ -8,27 +8,16 @@ import numpy as np
 
 from bench.report.claims.accuracy import BACKBONE
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import (
-    EQUAL,
-    LEARNED,
-    MARGIN,
-    Case,
-    Part,
-    ahead,
-    decide,
-    means,
-    outside,
-    within,
-)
+from bench.report.claims.findings import EQUAL, LEARNED, MARGIN, Case, Part, ahead, decide, means, within
 from bench.report.claims.learning import final, of_method, still_learning
 from bench.report.data import Data
-from bench.report.query import base, effective_rank, having, number
+from bench.report.query import base, effective_rank, number, with_columns
 from bench.report.sweeps import Ladder, ladders, pairs
 from bench.report.tables import difference, mean_of
 from bench.statistics import exponential
 
 SOLVES = 0.9
-"""Of the ceiling."""
+"""The share of the ceiling from which on a task is solved."""
 DEPENDENT = ("retrieval", "string-copy")
 """Tasks whose answers depend on inputs far back: up to the whole length."""
 COLLAPSED = 0.5
@@ -51,7 +40,7 @@ def future(data: Data) -> Verdict:
     or more (in between, dependencies are partly spanned, and nothing is asked). A failure tells nothing where joint
     training fails with the longest future too.
     """
-    runs = having(of_method(final(data), "smt+dmt"), "method.future", "method.detach")
+    runs = with_columns(of_method(final(data), "smt+dmt"), "method.future", "method.detach")
     runs = runs.assign(**{"method.future": number(runs["method.future"])}).dropna(subset="method.future")
     runs = base(runs[runs["task"].isin(DEPENDENT)], "method.future", "method.detach")
     detached, length = runs["method.detach"].eq(True), runs["task.length"]
@@ -75,7 +64,7 @@ def future(data: Data) -> Verdict:
                 ]
                 at, beside = f"{place}, T_f {span:g}, {says.split()[0]}", means({"": cells}, "accuracy", "accuracy")
                 cases.append(Case(at, mean_of(cells, "share"), beside, {"against" if solves else "for": unless}))
-        rule = within(low=SOLVES) if solves else outside(low=SOLVES)
+        rule = within(low=SOLVES) if solves else within(low=SOLVES).opposite()
         parts.append(Part(says, "share of the ceiling", rule, cases))
     return decide(
         parts,
@@ -105,28 +94,19 @@ def weights(data: Data) -> Verdict:
     merit = runs["accuracy"].where(runs["unit"].ne("bits"), -runs["loss"] / math.log(2))
     runs = runs.assign(rank=np.log(rank.where(rank > 0)), merit=merit)
     swept = {column: ladders(data, runs, column, 2) for column in PAPERS}
-    uniform = [one for one in swept["method.lambda_unif"] if one.rungs[0] == 0]
-    ranked = [one for one in uniform if one.rows["rank"].notna().any()]
-    best = [
-        _best(one, PAPERS[column]) for column, found in swept.items() for one in found if PAPERS[column] in one.rungs
-    ]
-    collapse = "its effective rank at lambda_unif 0 over that with it"
-    survive = "accuracy at lambda_unif 0 minus that with it"
-    merits = "accuracy (natural tasks: bits) ahead of the best other weight"
+    uniform = [ladder for ladder in swept["method.lambda_unif"] if ladder.rungs[0] == 0]
+    best = [_best(ladder) for found in swept.values() for ladder in found if PAPERS[ladder.column] in ladder.rungs]
+    ranks = [_without(ladder, "rank") for ladder in uniform if ladder.rows["rank"].notna().any()]
+    accuracies = [_without(ladder, "accuracy") for ladder in uniform]
+    collapse = ("its effective rank at lambda_unif 0 over that with it", within(0.0, COLLAPSED), ranks)
+    survive = ("accuracy at lambda_unif 0 minus that with it", within(low=-EQUAL), accuracies)
+    merits = ("accuracy (natural tasks: bits) ahead of the best other weight", ahead(MARGIN), best)
+    needs = "lambda_unif 0 beside another value"
     return decide(
         [
-            Part(
-                *("memory collapses without L_unif", collapse, within(0.0, COLLAPSED)),
-                [_without(one, "rank") for one in ranked],
-                "lambda_unif 0 beside another value, measure: [dynamics]",
-                digits=2,
-            ),
-            Part(
-                *("the RNN does not", survive, within(low=-EQUAL)),
-                [_without(one, "accuracy") for one in uniform],
-                "lambda_unif 0 beside another value",
-            ),
-            Part("the paper's weight is the best", merits, ahead(MARGIN), best, "the paper's weight beside another"),
+            Part("memory collapses without L_unif", *collapse, f"{needs}, measure: [dynamics]", digits=2),
+            Part("the RNN does not", *survive, needs),
+            Part("the paper's weight is the best", *merits, "the paper's weight beside another"),
         ],
         "The weights trade off against sizes and learning rates: in a small model with few steps, a larger lambda_dyn "
         "may be what it takes for the RNN to keep up with a teacher that changes fast.",
@@ -135,32 +115,28 @@ def weights(data: Data) -> Verdict:
 
 def _without(ladder: Ladder, column: str) -> Case:
     """What is without L_unif beside what is with the weight nearest the paper's; ranks as ratios."""
-    near = min((one for one in ladder.rungs if one > 0), key=lambda one: abs(math.log(one / PAPERS[ladder.column])))
-    sides = {"at lambda_unif 0": ladder.at(0.0), "with it": ladder.at(near)}
-    effect, beside = difference(ladder.at(0.0), ladder.at(near), column), means(sides, column, f"{column} {{}}")
-    if column == "rank":
-        words = "effective rank {} (geometric mean)"
-        effect, beside = (
-            exponential(effect),
-            tuple((words.format(side), exponential(one)) for side, (_, one) in zip(sides, beside)),
-        )
-    unlearned = ladder.at(near)["skill"].mean() < LEARNED
+    paper = PAPERS[ladder.column]
+    near = min((rung for rung in ladder.rungs if rung > 0), key=lambda rung: abs(math.log(rung / paper)))
+    without, usual = ladder.at(0.0), ladder.at(near)
+    sides = {"at lambda_unif 0": without, "with it": usual}
+    effect, beside = difference(without, usual, column), means(sides, column, f"{column} {{}}")
+    if column == "rank":  # in logarithms
+        names = (f"effective rank {side} (geometric mean)" for side in sides)
+        effect, beside = exponential(effect), tuple((name, exponential(logs)) for name, (_, logs) in zip(names, beside))
+    unlearned = usual["skill"].mean() < LEARNED
     unless = {"": [(unlearned, "not learned with it either")]}
     return Case(f"{ladder.where}, lambda_unif 0 and {near:g}", effect, beside, unless)
 
 
-def _best(ladder: Ladder, paper: float) -> Case:
-    name = ladder.column.rpartition(".")[2]
-    rival = max((one for one in ladder.rungs if one != paper), key=lambda one: ladder.at(one)["merit"].mean())
+def _best(ladder: Ladder) -> Case:
+    paper, name = PAPERS[ladder.column], ladder.column.rpartition(".")[2]
+    rival = max((rung for rung in ladder.rungs if rung != paper), key=lambda rung: ladder.at(rung)["merit"].mean())
     ours = ladder.at(paper)
     effect = difference(ours, ladder.at(rival), "merit")
-    at = {f"{value:g}": ladder.at(value) for value in ladder.rungs}
-    unless = {
-        "level": [(True, "others are as good")],
-        "against": [(still_learning(ours, -effect.mean), "still learning")],
-    }
+    learning = (still_learning(ours, -effect.mean), "still learning")
+    unless = {"level": [(True, "others are as good")], "against": [learning]}
     where = f"{ladder.where}, {name} {paper:g} against {rival:g}"
-    return Case(where, effect, means(at, "accuracy", f"accuracy at {name} {{}}"), unless)
+    return Case(where, effect, means(ladder.by_rung, "accuracy", f"accuracy at {name} {{}}"), unless)
 
 
 @register_claim(

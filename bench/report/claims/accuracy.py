@@ -11,12 +11,11 @@ from bench.report.data import Data
 from bench.report.query import base, scores
 from bench.report.sweeps import Ladder, Pair, ladders, pairs
 from bench.report.tables import difference, mean_of
-from bench.statistics import mean_interval, paired_difference
 
 SYNTHETIC = ("retrieval", "string-copy", "stack", "keys-values", "modular-arithmetic")
 """The paper's five."""
 HOLDS = 0.1
-"""Of skill (0 chance, 1 ceiling): what may be lost on longer sequences by one that holds."""
+"""The skill (0 at chance, 1 at the ceiling) that a method which holds may lose on longer sequences."""
 BACKBONE = ("model.backbone",)
 
 
@@ -34,14 +33,12 @@ def beats_bptt(data: Data) -> Verdict:
     can contradict it, but not support it.
     """
     runs = base(final(data))
-    smt, bptt = (one[one["task"].isin(SYNTHETIC)] for one in (of_method(runs, "smt+dmt"), of_method(runs, "bptt")))
+    smt, bptt = (rows[rows["task"].isin(SYNTHETIC)] for rows in (of_method(runs, "smt+dmt"), of_method(runs, "bptt")))
     compared = pairs(smt, bptt)
     hardest = "share of the ceiling on the hardest other task minus that on keys-values"
+    leads = [lead(pair, "smt+dmt", "bptt") for pair in compared]
     parts = [
-        Part(
-            *("SMT->DMT is ahead of BPTT", "accuracy, smt+dmt minus bptt", ahead(MARGIN)),
-            [lead(pair, "smt+dmt", "bptt") for pair in compared],
-        ),
+        Part("SMT->DMT is ahead of BPTT", "accuracy, smt+dmt minus bptt", ahead(MARGIN), leads),
         Part("keys-values is its hardest task", hardest, ahead(MARGIN), _hardest(smt, "keys-values")),
     ]
     seen = {task for pair in compared for task in pair.a["task"]}
@@ -57,15 +54,13 @@ def beats_bptt(data: Data) -> Verdict:
 def _hardest(runs: pd.DataFrame, task: str) -> list[Case]:
     """How far the share of the ceiling there is below that of the hardest of the others, paired by seed."""
     runs = runs.drop_duplicates(["id", "accuracy", "loss"])  # what several grids have in common counts once
-    shares = {str(name): part.groupby("seed")["share"].mean() for name, part in runs.groupby("task", sort=False)}
+    shares = {str(name): part.groupby("seed")[["share"]].mean() for name, part in runs.groupby("task", sort=False)}
     if task not in shares or len(shares) < 2:
         return []
     own = shares.pop(task)
-    rival = min(shares, key=lambda name: float(shares[name].mean()))
-    beside = [
-        (f"share on {name}", mean_interval(one.to_numpy())) for name, one in ((task, own), (rival, shares[rival]))
-    ]
-    return [Case(f"{task} and {rival}", paired_difference(dict(shares[rival]), dict(own)), tuple(beside))]
+    rival = min(shares, key=lambda name: shares[name]["share"].mean())
+    beside = means({task: own, rival: shares[rival]}, "share", "share on {}")
+    return [Case(f"{task} and {rival}", difference(shares[rival], own, "share"), beside)]
 
 
 def lead(pair: Pair, a: str, b: str) -> Case:
@@ -81,14 +76,16 @@ def lead(pair: Pair, a: str, b: str) -> Case:
         (all(runs["share"].mean() >= SOLVED for runs in sides.values()), "both solve it"),
         (not any(above), "neither is above chance"),
     ]
-    learning = {
-        said: [(still_learning(sides[name], gap), f"{name} was still learning") for name in behind]
-        for said, behind, gap in (
-            *(("for", [b], abs(effect.mean)), ("against", [a], abs(effect.mean))),
-            ("level", [a, b], 0.0),
-        )
+
+    def learning(name: str, gap: float) -> tuple[bool, str]:
+        return still_learning(sides[name], gap), f"{name} was still learning"
+
+    gap = abs(effect.mean)
+    unless = {
+        "for": [*idle, learning(b, gap)],
+        "against": [*idle, learning(a, gap)],
+        "level": [*idle, learning(a, 0.0), learning(b, 0.0)],
     }
-    unless = {said: [*idle, *why] for said, why in learning.items()}
     return Case(pair.where, effect, means(sides, "accuracy", "accuracy of {}"), unless)
 
 
@@ -107,18 +104,16 @@ def length(data: Data) -> Verdict:
     """
     runs = base(final(data))
     runs = runs[runs["task"] == "retrieval"]
-    keeps = apart(f"interval below {EQUAL}", lambda one: one.high < EQUAL, lambda one: one.low > MARGIN)
+    keeps = apart(f"interval below {EQUAL}", lambda effect: effect.high < EQUAL, lambda effect: effect.low > MARGIN)
+    parts = []
+    for method, says, rule, fell in (
+        ("bptt", "BPTT falls with length", ahead(MARGIN), "for"),
+        ("smt+dmt", "SMT->DMT keeps its accuracy", keeps, "against"),
+    ):
+        cases = [_fall(ladder, method, fell) for ladder in ladders(data, of_method(runs, method), "task.length", 2)]
+        parts.append(Part(says, f"fall in accuracy of {method} from the shortest to the longest", rule, cases))
     return decide(
-        [
-            Part(
-                *(says, f"fall in accuracy of {method} from the shortest to the longest", rule),
-                [_fall(one, method, fell) for one in ladders(data, of_method(runs, method), "task.length", least=2)],
-            )
-            for method, says, rule, fell in (
-                ("bptt", "BPTT falls with length", ahead(MARGIN), "for"),
-                ("smt+dmt", "SMT->DMT keeps its accuracy", keeps, "against"),
-            )
-        ],
+        parts,
         "Over tens of symbols gradients through every step may still arrive, where over hundreds they do not; and with "
         "equal tokens a longer sequence means fewer steps for every method.",
     )
@@ -127,13 +122,12 @@ def length(data: Data) -> Verdict:
 def _fall(ladder: Ladder, method: str, fell: str) -> Case:
     short, *_, long = (ladder.at(value) for value in ladder.rungs)
     fall = difference(short, long, "accuracy")
-    at = {f"{value:g}": ladder.at(value) for value in ladder.rungs}
     unless = {
         "": [(short["skill"].mean() < LEARNED, "the shortest is not learned")],
         fell: [(still_learning(long, fall.mean), f"{method} was still learning at the longest")],
     }
     where = f"{ladder.where}, lengths {ladder.rungs[0]:g} to {ladder.rungs[-1]:g}"
-    return Case(where, fall, means(at, "accuracy", f"accuracy of {method}, length {{}}"), unless)
+    return Case(where, fall, means(ladder.by_rung, "accuracy", f"accuracy of {method}, length {{}}"), unless)
 
 
 @register_claim(
@@ -153,23 +147,16 @@ def unseen_lengths(data: Data) -> Verdict:
     runs = base(_lost(scores(data)))
     rnn, transformer = of_method(runs, "smt+dmt"), of_method(runs, "transformer")
     teacher = runs[(runs["method"] == "smt+dmt") & runs["reference"] & (runs["predictor"] == "teacher")]
-    parts = [
-        Part(
-            *("SMT->DMT holds on longer sequences", "skill it loses", within(high=HOLDS)),
-            [
-                _beyond(where, {"smt+dmt": own}, "the trained length is not learned")
-                for where, own, _ in pairs(rnn, rnn)
-            ],
-            "evaluation.lengths beyond the trained one",
-        )
-    ]
+    needs, why = "evaluation.lengths beyond the trained one", "the trained length is not learned"
+    cases = [_beyond(where, {"smt+dmt": own}, why) for where, own, _ in pairs(rnn, rnn)]
+    parts = [Part("SMT->DMT holds on longer sequences", "skill it loses", within(high=HOLDS), cases, needs)]
     for says, name, found in (
         ("it loses less than its teacher", "teacher", pairs(rnn, teacher)),
         ("it loses less than the Transformer", "transformer", pairs(rnn, transformer, BACKBONE)),
     ):
         why = "one of them has not learned the trained length"
         cases = [_beyond(where, {"smt+dmt": own, name: other}, why) for where, own, other in found]
-        parts.append(Part(says, f"skill lost, {name} minus smt+dmt", ahead(MARGIN), cases, parts[0].needs))
+        parts.append(Part(says, f"skill lost, {name} minus smt+dmt", ahead(MARGIN), cases, needs))
     return decide(
         parts,
         "At a few times a short trained length a Transformer with relative positions may still hold, and an RNN whose "

@@ -86,4 +86,4 @@ def _place(judge: Judge) -> str:
 
 def registered() -> list[Claim]:
     """All claims: the paper's in their order, then the others by key."""
-    return sorted(_claims.values(), key=lambda one: (not one.key.isdecimal(), one.key.zfill(9), one.key))
+    return sorted(_claims.values(), key=lambda claim: (not claim.key.isdecimal(), claim.key.zfill(9), claim.key))

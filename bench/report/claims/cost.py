@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import Case, Part, Rule, Said, apart, decide
+from bench.report.claims.findings import Case, Part, apart, decide, stated
 from bench.report.data import Data
-from bench.report.fits import LENGTH, POSITION, SMT, fits, traced
+from bench.report.fits import LENGTH, POSITION, SMT, fitted, traced
 from bench.report.query import place
 from bench.statistics import Interval
 
@@ -42,11 +42,10 @@ def sequential(data: Data) -> Verdict:
     a line through the larger half of the distances changes by at most 5 %, and linear where it rises by more with
     r2 >= 0.98.
     """
-    table = fits(data)
-    chosen = {name: table[table["key"] == name] for name in ("sequential_operations", "credit_shortest")}
+    table = fitted(data)
 
     def rows(key: str, methods: tuple[str, ...], phase: str | None) -> pd.DataFrame:
-        own = chosen[key][chosen[key]["method"].isin(methods)]
+        own = table[(table["key"] == key) & table["method"].isin(methods)]
         return own if phase is None else own[own["phase"] == phase]
 
     steps = [
@@ -86,7 +85,7 @@ def streaming(data: Data) -> Verdict:
     elementwise work included: exponent at most 0.05 for RNNs; for the Transformer, whose projections are a constant
     part, a straight line (r2 >= 0.98) that rises by more than 5 %. Fits are over the larger half of positions.
     """
-    inference, table = traced(data, "inference"), fits(data)
+    inference, table = traced(data, "inference"), fitted(data)
     state = table["method"].map(dict(zip(inference["method"], inference["state"])))
     work, held = "FLOPs per token", "bytes of state"
     parts = [
@@ -118,17 +117,13 @@ def _exponents(
     says: str, what: str, x: str, rows: pd.DataFrame, limits: tuple[float, float], phase: str | None = None
 ) -> Part:
     low, high = limits
+    cases = []
+    for row in rows.to_dict("records"):
+        whole = (f"exponent of {what} over all {row['count']} {x}s", _interval(row["exponent_all"], row["error_all"]))
+        effect = _interval(row["exponent"], row["error"])
+        cases.append(Case(_where(row, rows, phase), effect, (whole,), _few(row, x)))
     words = f"at most {high}" if low == -math.inf else f"{low} to {high}"
-    cases = [
-        Case(
-            _where(row, rows, phase),
-            _interval(row["exponent"], row["error"]),
-            ((f"exponent of {what} over all {row['count']} {x}s", _interval(row["exponent_all"], row["error_all"])),),
-            _few(row, x),
-        )
-        for row in rows.to_dict("records")
-    ]
-    rule = apart(words, lambda effect: low <= effect.mean <= high, lambda effect: not low <= effect.mean <= high)
+    rule = apart(words, lambda effect: low <= effect.mean <= high, lambda effect: True)
     return Part(says, f"exponent of {what} {HALF}", rule, cases, TRACED, digits=2)
 
 
@@ -136,15 +131,15 @@ def _lines(says: str, what: str, x: str, rows: pd.DataFrame, grows: bool) -> Par
     cases = []
     for row in rows.to_dict("records"):
         linear = row["change"] > CHANGE and row["slope_r2"] >= STRAIGHT
-        said: Said = "for" if (linear if grows else row["change"] <= CHANGE) else "against"
+        holds = linear if grows else row["change"] <= CHANGE
         ends = [(row[at], row[value]) for at, value in (("fitted_from", "at_half"), ("last", "at_last"))]
         beside = tuple((f"{row['quantity']} at {x} {at:g}", _interval(value, math.nan)) for at, value in ends)
         effect = _interval(row["slope"], row["slope_error"])
-        cases.append(Case(_where(row, rows, row["phase"]), effect, beside, _few(row, x), said))
-    rule = Rule(f"a line with r2 >= {STRAIGHT}" if grows else "a change of at most 5 %", lambda _: "unclear")
+        cases.append(Case(_where(row, rows, row["phase"]), effect, beside, _few(row, x), "for" if holds else "against"))
+    rule = stated(f"a line with r2 >= {STRAIGHT}" if grows else "a change of at most 5 %")
     return Part(says, what, rule, cases, TRACED, digits=1 if x == POSITION else 2)
 
 
 def _interval(value: float, error: float) -> Interval:
-    """Of what was traced once; without an error it has no interval."""
+    """A number that was traced once, with the interval of its fit; without an error it has none."""
     return Interval(value, value - 1.96 * error, value + 1.96 * error, 1)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import pandas as pd
 
@@ -21,15 +21,15 @@ from bench.report.words import interval as shown
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, Interval
 
 MARGIN = 0.02
-"""Of accuracy: a smaller difference does not matter in practice; also about the sampling error of 512 answers."""
+"""A smaller difference in accuracy does not matter in practice; also about the sampling error of 512 answers."""
 EQUAL = 0.05
-"""Of accuracy: two that differ by less are equal. Wider than `MARGIN`, as a whole interval has to fit in."""
+"""Accuracies that differ by less are equal. Wider than `MARGIN`, as a whole interval has to fit in."""
 SOLVED = 0.98
-"""Of the ceiling: who reaches it cannot be told from others who do."""
+"""A share of the ceiling: methods that reach it cannot be told apart."""
 BITS = 0.02
 """A smaller difference in loss, in bits per token, does not matter in practice."""
 LEARNED = 0.2
-"""Of skill (0 at chance, 1 at the ceiling): below it a task is not learned, and there is nothing to look at."""
+"""A skill (0 at chance, 1 at the ceiling) below which a task is not learned, and there is nothing to look at."""
 
 Said = Literal["for", "against", "level", "unclear"]
 """What an interval says; level is within the margin throughout, which counts against claims of a difference."""
@@ -44,6 +44,11 @@ class Rule(NamedTuple):
 
     words: str
     says: Callable[[Interval], Said]
+
+    def opposite(self) -> Rule:
+        """For what counts against this, and against what counts for it; between them unclear."""
+        swapped: dict[str, Said] = {"for": "against", "against": "for"}
+        return Rule(f"not {self.words}", lambda effect: swapped.get(self.says(effect), "unclear"))
 
 
 def ahead(margin: float) -> Rule:
@@ -61,20 +66,22 @@ def ahead(margin: float) -> Rule:
 
 def within(low: float = -math.inf, high: float = math.inf) -> Rule:
     """For: the whole interval is within the limits; against: it is outside."""
-    inside = apart("", lambda one: low <= one.low and one.high <= high, lambda one: one.high < low or one.low > high)
     ends = [f"above {low:.3g}"] * math.isfinite(low) + [f"below {high:.3g}"] * math.isfinite(high)
-    return inside._replace(words=f"interval {' and '.join(ends)}")
-
-
-def outside(low: float = -math.inf, high: float = math.inf) -> Rule:
-    """The opposite of `within`."""
-    inside, swapped = within(low, high), {"for": "against", "against": "for"}
-    return Rule(f"not {inside.words}", lambda effect: swapped.get(inside.says(effect), "unclear"))  # type: ignore[arg-type, return-value]
+    return apart(
+        f"interval {' and '.join(ends)}",
+        lambda effect: low <= effect.low and effect.high <= high,
+        lambda effect: effect.high < low or effect.low > high,
+    )
 
 
 def apart(words: str, good: Callable[[Interval], bool], bad: Callable[[Interval], bool]) -> Rule:
     """For where `good` holds, against where `bad` does, and between them unclear."""
     return Rule(words, lambda effect: "for" if good(effect) else "against" if bad(effect) else "unclear")
+
+
+def stated(words: str) -> Rule:
+    """The rule of cases that say themselves what they say (`Case.said`)."""
+    return Rule(words, lambda effect: "unclear")
 
 
 class Case(NamedTuple):
@@ -85,18 +92,20 @@ class Case(NamedTuple):
     beside: Beside = ()
     unless: Mapping[str, Sequence[Unless]] = {}
     """What the rule says -> reasons not to follow it; under "" those that hold whatever it says."""
-    said: Said | None = None
-    """Where it is not the part's rule that says it."""
+    said: Said | None = None  # where it is not the part's rule that says it
+
+
+Outcome = Literal["for", "against", "unclear"]
+OUTCOMES = get_args(Outcome)
 
 
 class Finding(NamedTuple):
     """What one setting says about one part of a claim."""
 
     where: str
-    outcome: Literal["for", "against", "unclear"]
+    outcome: Outcome
     effect: Interval
-    note: str = ""
-    """Where it is unclear: why."""
+    note: str = ""  # where it is unclear: why
 
 
 def judge(rule: Rule, case: Case) -> Finding:
@@ -117,12 +126,10 @@ class Part:
     """A statement that a claim makes, and the settings that say something about it."""
 
     says: str
-    effect: str
-    """What a case's effect is, with its unit."""
+    effect: str  # what a case's effect is, with its unit
     rule: Rule
     cases: Sequence[Case]
-    needs: str = ""
-    """What runs must have besides being finished."""
+    needs: str = ""  # what runs must have besides being finished
     digits: int = 3
 
     @cached_property
@@ -133,7 +140,7 @@ class Part:
     @cached_property
     def verdict(self) -> Word:
         """Mixed where findings disagree; else what most of them say. A claim about every setting falls with half."""
-        count = Counter(one.outcome for one in self.findings)
+        count = Counter(finding.outcome for finding in self.findings)
         if not self.findings:
             return "not tested"
         if count["for"] and count["against"]:
@@ -157,14 +164,14 @@ def decide(parts: Sequence[Part], why: str) -> Verdict:
     """
     found = {part.verdict for part in parts}
     verdict: Word = "inconclusive"
-    if len(found) == 1 and "mixed" not in found:
+    if len(found) == 1:
         (verdict,) = found
     elif "mixed" in found or {"supported", "contradicted"} <= found:
         verdict = "mixed"
     elif "contradicted" in found:
         verdict = "contradicted"
-    told = {head: [_phrase(part) for part in parts if part.verdict == word] for word, head in HEADS.items()}
-    because = " ".join(f"{head}: {'; '.join(phrases)}." for head, phrases in told.items() if phrases)
+    by_head = {head: [_phrase(part) for part in parts if part.verdict == word] for word, head in HEADS.items()}
+    because = " ".join(f"{head}: {'; '.join(phrases)}." for head, phrases in by_head.items() if phrases)
     return Verdict(verdict, because, numbers(parts), why if verdict in ("contradicted", "mixed") else None)
 
 
@@ -183,16 +190,16 @@ def _phrase(part: Part) -> str:
     """How many settings agree, the span of the effect, what was asked of it, and the worst of those that disagree."""
     if not part.findings:
         return part.says + (f" ({part.needs})" if part.needs else "")
-    held, against, unclear = (
-        [one for one in part.findings if one.outcome == word] for word in ("for", "against", "unclear")
-    )
-    ends = sorted((one.effect for one in part.findings), key=lambda one: (math.isnan(one.mean), one.mean))
-    ends = ends[:1] if len(ends) == 1 else [Interval(one.mean, math.nan, math.nan, 0) for one in (ends[0], ends[-1])]
-    words = [f"{part.effect}: {' to '.join(shown(one, part.digits) for one in ends)}; asked for: {part.rule.words}"]
+    by_outcome = {word: [case for case in part.findings if case.outcome == word] for word in OUTCOMES}
+    held, against, unclear = by_outcome.values()
+    effects = sorted((case.effect for case in part.findings), key=lambda effect: (math.isnan(effect.mean), effect.mean))
+    several = [Interval(effect.mean, math.nan, math.nan, 0) for effect in (effects[0], effects[-1])]
+    ends = effects if len(effects) == 1 else several
+    words = [f"{part.effect}: {' to '.join(shown(end, part.digits) for end in ends)}; asked for: {part.rule.words}"]
     if against:
-        most = max(against, key=lambda one: abs(one.effect.mean))
+        most = max(against, key=lambda finding: abs(finding.effect.mean))
         words.append(f"not at {most.where} with {shown(most.effect, part.digits)}")
-    notes = Counter(one.note for one in (*unclear, *against) if one.note)
+    notes = Counter(finding.note for finding in (*unclear, *against) if finding.note)
     words += [f"undecided at {len(unclear)}"] if unclear else []
     words += [note for note, _ in notes.most_common(2)]
     return f"{part.says} at {len(held)} of {len(part.findings)} settings ({'; '.join(words)})"

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import BITS, Case, Part, Rule, ahead, apart, decide, means, within
+from bench.report.claims.findings import BITS, Beside, Case, Part, ahead, apart, decide, means, stated, within
 from bench.report.claims.learning import TENTH, final, of_method
 from bench.report.data import Data
-from bench.report.query import base, curve_points
+from bench.report.query import RUN, base, curve_points, keys
 from bench.report.spends import loss_at, spend_to
 from bench.report.sweeps import Ladder, Pair, ladders, pairs
 from bench.report.tables import difference
-from bench.statistics import Interval, exponential, mean_interval, paired_difference, power_law
+from bench.statistics import Interval, exponential, mean_interval, power_law
 
 EQUAL_BITS = 0.05
 """Losses that differ by less are equal; wider than `BITS`, as a whole interval has to fit in."""
 FAR = 2.0
 """Far ahead: the other needs at least so many times the sequential FLOPs."""
-PER_TOKEN = {
-    "tinystories": within(-EQUAL_BITS, EQUAL_BITS),
-    "mnist": ahead(BITS),
-    "digits": within(low=-BITS),
-}
+PER_TOKEN = {"tinystories": within(-EQUAL_BITS, EQUAL_BITS), "mnist": ahead(BITS), "digits": within(low=-BITS)}
 """How SMT->DMT and BPTT compare per token in the paper. It has no digits: where neither of the others is there, the
 weaker of the two statements is asked of them."""
 STAND_IN = "digits"
@@ -34,7 +31,7 @@ RUNGS = 3
 SIZES = ("model.d", "model.updater_layers", "model.parameters")
 """Fields along which parameters grow."""
 EARLY = 0.5
-"""Of the training: what a memory reached by then, a smaller one may reach by the end."""
+"""A share of the training: what a memory reached by then, a smaller one may reach by the end."""
 
 Curve = tuple[np.ndarray, np.ndarray]
 """What had been spent at each evaluation, loss in bits there."""
@@ -59,26 +56,21 @@ def efficiency(data: Data) -> Verdict:
     runs = base(final(data))
     asked = [task for task in PER_TOKEN if task != STAND_IN and (runs["task"] == task).any()] or [STAND_IN]
     runs = runs[runs["task"].isin(asked)]
-    matched = pairs(of_method(runs, "smt+dmt"), of_method(runs, "bptt"))
-    per_flop, per_token = (
-        [(pair, one) for pair in matched if (one := _curves_of(pair, curves))]
-        for curves in (_spending(data, "spent.sequential_flops"), _spending(data, "spent.tokens"))
-    )
-    told = "; ".join(f"{task}: {PER_TOKEN[task].words}" for task in asked)
+    found = pairs(of_method(runs, "smt+dmt"), of_method(runs, "bptt"))
     far = ahead(BITS)._replace(words=f"{ahead(BITS).words}, and {FAR:g} times the sequential FLOPs")
+    rule = stated("; ".join(f"{task}: {PER_TOKEN[task].words}" for task in asked))
     effect = "bits that BPTT's loss is above SMT->DMT's, at equal {}"
     stands = f" (for {' and '.join(task for task in PER_TOKEN if task != STAND_IN)})" if asked == [STAND_IN] else ""
+    per_flop = [_per_flop(*matched) for matched in _with_curves(data, found, "spent.sequential_flops")]
+    per_token = [_per_token(*matched) for matched in _with_curves(data, found, "spent.tokens")]
+    says = f"per token it compares as claimed on {' and '.join(asked)}{stands}"
     return decide(
         [
             Part(
                 *("SMT->DMT is far ahead per sequential FLOP", effect.format("sequential FLOPs"), far),
-                [_per_flop(*one) for one in per_flop],
-                "measure: [cost]",
+                *(per_flop, "measure: [cost]"),
             ),
-            Part(
-                f"per token it compares as claimed on {' and '.join(asked)}{stands}",
-                *(effect.format("tokens"), Rule(told, lambda _: "unclear"), [_per_token(*one) for one in per_token]),
-            ),
+            Part(says, effect.format("tokens"), rule, per_token),
         ],
         "SMT also trains a teacher, on which it may spend what an RNN over short sequences does not need, and a small "
         "budget may end long before either method is done.",
@@ -88,38 +80,35 @@ def efficiency(data: Data) -> Verdict:
 def _spending(data: Data, column: str) -> dict[Any, Curve]:
     """(grid, id) -> its curve against one kind of spend, from the first evaluation with a spend above zero."""
     points = curve_points(data, column, "loss").dropna(subset=[column, "loss"])
-    points = points[points[column] > 0]
     return {
         key: (part[column].to_numpy(), part["loss"].to_numpy() / math.log(2))
-        for key, part in points.groupby(["grid", "id"], sort=False)
+        for key, part in points[points[column] > 0].groupby(RUN, sort=False)
     }
 
 
-def _curves_of(pair: Pair, curves: dict[Any, Curve]) -> dict[int, tuple[Curve, Curve]]:
-    """Seed -> the curves of both."""
-    found = {}
-    for seed in pair.a.index.intersection(pair.b.index):
-        a, b = (curves.get((runs.loc[seed, "grid"], runs.loc[seed, "id"])) for runs in (pair.a, pair.b))
-        if a and b:
-            found[int(seed)] = (a, b)
-    return found
+def _with_curves(data: Data, found: list[Pair], column: str) -> Iterator[tuple[Pair, list[Curve], list[Curve]]]:
+    """Each pair with the curves of both, by the seeds that have them, where there are such seeds."""
+    curves = _spending(data, column)
+    for pair in found:
+        seeds = pair.a.index.intersection(pair.b.index)
+        sides = zip(keys(pair.a.loc[seeds]), keys(pair.b.loc[seeds]))
+        both = [(curves[a], curves[b]) for a, b in sides if a in curves and b in curves]
+        if both:
+            yield pair, [a for a, _ in both], [b for _, b in both]
 
 
-def _difference(curves: dict[int, tuple[Curve, Curve]]) -> tuple[Interval, Interval, Interval]:
-    """b's loss minus a's at the largest common spend; a's there; b's there."""
-    common = {seed: min(a[0][-1], b[0][-1]) for seed, (a, b) in curves.items()}
-    mine = {seed: loss_at(*a, common[seed]) for seed, (a, _) in curves.items()}
-    other = {seed: loss_at(*b, common[seed]) for seed, (_, b) in curves.items()}
-    return paired_difference(other, mine), mean_interval(list(mine.values())), mean_interval(list(other.values()))
+def _difference(a: list[Curve], b: list[Curve], currency: str) -> tuple[Interval, Beside]:
+    """SMT->DMT's loss below BPTT's at the largest spend that both reached, and the losses there."""
+    spends = [min(mine[0][-1], other[0][-1]) for mine, other in zip(a, b)]
+    bits = [np.array([loss_at(*curve, spend) for curve, spend in zip(side, spends)]) for side in (a, b)]
+    names = (f"bits of {name} at equal {currency}" for name in ("smt+dmt", "bptt"))
+    return mean_interval(bits[1] - bits[0]), tuple(zip(names, map(mean_interval, bits)))
 
 
-def _per_flop(pair: Pair, curves: dict[int, tuple[Curve, Curve]]) -> Case:
-    effect, mine, other = _difference(curves)
-    factor = exponential(mean_interval([times_more(b, a) for a, b in curves.values()]))
+def _per_flop(pair: Pair, a: list[Curve], b: list[Curve]) -> Case:
+    effect, beside = _difference(a, b, "sequential FLOPs")
+    factor = exponential(mean_interval([times_more(other, mine) for mine, other in zip(a, b)]))
     words = "times the sequential FLOPs that bptt spends for smt+dmt's last loss (or more, where it never gets there)"
-    beside = tuple(
-        (f"bits of {name} at equal sequential FLOPs", one) for name, one in (("smt+dmt", mine), ("bptt", other))
-    )
     unless = {"for": [(not factor.mean >= FAR, "ahead, but not far")]}
     return Case(pair.where, effect, (*beside, (words, factor)), unless)
 
@@ -130,14 +119,13 @@ def times_more(other: Curve, mine: Curve) -> float:
     return math.log((other[0][-1] if math.isnan(spent) else spent) / mine[0][-1])
 
 
-def _per_token(pair: Pair, curves: dict[int, tuple[Curve, Curve]]) -> Case:
-    effect, mine, other = _difference(curves)
+def _per_token(pair: Pair, a: list[Curve], b: list[Curve]) -> Case:
+    effect, beside = _difference(a, b, "tokens")
     task = str(pair.a["task"].iloc[0])
     behind, name = (pair.a, "smt+dmt") if effect.mean < 0 else (pair.b, "bptt")
     fall = float(behind["fall"].mean()) / math.log(2)
     learning = [(fall > BITS and fall / TENTH >= abs(effect.mean), f"{name} was still learning")]
     unless = {"against": learning, "level": learning} | ({"for": learning} if task == "mnist" else {})
-    beside = tuple((f"bits of {name} at equal tokens", one) for name, one in (("smt+dmt", mine), ("bptt", other)))
     return Case(pair.where, effect, beside, unless, PER_TOKEN[task].says(effect))
 
 
@@ -157,24 +145,19 @@ def scaling(data: Data) -> Verdict:
     """
     runs = _natural(data)
     rnn = of_method(runs, "smt+dmt")
-    teacher = runs[runs["reference"] & (runs["predictor"] == "teacher")].set_index(["grid", "id"])["bits"]
-    gaps = rnn.join(teacher.rename("teacher")[~teacher.index.duplicated()], on=["grid", "id"])
+    teacher = runs[runs["reference"] & (runs["predictor"] == "teacher")].set_index(RUN)["bits"]
+    gaps = rnn.join(teacher.rename("teacher")[~teacher.index.duplicated()], on=RUN)
     gaps = gaps.assign(gap=gaps["bits"] - gaps["teacher"]).dropna(subset="gap")
-    falls = [
-        Part(
-            *(f"loss falls with {words}", "bits from the smallest to the largest", ahead(BITS)),
-            [_falls(one, words) for column in columns for one in ladders(data, rnn, column, RUNGS)],
-            f"{RUNGS} values of {' or '.join(columns)} on a natural task",
-        )
-        for words, columns in (("context", ("method.context",)), ("memory", ("model.memory_tokens",)), ("size", SIZES))
-    ]
-    shrinks = Part(
-        *("the gap to the teacher shrinks with size", "bits by which the gap shrinks", ahead(BITS)),
-        [_nears(one) for column in SIZES for one in ladders(data, gaps, column, RUNGS)],
-        falls[-1].needs,
-    )
+    parts = []
+    for words, columns in (("context", ("method.context",)), ("memory", ("model.memory_tokens",)), ("size", SIZES)):
+        cases = [_falls(ladder, words) for column in columns for ladder in ladders(data, rnn, column, RUNGS)]
+        says, needs = f"loss falls with {words}", f"{RUNGS} values of {' or '.join(columns)} on a natural task"
+        parts.append(Part(says, "bits from the smallest to the largest", ahead(BITS), cases, needs))
+    nears = [_nears(ladder) for column in SIZES for ladder in ladders(data, gaps, column, RUNGS)]
+    says = "the gap to the teacher shrinks with size"
+    parts.append(Part(says, "bits by which the gap shrinks", ahead(BITS), nears, parts[-1].needs))
     return decide(
-        [*falls, shrinks],
+        parts,
         "With a small budget a larger model may be further from the end of its training than a small one, and short "
         "pictures may ask little of memory or context.",
     )
@@ -197,7 +180,7 @@ def _falls(ladder: Ladder, words: str) -> Case:
     table = pd.DataFrame({place: rung["bits"] for place, rung in enumerate(rungs)})  # (seeds, rungs)
     each = mean_interval([power_law(x, losses).exponent for losses in table.to_numpy()])
     worst = float(table.mean().diff().max())
-    at = {f"{one:g}": rung for one, rung in zip(x, rungs)}
+    at = {f"{size:g}": rung for size, rung in zip(x, rungs)}
     beside = ((f"exponent of bits in {unit}", each), *means(at, "bits", f"bits at {unit} {{}}"))
     unless = [
         (not each.high < 0, "the exponent's interval reaches zero"),
@@ -207,9 +190,8 @@ def _falls(ladder: Ladder, words: str) -> Case:
 
 
 def _nears(ladder: Ladder) -> Case:
-    at = {f"{value:g}": ladder.at(value) for value in ladder.rungs}
-    small, *_, large = at.values()
-    beside = means(at, "gap", f"gap in bits, {ladder.column.rpartition('.')[2]} {{}}")
+    small, *_, large = ladder.by_rung.values()
+    beside = means(ladder.by_rung, "gap", f"gap in bits, {ladder.column.rpartition('.')[2]} {{}}")
     return Case(ladder.where, difference(small, large, "gap"), beside)
 
 
@@ -231,10 +213,10 @@ def compression(data: Data) -> Verdict:
     cases = []
     for ladder in ladders(data, of_method(_natural(data), "smt+dmt"), "model.memory_tokens", RUNGS):
         halvings = [_halvings(rows, curves) for _, rows in ladder.rows.groupby("seed")]
-        told = mean_interval([float(one is None) for one in halvings])
-        unless = {"unclear": [(told.mean > 0, "the smallest memory had the target at half time")]}
-        beside = (("share of seeds whose smallest memory had the target at half time", told),)
-        effect = mean_interval([one for one in halvings if one is not None])
+        idle = mean_interval([float(halving is None) for halving in halvings])
+        unless = {"unclear": [(idle.mean > 0, "the smallest memory had the target at half time")]}
+        beside = (("share of seeds whose smallest memory had the target at half time", idle),)
+        effect = mean_interval([halving for halving in halvings if halving is not None])
         cases.append(Case(ladder.where, effect, beside, unless))
     rule = apart(
         "one or more, interval above zero",

@@ -12,22 +12,10 @@ from scipy.spatial.distance import pdist
 from scipy.stats import linregress, spearmanr
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import (
-    LEARNED,
-    MARGIN,
-    SOLVED,
-    Case,
-    Part,
-    ahead,
-    apart,
-    decide,
-    means,
-    outside,
-    within,
-)
+from bench.report.claims.findings import LEARNED, MARGIN, SOLVED, Case, Part, ahead, apart, decide, means, within
 from bench.report.claims.learning import final, of_method, still_learning
 from bench.report.data import Data
-from bench.report.query import cells, curve_points, having, keys, number
+from bench.report.query import RUN, cells, curve_points, keys, number, with_columns
 from bench.report.tables import mean_of
 from bench.statistics import exponential, mean_interval
 
@@ -38,6 +26,7 @@ FACTOR = 3.0
 SMALLEST = 1e-45
 """A norm below float32's smallest number is counted as that."""
 LESS_DRIFT = 0.95
+"""A ratio of drifts from which on the smaller one counts as less."""
 APART, TOGETHER = 0.5, 0.25
 """Silhouettes: above 0.5 a structure is reasonable, up to 0.25 there is no substantial one (Kaufman & Rousseeuw,
 *Finding Groups in Data*, 1990)."""
@@ -70,7 +59,7 @@ def gradients(data: Data) -> Verdict:
     which are different initialisations, lies within a factor of three either way; vanishing or exploding: it lies
     outside.
     """
-    rows = having(data.gradients, "grid", "id", "task", "when", "t", "norm", "loss_at", "through")
+    rows = with_columns(data.gradients, "grid", "id", "task", "when", "t", "norm", "loss_at", "through")
     rows = _with_where(data, rows[rows["task"].isin(FAR_BACK)])
     rows = rows.assign(t=number(rows["t"]), log=np.log(number(rows["norm"]).clip(lower=SMALLEST)))
     end = number(rows["loss_at"])
@@ -84,15 +73,12 @@ def gradients(data: Data) -> Verdict:
     parts = []
     for says, through, rule in (
         ("SMT's gradient norms are flat in t", "the decoder", within(1 / FACTOR, FACTOR)),
-        ("BPTT's vanish or explode", "the unrolled updater", outside(1 / FACTOR, FACTOR)),
+        ("BPTT's vanish or explode", "the unrolled updater", within(1 / FACTOR, FACTOR).opposite()),
     ):
-        cases = [
-            Case(
-                *(str(where), exponential(mean_of(part, "log_factor"))),
-                means({"": part}, "slope", "change of ln |dL/dm_t| per step"),
-            )
-            for where, part in frame[frame["through"] == through].groupby("where", sort=False)
-        ]
+        cases = []
+        for where, part in frame[frame["through"] == through].groupby("where", sort=False):
+            beside = means({"": part}, "slope", "change of ln |dL/dm_t| per step")
+            cases.append(Case(str(where), exponential(mean_of(part, "log_factor")), beside))
         effect = "|dL/dm_t| changes over the second half by a factor of"
         parts.append(Part(says, effect, rule, cases, "measure: [dynamics]", digits=2))
     return decide(
@@ -117,18 +103,19 @@ def dagger(data: Data) -> Verdict:
     Accuracy tells nothing where SMT alone solves the task (0.98 of the ceiling), where neither is above chance, or
     where it fell but was still rising at the end.
     """
-    drift = having(data.drift, "grid", "id", "phase", "t", "delta", "task.length")
+    drift = with_columns(data.drift, "grid", "id", "phase", "t", "delta", "task.length")
     drift = drift[number(drift["t"]) < number(drift["task.length"]).fillna(math.inf)]
-    drifts = drift.assign(delta=number(drift["delta"])).groupby(["grid", "id", "phase"])["delta"].mean()
+    drifts = drift.assign(delta=number(drift["delta"])).groupby([*RUN, "phase"])["delta"].mean()
     points = curve_points(data, "tokens", "accuracy").dropna(subset="accuracy")
-    accuracies = points.groupby(["grid", "id", "phase"])["accuracy"].last()
+    accuracies = points.groupby([*RUN, "phase"])["accuracy"].last()
     runs = _with_where(data, of_method(final(data), "smt+dmt"))
     lower = [_lowered(where, part) for where, part in _both_phases(runs, drifts.to_dict())]
     raised = [_raised(where, part) for where, part in _both_phases(runs, accuracies.to_dict())]
+    less, more = LESS_DRIFT, 1 / LESS_DRIFT
     rule = apart(
-        f"{LESS_DRIFT:g} or less, interval below 1",
-        lambda one: one.high < 1 and one.mean <= LESS_DRIFT,
-        lambda one: (one.low > 1 and one.mean >= 1 / LESS_DRIFT) or LESS_DRIFT <= one.low <= one.high <= 1 / LESS_DRIFT,
+        f"{less:g} or less, interval below 1",
+        lambda ratio: ratio.high < 1 and ratio.mean <= less,
+        lambda ratio: (ratio.low > 1 and ratio.mean >= more) or less <= ratio.low <= ratio.high <= more,
     )
     return decide(
         [
@@ -194,8 +181,8 @@ def geometry(data: Data) -> Verdict:
     memories grouped by their labels stands in. Runs that have not learned their task (0.2 of the way from chance to the
     ceiling) tell nothing. SMT is every method with a teacher of memories.
     """
-    told = having(data.results, "grid", "id", "traits.teacher")
-    taught = set(keys(told[told["traits.teacher"].eq(True)]))
+    traits = with_columns(data.results, "grid", "id", "traits.teacher")
+    taught = set(keys(traits[traits["traits.teacher"].eq(True)]))
     runs = final(data)
     runs = _with_where(data, runs[~runs["reference"]])
     skill = runs.groupby("where")["skill"].mean().to_dict()
@@ -223,9 +210,13 @@ def geometry(data: Data) -> Verdict:
         for kind in ("retrieval", "labels")
     )
     grouped = apart(
-        f"above {APART}, below {TOGETHER} none", lambda one: one.low > APART, lambda one: one.high < TOGETHER
+        f"above {APART}, below {TOGETHER} none",
+        lambda effect: effect.low > APART,
+        lambda effect: effect.high < TOGETHER,
     )
-    tree = apart(f"below {TREE}, above {NO_TREE} none", lambda one: one.high < TREE, lambda one: one.low > NO_TREE)
+    tree = apart(
+        f"below {TREE}, above {NO_TREE} none", lambda effect: effect.high < TREE, lambda effect: effect.low > NO_TREE
+    )
     what, needs = "rank correlation of distance with common beginning or end", "a teacher, measure: [dynamics]"
     last = Part("a tree of strings on string-copy", what, tree, trees, needs, digits=2)
     if labelled and not trees:
@@ -241,7 +232,7 @@ def _points(record: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
     """Empty where the record is damaged."""
     try:
         points = np.array(record.get("points") or [], dtype=float).reshape(-1, 2)
-        return points, [str(one) for one in record.get("label") or []]
+        return points, [str(label) for label in record.get("label") or []]
     except (TypeError, ValueError):
         return np.empty((0, 2)), []
 
@@ -257,14 +248,14 @@ def silhouette(points: np.ndarray, labels: list[str]) -> float:
 
 def shared_ends(points: np.ndarray, strings: Iterable[Iterable[int]]) -> tuple[float, float]:
     """Spearman's correlation of the distance of points (n, 2) with their strings' common prefix, and common suffix."""
-    letters = pd.DataFrame([list(one) for one in strings]).to_numpy()
+    letters = pd.DataFrame([list(string) for string in strings]).to_numpy()
     if len(letters) != len(points) or len(points) < 3:
         return float("nan"), float("nan")
     a, b = np.triu_indices(len(points), 1)  # pairs in the order of pdist
     equal = letters[a] == letters[b]
     distance = pdist(points)
-    common = (np.cumprod(one, axis=1).sum(1) for one in (equal, equal[:, ::-1]))
-    first, last = (_rank_correlation(distance, one) for one in common)
+    common = (np.cumprod(alike, axis=1).sum(1) for alike in (equal, equal[:, ::-1]))
+    first, last = (_rank_correlation(distance, length) for length in common)
     return first, last
 
 

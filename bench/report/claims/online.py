@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import BITS, Case, Part, Rule, ahead, decide, within
+from bench.report.claims.findings import BITS, Case, Part, ahead, decide, stated, within
 from bench.report.data import Data
-from bench.report.query import cells, having, number, scores
+from bench.report.query import cells, number, scores, with_columns
 from bench.report.sections import estimators, frontier
 from bench.results.frames import scale_of
 from bench.statistics import Interval, exponential, mean_interval, paired_difference
@@ -19,10 +19,10 @@ from bench.statistics import Interval, exponential, mean_interval, paired_differ
 UNBIASED = ("rtrl", "kf-rtrl", "nobacktrack", "uoro", "artbp")
 EVERY_COLUMN = ("kf-rtrl", "uoro", "nobacktrack", "rtrl")
 AWAY = 1.0
-"""From the optimum of influence balancing: who ends further off has gone the wrong way."""
+"""The distance from the optimum of influence balancing beyond which a method has gone the wrong way."""
 FLAT, LINEAR = (float("-inf"), 0.05), (0.9, float("inf"))
 LEVEL = 1.0
-"""Of a curriculum: a smaller difference does not matter."""
+"""A smaller difference in levels of a curriculum does not matter."""
 NAN = float("nan")
 
 
@@ -32,22 +32,20 @@ def concerned(data: Data) -> bool:
     return bool(methods & set(EVERY_COLUMN)) or next(estimators.records(data), None) is not None
 
 
+online_claim = partial(register_claim, when=concerned)
+
+
 def _record(data: Data, name: str) -> dict[str, Any] | None:
-    return next((one for one in estimators.records(data) if one["experiment"] == name), None)
+    return next((record for record in estimators.records(data) if record["experiment"] == name), None)
 
 
 def _run(name: str) -> str:
     return f"`diagnose {name} --results DIR`"
 
 
-def _certainly(words: str) -> Rule:
-    """A rule for cases that say themselves what they say."""
-    return Rule(words, lambda _: "unclear")
-
-
 def _gone(what: str, name: str) -> Part:
-    """What no record is there of."""
-    return Part(what, "", _certainly(""), (), _run(name))
+    """A part of which there is no record."""
+    return Part(what, "", stated(""), (), _run(name))
 
 
 def _sure(value: float) -> Interval:
@@ -55,12 +53,11 @@ def _sure(value: float) -> Interval:
     return Interval(value, NAN, NAN, 1)
 
 
-@register_claim(
+@online_claim(
     "online-1",
     "Methods whose gradients are unbiased converge where truncated BPTT runs away.",
     figure="influence-balancing",
     grids=[],
-    when=concerned,
 )
 def balance(data: Data) -> Verdict:
     """Influence balancing, at its last step: theta within 0.01 of the optimum, of every seed; truncation to 1 and 10
@@ -72,38 +69,36 @@ def balance(data: Data) -> Verdict:
     if record is None:
         found.append(_gone("influence balancing", "influence-balancing"))
     else:
-        table = estimators.balanced(record)
-        told = table[table["method"].isin(UNBIASED)].groupby("method", sort=False)
-        near = [_certain(str(method), part["off"], part["off"].max() < estimators.AIM) for method, part in told]
-        cut = table[table["setting"].isin(["k 1", "k 10"])]
-        gone = cut.groupby("setting", sort=False)
-        far = [_certain(f"tbptt, {setting}", part["off"], part["off"].min() > AWAY) for setting, part in gone]
-        close, away = _certainly(f"below {estimators.AIM:g}"), _certainly(f"above {AWAY:g}")
+        table = estimators.balance_table(record)
+        unbiased = table[table["method"].isin(UNBIASED)].groupby("method", sort=False)["off"]
+        cut = table[table["setting"].isin(["k 1", "k 10"])].groupby("setting", sort=False)["off"]
+        near = [_certain(str(method), off, off.max() < estimators.AIM) for method, off in unbiased]
+        far = [_certain(f"tbptt, {setting}", off, off.min() > AWAY) for setting, off in cut]
+        close, away = stated(f"below {estimators.AIM:g}"), stated(f"above {AWAY:g}")
         found.append(Part("unbiased methods reach the optimum", "distance", close, near, digits=4))
         found.append(Part("truncation runs away", "distance", away, far))
     record = _record(data, "convergence")
     if record is None:
         found.append(_gone("convergence", "convergence"))
     else:
-        ends = {one["method"]: dict(enumerate(one["loss"][-1])) for one in record["found"]["methods"]}
+        ends = {method["method"]: dict(enumerate(method["loss"][-1])) for method in record["found"]["methods"]}
         gap = paired_difference(ends["tbptt"], ends["rtrl"])
         least = 0.5 * float(np.mean(list(ends["tbptt"].values())))
-        one = Case("convergence, last look", gap)
-        found.append(Part("RTRL's loss ends below TBPTT's", "difference", ahead(least), [one], digits=4))
+        case = Case("convergence, last look", gap)
+        found.append(Part("RTRL's loss ends below TBPTT's", "difference", ahead(least), [case], digits=4))
     return decide(found, "A theta that has not arrived may be on its way: rates fall, and steps end.")
 
 
 def _certain(where: str, values: pd.Series, holds: Any) -> Case:
-    """A case of numbers that are what they are: all seeds, or none, decide."""
+    """A case that all seeds decide together."""
     return Case(where, mean_interval(values.to_numpy(dtype=float)), said="for" if holds else "against")
 
 
-@register_claim(
+@online_claim(
     "online-2",
     "The variance of KF-RTRL's gradients is below that of UORO's by a factor of about n, the units.",
     figure="gradient-quality",
     grids=[],
-    when=concerned,
 )
 def noise(data: Data) -> Verdict:
     """The ratio of variances, by network, as a geometric mean: within n / 2 and 2 n at each n."""
@@ -122,72 +117,51 @@ def noise(data: Data) -> Verdict:
     return decide([part], "The factor depends on how far the network is from linear, and on its inputs.")
 
 
-@register_claim(
-    "online-3",
-    "OK ties with TBPTT on characters of text.",
-    figure="frontier-shakespeare",
-    grids=["online-text"],
-    when=concerned,
-)
-def kronecker_sums(data: Data) -> Verdict:
-    """No method of this project is OK."""
-    return Verdict("not tested", "OK is not among the methods.")
-
-
-@register_claim(
+@online_claim(
     "online-4",
     "With a step at every column, methods that carry credit forward reach higher levels of the curriculum than TBPTT.",
     figure="frontier-copy-curriculum",
     grids=["online-copy"],
-    when=concerned,
 )
 def curriculum(data: Data) -> Verdict:
     """Levels of copy-curriculum, paired by seed: each method against the window of TBPTT that is best on average, at
     equal CPU seconds and at equal tokens (the least that two of them spent); an effect is a level or more.
     """
-    rows = frontier.told(data)
+    rows = frontier.points(data)
     rows = rows[rows["level"].notna()] if len(rows) else rows
-    ways: dict[str, tuple[str, list[Case]]]
-    ways = {"cpu": ("at equal CPU seconds", []), "tokens": ("at equal tokens", [])}
+    cases: dict[str, list[Case]] = {"cpu": [], "tokens": []}
     for where, part in rows.groupby(frontier.WHERE) if len(rows) else ():
         found = list(frontier.curves(part, "level"))
-        windows = [one for one in found if one.who["method"] == "tbptt"]
-        for one in found if windows else ():
-            if one.who["method"] in EVERY_COLUMN:
-                for name, (_, kept) in ways.items():
-                    kept.append(_higher(f"{where[2]}, {one.who['method']}", one, windows, name))
+        windows = [curve for curve in found if curve.who["method"] == "tbptt"]
+        for curve in [curve for curve in found if windows and curve.who["method"] in EVERY_COLUMN]:
+            for name, kept in cases.items():
+                effect = min((_gap(curve, other, name) for other in windows), key=lambda interval: interval.mean)
+                kept.append(Case(f"{where[2]}, {curve.who['method']}", effect))
     parts = [
-        Part(f"levels are higher {says}", "levels more", ahead(LEVEL), kept, "`run online-copy`", 1)
-        for says, kept in ways.values()
+        Part(f"levels are higher at equal {words}", "levels more", ahead(LEVEL), cases[name], "`run online-copy`", 1)
+        for name, words in (("cpu", "CPU seconds"), ("tokens", "tokens"))
     ]
     return decide(parts, "Noise slows down what lets credit through; a window of some columns has neither.")
 
 
-def _higher(where: str, one: frontier.Curve, windows: Sequence[frontier.Curve], name: str) -> Case:
-    def levels(curve: frontier.Curve, until: float) -> dict[int, float]:
-        return dict(zip(curve.seeds, frontier.at(curve, getattr(curve, name), until)))
-
-    def gap(other: frontier.Curve) -> Interval:
-        until = min(getattr(one, name)[-1], getattr(other, name)[-1])
-        return paired_difference(levels(one, until), levels(other, until))
-
-    effect = min(map(gap, windows), key=lambda interval: interval.mean)
-    return Case(where, effect)
+def _gap(curve: frontier.Curve, other: frontier.Curve, name: str) -> Interval:
+    """How much higher the first is, at the most that both have spent."""
+    spent = min(curve.spent[name][-1], other.spent[name][-1])
+    return paired_difference(*(dict(zip(one.seeds, frontier.values_at(one, name, spent))) for one in (curve, other)))
 
 
-@register_claim(
+@online_claim(
     "online-5",
     "Training memory stands still as T grows for methods that carry credit forward; BPTT's grows with T.",
     figure="credit-costs",
     grids=[],
-    when=concerned,
 )
 def memory(data: Data) -> Verdict:
     """Exponents of traced bytes in T, over the larger half: at most 0.05; for BPTT at least 0.9."""
     record = _record(data, "credit-costs")
     if record is None:
         return decide([_gone("traced costs", "credit-costs")], "")
-    table = estimators.grown(record)
+    table = estimators.cost_table(record)
     table = table[table["axis"] == "columns"]
     parts = []
     for says, methods, limits, rule in (
@@ -199,22 +173,21 @@ def memory(data: Data) -> Verdict:
         for method, setting, value in zip(kept["method"], kept["setting"], kept["bytes_exponent"].astype(float)):
             held = limits[0] <= value <= limits[1]
             found.append(Case(f"{method} {setting}".strip(), _sure(value), said="for" if held else "against"))
-        parts.append(Part(says, "exponent", _certainly(rule), found, _run("credit-costs"), 2))
+        parts.append(Part(says, "exponent", stated(rule), found, _run("credit-costs"), 2))
     return decide(parts, "What does not depend on T may weigh more than what does, at lengths that are too small.")
 
 
-@register_claim(
+@online_claim(
     "online-6",
     "Exact element-wise RTRL learns what BPTT of the same cell learns, at equal tokens.",
     figure="frontier-anbn",
     grids=["online-anbn"],
-    when=concerned,
 )
 def elementwise(data: Data) -> Verdict:
     """Losses from the start state at the trained length, paired by seed: the whole interval within 0.02 bits, of RTRL
     that steps once a sequence as BPTT does.
     """
-    runs = having(cells(data), "method.update_every", "model.backbone", "tokens")
+    runs = with_columns(cells(data), "method.update_every", "model.backbone", "tokens")
     runs = runs[runs["model.backbone"].isin(["elstm", "lru"]) & runs["method.update_every"].isna()]
     rows = scores(data, from_start=True)
     rows = rows[rows["trained"] & ~rows["reference"]]
@@ -224,7 +197,7 @@ def elementwise(data: Data) -> Verdict:
     by = ["grid", "task", "length", "model.backbone", "tokens"]
     for key, part in rows.groupby(by, sort=True):
         bits = number(part["loss"]) * part["unit"].map(lambda unit: scale_of("bits") if unit else NAN)
-        sides = {name: dict(zip(one["seed"], bits[one.index])) for name, one in part.groupby("method")}
+        sides = {name: dict(zip(runs["seed"], bits[runs.index])) for name, runs in part.groupby("method")}
         if {"rtrl", "bptt"} <= set(sides):
             gap = paired_difference(sides["rtrl"], sides["bptt"])
             found.append(Case(f"{key[1]}, {key[3]}", gap))
@@ -233,13 +206,11 @@ def elementwise(data: Data) -> Verdict:
     return decide([equal], "A stream goes on where sequences begin anew, and learns from other columns.")
 
 
-@register_claim(
+online_claim("online-3", "OK ties with TBPTT on characters of text.", "frontier-shakespeare", ["online-text"])(
+    lambda data: Verdict("not tested", "OK is not among the methods.")
+)
+online_claim(
     "online-7",
     "Stacked layers that are trained by their own traces lose to BPTT where credit has to cross them.",
-    figure="frontier-anbn",
-    grids=[],
-    when=concerned,
-)
-def stacked(data: Data) -> Verdict:
-    """No cell of this project with traces has several layers."""
-    return Verdict("not tested", "Cells with traces have one recurrent layer.")
+    *("frontier-anbn", []),
+)(lambda data: Verdict("not tested", "Cells with traces have one recurrent layer."))

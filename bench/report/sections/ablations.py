@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit
-from bench.report.query import effective_rank, having, number, scores, titled
+from bench.report.query import effective_rank, number, scores, titled, with_columns
 from bench.report.sweeps import sweeps, with_settings
 from bench.report.tables import difference, in_order, per_seed, tabulate
 from bench.report.words import sortable, whole_as_int
@@ -28,28 +28,13 @@ CELL = ["grid", "task", "method", "where"]
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """What weights, future and backbone each do, all else being equal."""
     rows = scores(data)
-    rows = having(rows[rows["trained"]], *PAPERS)
+    rows = with_columns(rows[rows["trained"]], *PAPERS)
     rows = rows.assign(rank=effective_rank(data, rows), **{BACKBONE: rows["backbone"]})
-    for name, title, caption, fields, make in (
-        (
-            *("ablation-lambda", "Weights of SMT's losses"),
-            "Accuracy, and the effective rank of memories, against each weight; the line is the paper's choice.",
-            *((DYNAMICS, UNIFORMITY), _weights),
-        ),
-        (
-            *("ablation-future", "How far the decoder predicts, joint and detached"),
-            "Accuracy with teacher and RNN trained jointly, or with the RNN's gradient kept out of the teacher.",
-            *((FUTURE,), _future),
-        ),
-        (
-            *("ablation-backbone", "The updater's backbone", "Accuracy with each backbone as the updater."),
-            *((BACKBONE,), _backbones),
-        ),
-    ):
+    for name, (title, caption, fields, make) in EXHIBITS.items():
         made = make(data, rows)
         if made is None:
-            told = f"no finished cells of one task and method that differ in just {' or '.join(fields)}"
-            yield Missing(name, title, f"{told}; `{command('ablation-small')}` brings them")
+            reason = f"no finished cells of one task and method that differ in just {' or '.join(fields)}"
+            yield Missing(name, title, f"{reason}; `{command('ablation-small')}` brings them")
         else:
             panels, table = made
             yield exhibit(data, name, title, caption, table, panels=panels, table=table)
@@ -76,9 +61,8 @@ def sets(data: Data, rows: pd.DataFrame, fields: Sequence[str], **how: Any) -> p
         for field in fields:
             usual = cells[~cells["off"].map(lambda names, field=field: field in names).astype(bool)]
             values = sorted(set(usual[field].dropna().map(whole_as_int)), key=sortable)
-            base &= own[field].map(whole_as_int) == (
-                PAPERS[field] if PAPERS[field] in values else next(iter(values), None)
-            )
+            default = PAPERS[field] if PAPERS[field] in values else next(iter(values), None)
+            base &= own[field].map(whole_as_int) == default
         found.append(own.rename(columns={"setting": "where"}).assign(base=base, value=own[fields[0]]))
     return pd.concat(found, ignore_index=True) if found else None
 
@@ -149,12 +133,14 @@ def _future(data: Data, rows: pd.DataFrame) -> Made:
     every = sets(data, rows.assign(**{FUTURE: numbers})[numbers > 0], [FUTURE, DETACH])
     if every is None:
         return None
-    training = every[DETACH].map(lambda one: "detached" if one is True or one == 1 else "joint")
+    training = every[DETACH].map(lambda value: "detached" if value is True or value == 1 else "joint")
     every = every.assign(training=training, future=every["value"])
-    told = [", ".join(filter(None, both)) for both in zip(every["where"], training)]
+    settings = [", ".join(filter(None, both)) for both in zip(every["where"], training)]
     panels = []
-    for (grid, task), part in every.assign(setting=told).groupby(["grid", "task"], sort=False):
-        marks = [plot.Mark("length of the task", one) for one in sorted(set(number(part["task.length"]).dropna()))]
+    for (grid, task), part in every.assign(setting=settings).groupby(["grid", "task"], sort=False):
+        marks = [
+            plot.Mark("length of the task", length) for length in sorted(set(number(part["task.length"]).dropna()))
+        ]
         own = part[~part["reference"]]
         panels.append(plot.accuracies(titled(every, grid, task), "future T_f (outputs)", own, "value", marks=marks))
     return panels, compared(every, ["training", "future"])
@@ -167,7 +153,7 @@ def _backbones(data: Data, rows: pd.DataFrame) -> Made:
     every = every.assign(backbone=every["value"].astype(str))
     panels = []
     for (grid, task), part in every.groupby(["grid", "task"], sort=False):
-        names = sorted(set(part["backbone"]), key=lambda one: (one != PAPERS[BACKBONE], one))
+        names = sorted(set(part["backbone"]), key=lambda name: (name != PAPERS[BACKBONE], name))
         part = part.assign(setting=part["where"], x=part["backbone"].map(names.index).astype(float))
         lines = plot.sweep_lines(part, "x", "accuracy")
         apart = [_apart(line, (place + 0.5) / len(lines) - 0.5) for place, line in enumerate(lines)]
@@ -180,3 +166,22 @@ def _apart(line: plot.Line, shift: float) -> plot.Line:
     """The line as points, beside those of other methods."""
     seeds = tuple((x + 0.6 * shift + 0.06, y) for x, y in line.seeds)
     return replace(line, x=line.x + 0.6 * shift, seeds=seeds, kind="points")
+
+
+EXHIBITS: dict[str, tuple[str, str, tuple[str, ...], Callable[[Data, pd.DataFrame], Made]]] = {
+    "ablation-lambda": (
+        "Weights of SMT's losses",
+        "Accuracy, and the effective rank of memories, against each weight; the line is the paper's choice.",
+        *((DYNAMICS, UNIFORMITY), _weights),
+    ),
+    "ablation-future": (
+        "How far the decoder predicts, joint and detached",
+        "Accuracy with teacher and RNN trained jointly, or with the RNN's gradient kept out of the teacher.",
+        *((FUTURE,), _future),
+    ),
+    "ablation-backbone": (
+        *("The updater's backbone", "Accuracy with each backbone as the updater."),
+        *((BACKBONE,), _backbones),
+    ),
+}
+"""Title and caption, the fields whose cells it compares, and what makes panels and table."""

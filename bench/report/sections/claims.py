@@ -31,8 +31,8 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
         ]
     )
     counts = table["verdict"].value_counts()
-    told = ", ".join(f"{counts[word]} {word}" for word in VERDICTS if word in counts)
-    caption = f"Of {len(table)} claims: {told}. A verdict holds for the sizes and budgets that were run."
+    totals = ", ".join(f"{counts[word]} {word}" for word in VERDICTS if word in counts)
+    caption = f"Of {len(table)} claims: {totals}. A verdict holds for the sizes and budgets that were run."
     run = f"Judged from {', '.join(data.names) or 'nothing'}. {HOW}"
     yield Exhibit("claims", "Claims", caption, run, table=table)
     frames = [found.numbers.assign(claim=claim.key) for claim, found in pairs if not found.numbers.empty]

@@ -7,24 +7,18 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report import plot
+from bench.report import fits, plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit, uncounted
 from bench.report.fits import (
-    AXES,
     CONFIGURATION,
     DISTANCE,
-    FRAMES,
-    FURTHER,
     LENGTH,
     POSITION,
     QUANTITIES,
-    SYMBOLS,
     WHO,
     Quantity,
-    configurations,
-    fits,
-    paper,
+    papers_growth,
     traced,
 )
 from bench.report.query import number
@@ -41,76 +35,58 @@ TOKEN = (QUANTITIES[9], QUANTITIES[8], QUANTITIES[10])
 
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """The overview with the step's costs drawn, every fit with its ends, credit paths, and inference."""
-    steps, credit, inference = (traced(data, name).dropna(subset=[axis]) for name, axis in FRAMES.items())
-    fitted = fits(data)
+    steps, credit, inference = (traced(data, name).dropna(subset=[axis]) for name, axis in fits.FRAMES.items())
+    fitted = fits.fitted(data)
+    any_steps = (fitted["in"] == fits.SYMBOLS[LENGTH]).any()
     yield _exhibit(
-        *(data, "complexity", "Cost of a training step", steps if len(_of_steps(fitted)) else steps[:0], LENGTH, STEP),
-        exponents(data),
+        *(data, "complexity", "Cost of a training step", steps if any_steps else steps[:0], STEP, exponents(data)),
         *("Traced cost of one training step against the sequence length.", uncounted(steps)),
     )
     if len(fitted):
-        every = [rows.assign(at=rows[axis]) for name, axis in FRAMES.items() for rows in [traced(data, name)]]
+        whole = ((traced(data, name), axis) for name, axis in fits.FRAMES.items())
+        every = pd.concat([rows.assign(at=rows[axis]) for rows, axis in whole])
+        title = "Every fitted exponent, with the values at both ends"
         yield _exhibit(
-            *(
-                data,
-                "complexity-fits",
-                "Every fitted exponent, with the values at both ends",
-                pd.concat(every),
-                "at",
-                (),
-            ),
-            fitted.drop(columns=list(FURTHER)),
+            *(data, "complexity-fits", title, every, (), fitted.drop(columns=list(fits.FURTHER))),
             "Power laws and straight lines through the larger half of the points; a large constant part makes an "
             "exponent below 1 and a line with r2 near 1.",
         )
     table = credit[[*WHO, DISTANCE, "shortest", "longest", "outside"]].copy()
-    table.insert(5, "paper", [paper("credit_longest", *one) for one in zip(table["method"], table["phase"])])
+    table.insert(5, "paper", [papers_growth("credit_longest", *pair) for pair in zip(table["method"], table["phase"])])
     yield _exhibit(
-        *(data, "credit-path", "Credit paths", credit, DISTANCE, CREDIT, table),
+        *(data, "credit-path", "Credit paths", credit, CREDIT, table),
         "Operations from the loss at j back to the input at i; where none is, the table says how credit flows.",
     )
     table = inference[[*CONFIGURATION, POSITION, "flops", "elementwise", "state_bytes", "seconds"]]
-    told = {f"{key}_paper": [paper(key, one, "") for one in table["method"]] for key in ("state_bytes", "token_flops")}
+    for key in ("state_bytes", "token_flops"):
+        table = table.assign(**{f"{key}_paper": [papers_growth(key, method, "") for method in table["method"]]})
     yield _exhibit(
-        *(data, "inference", "Inference, token by token", inference, POSITION, TOKEN, table.assign(**told)),
+        *(data, "inference", "Inference, token by token", inference, TOKEN, table),
         *("Cost of a token against its position; methods that train the same RNN coincide.", uncounted(inference)),
     )
 
 
-def _of_steps(fitted: pd.DataFrame) -> pd.DataFrame:
-    return fitted[fitted["in"] == SYMBOLS[LENGTH]]
-
-
 def _exhibit(
-    data: Data,
-    name: str,
-    title: str,
-    rows: pd.DataFrame,
-    against: str,
-    drawn: Sequence[Quantity],
-    table: pd.DataFrame,
-    *caption: str,
+    data: Data, name: str, title: str, rows: pd.DataFrame, drawn: Sequence[Quantity], table: pd.DataFrame, *caption: str
 ) -> Exhibit | Missing:
     if rows.empty:
         return Missing(name, title, f"nothing of it was traced; {COMMAND} does")
     how: dict[str, Any] = {"panels": _panels(rows, drawn), "across": 2 if len(drawn) != 3 else 3} if drawn else {}
+    run = _ran(rows, drawn[0].against if drawn else "at")
     tidy = without_idle(table, *({"task"} if len(set(table["task"])) == 1 else ()))
-    return exhibit(data, name, title, sentences(*caption), rows, run=_ran(rows, against), table=tidy, **how)
+    return exhibit(data, name, title, sentences(*caption), rows, run=run, table=tidy, **how)
 
 
 def _ran(rows: pd.DataFrame, against: str) -> str:
     """What was traced for these rows."""
-    told = []
-    for name, values in (
-        (against, rows[against]),
-        ("batch size", number(rows["batch_size"])),
-        ("device", rows["device"]),
-    ):
+    texts = []
+    sizes = {against: rows[against], "batch size": number(rows["batch_size"]), "device": rows["device"]}
+    for name, values in sizes.items():
         found = sorted(set(values.dropna()))
-        told += [f"{name} {', '.join(map(number_word, found))}"] if found else []
+        texts += [f"{name} {', '.join(map(number_word, found))}"] if found else []
     grids, tasks = (", ".join(dict.fromkeys(rows[name])) for name in ("grid", "task"))
     configured = counted(len(rows[CONFIGURATION].drop_duplicates()), "configuration")
-    what = "; ".join([f"`cost` of {grids or 'an unknown grid'}: {configured} on {tasks}", *told])
+    what = "; ".join([f"`cost` of {grids or 'an unknown grid'}: {configured} on {tasks}", *texts])
     return f"{clean(what)}. Each was traced once: operations that ran depend on no seed."
 
 
@@ -120,9 +96,9 @@ COLUMNS = {
     "paper: operations": ("sequential_operations", "paper"),
     "operations_at_smallest_T": ("sequential_operations", "at_first"),
     "operations_at_largest_T": ("sequential_operations", "at_last"),
-    **{one: (one, "exponent") for one in ("sequential_flops", "flops", "peak_bytes", "gpu_bytes")},
+    **{key: (key, "exponent") for key in ("sequential_flops", "flops", "peak_bytes", "gpu_bytes")},
     "carried_bytes_at_largest_T": ("carried_bytes", "at_last"),
-    **{one: (one, "exponent") for one in ("credit_longest", "credit_shortest")},
+    **{key: (key, "exponent") for key in ("credit_longest", "credit_shortest")},
     "paper: credit path": ("credit_longest", "paper"),
     "longest_path": ("credit_longest", "at_last"),
     "shortest_path": ("credit_shortest", "at_last"),
@@ -136,18 +112,14 @@ COLUMNS = {
 def exponents(data: Data) -> pd.DataFrame:
     """A row per grid, task, method, backbone and phase: how everything that was traced grows, and the paper's O(.).
 
-    Exponents over the larger half of the lengths T: sequential_operations, sequential_flops, flops (elementwise work
-    included), peak_bytes and, of a GPU, gpu_bytes; of the distances j - i: credit_longest and credit_shortest, NaN
-    where autograd has no path (then `outside` may say how credit flows); of the positions, and the same for all phases:
-    state_bytes, token_flops. Values at the ends: operations_at_smallest_T, operations_at_largest_T,
-    carried_bytes_at_largest_T (what a step of a stream leaves to the next), and the operations on the credit paths of
-    the largest distance, longest_path and shortest_path. Columns "paper: ..." have O(1), O(T) or
-    "not known". Columns of what was not traced at all are left out.
+    The columns are `COLUMNS`: exponents over the larger half of lengths, distances or positions, NaN where autograd has
+    no path (then `outside` may say how credit flows), values at the ends, and the paper's O(1), O(T) or "not known".
+    Columns of what was not traced at all are left out.
     """
-    fitted, credit = fits(data), traced(data, "credit")
-    streamed = fitted["in"] == SYMBOLS[POSITION]  # once for all phases
-    told = credit[credit["outside"].notna()].drop_duplicates(WHO)[[*WHO, "outside"]]
-    table = pd.concat([fitted.loc[~streamed, WHO], told[WHO]]).drop_duplicates(ignore_index=True)
+    fitted, credit = fits.fitted(data), traced(data, "credit")
+    streamed = fitted["in"] == fits.SYMBOLS[POSITION]  # once for all phases
+    outside = credit[credit["outside"].notna()].drop_duplicates(WHO)[[*WHO, "outside"]]
+    table = pd.concat([fitted.loc[~streamed, WHO], outside[WHO]]).drop_duplicates(ignore_index=True)
     alone = fitted.loc[streamed, WHO].drop_duplicates()
     known = pd.MultiIndex.from_frame(table[CONFIGURATION])
     table = pd.concat([table, alone[~pd.MultiIndex.from_frame(alone[CONFIGURATION]).isin(known)]], ignore_index=True)
@@ -156,15 +128,15 @@ def exponents(data: Data) -> pd.DataFrame:
         if own.empty:
             continue
         if column == "paper":
-            table[name] = [paper(key, method, phase) for method, phase in zip(table["method"], table["phase"])]
+            table[name] = [papers_growth(key, method, phase) for method, phase in zip(table["method"], table["phase"])]
         else:
-            on = CONFIGURATION if own["in"].iloc[0] == SYMBOLS[POSITION] else WHO
+            on = CONFIGURATION if own["in"].iloc[0] == fits.SYMBOLS[POSITION] else WHO
             table = table.merge(own[[*on, column]].rename(columns={column: name}), on=on, how="left")
-    return table.merge(told, on=WHO, how="left") if len(told) else table
+    return table.merge(outside, on=WHO, how="left") if len(outside) else table
 
 
 def _panels(rows: pd.DataFrame, quantities: Sequence[Quantity]) -> list[plot.Panel]:
-    """A panel per quantity, of the (grid, task) with most configurations, and of a method with one backbone."""
+    """A panel per quantity, of the (grid, task) with most fits.configurations, and of a method with one backbone."""
     counts = rows.drop_duplicates(WHO).groupby(["grid", "task"], sort=False).size()
     grid, task = map(str, counts.index[counts.argmax()])  # type: ignore[call-overload]
     here = rows[(rows["grid"] == grid) & (rows["task"] == task)]
@@ -177,7 +149,7 @@ def _panels(rows: pd.DataFrame, quantities: Sequence[Quantity]) -> list[plot.Pan
 def _panel(rows: pd.DataFrame, quantity: Quantity, task: str) -> plot.Panel:
     lines = []
     phases = {method: list(dict.fromkeys(part["phase"])) for method, part in rows.groupby("method", sort=False)}
-    for who, values in configurations(rows, quantity):
+    for who, values in fits.configurations(rows, quantity):
         own = phases[who["method"]]
         phase = f"phase {who['phase']}" if len(own) > 1 else ""
         backbone = "" if who["backbone"] in ("", BACKBONE) else f"backbone {who['backbone']}"
@@ -188,4 +160,4 @@ def _panel(rows: pd.DataFrame, quantity: Quantity, task: str) -> plot.Panel:
         lines.append(plot.Line(word, x, y, method=who["method"], variant=after))
     unit = f" ({quantity.unit})" if quantity.unit else ""
     name = quantity.name[:1].upper() + quantity.name[1:] + unit
-    return plot.Panel(task, AXES[quantity.against], name, [one for one in lines if len(one.x)], ylog=True)
+    return plot.Panel(task, fits.AXES[quantity.against], name, [line for line in lines if len(line.x)], ylog=True)

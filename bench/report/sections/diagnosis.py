@@ -12,15 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.drawing import drawing
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit
 from bench.report.query import GROUP, cells, recorded
-from bench.report.style import RC, styles
+from bench.report.style import styles
 from bench.report.tables import tabulate, tidy
 from bench.report.words import clean
-from bench.results import write_atomically
 
 TITLE = "Diagnosis"
 COMMAND = "`python run_bench.py run GRID --measure diagnosis`"
@@ -60,7 +58,7 @@ def _read(record: Any) -> Found | None:
         limit, verdict = (clean(record[name]) for name in ("limit", "verdict"))
     except (KeyError, TypeError, ValueError):
         return None
-    if len({one.shape for one in by_time.values()}) > 1 or by_time["t"].ndim != 1:
+    if len({values.shape for values in by_time.values()}) > 1 or by_time["t"].ndim != 1:
         return None
     if any(x.ndim != 1 or x.shape != y.shape for x, y in (ahead, after)):
         return None
@@ -77,8 +75,8 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
         yield Missing(name, title, reason)
         return
     own = runs.loc[sorted(found)]
-    told = [{**found[row].scores, "limit": found[row].limit, "verdict": found[row].verdict} for row in own.index]
-    own = own.assign(**pd.DataFrame(told, index=own.index))
+    facts = [{**found[row].scores, "limit": found[row].limit, "verdict": found[row].verdict} for row in own.index]
+    own = own.assign(**pd.DataFrame(facts, index=own.index))
     own = own.assign(left=_left(own)).sort_values(["left", "seed"], ascending=[False, True], kind="stable")
     worst = own.drop_duplicates(GROUP)  # of each setting
     limits = own.groupby(GROUP, dropna=False)["limit"].agg(_counted).rename("limits").reset_index()
@@ -91,7 +89,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     panels = [
         panel
         for row, run in zip(shown.index, shown.to_dict("records"))
-        for panel in four(f"{run['where']}: {LIMITS.get(run['limit'], run['limit'])}", found[row], run["method"])
+        for panel in panels_of(f"{run['where']}: {LIMITS.get(run['limit'], run['limit'])}", found[row], run["method"])
     ]
     caption = (
         "Accuracy of teacher and rollout; of the decoder at labels ahead; the error of one step beside the variance of "
@@ -111,7 +109,7 @@ def _left(own: pd.DataFrame) -> pd.Series:
     return 1 - (own["rollout"] - own["chance"]) / (reach - own["chance"]).where(reach > own["chance"])
 
 
-def four(title: str, found: Found, method: str) -> list[plot.Panel]:
+def panels_of(title: str, found: Found, method: str) -> list[plot.Panel]:
     """The panels of one record; the first has the title, which is as wide as all."""
     t, teacher, rollout, error, between, spread = (found.by_time[name] for name in BY_TIME)
     chance = [plot.Level("chance", np.array([found.scores["chance"]]), dashes=":")]
@@ -139,9 +137,8 @@ def _line(word: str, x: np.ndarray, y: np.ndarray, method: str = "", **how: Any)
 
 
 def save_png(record: dict[str, Any], method: str, path: Path) -> None:
-    """The four panels of one record as a PNG file, written whole or not at all."""
+    """Write the four panels of a record as a PNG file, whole or not at all."""
     found = _read(record)
     assert found is not None
-    with drawing(RC):
-        figure = plot.draw(four(f"{method}: {found.verdict}", found, method), styles([method]), across=4)
-        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
+    panels = panels_of(f"{method}: {found.verdict}", found, method)
+    plot.save_png(lambda: plot.draw(panels, styles([method]), across=4), path)

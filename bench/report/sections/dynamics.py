@@ -21,7 +21,7 @@ from bench.report import plot
 from bench.report.claims.inside import SMALLEST, silhouette
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit
-from bench.report.query import GROUP, RUN, cells, chosen, having, keys, number, placed, recorded, scores
+from bench.report.query import GROUP, RUN, cells, chosen, keys, number, placed, recorded, scores, with_columns
 from bench.report.style import GREY
 from bench.report.tables import grouped, tabulate, tidy
 from bench.report.words import clean, sentences, sortable
@@ -39,9 +39,7 @@ MOST_COLOURS = 10
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """Gradient norms, drift and geometry, of the finished runs that have a dynamics.json."""
     runs = cells(data)
-    yield _gradients(data, runs)
-    yield _drift(data, runs)
-    yield _geometry(data, runs)
+    yield from (make(data, runs) for make in (_gradients, _drift, _geometry))
 
 
 # Gradient norms.
@@ -50,8 +48,8 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
 def _gradients(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
     name, title = "gradient-norms", "Gradient norms through time"
     rows = placed(data.gradients, runs, ["when", "t", "norm", "through"])
-    rows = rows.assign(t=number(rows["t"]), norm=number(rows["norm"])).dropna(subset=["t", "norm"])
-    rows = rows[rows["when"].isin(list(WHEN))]
+    rows = rows[rows["when"].isin(list(WHEN))].assign(t=number(rows["t"]), norm=number(rows["norm"]))
+    rows = rows.dropna(subset=["t", "norm"])
     if rows.empty:
         return Missing(name, title, f"no finished run has gradient norms; {COMMAND} measures them")
     drawn = rows[rows["base"] & (rows["norm"] > 0)]
@@ -72,7 +70,7 @@ def _lines(rows: pd.DataFrame, value: str, by: Sequence[str]) -> list[plot.Line]
     """Geometric means over time; those after the phase smt alone are dashed."""
     found = []
     for key, part in grouped(rows, by):
-        word = plot.who(key["method"], key["setting"]) + (f" after {key['phase']}" if "phase" in key else "")
+        word = plot.legend_name(key["method"], key["setting"]) + (f" after {key['phase']}" if "phase" in key else "")
         how = {"logs": True, "variant": key["variant"], "reference": key.get("phase") == "smt"}
         found.append(plot.over_time(part, "t", value, key["method"], word, **how))
     return found
@@ -91,7 +89,7 @@ def _slopes(rows: pd.DataFrame) -> pd.DataFrame:
     merged = rows.drop_duplicates(run).merge(changes.reset_index(), on=run).sort_values("when", kind="stable")
     merged["when"] = merged["when"].map(WHEN)
     through = merged.groupby([*GROUP, "when"])["through"].transform(
-        lambda one: clean(" or ".join(sorted(set(one.dropna().map(str)))))
+        lambda names: clean(" or ".join(sorted(set(names.dropna().map(str)))))
     )
     how = {"through": "first", "slope": "interval", "first_to_last": "geometric"}
     return tidy(tabulate(merged.assign(through=through), [*GROUP, "when"], **how))
@@ -104,8 +102,7 @@ def _drift(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
     name, title = "drift", "Drift of the rollout from its teacher"
     rows = placed(data.drift, runs, ["phase", "t", "delta", "accuracy"])
     rows = rows.assign(**{column: number(rows[column]) for column in ("t", "delta", "accuracy")})
-    rows = rows.dropna(subset=["t", "delta", "phase"])
-    rows = rows.assign(phase=rows["phase"].map(str))
+    rows = rows.dropna(subset=["t", "delta", "phase"]).astype({"phase": str})
     if rows.empty:
         return Missing(name, title, f"no finished run with a teacher has its drift; {COMMAND} measures it")
     drawn = rows[rows["base"] & (rows["delta"] > 0)]
@@ -135,12 +132,12 @@ def _drifts(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
         own = part.groupby(run)[list(names)].mean().rename(columns=names).reset_index()
         means = means.merge(own, on=run, how="left")
         how |= {f"drift_{word}": "geometric", f"less_{word}": "geometric", f"accuracy_{word}": "mean"}
-    source = having(data.results, *RUN, "init_from.run").drop_duplicates(RUN).set_index(RUN)["init_from.run"]
+    source = with_columns(data.results, *RUN, "init_from.run").drop_duplicates(RUN).set_index(RUN)["init_from.run"]
     smt = means[means["phase"] == "smt"].set_index(RUN)
-    before = [one if one in smt.index else (one[0], source.get(one)) for one in keys(means)]
+    before = [run if run in smt.index else (run[0], source.get(run)) for run in keys(means)]
     for word in ("within", "beyond"):
         drifts = smt[f"drift_{word}"].to_dict()
-        less = pd.Series([drifts.get(one, np.nan) for one in before], index=means.index) / means[f"drift_{word}"]
+        less = pd.Series([drifts.get(run, np.nan) for run in before], index=means.index) / means[f"drift_{word}"]
         means[f"less_{word}"] = less.where(means["phase"] != "smt")
     return tidy(tabulate(means, [*GROUP, "phase"], **how))
 
@@ -170,8 +167,8 @@ def _plane(record: Any) -> Plane | None:
         hash(tuple(labels))
     except (KeyError, TypeError, ValueError):
         return None
-    whole = all(one.ndim == 2 and one.shape[1] == 2 and np.isfinite(one).all() for one in (points, origin, field))
-    if not whole or len(labels) != len(points) or len(points) < 2 or len(origin) != len(field):
+    flat = all(array.shape[1:] == (2,) and np.isfinite(array).all() for array in (points, origin, field))
+    if not flat or len(labels) != len(points) or len(points) < 2 or len(origin) != len(field):
         return None
     return Plane(points, labels, clean(record.get("colour_by")), origin, field, (first, second), rank)
 
@@ -185,23 +182,25 @@ def _geometry(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
     rows = scores(data)
     rows = rows[rows["trained"] & ~rows["reference"]]
     accuracies = dict(zip(keys(rows), rows["accuracy"]))
-    values = [
-        (one.effective_rank, *one.explained, silhouette(one.points, list(map(str, one.labels))), one.colour_by)
-        for one in (planes[row] for row in own.index)
-    ]
-    names = ["effective_rank", "explained1", "explained2", "silhouette", "colour_by"]
-    own = own.join(pd.DataFrame(values, columns=names, index=own.index))
-    own = own.assign(accuracy=[accuracies.get(run, np.nan) for run in keys(own)])
+    shown = [planes[row] for row in own.index]
+    own = own.assign(
+        effective_rank=[plane.effective_rank for plane in shown],
+        explained1=[plane.explained[0] for plane in shown],
+        explained2=[plane.explained[1] for plane in shown],
+        silhouette=[silhouette(plane.points, list(map(str, plane.labels))) for plane in shown],
+        colour_by=[plane.colour_by for plane in shown],
+        accuracy=[accuracies.get(run, np.nan) for run in keys(own)],
+    )
     how = {"effective_rank": "interval", "explained1": "mean", "explained2": "mean", "silhouette": "interval"}
     table = tidy(tabulate(own, [*GROUP, "colour_by"], **how, accuracy="mean"))
-    panels = own[own["base"]].sort_values("seed", kind="stable").drop_duplicates([*GROUP])
+    panels = own[own["base"]].sort_values("seed", kind="stable").drop_duplicates(GROUP)
     best = panels.sort_values(["accuracy", "order"], ascending=[False, True], kind="stable").index[:MOST_PANELS]
-    shown = [part for _, one in grouped(panels.loc[best], ["order", "method", "setting"]) for part in one.index]
+    drawn = [row for _, part in grouped(panels.loc[best], ["order", "method", "setting"]) for row in part.index]
     caption = (
         "Memories in the plane of their first two principal components, of the first seed of the settings with the "
         "highest accuracy; arrows show where one update moves a memory."
     )
-    figure = _figure([(own.loc[row], planes[row]) for row in shown]) if shown else None
+    figure = _figure([(own.loc[row], planes[row]) for row in drawn]) if drawn else None
     return exhibit(data, name, title, caption, own, figure=figure, table=table)
 
 
@@ -217,12 +216,12 @@ def _figure(shown: Sequence[tuple[pd.Series, Plane]]) -> Figure:
         panel.scatter(*plane.points.T, c=colours, s=10, lw=0.3, edgecolors="white", zorder=2)
         bar = figure.colorbar(scale, ax=panel, fraction=0.05, pad=0.02)
         bar.set_label(plane.colour_by)
-        bar.set_ticks(list(ticks), labels=[clean(one) for one in ticks.values()])
+        bar.set_ticks(list(ticks), labels=[clean(tick) for tick in ticks.values()])
         bar.minorticks_off()
         bar.ax.tick_params(length=0 if len(set(plane.labels)) <= MOST_COLOURS else 2, labelsize=7)
         bar.outline.set_visible(False)
         where = textwrap.shorten(run["place"], 40, placeholder="…")
-        who = textwrap.shorten(clean(plot.who(run["method"], run["setting"])), 22, placeholder="…")
+        who = textwrap.shorten(clean(plot.legend_name(run["method"], run["setting"])), 22, placeholder="…")
         panel.set_title(f"{where}\n{who}: effective rank {plane.effective_rank:.3g}", loc="left")
         panel.set_xlabel(f"component 1 ({plane.explained[0]:.0%} of variance)")
         panel.set_ylabel(f"component 2 ({plane.explained[1]:.0%})")
@@ -236,13 +235,13 @@ def _figure(shown: Sequence[tuple[pd.Series, Plane]]) -> Figure:
 def _colours(labels: Sequence[Any]) -> tuple[Any, ScalarMappable, dict[float, str]]:
     """Every label's colour (n, 4), the scale beside the panel, and its ticks: a colour each, or many along a scale."""
     found = sorted(set(labels), key=sortable)
-    place = {one: number for number, one in enumerate(found)}
+    place = {label: number for number, label in enumerate(found)}
     few = len(found) <= MOST_COLOURS
     colours: Colormap = sns.color_palette("viridis", as_cmap=True)
     norm: Normalize = Normalize(0, len(found) - 1)
     if few:
         colours = ListedColormap(sns.color_palette("colorblind", len(found)))
         norm = BoundaryNorm(np.arange(len(found) + 1) - 0.5, len(found))
-    told = range(len(found)) if few else np.linspace(0, len(found) - 1, 5).round().astype(int)
-    ticks = {float(one): str(found[one]) for one in told}
-    return colours(norm([place[one] for one in labels])), ScalarMappable(norm, colours), ticks
+    shown = range(len(found)) if few else np.linspace(0, len(found) - 1, 5).round().astype(int)
+    ticks = {float(number): str(found[number]) for number in shown}
+    return colours(norm([place[label] for label in labels])), ScalarMappable(norm, colours), ticks

@@ -14,8 +14,8 @@ from bench.report.claims.findings import LEARNED
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit, uncounted
 from bench.report.query import RUN, base, cells, curve_points, facts, number, varying
-from bench.report.spends import loss_at, spend_to, together
-from bench.report.tables import without_idle
+from bench.report.spends import loss_at, on_common_spends, spend_to
+from bench.report.tables import with_ends, without_idle
 from bench.report.words import sentences
 from bench.results.frames import scale_of
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, band, mean_interval
@@ -32,7 +32,8 @@ CURRENCIES = {
 ROWS = 3
 """Tasks in one figure."""
 HALFWAY = 0.5
-"""Of the way from knowing only how common each label is to the best loss: who gets there says what to reach."""
+"""A share of the way from knowing only how common each label is to the best loss: methods that get so far set the
+target."""
 COST = "`measure: [cost]` in a grid, or `run GRID --measure cost`, brings FLOPs."
 ABOUT = ["order", "length", "place", "grid", "task", "method", "setting"]
 
@@ -40,12 +41,10 @@ ABOUT = ["order", "length", "place", "grid", "task", "method", "setting"]
 class Line(NamedTuple):
     """A method in a setting, without evaluations before anything was spent; losses in the task's unit."""
 
-    about: dict[str, Any]
-    """Who and where it is: `ABOUT`, unit, loss_floor, unigram_loss."""
+    about: dict[str, Any]  # who and where it is: `ABOUT`, unit, loss_floor, unigram_loss
     seeds: list[tuple[dict[str, np.ndarray], np.ndarray]]
-    """Of each: what was spent at its evaluations, by currency, NaN where it is not known; its losses there."""
-    common: dict[str, tuple[np.ndarray, np.ndarray]]
-    """By currency, what `together` makes of them."""
+    """For each seed what was spent at its evaluations, by currency, NaN where it is not known, and its losses there."""
+    common: dict[str, tuple[np.ndarray, np.ndarray]]  # by currency, what `on_common_spends` makes of them
 
     @property
     def final(self) -> np.ndarray:
@@ -60,7 +59,7 @@ class Line(NamedTuple):
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """A figure for every few tasks and a table of all; of finished runs in the default setting of their grids."""
     places: dict[int, list[Line]] = {}
-    for line in _lines(data, alike(cells(data))):
+    for line in _lines(data, comparable(cells(data))):
         places.setdefault(line.about["order"], []).append(line)
     if not places:
         brings = "`python run_bench.py run dynamics-small` brings some"
@@ -86,8 +85,8 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
         )
 
 
-def alike(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of `cells`, those that compare methods: no ablations, and models and budgets as most runs of the place have them.
+def comparable(runs: pd.DataFrame) -> pd.DataFrame:
+    """Those of `cells` that compare methods: no ablations, and models and budgets as most runs of the place have them.
 
     A method that has none such keeps all that it has.
     """
@@ -108,7 +107,7 @@ def _lines(data: Data, runs: pd.DataFrame) -> Iterator[Line]:
         return
     runs = runs[["id", "seed", *ABOUT]].merge(facts(data, "unit", "loss_floor", "unigram_loss"), on=RUN, how="left")
     spent = [f"spent.{name}" for name in CURRENCIES]
-    points = curve_points(data, "unit_loss", *spent)[[*RUN, "unit_loss", *spent]]
+    points = curve_points(data, "unit_loss", *spent)
     points = points[np.isfinite(points["unit_loss"]) & (points["spent.tokens"] > 0)]
     points = points.drop_duplicates([*RUN, "spent.tokens"], keep="last").merge(runs, on=RUN)
     points["rank"] = points["method"].map(style.order)
@@ -117,10 +116,10 @@ def _lines(data: Data, runs: pd.DataFrame) -> Iterator[Line]:
         unit = next(iter(part["unit"].dropna()), "nats")
         levels = {name: number(part[name]).mean() * scale_of(unit) for name in ("loss_floor", "unigram_loss")}
         seeds = [
-            ({name: one[f"spent.{name}"].to_numpy() for name in CURRENCIES}, one["unit_loss"].to_numpy())
-            for _, one in part.groupby("id", sort=False)
+            ({name: run[f"spent.{name}"].to_numpy() for name in CURRENCIES}, run["unit_loss"].to_numpy())
+            for _, run in part.groupby("id", sort=False)
         ]
-        common = {name: together([(spends[name], loss) for spends, loss in seeds]) for name in CURRENCIES}
+        common = {name: on_common_spends([(spends[name], loss) for spends, loss in seeds]) for name in CURRENCIES}
         yield Line({**dict(zip(ABOUT, key)), "unit": unit, **levels}, seeds, common)
 
 
@@ -139,11 +138,11 @@ def _rows(here: Sequence[Line]) -> Iterator[dict[str, Any]]:
         if len(here) > 1 and all(len(line.mean(name)[0]) for line in here)
     }
     for line in here:
-        loss, low, high, seeds = mean_interval(line.final)
+        loss = mean_interval(line.final)
         yield {
             **{name: line.about[name] for name in (*ABOUT, "unit")},
-            **{"loss": loss, "loss_low": low, "loss_high": high},
-            **{"loss_floor": line.about["loss_floor"], "seeds": seeds},
+            **with_ends("loss", loss),
+            **{"loss_floor": line.about["loss_floor"], "seeds": loss.n},
             **{name: float(np.mean([spent[name][-1] for spent, _ in line.seeds])) for name in CURRENCIES},
             "target": target,
             **{f"{name}_to_target": spend_to(*line.mean(name), target) for name in CURRENCIES},
@@ -160,7 +159,7 @@ def _target(here: Sequence[Line]) -> float:
     last = [float(line.final.mean()) for line in here]
     firsts = [float(np.mean([loss[0] for _, loss in line.seeds])) for line in here]
     unigram = [line.about["unigram_loss"] for line in here]
-    starts = [one if np.isfinite(one) else first for one, first in zip(unigram, firsts)]
+    starts = [loss if np.isfinite(loss) else first for loss, first in zip(unigram, firsts)]
     best = int(np.argmin(last))
     start, floor = starts[best], here[best].about["loss_floor"]
     if not start - last[best] > (LEARNED * (start - floor) if np.isfinite(floor) else 0):
@@ -169,7 +168,7 @@ def _target(here: Sequence[Line]) -> float:
 
 
 def _drawn(table: pd.DataFrame) -> list[int]:
-    """Of each task the place that is drawn, natural tasks first.
+    """The place that is drawn for each task, natural tasks first.
 
     It is one that compares methods, at which some method learned, with the most methods; of several such the hardest,
     which is the longest, then the last in its knobs.
@@ -204,8 +203,8 @@ def _panels(here: Sequence[Line], known: Sequence[str]) -> Iterator[plot.Panel]:
 def _line(here: Sequence[Line], line: Line, currency: str) -> plot.Line:
     x, losses = line.common[currency]
     method, setting = line.about["method"], line.about["setting"]
-    settings = [one.about["setting"] for one in here if one.about["method"] == method]
-    word = plot.who(method, setting if len(settings) > 1 else "")
+    settings = [other.about["setting"] for other in here if other.about["method"] == method]
+    word = plot.legend_name(method, setting if len(settings) > 1 else "")
     few = 1 < len(losses) < SEEDS_FOR_AN_INTERVAL
     seeds = tuple((spent[currency], loss) for spent, loss in line.seeds) if few else ()
     return plot.Line(word, x, *band(losses), seeds, method, settings.index(setting))

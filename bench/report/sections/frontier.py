@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +11,12 @@ import pandas as pd
 
 from bench.report import plot, style
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, exhibit
+from bench.report.exhibit import Exhibit, Missing, exhibit
 from bench.report.published import published_bits
-from bench.report.query import RUN, cells, curve_points, having, number, titled, varying, worded
+from bench.report.query import RUN, cells, curve_points, number, titled, varying, with_columns, worded
+from bench.report.tables import with_ends
 from bench.results.frames import scale_of
-from bench.statistics import Interval, band, mean_interval
+from bench.statistics import band, mean_interval
 
 TITLE = "Online learning against CPU seconds"
 LEVELS = (0.1, 0.02)
@@ -23,27 +25,48 @@ LEAST = 1e-3
 """Above the floor: what is less, or below it as the drawn labels happen to be, is drawn here."""
 WHERE = ["grid", "task", "model"]
 WHO = ["method", "setting"]
+FALLS = (
+    "Loss above the floor, or the best where no floor is known, against CPU seconds of training, and their front; "
+    "seconds until it is first within a level. Means over seeds."
+)
+RISES = "Levels of the curriculum against updates and CPU seconds, mean over seeds; equal: at the least that any spent."
 
 
 class Curve(NamedTuple):
     """A method in a setting, over seeds, at the evaluations that all of them have."""
 
     who: dict[str, Any]
-    cpu: np.ndarray  # (n,) mean CPU seconds of training
-    tokens: np.ndarray  # (n,)
-    steps: np.ndarray  # (n,)
-    found: np.ndarray  # (seeds, n)
+    variant: int  # the number of the setting among the method's
+    spent: dict[str, np.ndarray]  # (n,) each: `SPENT`, means over seeds
+    y: np.ndarray  # (seeds, n)
     seeds: tuple[int, ...]
 
+    def last_spent(self) -> dict[str, float]:
+        """What it had spent at its last evaluation."""
+        return {name: x[-1] for name, x in self.spent.items()}
 
-def exhibits(data: Data) -> Iterator[Exhibit]:
+    def line(self, name: str) -> plot.Line:
+        """The mean against what was spent."""
+        method, how = self.who["method"], {"method": self.who["method"], "variant": self.variant}
+        return plot.Line(plot.legend_name(method, self.who["setting"]), self.spent[name], *band(self.y), **how)
+
+
+def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """An exhibit for each task of each grid with methods that learn from streams; none where there are no such runs."""
-    rows = told(data) if len(data.curves) else data.curves
-    for (_, task), part in rows.groupby(["grid", "task"], sort=True) if len(rows) else ():
-        yield _exhibit(data, str(task), part)
+    rows = points(data) if len(data.curves) else data.curves
+    for (grid, task), part in rows.groupby(["grid", "task"], sort=True) if len(rows) else ():
+        rises, name = bool(part["level"].notna().any()), titled(data.results, grid, task)
+        value, make = ("level", _levels) if rises else ("above", _losses)
+        table, panels = [], []
+        for model, own in part.groupby("model", sort=True):
+            more, drawn = make(list(curves(own, value)), str(model))
+            table += [{"model": model, **row} for row in more]
+            panels += drawn
+        how: dict[str, Any] = {"panels": panels, "across": 2 if rises else 3, "table": pd.DataFrame(table)}
+        yield exhibit(data, f"frontier-{name}", f"{TITLE}: {name}", RISES if rises else FALLS, part, **how)
 
 
-def told(data: Data) -> pd.DataFrame:
+def points(data: Data) -> pd.DataFrame:
     """A row per point of the curves: where and who (`WHERE`, `WHO`), seed, cpu, tokens, steps, loss, above, level.
 
     loss is in the task's unit, `above` less the floor, or where that is not known less the best mean loss at an end;
@@ -51,14 +74,11 @@ def told(data: Data) -> pd.DataFrame:
     from a stream.
     """
     runs = cells(data)
-    facts = having(data.results, *RUN, "reference", "loss_floor", "unit", "traits.data", "length", "task.length")
+    facts = with_columns(data.results, *RUN, "reference", "loss_floor", "unit", "traits.data", "length", "task.length")
     facts = facts[~facts["reference"].eq(True) & (number(facts["length"]) == number(facts["task.length"]))]
     facts = facts.drop_duplicates(RUN)[[*RUN, "loss_floor", "unit", "traits.data"]]
-    points = curve_points(data, "cpu_seconds", "tokens", "steps", "unit_loss", "train_level")
-    points = points[[*RUN, "cpu_seconds", "tokens", "steps", "unit_loss", "train_level"]].dropna(
-        subset=["cpu_seconds", "unit_loss"]
-    )
-    rows = points[points["cpu_seconds"] > 0].merge(_named(runs), on=RUN).merge(facts, on=RUN)
+    found = curve_points(data, "cpu_seconds", "tokens", "steps", "unit_loss", "train_level").dropna(subset="unit_loss")
+    rows = found[found["cpu_seconds"] > 0].merge(_named(runs), on=RUN).merge(facts, on=RUN)
     streams = rows[rows["traits.data"] == "streams"].groupby(["grid", "task"]).size().index
     rows = rows[pd.MultiIndex.from_frame(rows[["grid", "task"]]).isin(streams)]
     if rows.empty:
@@ -74,13 +94,12 @@ def told(data: Data) -> pd.DataFrame:
 
 def _named(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs with their model and their method's settings in words."""
-    runs = having(runs, "model.backbone", "model.updater_width", "method.k1", "method.k2", "task.most")
+    runs = with_columns(runs, "model.backbone", "model.updater_width", "method.k1", "method.k2", "task.most")
     model = runs["model.backbone"].astype(str) + " " + number(runs["model.updater_width"]).map("{:g}".format)
     setting = pd.Series("", index=runs.index)
     for _, part in runs.groupby(["grid", "task", "method"], sort=False):
-        fields = [
-            name for name in varying(part, ("method.",)) if name != "method.k2" or part["method.k1"].nunique() < 2
-        ]
+        fields = varying(part, ("method.",))
+        fields = [name for name in fields if name != "method.k2" or part["method.k1"].nunique() < 2]
         if fields:
             setting[part.index] = worded(part, fields).str.replace("k1 ", "k ")
     kept = ["id", "grid", "task", "method", "seed", "method.k1", "method.k2", "task.most"]
@@ -90,124 +109,77 @@ def _named(runs: pd.DataFrame) -> pd.DataFrame:
 def curves(rows: pd.DataFrame, value: str) -> Iterator[Curve]:
     """A curve of `value` for each method and setting of the rows, in the order of legends."""
     for method in sorted(set(rows["method"]), key=style.order):
+        number = count()
         for _, part in rows[rows["method"] == method].groupby("setting", sort=True):
-            wide = {
-                name: part.pivot_table(index="seed", columns="tokens", values=name) for name in ("cpu", "steps", value)
-            }
+            wide = {name: part.pivot_table(name, "seed", "tokens") for name in ("cpu", "steps", value)}
             shared = wide[value].columns[wide[value].notna().all()]
             if len(shared):
                 cpu, steps, values = (wide[name][shared].to_numpy(dtype=float) for name in ("cpu", "steps", value))
-                first = part.iloc[0]
-                who = {
-                    name: first[name] for name in (*WHERE, *WHO, "method.k1", "method.k2", "task.most", "zero", "floor")
-                }
+                spent = {"cpu": cpu.mean(0), "tokens": shared.to_numpy(dtype=float), "steps": steps.mean(0)}
                 seeds = tuple(int(seed) for seed in wide[value].index)
-                yield Curve(who, cpu.mean(0), shared.to_numpy(dtype=float), steps.mean(0), values, seeds)
+                yield Curve(part.iloc[0].to_dict(), next(number), spent, values, seeds)
 
 
 def front(found: list[Curve]) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """CPU seconds, the least mean value that some curve has reached until then, and which curve it was."""
-    points = sorted((x, y, which) for which, one in enumerate(found) for x, y in zip(one.cpu, one.found.mean(0)))
+    every = [(x, y, which) for which, curve in enumerate(found) for x, y in zip(curve.spent["cpu"], curve.y.mean(0))]
     kept: list[tuple[float, float, int]] = []
-    for x, y, which in points:
+    for x, y, which in sorted(every):
         if not kept or y < kept[-1][1]:
             kept.append((x, y, which))
     return np.array([x for x, _, _ in kept]), np.array([y for _, y, _ in kept]), [which for _, _, which in kept]
 
 
-def passed(x: np.ndarray, values: np.ndarray, level: float) -> np.ndarray:
-    """Of curves (seeds, n), the first x (n,) at which each is at most the level, NaN where it never is."""
-    return np.array([x[below[0]] if len(below := np.flatnonzero(one <= level)) else np.nan for one in values])
+def first_at(x: np.ndarray, values: np.ndarray, level: float) -> np.ndarray:
+    """The first x (n,) at which each of the curves (seeds, n) is at most the level, NaN where it never is."""
+    return np.array([x[below[0]] if len(below := np.flatnonzero(seed <= level)) else np.nan for seed in values])
 
 
-def at(one: Curve, x: np.ndarray, where: float) -> np.ndarray:
-    """The values of the seeds (seeds,) at the last evaluation until x = where; NaN before the first."""
-    before = np.flatnonzero(x <= where * (1 + 1e-9))
-    return one.found[:, before[-1]] if len(before) else np.full(len(one.found), np.nan)
+def values_at(curve: Curve, name: str, spent: float) -> np.ndarray:
+    """The values of the seeds (seeds,) at the last evaluation until so much was spent; NaN before the first."""
+    before = np.flatnonzero(curve.spent[name] <= spent * (1 + 1e-9))
+    return curve.y[:, before[-1]] if len(before) else np.full(len(curve.y), np.nan)
 
 
-# Exhibits.
+# Rows of the table, and panels, of the curves of one model.
+
+Made = tuple[list[dict[str, Any]], list[plot.Panel]]
 
 
-def _exhibit(data: Data, task: str, rows: pd.DataFrame) -> Exhibit:
-    rises = bool(rows["level"].notna().any())
-    table = pd.DataFrame(list(_levels(rows) if rises else _losses(rows)))
-    name = titled(data.results, rows["grid"].iloc[0], task)
-    what = (
-        "Levels of the curriculum against updates and CPU seconds, mean over seeds; equal: at the fewest that a method "
-        "spent."
-        if rises
-        else "Loss above the floor, or the best where no floor is known, against CPU seconds of training, and their "
-        "front; seconds until it is first within a level. Means over seeds."
-    )
-    panels = list(_panels(rows, rises))
-    across = 2 if rises else min(3, len(panels))
-    return exhibit(data, f"frontier-{name}", f"{TITLE}: {name}", what, rows, panels=panels, across=across, table=table)
+def _losses(found: list[Curve], model: str) -> Made:
+    x, _, which = front(found)
+    rows = []
+    for place, curve in enumerate(found):
+        best, last = x[[place == other for other in which]], mean_interval(curve.y[:, -1])
+        row = {name: curve.who[name] for name in WHO} | with_ends("above", last)
+        row |= {"seeds": last.n, "floor": curve.who["floor"], "loss": last.mean + curve.who["zero"]}
+        bits = published_bits(curve.who)
+        row |= ({} if bits is None else {"published": bits}) | curve.last_spent()
+        row |= {"best_from": best.min() if len(best) else np.nan, "best_to": best.max() if len(best) else np.nan}
+        for level in LEVELS:
+            when = {name: first_at(curve.spent[name], curve.y, level) for name in ("cpu", "tokens")}
+            row |= {f"{name}_to_{level:g}": mean_interval(values).mean for name, values in when.items()}
+            row[f"reached_{level:g}"] = int(np.isfinite(when["cpu"]).sum())
+        rows.append(row)
+    drawn = [curve._replace(y=curve.y.clip(min=LEAST)) for curve in found]
+    x, y, _ = front(drawn)
+    below, lines = [plot.Level("front", y, x, (0, (2, 2)))], [curve.line("cpu") for curve in drawn]
+    return rows, [plot.Panel(model, "CPU seconds", "loss above the floor", lines, below, ticks="log", ylog=True)]
 
 
-def _losses(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """A row per model, method and setting."""
-    for _, part in rows.groupby("model", sort=True):
-        found = list(curves(part, "above"))
-        x, _, which = front(found)
-        for place, one in enumerate(found):
-            best = x[[place == other for other in which]]
-            last = mean_interval(one.found[:, -1])
-            row = {"model": one.who["model"], "method": one.who["method"], "setting": one.who["setting"]}
-            row |= {**_spread("above", last), "seeds": last.n, "floor": one.who["floor"]}
-            row |= {"loss": last.mean + one.who["zero"], "published": published_bits(one.who)}
-            row |= {"cpu": one.cpu[-1], "tokens": one.tokens[-1], "steps": one.steps[-1]}
-            row |= {"best_from": best.min() if len(best) else np.nan, "best_to": best.max() if len(best) else np.nan}
-            for level in LEVELS:
-                when = {name: passed(getattr(one, name), one.found, level) for name in ("cpu", "tokens")}
-                row |= {f"{name}_to_{level:g}": mean_interval(values).mean for name, values in when.items()}
-                row[f"reached_{level:g}"] = int(np.isfinite(when["cpu"]).sum())
-            yield {name: value for name, value in row.items() if name != "published" or value is not None}
-
-
-def _levels(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """The same of a curriculum."""
-    for _, part in rows.groupby("model", sort=True):
-        found = list(curves(part, "level"))
-        spent, tokens = (min(getattr(one, name)[-1] for one in found) for name in ("cpu", "tokens"))
-        for one in found:
-            row = {"model": one.who["model"], "method": one.who["method"], "setting": one.who["setting"]}
-            ends = {
-                "level": one.found[:, -1],
-                "level_at_equal_cpu": at(one, one.cpu, spent),
-                "level_at_equal_tokens": at(one, one.tokens, tokens),
-            }
-            for name, values in ends.items():
-                row |= _spread(name, mean_interval(values))
-            yield {
-                **row,
-                "seeds": len(one.found),
-                "cpu": one.cpu[-1],
-                "tokens": one.tokens[-1],
-                "steps": one.steps[-1],
-            }
-
-
-def _spread(name: str, one: Interval) -> dict[str, float]:
-    return {name: one.mean, f"{name}_low": one.low, f"{name}_high": one.high}
-
-
-def _panels(rows: pd.DataFrame, rises: bool) -> Iterator[plot.Panel]:
-    for model, part in rows.groupby("model", sort=True):
-        found = list(curves(part, "level" if rises else "above"))
-        if rises:
-            for name, label in (("steps", "updates"), ("cpu", "CPU seconds")):
-                lines = [_line(found, one, getattr(one, name)) for one in found]
-                yield plot.Panel(str(model) if name == "steps" else "", label, "level", lines, ticks="linear")
-            continue
-        drawn = [one._replace(found=one.found.clip(min=LEAST)) for one in found]
-        x, y, _ = front(drawn)
-        lines = [_line(drawn, one, one.cpu) for one in drawn]
-        best = [plot.Level("front", y, x, (0, (2, 2)))]
-        yield plot.Panel(str(model), "CPU seconds", "loss above the floor", lines, best, ticks="log", ylog=True)
-
-
-def _line(found: list[Curve], one: Curve, x: np.ndarray) -> plot.Line:
-    method, setting = one.who["method"], one.who["setting"]
-    number = [other.who["setting"] for other in found if other.who["method"] == method].index(setting)
-    return plot.Line(plot.who(method, setting), x, *band(one.found), method=method, variant=number)
+def _levels(found: list[Curve], model: str) -> Made:
+    """Levels of a curriculum; equal is what all curves have spent."""
+    equal = {name: min(curve.spent[name][-1] for curve in found) for name in ("cpu", "tokens")}
+    rows = []
+    for curve in found:
+        row = {name: curve.who[name] for name in WHO} | with_ends("level", mean_interval(curve.y[:, -1]))
+        for name, spent in equal.items():
+            row |= with_ends(f"level_at_equal_{name}", mean_interval(values_at(curve, name, spent)))
+        rows.append(row | {"seeds": len(curve.y)} | curve.last_spent())
+    axes = {"steps": "updates", "cpu": "CPU seconds"}
+    lines = {name: [curve.line(name) for curve in found] for name in axes}
+    titles = [model, ""]
+    return rows, [
+        plot.Panel(title, label, "level", lines[name], ticks="linear")
+        for title, (name, label) in zip(titles, axes.items())
+    ]

@@ -21,14 +21,10 @@ PLACE = ["grid", "task", "where", "trained_length"]
 
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """Accuracy at every test length, a panel per task, and what is left of it at lengths never trained on."""
-    rows = tested(data)
-    if rows.empty:
-        told = f"`{command('length-small')}` brings them"
-        reason = f"no finished cells with scores at several test lengths (evaluation.lengths); {told}"
-        yield Missing(NAME, HEADING, reason)
-        return
     caption = "Accuracy on test sequences of each length; vertical lines are the trained lengths."
-    yield exhibit(data, NAME, HEADING, caption, rows, panels=panels(rows), table=scores_beyond(rows))
+    missing = "no finished cells with scores at several test lengths (evaluation.lengths); "
+    missing += f"`{command('length-small')}` brings them"
+    yield exhibit(data, NAME, HEADING, caption, tested(data), missing, panels=panels, table=scores_beyond)
 
 
 def tested(data: Data) -> pd.DataFrame:
@@ -79,11 +75,10 @@ def scores_beyond(rows: pd.DataFrame) -> pd.DataFrame:
     seeds = split.groupby([*by, "seed"], sort=False, dropna=False)[[*parts, *facts]].mean().reset_index()
     seeds["drop"] = 1 - seeds["longer"] / seeds["accuracy"]
     for name, sign in (("longer", 1), ("shorter", -1)):
-        lengths = (
-            rows[at == sign].groupby(by)["length"].agg(lambda part: ", ".join(f"{one:g}" for one in sorted(set(part))))
-        )
+        lengths = rows[at == sign].groupby(by)["length"].unique()
+        lengths = lengths.map(lambda found: ", ".join(map("{:g}".format, sorted(found))))
         seeds = seeds.merge(lengths.rename(f"{name}_lengths").reset_index(), on=by, how="left")
     how = dict.fromkeys(("accuracy", "longer", "shorter", "drop"), "interval")
-    told = dict.fromkeys(("longer_lengths", "shorter_lengths"), "first")
-    table = tabulate(seeds, by, **how, **told, **dict.fromkeys(facts, "mean"))
+    listed = dict.fromkeys(("longer_lengths", "shorter_lengths"), "first")
+    table = tabulate(seeds, by, **how, **listed, **dict.fromkeys(facts, "mean"))
     return without_idle(in_order(table, *PLACE, "method", "setting", "reference"), keep_grid=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.report import plot
 from bench.report.data import Data
-from bench.report.exhibit import Exhibit, exhibit
-from bench.report.query import GROUP, RUN, cells, chosen, facts, having, number, placed, titled
+from bench.report.exhibit import Exhibit, Missing, exhibit
+from bench.report.query import GROUP, RUN, cells, chosen, curve_points, facts, number, placed, titled
 from bench.report.tables import grouped, tabulate, tidy
 from bench.results.frames import scale_of
 
@@ -18,32 +19,30 @@ TITLE = "Online loss and regret"
 MOST_ROWS = 4
 
 
-def exhibits(data: Data) -> Iterator[Exhibit]:
+def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """An exhibit for each (grid, task) that has finished runs with an online loss."""
     caption = (
         "What labels cost when they were predicted, before the step that learned from them; regret is the sum of what "
         "was above the floor."
     )
-    for (grid, task), rows in told(data).groupby(["grid", "task"], sort=True):
+    for (grid, task), rows in points(data).groupby(["grid", "task"], sort=True):
         values = [value for value in ("online_loss", "regret") if rows[value].notna().any()]
         drawn, name = rows[rows["base"]], titled(data.results, grid, task)
-        panels = [
-            panel for order in chosen(drawn, MOST_ROWS) for panel in _panels(drawn[drawn["order"] == order], values)
-        ]
-        how = {"panels": panels, "across": len(values), "table": at_the_end(rows)}
+        parts = (drawn[drawn["order"] == order] for order in chosen(drawn, MOST_ROWS))
+        panels = [panel for part in parts for panel in _panels(part, values)]
+        how: dict[str, Any] = {"panels": panels, "across": len(values), "table": at_the_end(rows)}
         yield exhibit(data, f"online-{name}", f"{TITLE}: {name}", caption, rows, **how)
 
 
-def told(data: Data) -> pd.DataFrame:
+def points(data: Data) -> pd.DataFrame:
     """A row per point of a finished run's curve that has an online loss: where the run stands, tokens, and the losses.
 
     Tokens are those since the beginning, those before `init_from` included. online_loss, loss_floor and regret are in
     the task's unit.
     """
-    points = having(data.curves, *RUN, "reference", "spent.tokens", "online_loss", "regret")
-    points = points[~points["reference"].eq(True)].drop_duplicates([*RUN, "spent.tokens"])
-    points = points.assign(tokens=number(points["spent.tokens"]), online_loss=number(points["online_loss"]))
-    rows = placed(points.dropna(subset=["tokens", "online_loss"]), cells(data), ["tokens", "online_loss", "regret"])
+    columns = ["spent.tokens", "online_loss", "regret"]
+    found = curve_points(data, *columns).drop_duplicates([*RUN, "spent.tokens"])
+    rows = placed(found.dropna(subset=columns[:2]), cells(data), columns).rename(columns={"spent.tokens": "tokens"})
     rows = rows.merge(facts(data, "loss_floor", "unit").astype(dict.fromkeys(RUN, object)), on=RUN, how="left")
     scale = rows["unit"].map(scale_of, na_action=None).astype(float)
     losses = {name: number(rows[name]) * scale for name in ("online_loss", "regret", "loss_floor")}
@@ -63,8 +62,8 @@ def _panels(rows: pd.DataFrame, values: Sequence[str]) -> Iterator[plot.Panel]:
     for value, label in zip(values, (f"online loss ({unit} a label)", f"regret ({unit} a lane)")):
         lines = [
             plot.over_curves(
-                [one.sort_values("tokens") for _, one in part.groupby("id", sort=True)],
-                *("tokens", value, key["method"], plot.who(key["method"], key["setting"])),
+                [seed.sort_values("tokens") for _, seed in part.groupby("id", sort=True)],
+                *("tokens", value, key["method"], plot.legend_name(key["method"], key["setting"])),
                 variant=key["variant"],
             )
             for key, part in grouped(rows.dropna(subset=value), ["method", "setting", "variant"])

@@ -19,7 +19,7 @@ SINGLE = ("device", "precision", "threads")
 PRIVATE = ("provenance.host", "provenance.seed")
 """Not told: a host's name is nobody's business, and seeds have a column of their own."""
 MOST_ROWS = 200
-"""Of the table of configurations; more cells are told by groups that differ in nothing but their seed."""
+"""The most rows of the table of configurations; more cells are told by groups that differ only in their seed."""
 OWNED = ("task.", "method.")
 
 
@@ -70,14 +70,14 @@ def machines(runs: pd.DataFrame) -> Made:
     """What computed finished cells: commit, versions and hardware, and how many cells and seconds of training."""
     columns = [name for name in names_of(runs, "provenance.") if name not in PRIVATE]
     known = runs[runs[columns].notna().any(axis=1)] if columns else runs[:0]
-    told = known.assign(**{name: known[name].map(whole_as_int, na_action="ignore") for name in columns})
-    groups = told.groupby(["grid", *columns], dropna=False, sort=True)
+    plain = known.assign(**{name: known[name].map(whole_as_int, na_action="ignore") for name in columns})
+    groups = plain.groupby(["grid", *columns], dropna=False, sort=True)
     table = groups.agg(cells=("id", "size"), seconds=("training_seconds", "sum")).reset_index()
     table.columns = [str(name).removeprefix("provenance.").removeprefix("packages.") for name in table]
     table = table.rename(columns={"dirty": "changed since", "seconds": "training seconds"})
     nouns = {"provenance.commit": "commit", "provenance.processor": "processor", "provenance.device": "device"}
-    words = [counted(told[name].nunique(), noun) for name, noun in nouns.items() if name in told]
-    changed = int(told["provenance.dirty"].eq(True).sum()) if "provenance.dirty" in told else 0
+    words = [counted(plain[name].nunique(), noun) for name, noun in nouns.items() if name in plain]
+    changed = int(plain["provenance.dirty"].eq(True).sum()) if "provenance.dirty" in plain else 0
     caption = sentences(
         f"Finished cells come from {', '.join(words) or 'unknown code'}.",
         f"{counted(changed, 'cell')} ran with changes that the commit does not hold." if changed else "",
@@ -135,7 +135,7 @@ def _in_yaml(value: Any) -> str:
 def _per_group(table: pd.DataFrame) -> pd.DataFrame:
     keys = [name for name in table if name not in ("cell", "seed")]
     groups = table.groupby(keys, dropna=False, sort=False)
-    seeds = groups["seed"].agg(lambda part: ", ".join(str(one) for one in sorted(part, key=sortable)))
+    seeds = groups["seed"].agg(lambda part: ", ".join(str(seed) for seed in sorted(part, key=sortable)))
     found = seeds.rename("seeds").reset_index().assign(cells=groups.size().to_numpy())
     first = ["grid", "task", "method", "seeds", "cells"]
     return found[[*first, *(name for name in found if name not in first)]]

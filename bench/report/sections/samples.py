@@ -6,6 +6,7 @@ Of every method the first seed is shown, baselines too; the numbers beside it ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,10 +41,8 @@ class Samples(NamedTuple):
     """A record's contents, checked."""
 
     kind: str
-    written: list[Any] = []
-    """Pictures (H, W), texts; of symbols none."""
-    completed: list[tuple[Any, Any, Any]] = []
-    """(given, truth, written): of pictures `given` is how many rows were."""
+    written: list[Any] = []  # pictures (H, W), texts; of symbols none
+    completed: list[tuple[Any, Any, Any]] = []  # (given, truth, written): of pictures `given` is how many rows were
 
 
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
@@ -53,22 +52,21 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     runs = runs.loc[sorted(records)]
     runs = runs.assign(samples=pd.Series([records[row] for row in runs.index], runs.index, dtype=object))
     runs = in_order(base(runs), "order", "method", "setting", "seed")
-    shown = runs.loc[[row for row, one in runs["samples"].items() if one.written or one.completed]]
-    kinds = shown.assign(kind=[list(KINDS).index(one.kind) for one in shown["samples"]])
-    for at, (kind, task) in enumerate(sorted(set(zip(kinds["kind"], kinds["task"])))):
-        part = shown[(kinds["kind"] == kind) & (kinds["task"] == task)]
+    shown = runs.loc[[row for row, samples in runs["samples"].items() if samples.written or samples.completed]]
+    kinds = [list(KINDS).index(samples.kind) for samples in shown["samples"]]
+    for place, ((_, task), part) in enumerate(shown.assign(kind=kinds).groupby(["kind", "task"], sort=True)):
         bad = int((runs["task"] == task).sum()) - len(part)
-        caption, figure, table = list(KINDS.values())[kind][1](part)
-        told = sentences(caption, f"{bad} samples.json cannot be read." if bad else "")
-        name = f"samples-{task.lower()}" if at else "samples"
-        yield exhibit(data, name, f"Samples: {clean(task)}", told, part, figure=figure, table=table)
+        caption, figure, table = KINDS[part["samples"].iloc[0].kind][1](part)
+        words = sentences(caption, f"{bad} samples.json cannot be read." if bad else "")
+        name = f"samples-{str(task).lower()}" if place else "samples"
+        yield exhibit(data, name, f"Samples: {clean(task)}", words, part, figure=figure, table=table)
     if shown.empty:
         reason = f"{len(runs)} samples.json cannot be read" if len(runs) else "no finished run has written samples"
         yield Missing("samples", "Samples", f"{reason}; {COMMAND} makes some")
 
 
 def _read(record: Any) -> Samples:
-    """Of kind "" and empty for a record that is damaged."""
+    """The record's contents; of kind "" and empty where it is damaged."""
     try:
         kind = str(record["kind"])
         written, completed = KINDS[kind][0](record)
@@ -79,8 +77,8 @@ def _read(record: Any) -> Samples:
 
 def _named(run: Any, part: pd.DataFrame) -> dict[str, Any]:
     """What tells this run's rows of a table from others of the task: as little as does."""
-    told = {"where": run["place"]} if len(set(part["order"])) > 1 else {}
-    return told | {"method": run["method"]} | ({"setting": run["setting"]} if part["setting"].any() else {})
+    where = {"where": run["place"]} if len(set(part["order"])) > 1 else {}
+    return where | {"method": run["method"]} | ({"setting": run["setting"]} if part["setting"].any() else {})
 
 
 Made = tuple[str, Figure | None, pd.DataFrame]
@@ -93,11 +91,12 @@ Read = tuple[list[Any], list[tuple[Any, Any, Any]]]
 
 
 def _read_pictures(record: dict[str, Any]) -> Read:
-    completed = [(int(one["given"]), _picture(one["truth"]), _picture(one["written"])) for one in record["completed"]]
+    entries = record["completed"]
+    completed = [(int(entry["given"]), _picture(entry["truth"]), _picture(entry["written"])) for entry in entries]
     for given, truth, done in completed:
         if truth.shape != done.shape or not 0 <= given < len(truth):
             raise ValueError(f"{given} rows given of {truth.shape}, completed to {done.shape}")
-    return [_picture(one) for one in record["written"]], completed
+    return [_picture(picture) for picture in record["written"]], completed
 
 
 def _picture(levels: Any) -> np.ndarray:
@@ -111,7 +110,7 @@ def _numbers(samples: Samples) -> dict[str, float]:
     """Ink, and errors over the pixels that were not given, in grey levels; the blank error is that of no ink."""
     rest = [(truth[given:], written[given:]) for given, truth, written in samples.completed]
     values = {
-        "ink_written": [one.mean() for one in samples.written],
+        "ink_written": [picture.mean() for picture in samples.written],
         "ink_test": [truth.mean() for _, truth, _ in samples.completed],
         "blank_error": [np.abs(truth).mean() for truth, _ in rest],
         "completion_error": [np.abs(written - truth).mean() for truth, written in rest],
@@ -120,21 +119,18 @@ def _numbers(samples: Samples) -> dict[str, float]:
 
 
 def _pictures(part: pd.DataFrame) -> Made:
-    numbers = pd.DataFrame([_numbers(one) for one in part["samples"]], index=part.index)
+    numbers = pd.DataFrame([_numbers(samples) for samples in part["samples"]], index=part.index)
     how = {str(name): "interval" if name == "completion_error" else "mean" for name in numbers}
     table = tabulate(part.join(numbers), METHOD, **how).rename(columns={"place": "where"})
-    told = _named(part.iloc[0], part)
+    named = _named(part.iloc[0], part)
     first = part.drop_duplicates(METHOD)
     many = f" The figure shows {MOST_ROWS} of {len(first)} settings." if len(first) > MOST_ROWS else ""
     caption = (
         "Pictures written freely, and completions of what stands above the line, one of many that a model may draw. "
         f"Errors are in grey levels of {FULL} per pixel that was not given.{many}"
     )
-    return (
-        caption,
-        _sheet(first.iloc[:MOST_ROWS], part),
-        table[[name for name in table if name in told or name not in ("order", "where", "setting")]],
-    )
+    columns = [name for name in table if name in named or name not in ("order", "where", "setting")]
+    return caption, _sheet(first.iloc[:MOST_ROWS], part), table[columns]
 
 
 def _sheet(shown: pd.DataFrame, part: pd.DataFrame) -> Figure:
@@ -147,12 +143,12 @@ def _sheet(shown: pd.DataFrame, part: pd.DataFrame) -> Figure:
         if truths and not (len(truths) == len(before) and all(map(np.array_equal, truths, before))):
             strips.append(("test pictures", [], [(given, truth) for given, truth, _ in completed[:COMPLETED]]))
         before = truths or before
-        words = "\n".join(clean(one) for one in _named(run, part).values() if one)
+        words = "\n".join(clean(word) for word in _named(run, part).values() if word)
         strips.append((words, written[:WRITTEN], [(given, done) for given, _, done in completed[:COMPLETED]]))
     free = max(len(written) for _, written, _ in strips)
     after = free * (1 + GAP) + (2 * GAP if free else 0)
     across = after + max(len(done) for _, _, done in strips) * (1 + GAP) - GAP
-    first = next(picture for _, written, done in strips for picture in [*written, *(one for _, one in done)])
+    first = next(picture for _, written, done in strips for picture in [*written, *(drawn for _, drawn in done)])
     height = first.shape[0] / first.shape[1]
     size = min(0.85, 8.6 / across)  # inches that a picture is wide
     figure = Figure(figsize=(across * size + 1.3, len(strips) * (height + GAP) * size + 0.4), layout="constrained")
@@ -194,25 +190,25 @@ FIELDS = ("given", "truth", "written")
 
 
 def _read_texts(record: dict[str, Any]) -> Read:
-    completed = [tuple(one[name] for name in FIELDS) for one in record["completed"]]
-    if not all(isinstance(text, str) for text in [*record["written"], *(text for one in completed for text in one)]):
+    completed = [(entry["given"], entry["truth"], entry["written"]) for entry in record["completed"]]
+    if not all(isinstance(text, str) for text in [*record["written"], *chain(*completed)]):
         raise TypeError("a text that is none")
-    return list(record["written"]), [(given, truth, written) for given, truth, written in completed]
+    return list(record["written"]), completed
 
 
 def _texts(part: pd.DataFrame) -> Made:
     rows = []
     for run in part.drop_duplicates(METHOD).to_dict("records"):
-        told = [("written", text) for text in run["samples"].written[:TEXTS]]
+        texts = [("written", text) for text in run["samples"].written[:TEXTS]]
         for given, truth, written in run["samples"].completed[:TEXTS]:
-            told += [("given", given), ("continuation", written), ("truth", truth)]
-        rows += [{**_named(run, part), "kind": kind, "text": text} for kind, text in told]
+            texts += [("given", given), ("continuation", written), ("truth", truth)]
+        rows += [{**_named(run, part), "kind": kind, "text": text} for kind, text in texts]
     return "Texts written freely, and continuations of what was given beside how it goes on.", None, pd.DataFrame(rows)
 
 
 def _read_symbols(record: dict[str, Any]) -> Read:
-    completed = [tuple([int(symbol) for symbol in one[name]] for name in FIELDS) for one in record["completed"]]
-    if any(len(set(map(len, one))) > 1 for one in completed):
+    completed = [tuple([int(symbol) for symbol in entry[name]] for name in FIELDS) for entry in record["completed"]]
+    if any(len(set(map(len, entry))) > 1 for entry in completed):
         raise ValueError("a sequence and its answers of unlike lengths")
     return [], [(given, truth, written) for given, truth, written in completed]
 
@@ -222,9 +218,9 @@ def _symbols(part: pd.DataFrame) -> Made:
     for run in part.drop_duplicates(METHOD).to_dict("records"):
         for sequence in run["samples"].completed[:SEQUENCES]:
             scored = [truth == written for truth, written in zip(*sequence[1:]) if truth != UNSCORED]
-            texts = (" ".join("." if one == UNSCORED else str(one) for one in symbols) for symbols in sequence)
-            told = {"seed": whole_as_int(run["seed"]), **dict(zip(FIELDS, texts)), "right": sum(scored)}
-            rows.append({**_named(run, part), **told, "scored": len(scored)})
+            texts = (" ".join("." if symbol == UNSCORED else str(symbol) for symbol in symbols) for symbols in sequence)
+            row = {"seed": whole_as_int(run["seed"]), **dict(zip(FIELDS, texts)), "right": sum(scored)}
+            rows.append({**_named(run, part), **row, "scored": len(scored)})
     caption = "A dot stands where nothing is scored; truth and answer under a symbol are what follows upon it."
     return caption, None, pd.DataFrame(rows)
 

@@ -12,7 +12,7 @@ import pandas as pd
 from bench.report import plot, style
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit, uncounted
-from bench.report.query import LINE, RUN, curve_points, having, number, one_per_run, scores, titled
+from bench.report.query import LINE, RUN, curve_points, number, one_per_run, scores, titled, with_columns
 from bench.report.sweeps import sweeps, with_settings
 from bench.report.tables import in_order, tabulate, without_idle
 from bench.report.words import sentences
@@ -35,10 +35,8 @@ class Axis(NamedTuple):
     """What the loss is drawn against."""
 
     label: str
-    column: str | None
-    """The column of its values; None: the field itself."""
-    fields: tuple[str, ...]
-    """Config columns whose sweeps belong here."""
+    column: str | None  # the column of its values; None: the field itself
+    fields: tuple[str, ...]  # config columns whose sweeps belong here
 
 
 AXES = {
@@ -56,7 +54,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """Power laws along the sweeps of all grids, and what more training saves in memory."""
     name, title = "scaling", "Loss against context, memory and parameters"
     compression, heading = "compression", "The smallest memory that reaches a loss"
-    rows = ladders(data)
+    rows = sweep_scores(data)
     if rows.empty:
         reason = f"no finished cells of one task and method that differ in just one of {', '.join(FIELDS)}; {BRINGS}"
         yield from (Missing(name, title, reason), Missing(compression, heading, reason))
@@ -80,19 +78,19 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     )
 
 
-def ladders(data: Data) -> pd.DataFrame:
+def sweep_scores(data: Data) -> pd.DataFrame:
     """Final scores of the cells of all sweeps: `axis` and `field`, `value` along it, `score` (loss in its unit).
 
     A cell stands in as many as it belongs to. `gap` is the score minus the teacher's of the same cell.
     """
     rows = scores(data)
-    rows = having(rows[rows["trained"] & np.isfinite(rows["loss"])], *FIELDS)
+    rows = with_columns(rows[rows["trained"] & np.isfinite(rows["loss"])], *FIELDS)
     unit = rows["unit"].astype(object).where(rows["unit"].notna(), "nats")
     rows = rows.assign(unit=unit, score=rows["loss"] * unit.map(scale_of).astype(float))
-    sizes = having(one_per_run(data), *RUN, "model.memory_tokens", "model.d").set_index(
+    runs = with_columns(one_per_run(data), *RUN, "model.memory_tokens", "model.d").set_index(
         RUN
     )  # (scores have what differs)
-    memory = number(sizes["model.memory_tokens"]) * number(sizes["model.d"])
+    memory = number(runs["model.memory_tokens"]) * number(runs["model.d"])
     rows = rows.join(memory.rename("memory"), on=RUN)
     context = number(rows["method.context"])
     rows["method.context"] = context.where(~(context > rows["task.length"]), rows["task.length"])  # no more is there
@@ -120,14 +118,12 @@ def laws(rows: pd.DataFrame) -> pd.DataFrame:
     table = tabulate(rows.assign(loss=rows["score"]), [*KEYS, "value"], loss="interval", gap="interval")
     table[LAW] = float("nan")
     for _, part in table.groupby(KEYS, sort=False):
-        law = power_law(part["value"].to_numpy(), part["loss"].to_numpy())
         if part["value"].nunique() >= RUNGS_OF_A_LAW:
+            law = power_law(part["value"].to_numpy(), part["loss"].to_numpy())
             table.loc[part.index, LAW] = [law.exponent, law.error, law.factor, law.r2]
-    axes = table["axis"].map(list(AXES).index)
-    table = in_order(
-        table.assign(place=axes), "grid", "task", "place", "field", "method", "setting", "reference", "value"
-    )
-    return table.drop(columns="place")
+    table = table.assign(place=table["axis"].map(list(AXES).index))
+    by = ["grid", "task", "place", "field", "method", "setting", "reference", "value"]
+    return in_order(table, *by).drop(columns="place")
 
 
 def _panels(rows: pd.DataFrame, table: pd.DataFrame) -> Iterator[plot.Panel]:
@@ -154,8 +150,8 @@ def _panels(rows: pd.DataFrame, table: pd.DataFrame) -> Iterator[plot.Panel]:
 def smallest(data: Data, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """When each memory has first reached each loss, and from that the smallest memory by each amount of training.
 
-    `rows` as `ladders` gives them. The first frame has a row per method, level and memory: spent, when the mean curve
-    over seeds was at the level or below (inf: never), and `end`, where the longest curve ends. The second has a row per
+    `rows` are `sweep_scores`. The first frame has a row per method, level and memory: spent, when the mean curve over
+    seeds was at the level or below (inf: never), and `end`, where the longest curve ends. The second has a row per
     method, level and compute: memory, the smallest that was there by then (NaN: none). Compute is in FLOPs where all
     cells of the ladder were traced, else in tokens (`currency`). Levels lie evenly from what the worst memory reaches
     to what the best one does; amounts of compute, geometrically, from when the first level is reached to the end.
@@ -163,20 +159,22 @@ def smallest(data: Data, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     cells = rows[(rows["axis"] == "memory") & ~rows["reference"]]
     cells = cells[[*CURVE, "id", "seed", "value"]].drop_duplicates()
     points = curve_points(data, "spent.flops", "spent.tokens", "unit_loss").rename(columns={"unit_loss": "score"})
-    points = points[[*RUN, "spent.flops", "spent.tokens", "score"]].merge(cells, on=RUN)
+    points = points.merge(cells, on=RUN)
     points = points[np.isfinite(points["score"]) & (points["spent.tokens"] > 0)]
     passages, answers = [], []
-    for key, part in sorted(points.groupby(CURVE), key=lambda one: (*one[0][:2], style.order(one[0][2]), *one[0][3:])):
+    points = points.assign(rank=points["method"].map(style.order))
+    for _, part in points.groupby([*CURVE[:2], "rank", *CURVE[2:]]):
+        key = tuple(part.iloc[0][CURVE])
         currency = "FLOPs" if part["spent.flops"].gt(0).all() else "tokens"
         curves = {
-            float(memory): _mean_curve([one for _, one in own.groupby("id")], f"spent.{currency.lower()}")
+            float(memory): _mean_curve([run for _, run in own.groupby("id")], f"spent.{currency.lower()}")
             for memory, own in part.groupby("value")
         }
         if len(curves) < 2:
             continue
         end = max(float(spent[-1]) for spent, _ in curves.values())
         lowest = [float(reached[-1]) for _, reached in curves.values()]
-        levels = {math.ceil(one * 1000 - 1e-6) / 1000 for one in np.linspace(max(lowest), min(lowest), LEVELS)}
+        levels = {math.ceil(loss * 1000 - 1e-6) / 1000 for loss in np.linspace(max(lowest), min(lowest), LEVELS)}
         firsts = {level: {memory: _passage(*curve, level) for memory, curve in curves.items()} for level in levels}
         begin = min(spent for first in firsts.values() for spent in first.values())
         for level, first in sorted(firsts.items(), reverse=True):
@@ -193,11 +191,11 @@ def smallest(data: Data, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
 
 def _mean_curve(seeds: list[pd.DataFrame], column: str) -> tuple[np.ndarray, np.ndarray]:
     """Spend, as far as all seeds reach, and the lowest that the mean loss has been until then."""
-    curves = [one.sort_values(column).drop_duplicates(column, keep="last") for one in seeds]
-    begin, end = max(one[column].iloc[0] for one in curves), min(one[column].iloc[-1] for one in curves)
-    spent = np.unique(np.concatenate([one[column].to_numpy() for one in curves]))
+    curves = [seed.sort_values(column).drop_duplicates(column, keep="last") for seed in seeds]
+    begin, end = max(curve[column].iloc[0] for curve in curves), min(curve[column].iloc[-1] for curve in curves)
+    spent = np.unique(np.concatenate([curve[column].to_numpy() for curve in curves]))
     spent = spent[(spent >= min(begin, end)) & (spent <= end)]
-    mean = np.mean([np.interp(spent, one[column], one["score"]) for one in curves], axis=0)
+    mean = np.mean([np.interp(spent, curve[column], curve["score"]) for curve in curves], axis=0)
     return spent, np.minimum.accumulate(mean)
 
 
@@ -215,7 +213,7 @@ def _steps(key: Any, part: pd.DataFrame, table: pd.DataFrame) -> plot.Panel:
         for spent, memory in sorted(zip(own["spent"], own["memory"])):
             if math.isfinite(spent) and (not steps or memory < steps[-1][1]):
                 steps = [step for step in steps if step[0] < spent] + [(spent, memory)]
-        x, y = (np.array(one, dtype=float) for one in zip(*steps, (own["end"].iloc[0], steps[-1][1])))
+        x, y = (np.array(values, dtype=float) for values in zip(*steps, (own["end"].iloc[0], steps[-1][1])))
         lines.append(plot.Line("", x, y, method=method, variant=variant, kind="steps", tip=f"{level:.3f} {unit}"))
     spend = "training FLOPs" if part["currency"].iloc[0] == "FLOPs" else "training tokens"
     span = part["memory"].min() / 1.4, part["memory"].max() * 1.4

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.report import plot, style
 from bench.report.data import Data
-from bench.report.exhibit import MOST_PANELS, Exhibit, exhibit
+from bench.report.exhibit import MOST_PANELS, Exhibit, Missing, exhibit
 from bench.report.query import RUN, Setting, label, number, settings, short_names
 from bench.report.summary import about, by_task, first_table, heading, order_of, table_of
 from bench.report.words import sentences
@@ -21,7 +21,7 @@ Key = tuple[str, str]
 TITLE = "Final scores and learning curves"
 
 
-def exhibits(data: Data) -> Iterator[Exhibit]:
+def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """An exhibit for each (grid, task) that has runs."""
     frame = first_table(data)
     if frame.empty:
@@ -29,7 +29,7 @@ def exhibits(data: Data) -> Iterator[Exhibit]:
     points, found = _points(data), settings(data.results)
     names = short_names(name for setting in found.values() for name, _ in setting)
     for key, part in by_task(frame):
-        runs, own = (one[(one["grid"] == key[0]) & (one["task"] == key[1])] for one in (data.results, points))
+        runs, own = (rows[(rows["grid"] == key[0]) & (rows["task"] == key[1])] for rows in (data.results, points))
         panels, count = _panels(runs, own, found, names) if len(own) else ([], 0)
         caption = sentences("Accuracy on the test set while training; thin lines are single seeds.", about(part))
         table, title = table_of(part).drop(columns=["grid", "task"]), heading(key, frame)
@@ -84,11 +84,11 @@ def _lines(points: pd.DataFrame) -> list[plot.Line]:
     lines = []
     rows = points.assign(rank=points["method"].map(style.order)).sort_values(["reference", "rank"], kind="stable")
     for (method, predictor, reference), part in rows.groupby(["method", "predictor", "reference"], sort=False):
-        seeds = [one.sort_values("x") for _, one in part.groupby("id", sort=True)]
-        whole = [one for one in seeds if one["done"].all()] or seeds
-        word = plot.who(method, "", predictor, reference)
+        seeds = [seed.sort_values("x") for _, seed in part.groupby("id", sort=True)]
+        whole = [seed for seed in seeds if seed["done"].all()] or seeds
+        word = plot.legend_name(method, "", predictor, reference)
         lines.append(plot.over_curves(whole, "x", "accuracy", str(method), word, reference=bool(reference)))
-        ends = [one.iloc[-1] for one in seeds if not one["done"].all()]
+        ends = [seed.iloc[-1] for seed in seeds if not seed["done"].all()]
         if ends and not reference:
             x, y = (np.array([end[name] for end in ends], dtype=float) for name in ("x", "accuracy"))
             lines.append(plot.Line("not finished", x, y, method=str(method), kind="end"))

@@ -38,17 +38,14 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     caption = "Accuracy at the end of training as each task gets harder, between chance and ceiling."
     yield exhibit(data, name, title, caption, rows, panels=panels(rows), table=scores_along(rows))
     seeds, table = aggregated(rows)
-    if table.empty:
-        yield Missing(
-            total, heading, f"no setting with a known ceiling that all methods of a grid have finished; {brings}"
-        )
-        return
+    missing = f"no setting with a known ceiling that all methods of a grid have finished; {brings}"
     caption = "Interquartile mean over settings of the share of the ceiling, of settings that all lines have finished."
     drawn = [
         _points(part.reset_index(drop=True), seeds, str(grid) if len(set(table["grid"])) > 1 else "")
         for grid, part in table.groupby("grid", sort=False)
     ]
-    yield exhibit(data, total, heading, caption, rows, panels=drawn, across=2, table=table)
+    about = rows if len(table) else table
+    yield exhibit(data, total, heading, caption, about, missing, panels=drawn, across=2, table=table)
 
 
 # Along the axes.
@@ -83,7 +80,7 @@ def difficulty(rows: pd.DataFrame) -> str | None:
     counts = {}
     for name in names_of(rows, "task."):
         values = pd.to_numeric(rows[name], errors="coerce")
-        flags = rows[name].map(lambda one: isinstance(one, bool)).any()
+        flags = rows[name].map(lambda value: isinstance(value, bool)).any()
         if values.notna().all() and len(set(values)) > 1 and not flags:
             counts[name] = values.nunique()
     return max(counts, key=lambda name: (counts[name], name != "task.length")) if counts else None
@@ -139,9 +136,9 @@ def aggregated(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     found = []
     for grid, part in known.groupby("grid", sort=True):
         own = list(part.groupby(LINE, sort=False))
-        common = set.intersection(*(set(one["at"]) for _, one in own))
-        for key, one in own:
-            for seed, cells in one[one["at"].isin(common)].groupby("seed"):
+        common = set.intersection(*(set(line["at"]) for _, line in own))
+        for key, line in own:
+            for seed, cells in line[line["at"].isin(common)].groupby("seed"):
                 if len(cells) == len(common):
                     share = interquartile_mean(cells["share"].to_numpy())
                     found.append((grid, *key, seed, share, len(common), cells["task"].nunique()))
@@ -166,4 +163,4 @@ def _points(part: pd.DataFrame, seeds: pd.DataFrame, title: str) -> plot.Panel:
 
 
 def _who(row: Any) -> str:
-    return plot.who(row["method"], row.get("setting"), row["predictor"], row["reference"])
+    return plot.legend_name(row["method"], row.get("setting"), row["predictor"], row["reference"])
