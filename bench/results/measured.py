@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from bench.results.forms import Form, Scalar
 
@@ -57,10 +57,26 @@ class _Drift(Form):
     accuracy: Numbers = []
 
 
-class _Dynamics(Form):
+class _NotEmpty(Form):
+    """A record with one of its fields at least: an empty one says nothing, and is damaged."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set & set(type(self).model_fields):
+            raise ValueError(f"has none of the fields {', '.join(type(self).model_fields)}")
+        return self
+
+
+class _Dynamics(_NotEmpty):
     gradients: list[_Gradients] | None = None
     drift: list[_Drift] | None = None
     geometry: dict[str, Any] | None = None
+
+
+class _Samples(_NotEmpty):
+    predictor: Any = None
+    written: Any = None
+    completed: Any = None
 
 
 class _Diagnosis(Form):
@@ -98,7 +114,7 @@ CALIBRATION: TypeAdapter[Any] = TypeAdapter(_Calibration)
 FORMS: dict[str, TypeAdapter[Any]] = {
     "cost.json": COST,
     "dynamics.json": TypeAdapter(_Dynamics),
-    "samples.json": TypeAdapter(Form),
+    "samples.json": TypeAdapter(_Samples),
     "diagnosis.json": TypeAdapter(_Diagnosis),
     "calibration.json": CALIBRATION,
 }

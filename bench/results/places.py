@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.results.files import read_json, write_record
+from bench.results.files import put_aside, read_json, write_record
 from bench.results.measured import GRID
 
 NAME = "grid.json"
@@ -39,12 +39,14 @@ def read_grid(folder: Path) -> dict[str, Any] | None:
 
 
 def write_grid(folder: Path, record: Mapping[str, Any]) -> None:
-    """Merge the record of a launch into that of the folder. Raises `CannotWrite`."""
+    """Merge the record of a launch into that of the folder; what is no file is put aside. Raises `CannotWrite`."""
     for _ in range(TRIES):
         existing = read_grid(folder)
         merged = _merged(existing or {}, record)
         if merged == existing:
             return
+        if (folder / NAME).is_dir():
+            put_aside(folder / NAME, folder)
         write_record(folder / NAME, merged)
 
 

@@ -383,6 +383,7 @@ class Damages:
             yield "exit code 2 without a line"
         named = str(file) in text or file.name in text
         lawful = (kind == "missing" and file.name.endswith(OPTIONAL)) or kind == "no more" or outcome.code == 2
+        lawful |= (file.name, kind) == ("curve.json", "is []")  # that of a cell before its first evaluation
         unseen = named or lawful or kind in UNSEEN or name == "run"
         if not unseen and said(outcome) != self.commands.expected(name, attacked(self.prepared, file)):
             yield "other numbers without a word"

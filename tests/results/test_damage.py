@@ -465,6 +465,8 @@ def test_no_attempt_is_claimed_where_attempts_is_a_file(tmp_path: Path) -> None:
             ("status.json", '{"state": "stopped", "progress": "x"}'),
             ("status.json", '{"state": "running", "updated": "x"}'),
             ("cost.json", '{"phases": [null]}'),
+            ("dynamics.json", "{}"),
+            ("samples.json", '{"schema": 1}'),
             ("cost.json", "[" * 9999),
             ("dynamics.json", '{"gradients": 1.5}'),
             ("dynamics.json", '{"gradients": [{"t": 5, "norm": [1]}]}'),
@@ -472,7 +474,8 @@ def test_no_attempt_is_claimed_where_attempts_is_a_file(tmp_path: Path) -> None:
             ("calibration.json", '{"matmul": {"mean": "x"}, "chain": {"mean": 1.0}}'),
             ("run.json", '{"schema": "abc"}'),
             ("curve.json", '[{"scores": [{}]}, 4]'),
-        ]
+        ],
+        5,
     ),
 )
 def test_a_file_of_another_form_is_named_by_every_reader(name: str, damage: str, grid: Path, capsys: Any) -> None:
@@ -490,6 +493,16 @@ def test_a_file_of_another_form_is_named_by_every_reader(name: str, damage: str,
     for reader in left.get(name, ["status", "report"] if name == "status.json" else ["report"]):
         assert command(*readers[reader]) in (0, 1)
         assert f"warning: {file}: damaged: " in capsys.readouterr().err, reader
+
+
+def test_a_folder_in_the_place_of_grid_json_is_put_aside(grid: Path, capsys: Any) -> None:
+    file = grid / "grid" / "grid.json"
+    before = file.read_bytes()
+    file.unlink()
+    file.mkdir()
+    assert run(grid) == 0
+    assert f"warning: {file}: damaged: " in capsys.readouterr().err
+    assert file.read_bytes() == before and (grid / "grid" / "damaged-grid.json").is_dir()
 
 
 def test_frames_leave_out_what_is_damaged_and_keep_what_is_beside_it(grid: Path) -> None:
