@@ -386,4 +386,4 @@ def test_a_folder_that_is_not_whole_makes_a_page(tmp_path: Path, state: str) -> 
     assert "Cells" in text and "Error:" not in text, "nothing fell over"
     if state == "all damaged":
         told = (tmp_path / "out" / "summary.md").read_text()
-        assert "run.json is no JSON" in told and "No figure" in told
+        assert "run.json is not JSON" in told and "No figure" in told

@@ -214,9 +214,8 @@ def test_every_task_has_an_exhibit_and_pictures_come_first(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "bad",
     [
-        {},
-        {"kind": "smell"},
-        {"kind": ["image"]},
+        {**images(), "kind": "smell"},
+        {**images(), "kind": ["image"]},
         {**images(), "written": None},
         {**images(), "written": [[[1, "x"]]]},
         {**images(), "written": [[]]},
