@@ -342,7 +342,7 @@ def test_the_command_tells_what_to_mend_in_a_table_in_json_and_in_junit(clean, t
     assert "12 passed, 1 failed, 1 not applicable" in shown
     (found,) = ET.parse(junit).getroot().findall("testsuite")
     assert (found.get("tests"), found.get("failures")) == ("14", "1")
-    assert "no phase" in found.find("testcase/failure").get("message")
+    assert "not a phase" in found.find("testcase/failure").get("message")
     assert main(["check", "plugged", "--plugin", str(file), "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)
     assert [row["row"] for row in rows if row["state"] == "failed"] == ["gradients are what is promised"]
