@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec, resolve_name
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
+BETWEEN_STATEMENTS = (tokenize.NEWLINE, tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT)
 STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
 
 _read: dict[str, bytes] = {}  # file -> its source
@@ -72,21 +74,21 @@ def digest(*roots: type | ModuleType) -> str:
 
 @cache
 def computing(source: bytes) -> bytes:
-    """The lines of a source without comments, docstrings and empty lines; all of one that cannot be parsed."""
+    """The lines of a source without comments, docstrings and empty lines; all of one that has no tokens of Python."""
     try:
         text = source.decode()
-        statements = list(ast.walk(ast.parse(text)))
-    except (SyntaxError, ValueError):
+        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    except (tokenize.TokenError, SyntaxError, ValueError):
         return source
     lines = text.split("\n")
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    begins = True  # a statement
+    for token, following in pairwise(tokens):
+        first, last = token.start[0] - 1, token.end[0]
         if token.type == tokenize.COMMENT:
-            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
-    for node in statements:
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            first, last = node.lineno - 1, node.end_lineno or node.lineno
-            alone = not lines[first][: node.col_offset].strip()
-            lines[first:last] = [""] * (last - first) if alone else lines[first:last]
+            lines[first] = lines[first][: token.start[1]]
+        elif begins and token.type == tokenize.STRING and following.type == tokenize.NEWLINE:
+            lines[first:last] = [""] * (last - first)
+        begins = token.type in BETWEEN_STATEMENTS
     return "\n".join(line.rstrip() for line in lines if line.strip()).encode()
 
 

@@ -127,4 +127,6 @@ def area(r):
     return math.pi * r**2"""
     )
     assert sources.computing(b"def broken(:  # x") == b"def broken(:  # x"
-    assert sources.computing(b'def f(): "words"') == b'def f(): "words"'
+    for code in (b'def f(): "words"', b'"words"; rate = 2', b'x = [\n    "a"\n]', b'x = (\n    "a"\n    "b")'):
+        assert sources.computing(code) == code
+    assert sources.computing(b'x = [\n    "a"  # first\n]') == b'x = [\n    "a"\n]'

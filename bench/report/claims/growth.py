@@ -68,7 +68,8 @@ def efficiency(data: Data) -> Verdict:
         [
             Part(
                 *("SMT->DMT is far ahead per sequential FLOP", effect.format("sequential FLOPs"), far),
-                *(per_flop, "measure: [cost]"),
+                per_flop,
+                "measure: [cost]",
             ),
             Part(says, effect.format("tokens"), rule, per_token),
         ],

@@ -63,15 +63,21 @@ Made = tuple[pd.DataFrame, str, list[plot.Panel]]
 """A table, what was run, and panels."""
 
 
-def _lines(rows: pd.DataFrame, x: str, y: str) -> list[plot.Line]:
-    """A line for each method and setting, in the order of legends, with the ends of its interval if there are any."""
-    lines = []
+def _by_setting(rows: pd.DataFrame) -> Iterator[tuple[str, str, int, pd.DataFrame]]:
+    """Method, name in the legend, number among the method's settings, and rows of each, in the order of legends."""
     for method in sorted(set(rows["method"]), key=style.order):
         own = rows[rows["method"] == method].groupby("setting", sort=False)
         for number, (setting, part) in enumerate(own):
-            line = plot.of_table(part.sort_values(x), x, y, method, plot.legend_name(method, setting), variant=number)
-            lines += [line] if len(line.x) else []
-    return lines
+            yield method, plot.legend_name(method, setting), number, part
+
+
+def _lines(rows: pd.DataFrame, x: str, y: str) -> list[plot.Line]:
+    """A line for each method and setting, with the ends of its interval if there are any."""
+    lines = [
+        plot.of_table(part.sort_values(x), x, y, method, word, variant=number)
+        for method, word, number, part in _by_setting(rows)
+    ]
+    return [line for line in lines if len(line.x)]
 
 
 # Influence balancing.
@@ -87,15 +93,12 @@ def balance_table(record: Record) -> pd.DataFrame:
 
 def _balance(record: Record) -> Made:
     table, lines = balance_table(record), []
-    rows = pd.DataFrame(record["found"])
-    for method in sorted(set(rows["method"]), key=style.order):
-        own = rows[rows["method"] == method].groupby("setting", sort=False)
-        for number, (setting, part) in enumerate(own):
-            steps = np.array(part["steps"].iloc[0][1:], dtype=float)
-            theta = np.array([values[1:] for values in part["theta"]], dtype=float).clip(-10, 10)
-            seeds = tuple((steps, values) for values in theta) if len(theta) > 1 else ()
-            how: dict[str, Any] = {"seeds": seeds, "method": method, "variant": number, "kind": "curve"}
-            lines.append(plot.Line(plot.legend_name(method, setting), steps, theta.mean(0), **how))
+    for method, word, number, part in _by_setting(pd.DataFrame(record["found"])):
+        steps = np.array(part["steps"].iloc[0][1:], dtype=float)
+        theta = np.array([values[1:] for values in part["theta"]], dtype=float).clip(-10, 10)
+        seeds = tuple((steps, values) for values in theta) if len(theta) > 1 else ()
+        how: dict[str, Any] = {"seeds": seeds, "method": method, "variant": number, "kind": "curve"}
+        lines.append(plot.Line(word, steps, theta.mean(0), **how))
     levels = [plot.Level("optimum, -1/6", np.array([BEST]))]
     panel = plot.Panel("", "steps", "θ", lines, levels, ticks="log", ylim=(-1.0, 2.0))
     return table, f"{table['steps'].max():,} steps of SGD, one lane.", [panel]
@@ -203,22 +206,26 @@ EXHIBITS: dict[str, tuple[str, str, int, Callable[[Record], Made]]] = {
         "Quality of gradients",
         "Gradients of networks that are not trained, against the exact one: above by the number of units, below by the "
         "distance to the only symbol whose credit is looked at. A bias is left out where noise hides it.",
-        *(len(MEASURED), _quality),
+        len(MEASURED),
+        _quality,
     ),
     "influence-balancing": (
         "Influence balancing",
         "The parameter θ of a loss whose gradient turns its sign with the columns that it goes back through.",
-        *(1, _balance),
+        1,
+        _balance,
     ),
     "convergence": (
         "Convergence",
         "The loss over one period of a cycle of 97 inputs: median of the seeds, and their middle half.",
-        *(1, _convergence),
+        1,
+        _convergence,
     ),
     "credit-costs": (
         "Costs of carrying credit",
         "What a column of a stream costs for a lane, traced from a step that ran; an update at every column.",
-        *(2, _costs),
+        2,
+        _costs,
     ),
 }
 """Title, caption, panels beside one another, and what makes the rest of a record."""
