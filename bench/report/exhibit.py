@@ -74,12 +74,11 @@ def exhibit(
 ) -> Exhibit | Missing:
     """An exhibit on these rows, whose columns grid, task and method say what it is about; without rows, a missing one.
 
-    `panels` and `table` may be functions of the rows. Where only the panels that are drawn are given, `count` is how
-    many there are.
+    A part may be a function of the rows. Where only the panels that are drawn are given, `count` is how many there are.
     """
     if missing and rows.empty:
         return Missing(name, title, missing)
-    parts |= {key: parts[key](rows) for key in ("panels", "table") if callable(parts.get(key))}
+    parts |= {key: part(rows) for key, part in parts.items() if callable(part)}
     tasks, methods = tuple(dict.fromkeys(rows["task"])), tuple(sorted(set(rows["method"]), key=style.order))
     count = max(parts.pop("count", 0), len(parts.get("panels", ())))
     many = f"The figure shows the first {MOST_PANELS} of {count} panels." if count > MOST_PANELS else ""

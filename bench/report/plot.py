@@ -25,6 +25,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from bench.drawing import drawing
 from bench.report import query, tables
+from bench.report.curves import on_common_x
 from bench.report.exhibit import MOST_PANELS
 from bench.report.style import GREY, RC, Style, order, tick_text
 from bench.report.words import clean
@@ -136,13 +137,13 @@ def over_time(rows: pd.DataFrame, x: str, y: str, method: str, word: str, logs: 
     return Line(word, at, mean, low, high, seeds, method, **how)
 
 
-def over_curves(seeds: Sequence[pd.DataFrame], x: str, y: str, method: str, word: str, **how: Any) -> Line:
-    """The mean curve as far as all seeds reach, on straight lines between their evaluations, and every seed's own."""
-    curves = [(seed[x].to_numpy(dtype=float), seed[y].to_numpy(dtype=float)) for seed in seeds]
-    at = np.unique(np.concatenate([own for own, _ in curves]))
-    at = at[at <= min(own.max() for own, _ in curves)]
-    mean = np.mean([np.interp(at, *own) for own in curves], axis=0)
-    return Line(word, at, mean, seeds=tuple(curves) if len(curves) > 1 else (), method=method, kind="curve", **how)
+def over_curves(rows: pd.DataFrame, x: str, y: str, method: str, word: str, **how: Any) -> Line:
+    """The mean of curves, which `id` tells apart, at their common x, and where there are several every single one."""
+    seeds = [seed.sort_values(x)[[x, y]].to_numpy(dtype=float).T for _, seed in rows.groupby("id", sort=True)]
+    curves = tuple((at, values) for at, values in seeds)
+    common, values = on_common_x(curves)
+    seen = curves if len(curves) > 1 else ()
+    return Line(word, common, values.mean(0), seeds=seen, method=method, kind="curve", **how)
 
 
 def legend_name(method: Any, setting: Any = "", predictor: Any = "", reference: Any = False) -> str:

@@ -279,15 +279,17 @@ def placed(rows: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[str]) -> pd
     return found.assign(variant=found["variant"].fillna(0).astype(int))
 
 
-def chosen(rows: pd.DataFrame, most: int) -> list[int]:
-    """The places (their order) that are shown, at most so many.
+def chosen(rows: pd.DataFrame, most: int) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The places that are shown, at most so many, in order, each with its rows.
 
     First those of the grid that has most places, since it was made to compare them, then those with most methods.
     """
     found = rows.groupby(["grid", "order"])["method"].nunique().reset_index()
     found["places"] = found.groupby("grid")["order"].transform("size")
     best = found.sort_values(["places", "method", "order"], ascending=[False, False, True])["order"].tolist()
-    return sorted(best[:most])
+    for order in sorted(best[:most]):
+        here = rows[rows["order"] == order]
+        yield here["place"].iloc[0], here
 
 
 def facts(data: Data, *names: str) -> pd.DataFrame:
@@ -339,9 +341,10 @@ def effective_rank(data: Data, rows: pd.DataFrame) -> pd.Series:
 
 
 def recorded(
-    runs: pd.DataFrame, records: Iterable[tuple[dict[str, Any], Any]], read: Callable[[Any], T | None]
-) -> dict[int, T]:
-    """Row of `cells` -> what `read` makes of the run's record; without those that it finds damaged (None)."""
+    runs: pd.DataFrame, records: Iterable[tuple[dict[str, Any], Any]], read: Callable[[Any], Any]
+) -> pd.DataFrame:
+    """The rows of `cells` whose `record` is not damaged (then `read` gives None), with what `read` makes of it."""
     rows = dict(zip(keys(runs), runs.index))
     known = ((rows.get((run.get("grid"), run.get("id"))), record) for run, record in records)
-    return {row: found for row, record in known if row is not None and (found := read(record)) is not None}
+    found = {row: made for row, record in known if row is not None and (made := read(record)) is not None}
+    return runs.loc[sorted(found)].assign(record=pd.Series(found, dtype=object))

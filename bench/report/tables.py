@@ -5,14 +5,14 @@ tabulate(rows, ["task", "method"], accuracy="interval", chance="mean")
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.report import style
-from bench.report.query import GROUP, number
+from bench.report.query import number
 from bench.statistics import Interval, exponential, mean_interval, paired_difference
 
 
@@ -44,19 +44,21 @@ def tabulate(rows: pd.DataFrame, by: Sequence[str], **how: str) -> pd.DataFrame:
     for key, part in seeds.groupby(list(by), dropna=False, sort=False):
         record = dict(zip(by, key))
         for name, kind in how.items():
-            values = part[name].dropna().to_numpy()
-            if kind == "mean":
-                record[name] = values.mean() if len(values) else np.nan
-            elif kind == "first":
-                record[name] = next(iter(values), None)
-            elif kind == "interval":
-                record |= with_ends(name, mean_interval(values))
-            else:
-                record |= with_ends(name, exponential(mean_interval(np.log(values[values > 0]))))
+            record |= _told(name, kind, part[name].dropna().to_numpy())
         found.append({**record, "seeds": len(part)})
-    unknown = Interval(np.nan, np.nan, np.nan, 0)
-    ends = [[name] if kind in ("mean", "first") else with_ends(name, unknown) for name, kind in how.items()]
-    return pd.DataFrame(found, columns=[*by, *(column for columns in ends for column in columns), "seeds"])
+    columns = [column for name, kind in how.items() for column in _told(name, kind, np.empty(0))]
+    return pd.DataFrame(found, columns=[*by, *columns, "seeds"])
+
+
+def _told(name: str, kind: str, values: np.ndarray) -> dict[str, Any]:
+    """What `tabulate` tells of a group's values."""
+    if kind == "mean":
+        return {name: values.mean() if len(values) else np.nan}
+    if kind == "first":
+        return {name: next(iter(values), None)}
+    if kind == "geometric":
+        return with_ends(name, exponential(mean_interval(np.log(values[values > 0]))))
+    return with_ends(name, mean_interval(values))
 
 
 def mean_of(runs: pd.DataFrame, name: str) -> Interval:
@@ -68,15 +70,6 @@ def difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> Interval:
     """The mean of a - b, frames indexed by seed, over the seeds that both have, with its interval."""
     left, right = ({int(seed): float(value) for seed, value in runs[column].dropna().items()} for runs in (a, b))  # type: ignore[call-overload]
     return paired_difference(left, right)
-
-
-def grouped(rows: pd.DataFrame, columns: Sequence[str] = tuple(GROUP)) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Groups of rows in the order of tables: by place, then method."""
-    if len(rows):
-        rank = rows["method"].map(style.order)
-        rows = rows.assign(rank=rank).sort_values(["order", "rank", "setting"], kind="stable")
-        for values, part in rows.groupby(list(columns), sort=False, dropna=False):
-            yield dict(zip(columns, values)), part
 
 
 def in_order(table: pd.DataFrame, *columns: str) -> pd.DataFrame:

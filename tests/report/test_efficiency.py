@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from bench.config import Run
+from bench.report.curves import loss_at, on_common_spends, spend_to
 from bench.report.data import Data, load
 from bench.report.query import cells
 from bench.report.sections.efficiency import comparable
-from bench.report.spends import loss_at, on_common_spends, spend_to
 from bench.results import write_json
 from tests.helpers import TINY, folder_of, tiny_run
 from tests.report import fabricated

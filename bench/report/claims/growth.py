@@ -12,9 +12,9 @@ import pandas as pd
 from bench.report.claims.base import Verdict, register_claim
 from bench.report.claims.findings import BITS, Beside, Case, Part, ahead, apart, decide, means, stated, within
 from bench.report.claims.learning import TENTH, final, of_method
+from bench.report.curves import loss_at, spend_to
 from bench.report.data import Data
 from bench.report.query import RUN, base, curve_points, keys
-from bench.report.spends import loss_at, spend_to
 from bench.report.sweeps import Ladder, Pair, ladders, pairs
 from bench.report.tables import difference
 from bench.statistics import Interval, exponential, mean_interval, power_law

@@ -67,35 +67,35 @@ def _read(record: Any) -> Found | None:
 
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """The diagnoses of finished runs, the settings whose rollout is worst first."""
-    name, title = "diagnosis", "What limits networks that learn from a teacher's memories"
-    runs = cells(data)
-    found = recorded(runs, data.diagnoses, _read)
-    if not found:
-        reason = f"no finished run of a method with a teacher has a diagnosis; {COMMAND} makes them"
-        yield Missing(name, title, reason)
-        return
-    own = runs.loc[sorted(found)]
-    facts = [{**found[row].scores, "limit": found[row].limit, "verdict": found[row].verdict} for row in own.index]
-    own = own.assign(**pd.DataFrame(facts, index=own.index))
+    own = recorded(cells(data), data.diagnoses, _read)
+    facts = [{**found.scores, "limit": found.limit, "verdict": found.verdict} for found in own["record"]]
+    own = own.assign(**pd.DataFrame(facts, own.index, [*SCORES, "limit", "verdict"]))
     own = own.assign(left=_left(own)).sort_values(["left", "seed"], ascending=[False, True], kind="stable")
     worst = own.drop_duplicates(GROUP)  # of each setting
-    limits = own.groupby(GROUP, dropna=False)["limit"].agg(_counted).rename("limits").reset_index()
-    table = tabulate(
-        own.merge(limits, on=GROUP), GROUP, **dict.fromkeys(SCORES, "mean"), limits="first", verdict="first"
-    )
-    verdicts = worst[[*GROUP, "verdict"]]
-    table = tidy(table.drop(columns="verdict").merge(verdicts, on=GROUP).rename(columns={"limits": "limit"}))
     shown = worst[:MOST_ROWS].sort_values(["order", "method", "setting"], kind="stable")
     panels = [
         panel
-        for row, run in zip(shown.index, shown.to_dict("records"))
-        for panel in panels_of(f"{run['where']}: {LIMITS.get(run['limit'], run['limit'])}", found[row], run["method"])
+        for run in shown.to_dict("records")
+        for panel in panels_of(
+            f"{run['where']}: {LIMITS.get(run['limit'], run['limit'])}", run["record"], run["method"]
+        )
     ]
     caption = (
         "Accuracy of teacher and rollout; of the decoder at labels ahead; the error of one step beside the variance of "
         "the teacher's memories; accuracy after so many steps from the teacher's memory. Panels are of the worst seed."
     )
-    yield exhibit(data, name, title, caption, own, panels=panels, across=4, table=table)
+    title = "What limits networks that learn from a teacher's memories"
+    missing = f"no finished run of a method with a teacher has a diagnosis; {COMMAND} makes them"
+    yield exhibit(data, "diagnosis", title, caption, own, missing, panels=panels, across=4, table=_table)
+
+
+def _table(own: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds, how many of them each limit has, and the verdict of the worst, which comes first."""
+    limits = own.groupby(GROUP, dropna=False)["limit"].transform(_counted)
+    how = {**dict.fromkeys(SCORES, "mean"), "limit": "first", "verdict": "first"}
+    table = tidy(tabulate(own.assign(limit=limits), GROUP, **how))
+    table["verdict"] = table.pop("verdict")  # to the end
+    return table
 
 
 def _counted(limits: pd.Series) -> str:

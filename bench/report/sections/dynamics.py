@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,9 +22,9 @@ from bench.report import plot
 from bench.report.claims.inside import SMALLEST, silhouette
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit
-from bench.report.query import GROUP, RUN, cells, chosen, keys, number, placed, recorded, scores, with_columns
+from bench.report.query import GROUP, RUN, base, cells, chosen, keys, number, placed, recorded, scores, with_columns
 from bench.report.style import GREY
-from bench.report.tables import grouped, tabulate, tidy
+from bench.report.tables import in_order, tabulate, tidy
 from bench.report.words import clean, sentences, sortable
 
 TITLE = "Dynamics"
@@ -46,33 +47,40 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
 
 
 def _gradients(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
-    name, title = "gradient-norms", "Gradient norms through time"
     rows = placed(data.gradients, runs, ["when", "t", "norm", "through"])
     rows = rows[rows["when"].isin(list(WHEN))].assign(t=number(rows["t"]), norm=number(rows["norm"]))
     rows = rows.dropna(subset=["t", "norm"])
-    if rows.empty:
-        return Missing(name, title, f"no finished run has gradient norms; {COMMAND} measures them")
-    drawn = rows[rows["base"] & (rows["norm"] > 0)]
-    panels = []
-    for order in chosen(drawn, MOST_ROWS):
-        here = drawn[drawn["order"] == order]
-        for when, words in WHEN.items():
-            lines = _lines(here[here["when"] == when], "norm", ["method", "setting", "variant"])
-            place = f"{here['place'].iloc[0]}, {words}"
-            panels.append(plot.Panel(place, "t (time step)", "|dL/dm_t|", lines, ticks="linear", ylog=True))
     zero = int((rows["norm"] == 0).sum())
     gone = f"{zero} norms of exactly 0 are not drawn; in the table they count as {SMALLEST:g}." if zero else ""
     caption = sentences("Norm of the loss's gradient at the memory of each step: flat, vanishing or exploding.", gone)
-    return exhibit(data, name, title, caption, rows, panels=panels, across=2, table=_slopes(rows))
+    missing = f"no finished run has gradient norms; {COMMAND} measures them"
+    parts = {"panels": _norms, "across": 2, "table": _slopes}
+    return exhibit(data, "gradient-norms", "Gradient norms through time", caption, rows, missing, **parts)
 
 
-def _lines(rows: pd.DataFrame, value: str, by: Sequence[str]) -> list[plot.Line]:
+def _norms(rows: pd.DataFrame) -> list[plot.Panel]:
+    """A panel for each of the places that are drawn, before training and after."""
+    return [
+        _panel(f"{place}, {words}", "|dL/dm_t|", _lines(here[here["when"] == when], "norm"))
+        for place, here in chosen(rows[rows["base"] & (rows["norm"] > 0)], MOST_ROWS)
+        for when, words in WHEN.items()
+    ]
+
+
+def _panel(title: str, y: str, lines: list[plot.Line], marks: Sequence[plot.Mark] = ()) -> plot.Panel:
+    return plot.Panel(title, "t (time step)", y, lines, marks=marks, ticks="linear", ylog=True)
+
+
+def _lines(rows: pd.DataFrame, value: str, *further: str) -> list[plot.Line]:
     """Geometric means over time; those after the phase smt alone are dashed."""
     found = []
-    for key, part in grouped(rows, by):
-        word = plot.legend_name(key["method"], key["setting"]) + (f" after {key['phase']}" if "phase" in key else "")
-        how = {"logs": True, "variant": key["variant"], "reference": key.get("phase") == "smt"}
-        found.append(plot.over_time(part, "t", value, key["method"], word, **how))
+    groups = in_order(rows, "order", "method", "setting").groupby(
+        ["method", "setting", "variant", *further], sort=False
+    )
+    for (method, setting, variant, *phase), part in groups:
+        word = " after ".join([plot.legend_name(method, setting), *phase])
+        how = {"logs": True, "variant": variant, "reference": phase == ["smt"]}
+        found.append(plot.over_time(part, "t", value, method, word, **how))
     return found
 
 
@@ -99,23 +107,22 @@ def _slopes(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _drift(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
-    name, title = "drift", "Drift of the rollout from its teacher"
     rows = placed(data.drift, runs, ["phase", "t", "delta", "accuracy"])
     rows = rows.assign(**{column: number(rows[column]) for column in ("t", "delta", "accuracy")})
     rows = rows.dropna(subset=["t", "delta", "phase"]).astype({"phase": str})
-    if rows.empty:
-        return Missing(name, title, f"no finished run with a teacher has its drift; {COMMAND} measures it")
-    drawn = rows[rows["base"] & (rows["delta"] > 0)]
+    caption = "delta_t is the mean squared distance of the rollout's memory from the teacher's; dashed before DMT."
+    missing = f"no finished run with a teacher has its drift; {COMMAND} measures it"
+    parts = {"panels": _deltas, "table": partial(_drifts, data)}
+    return exhibit(data, "drift", "Drift of the rollout from its teacher", caption, rows, missing, **parts)
+
+
+def _deltas(rows: pd.DataFrame) -> list[plot.Panel]:
     panels = []
-    for order in chosen(drawn, MOST_PANELS):
-        here = drawn[drawn["order"] == order]
-        lines = _lines(here, "delta", ["method", "setting", "variant", "phase"])
+    for place, here in chosen(rows[rows["base"] & (rows["delta"] > 0)], MOST_PANELS):
         length, end = here["length"].iloc[0], here["t"].max()
         beyond = [plot.Mark("trained length, and beyond", length - 0.5, end + 0.5)] if length <= end else []
-        place = here["place"].iloc[0]
-        panels.append(plot.Panel(place, "t (time step)", "delta_t", lines, (), beyond, ticks="linear", ylog=True))
-    caption = "delta_t is the mean squared distance of the rollout's memory from the teacher's; dashed before DMT."
-    return exhibit(data, name, title, caption, rows, panels=panels, table=_drifts(data, rows))
+        panels.append(_panel(place, "delta_t", _lines(here, "delta", "phase"), beyond))
+    return panels
 
 
 def _drifts(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
@@ -174,42 +181,39 @@ def _plane(record: Any) -> Plane | None:
 
 
 def _geometry(data: Data, runs: pd.DataFrame) -> Exhibit | Missing:
-    name, title = "geometry", "Geometry of the memory"
-    planes = recorded(runs, data.geometry, _plane)
-    if not planes:
-        return Missing(name, title, f"no finished run has the geometry of its memories; {COMMAND} measures it")
-    own = runs.loc[sorted(planes)]
+    own = recorded(runs, data.geometry, _plane)
     rows = scores(data)
     rows = rows[rows["trained"] & ~rows["reference"]]
     accuracies = dict(zip(keys(rows), rows["accuracy"]))
-    shown = [planes[row] for row in own.index]
     own = own.assign(
-        effective_rank=[plane.effective_rank for plane in shown],
-        explained1=[plane.explained[0] for plane in shown],
-        explained2=[plane.explained[1] for plane in shown],
-        silhouette=[silhouette(plane.points, list(map(str, plane.labels))) for plane in shown],
-        colour_by=[plane.colour_by for plane in shown],
+        effective_rank=[plane.effective_rank for plane in own["record"]],
+        explained1=[plane.explained[0] for plane in own["record"]],
+        explained2=[plane.explained[1] for plane in own["record"]],
+        silhouette=[silhouette(plane.points, list(map(str, plane.labels))) for plane in own["record"]],
+        colour_by=[plane.colour_by for plane in own["record"]],
         accuracy=[accuracies.get(run, np.nan) for run in keys(own)],
     )
     how = {"effective_rank": "interval", "explained1": "mean", "explained2": "mean", "silhouette": "interval"}
     table = tidy(tabulate(own, [*GROUP, "colour_by"], **how, accuracy="mean"))
-    panels = own[own["base"]].sort_values("seed", kind="stable").drop_duplicates(GROUP)
-    best = panels.sort_values(["accuracy", "order"], ascending=[False, True], kind="stable").index[:MOST_PANELS]
-    drawn = [row for _, part in grouped(panels.loc[best], ["order", "method", "setting"]) for row in part.index]
+    panels = base(own).sort_values("seed", kind="stable").drop_duplicates(GROUP)
+    best = panels.sort_values(["accuracy", "order"], ascending=[False, True], kind="stable").head(MOST_PANELS)
+    drawn = in_order(best, "order", "method", "setting")
     caption = (
         "Memories in the plane of their first two principal components, of the first seed of the settings with the "
         "highest accuracy; arrows show where one update moves a memory."
     )
-    figure = _figure([(own.loc[row], planes[row]) for row in drawn]) if drawn else None
-    return exhibit(data, name, title, caption, own, figure=figure, table=table)
+    missing = f"no finished run has the geometry of its memories; {COMMAND} measures it"
+    figure = _figure(drawn) if len(drawn) else None
+    return exhibit(data, "geometry", "Geometry of the memory", caption, own, missing, figure=figure, table=table)
 
 
-def _figure(shown: Sequence[tuple[pd.Series, Plane]]) -> Figure:
+def _figure(shown: pd.DataFrame) -> Figure:
     across = min(len(shown), 2 if len(shown) in (2, 4) else 3)
     down = -(-len(shown) // across)
     figure = Figure(figsize=(3.3 * across, 0.2 + 3.1 * down), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).flatten()
-    for (run, plane), panel in zip(shown, axes):
+    for run, panel in zip(shown.to_dict("records"), axes):
+        plane: Plane = run["record"]
         arrows = {"angles": "xy", "color": GREY, "alpha": 0.55, "width": 0.004, "headwidth": 4, "zorder": 1}
         panel.quiver(*plane.origin.T, *plane.field.T, **arrows)
         colours, scale, ticks = _colours(plane.labels)

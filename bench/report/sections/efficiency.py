@@ -11,10 +11,10 @@ import pandas as pd
 
 from bench.report import plot, style
 from bench.report.claims.findings import LEARNED
+from bench.report.curves import loss_at, on_common_spends, spend_to
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit, uncounted
 from bench.report.query import RUN, base, cells, curve_points, facts, number, varying
-from bench.report.spends import loss_at, on_common_spends, spend_to
 from bench.report.tables import with_ends, without_idle
 from bench.report.words import sentences
 from bench.results.frames import scale_of

@@ -92,13 +92,12 @@ def balance_table(record: Record) -> pd.DataFrame:
 
 
 def _balance(record: Record) -> Made:
-    table, lines = balance_table(record), []
-    for method, word, number, part in _by_setting(pd.DataFrame(record["found"])):
-        steps = np.array(part["steps"].iloc[0][1:], dtype=float)
-        theta = np.array([values[1:] for values in part["theta"]], dtype=float).clip(-10, 10)
-        seeds = tuple((steps, values) for values in theta) if len(theta) > 1 else ()
-        how: dict[str, Any] = {"seeds": seeds, "method": method, "variant": number, "kind": "curve"}
-        lines.append(plot.Line(word, steps, theta.mean(0), **how))
+    table, rows = balance_table(record), pd.DataFrame(record["found"]).explode(["steps", "theta"])
+    rows = rows.assign(id=rows["seed"], theta=rows["theta"].astype(float).clip(-10, 10))[rows["steps"] > 0]
+    lines = [
+        plot.over_curves(part, "steps", "theta", method, word, variant=number)
+        for method, word, number, part in _by_setting(rows)
+    ]
     levels = [plot.Level("optimum, -1/6", np.array([BEST]))]
     panel = plot.Panel("", "steps", "θ", lines, levels, ticks="log", ylim=(-1.0, 2.0))
     return table, f"{table['steps'].max():,} steps of SGD, one lane.", [panel]

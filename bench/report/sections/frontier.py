@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bench.report import plot, style
+from bench.report.curves import first_at
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit
 from bench.report.published import published_bits
@@ -130,11 +131,6 @@ def front(found: list[Curve]) -> tuple[np.ndarray, np.ndarray, list[int]]:
     return np.array([x for x, _, _ in kept]), np.array([y for _, y, _ in kept]), [which for _, _, which in kept]
 
 
-def first_at(x: np.ndarray, values: np.ndarray, level: float) -> np.ndarray:
-    """The first x (n,) at which each of the curves (seeds, n) is at most the level, NaN where it never is."""
-    return np.array([x[below[0]] if len(below := np.flatnonzero(seed <= level)) else np.nan for seed in values])
-
-
 def values_at(curve: Curve, name: str, spent: float) -> np.ndarray:
     """The values of the seeds (seeds,) at the last evaluation until so much was spent; NaN before the first."""
     before = np.flatnonzero(curve.spent[name] <= spent * (1 + 1e-9))
@@ -157,7 +153,7 @@ def _losses(found: list[Curve], model: str) -> Made:
         row |= ({} if bits is None else {"published": bits}) | curve.last_spent()
         row |= {"best_from": best.min() if len(best) else np.nan, "best_to": best.max() if len(best) else np.nan}
         for level in LEVELS:
-            when = {name: first_at(curve.spent[name], curve.y, level) for name in ("cpu", "tokens")}
+            when = {name: [first_at(curve.spent[name], y, level) for y in curve.y] for name in ("cpu", "tokens")}
             row |= {f"{name}_to_{level:g}": mean_interval(values).mean for name, values in when.items()}
             row[f"reached_{level:g}"] = int(np.isfinite(when["cpu"]).sum())
         rows.append(row)

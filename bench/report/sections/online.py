@@ -12,7 +12,7 @@ from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit
 from bench.report.query import GROUP, RUN, cells, chosen, curve_points, facts, number, placed, titled
-from bench.report.tables import grouped, tabulate, tidy
+from bench.report.tables import in_order, tabulate, tidy
 from bench.results.frames import scale_of
 
 TITLE = "Online loss and regret"
@@ -27,9 +27,8 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     )
     for (grid, task), rows in points(data).groupby(["grid", "task"], sort=True):
         values = [value for value in ("online_loss", "regret") if rows[value].notna().any()]
-        drawn, name = rows[rows["base"]], titled(data.results, grid, task)
-        parts = (drawn[drawn["order"] == order] for order in chosen(drawn, MOST_ROWS))
-        panels = [panel for part in parts for panel in _panels(part, values)]
+        name, drawn = titled(data.results, grid, task), chosen(rows[rows["base"]], MOST_ROWS)
+        panels = [panel for place, part in drawn for panel in _panels(place, part, values)]
         how: dict[str, Any] = {"panels": panels, "across": len(values), "table": at_the_end(rows)}
         yield exhibit(data, f"online-{name}", f"{TITLE}: {name}", caption, rows, **how)
 
@@ -56,18 +55,14 @@ def at_the_end(rows: pd.DataFrame) -> pd.DataFrame:
     return tidy(tabulate(last, GROUP, **how))
 
 
-def _panels(rows: pd.DataFrame, values: Sequence[str]) -> Iterator[plot.Panel]:
+def _panels(place: str, rows: pd.DataFrame, values: Sequence[str]) -> Iterator[plot.Panel]:
     """A row of panels of one setting of the task."""
     unit, floor = rows["unit"].iloc[0], rows["loss_floor"].mean()
+    rows, by = in_order(rows, "order", "method", "setting"), ["method", "setting", "variant"]
     for value, label in zip(values, (f"online loss ({unit} a label)", f"regret ({unit} a lane)")):
         lines = [
-            plot.over_curves(
-                [seed.sort_values("tokens") for _, seed in part.groupby("id", sort=True)],
-                *("tokens", value, key["method"], plot.legend_name(key["method"], key["setting"])),
-                variant=key["variant"],
-            )
-            for key, part in grouped(rows.dropna(subset=value), ["method", "setting", "variant"])
+            plot.over_curves(part, "tokens", value, method, plot.legend_name(method, setting), variant=variant)
+            for (method, setting, variant), part in rows.dropna(subset=value).groupby(by, sort=False)
         ]
         level = [plot.Level("floor", np.array([floor]))] if value == "online_loss" and np.isfinite(floor) else []
-        title = rows["place"].iloc[0] if value == values[0] else ""
-        yield plot.Panel(title, "training tokens", label, lines, level, ticks="linear")
+        yield plot.Panel(place if value == values[0] else "", "training tokens", label, lines, level, ticks="linear")

@@ -47,11 +47,8 @@ class Samples(NamedTuple):
 
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """Samples of the finished runs that have a samples.json, without ablations; pictures first."""
-    runs = cells(data)
-    records = recorded(runs, data.samples, _read)
-    runs = runs.loc[sorted(records)]
-    runs = runs.assign(samples=pd.Series([records[row] for row in runs.index], runs.index, dtype=object))
-    runs = in_order(base(runs), "order", "method", "setting", "seed")
+    runs = recorded(cells(data), data.samples, _read)
+    runs = in_order(base(runs), "order", "method", "setting", "seed").rename(columns={"record": "samples"})
     shown = runs.loc[[row for row, samples in runs["samples"].items() if samples.written or samples.completed]]
     kinds = [list(KINDS).index(samples.kind) for samples in shown["samples"]]
     for place, ((_, task), part) in enumerate(shown.assign(kind=kinds).groupby(["kind", "task"], sort=True)):

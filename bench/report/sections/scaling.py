@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bench.report import plot, style
+from bench.report.curves import first_at, on_common_x
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit, uncounted
 from bench.report.query import LINE, RUN, curve_points, number, one_per_run, scores, titled, with_columns
@@ -175,7 +176,9 @@ def smallest(data: Data, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
         end = max(float(spent[-1]) for spent, _ in curves.values())
         lowest = [float(reached[-1]) for _, reached in curves.values()]
         levels = {math.ceil(loss * 1000 - 1e-6) / 1000 for loss in np.linspace(max(lowest), min(lowest), LEVELS)}
-        firsts = {level: {memory: _passage(*curve, level) for memory, curve in curves.items()} for level in levels}
+        firsts = {
+            level: {memory: first_at(*curve, level, math.inf) for memory, curve in curves.items()} for level in levels
+        }
         begin = min(spent for first in firsts.values() for spent in first.values())
         for level, first in sorted(firsts.items(), reverse=True):
             passages += [(*key, currency, level, memory, spent, end) for memory, spent in first.items()]
@@ -192,16 +195,8 @@ def smallest(data: Data, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
 def _mean_curve(seeds: list[pd.DataFrame], column: str) -> tuple[np.ndarray, np.ndarray]:
     """Spend, as far as all seeds reach, and the lowest that the mean loss has been until then."""
     curves = [seed.sort_values(column).drop_duplicates(column, keep="last") for seed in seeds]
-    begin, end = max(curve[column].iloc[0] for curve in curves), min(curve[column].iloc[-1] for curve in curves)
-    spent = np.unique(np.concatenate([curve[column].to_numpy() for curve in curves]))
-    spent = spent[(spent >= min(begin, end)) & (spent <= end)]
-    mean = np.mean([np.interp(spent, curve[column], curve["score"]) for curve in curves], axis=0)
-    return spent, np.minimum.accumulate(mean)
-
-
-def _passage(spent: np.ndarray, reached: np.ndarray, level: float) -> float:
-    there = np.flatnonzero(reached <= level)
-    return float(spent[there[0]]) if len(there) else math.inf
+    spent, losses = on_common_x([(curve[column].to_numpy(), curve["score"].to_numpy()) for curve in curves])
+    return spent, np.minimum.accumulate(losses.mean(0))
 
 
 def _steps(key: Any, part: pd.DataFrame, table: pd.DataFrame) -> plot.Panel:

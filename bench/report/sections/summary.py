@@ -84,14 +84,12 @@ def _lines(points: pd.DataFrame) -> list[plot.Line]:
     lines = []
     rows = points.assign(rank=points["method"].map(style.order)).sort_values(["reference", "rank"], kind="stable")
     for (method, predictor, reference), part in rows.groupby(["method", "predictor", "reference"], sort=False):
-        seeds = [seed.sort_values("x") for _, seed in part.groupby("id", sort=True)]
-        whole = [seed for seed in seeds if seed["done"].all()] or seeds
+        whole = part[part["done"]] if part["done"].any() else part
         word = plot.legend_name(method, "", predictor, reference)
         lines.append(plot.over_curves(whole, "x", "accuracy", str(method), word, reference=bool(reference)))
-        ends = [seed.iloc[-1] for seed in seeds if not seed["done"].all()]
-        if ends and not reference:
-            x, y = (np.array([end[name] for end in ends], dtype=float) for name in ("x", "accuracy"))
-            lines.append(plot.Line("not finished", x, y, method=str(method), kind="end"))
+        ends = part[~part["done"]].sort_values(["id", "x"]).drop_duplicates("id", keep="last")
+        if len(ends) and not reference:
+            lines.append(plot.of_table(ends, "x", "accuracy", str(method), "not finished", kind="end"))
     return lines
 
 
