@@ -114,7 +114,7 @@ def sizes(runs: pd.DataFrame) -> str:
 
 def command(grid: str) -> str:
     """The command that runs a grid: by its name where it is shipped, else by the file of that name."""
-    name = grid.rpartition("/")[2]
+    name = grid.rpartition("/")[2].removesuffix(".yaml")
     shipped = (files("bench") / "grids" / f"{name}.yaml").is_file()
     return f"python run_bench.py run {quote(name if shipped else f'{name}.yaml')}"
 

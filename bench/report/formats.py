@@ -109,16 +109,17 @@ def markdown(exhibit: Exhibit) -> str:
     lines = [f"# {escape(exhibit.title)}", "", escape(exhibit.caption), ""]
     if exhibit.table is not None:
         columns = shown(exhibit.table)
-        lines.append(row_of(escape(column.head) for column in columns))
-        lines.append(row_of("--:" if column.keys else ":--" for column in columns))
-        lines += [row_of(map(escape, row)) for row in zip(*(column.texts for column in columns))]
-        lines.append("")
+        rows = zip(*(column.texts for column in columns))
+        lines += [*rows_of([(column.head, column.keys is not None) for column in columns], rows), ""]
     return "\n".join([*lines, f"What was run: {escape(exhibit.run)}"]) + "\n"
 
 
-def row_of(cells: Iterable[str]) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+def rows_of(heads: Sequence[tuple[str, bool]], rows: Iterable[Iterable[str]]) -> list[str]:
+    """The lines of a Markdown table; with every head stands whether its column is aligned at the right."""
+    aligned = ["--:" if right else ":--" for _, right in heads]
+    cells = [map(escape, row) for row in ([head for head, _ in heads], *rows)]
+    head, *body = (f"| {' | '.join(row)} |" for row in cells)
+    return [head, f"| {' | '.join(aligned)} |", *body]
 
 
 def latex(exhibit: Exhibit) -> str:

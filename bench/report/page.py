@@ -14,7 +14,6 @@ import re
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
@@ -57,23 +56,16 @@ class Row(NamedTuple):
     method: str | None
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table on the page."""
 
     columns: list[formats.Shown]
-    rows: list[Row]
-    count: int
+    rows: list[Row]  # the first of them
+    length: int
     csv: str | None  # as a data: URI; None when it is too large to be embedded
 
-    @property
-    def concerns(self) -> bool:
-        """Whether some row can be filtered out."""
-        return any(row.task or row.method for row in self.rows)
 
-
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """A figure on the page."""
 
     uri: str
@@ -102,7 +94,7 @@ def render(data: Data, sections: Sequence[Section], files: Mapping[str, bytes], 
         tables={exhibit.name: _table(exhibit.table) for exhibit in whole if exhibit.table is not None},
         is_missing=lambda exhibit: isinstance(exhibit, Missing),
         main=None if isinstance(answers, Missing) or not answers.rows else answers,
-        made_by=made_by,
+        made_by=_made_by,
         judged=None if isinstance(verdicts, Missing) else verdicts,
         unjudged=verdicts.reason if isinstance(verdicts, Missing) else None,
         verdicts=VERDICTS,
@@ -120,9 +112,9 @@ def render(data: Data, sections: Sequence[Section], files: Mapping[str, bytes], 
     )
 
 
-def made_by(exhibit: Exhibit) -> list[str]:
-    """The commands that make the data of an exhibit."""
-    return [f"python run_bench.py {MEASURED[grid]}" if grid in MEASURED else command(grid) for grid in exhibit.grids]
+def _made_by(grids: Sequence[str]) -> list[str]:
+    """The commands that make the data of grids, of which one is traced and not trained."""
+    return ["python run_bench.py cost complexity" if grid == "complexity" else command(grid) for grid in grids]
 
 
 def _words(text: str) -> Markup:
@@ -180,31 +172,20 @@ def _duration(seconds: float) -> str:
 class Judged(NamedTuple):
     """A claim as the page shows it."""
 
-    key: str
+    claim: Claim
+    found: Verdict
     anchor: str
-    text: str
-    verdict: str
-    because: str
-    why: str | None
-    figure: str | None
-    commands: list[str]
     table: Table | None
-
-
-MEASURED = {"complexity": "cost complexity"}
-"""Grids that are traced, not trained."""
 
 
 def _judged(pairs: Sequence[tuple[Claim, Verdict]]) -> list[Judged]:
     taken: set[str] = set()
-    found = []
-    for claim, verdict in pairs:
-        commands = [f"python run_bench.py {MEASURED.get(grid, f'run {grid}')}" for grid in claim.grids]
-        numbers = None if verdict.numbers.empty else _table(verdict.numbers)
-        anchor = file_name(f"claim-{claim.key}", taken)
-        judged = (verdict.verdict, verdict.because, verdict.why)
-        found.append(Judged(clean(claim.key), anchor, claim.text, *judged, claim.figure, commands, numbers))
-    return found
+    return [
+        Judged(
+            claim, found, file_name(f"claim-{claim.key}", taken), None if found.numbers.empty else _table(found.numbers)
+        )
+        for claim, found in pairs
+    ]
 
 
 # Figures and tables.

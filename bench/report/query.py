@@ -76,6 +76,13 @@ def one_per_run(data: Data) -> pd.DataFrame:
     return data.results.drop_duplicates(RUN).reset_index(drop=True) if len(data.results) else data.results
 
 
+def provenance(runs: pd.DataFrame) -> pd.DataFrame:
+    """What computed each run that says it: commit, versions and hardware; no host, which is nobody's business."""
+    columns = [name for name in names_of(runs, "provenance.") if name not in ("provenance.host", "provenance.seed")]
+    known = runs[columns].dropna(how="all").map(whole_as_int, na_action="ignore")
+    return known.rename(columns=lambda name: str(name).removeprefix("provenance.").removeprefix("packages."))
+
+
 @remembered
 def curve_points(data: Data, *columns: str) -> pd.DataFrame:
     """The curves' points of finished runs' trained predictors, in order: grid, id, phase, these columns as numbers."""

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.report.exhibit import sizes
-from bench.report.formats import row_of
-from bench.report.query import names_of
+from bench.report.formats import rows_of
+from bench.report.query import provenance
 from bench.report.summary import about, by_task, heading, reasons
-from bench.report.words import clean, count, escape, fixed, whole_as_int
+from bench.report.words import clean, count, counted, escape, fixed
 from bench.statistics import SEEDS_FOR_AN_INTERVAL
 
 
@@ -28,8 +28,8 @@ class Column(NamedTuple):
     right: bool = True
 
 
-def _fixed(name: str) -> Callable[[Any], str]:
-    return lambda row: fixed(row[name])
+def _fixed(name: str, less: str = "") -> Callable[[Any], str]:
+    return lambda row: fixed(row[name] - (row[less] if less else 0))
 
 
 def _seconds(value: float) -> str:
@@ -43,10 +43,6 @@ def _steps(value: float) -> str:
 
 def _accuracy(row: Any) -> str:
     return fixed(row["accuracy"]) + ("" if pd.isna(row["accuracy_se"]) else f" ±{row['accuracy_se']:.3f}")
-
-
-def _start_loss_above_floor(row: Any) -> str:
-    return fixed(row["start_loss"] - row["loss_floor"])
 
 
 def _interval(row: Any) -> str:
@@ -81,10 +77,7 @@ def _columns(part: pd.DataFrame) -> list[Column]:
         (natural and streamed, Column("loss from start", _fixed("start_loss"))),
         (natural, Column("unigram", _fixed("unigram_loss"))),
         (not natural, Column("loss +", _fixed("loss_above_floor"))),
-        (
-            not natural and streamed,
-            Column("loss + from start", lambda row: fixed(row["start_loss"] - row["loss_floor"])),
-        ),
+        (not natural and streamed, Column("loss + from start", _fixed("start_loss", less="loss_floor"))),
         (True, _own("steps", lambda row: _steps(row["steps"]))),
         (True, _own("tokens", lambda row: count(row["tokens"]))),
         (True, _own("seconds", lambda row: _seconds(row["training_seconds"]))),
@@ -165,9 +158,8 @@ def markdown(frame: pd.DataFrame, results: pd.DataFrame, figures: Mapping[tuple[
             columns.insert(place, Column("95 % interval", _interval))
         lines += [f"## {escape(heading(key, frame))}", "", escape(sizes(own)), ""]
         lines += [f"{escape(about(part))}.", ""] if about(part) else []
-        lines.append(row_of(escape(column.head) for column in columns))
-        lines.append(row_of("--:" if column.right else ":--" for column in columns))
-        lines += [row_of(escape(column.text(row)) for column in columns) for row in part.to_dict("records")]
+        rows = [[column.text(row) for column in columns] for row in part.to_dict("records")]
+        lines += rows_of([(column.head, column.right) for column in columns], rows)
         lines += ["", *(f"- {escape(reason)}" for reason in reasons(part)), ""]
         alt = escape(f"Accuracy against training tokens, {heading(key, frame)}")
         gone = "No figure: no evaluation of any cell could be read."
@@ -182,15 +174,10 @@ def markdown(frame: pd.DataFrame, results: pd.DataFrame, figures: Mapping[tuple[
 
 def _provenance(runs: pd.DataFrame) -> list[str]:
     """Commit, versions and hardware, each combination once with how many cells it computed."""
-    columns = [name for name in names_of(runs, "provenance.") if name not in ("provenance.host", "provenance.seed")]
-    known = runs[runs[columns].notna().any(axis=1)] if columns else runs.iloc[:0]
     counts: Counter[str] = Counter()
-    for row in known[columns].to_dict("records"):
-        facts = {
-            str(name).removeprefix("provenance."): whole_as_int(value) for name, value in row.items() if pd.notna(value)
-        }
+    for row in provenance(runs).to_dict("records"):
+        facts = {str(name): value for name, value in row.items() if pd.notna(value)}
         words = [f"commit {facts.pop('commit', 'unknown')}" + (" with changes" if facts.pop("dirty", False) else "")]
-        words += [f"{name.removeprefix('packages.')} {value}" for name, value in facts.items()]
-        counts[", ".join(words)] += 1
-    found = [f"{words} ({number} {'cell' if number == 1 else 'cells'})" for words, number in counts.most_common()]
+        counts[", ".join([*words, *(f"{name} {value}" for name, value in facts.items())])] += 1
+    found = [f"{words} ({counted(number, 'cell')})" for words, number in counts.most_common()]
     return found or ["no finished cell says it"]

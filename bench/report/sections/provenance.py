@@ -9,15 +9,13 @@ import pandas as pd
 
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit
-from bench.report.query import names_of, one_per_run
+from bench.report.query import names_of, one_per_run, provenance
 from bench.report.words import counted, sentences, sortable, whole_as_int
 from bench.state import State, rank
 
 TITLE = "Provenance"
 CONFIG = ("task.", "method.", "model.", "training.", "evaluation.", "init_from.")
 SINGLE = ("device", "precision", "threads")
-PRIVATE = ("provenance.host", "provenance.seed")
-"""Not told: a host's name is nobody's business, and seeds have a column of their own."""
 MOST_ROWS = 200
 """The most rows of the table of configurations; more cells are told by groups that differ only in their seed."""
 OWNED = ("task.", "method.")
@@ -68,21 +66,18 @@ def _unfinished(runs: pd.DataFrame) -> Made:
 
 def machines(runs: pd.DataFrame) -> Made:
     """What computed finished cells: commit, versions and hardware, and how many cells and seconds of training."""
-    columns = [name for name in names_of(runs, "provenance.") if name not in PRIVATE]
-    known = runs[runs[columns].notna().any(axis=1)] if columns else runs[:0]
-    plain = known.assign(**{name: known[name].map(whole_as_int, na_action="ignore") for name in columns})
-    groups = plain.groupby(["grid", *columns], dropna=False, sort=True)
-    table = groups.agg(cells=("id", "size"), seconds=("training_seconds", "sum")).reset_index()
-    table.columns = [str(name).removeprefix("provenance.").removeprefix("packages.") for name in table]
-    table = table.rename(columns={"dirty": "changed since", "seconds": "training seconds"})
-    nouns = {"provenance.commit": "commit", "provenance.processor": "processor", "provenance.device": "device"}
-    words = [counted(plain[name].nunique(), noun) for name, noun in nouns.items() if name in plain]
-    changed = int(plain["provenance.dirty"].eq(True).sum()) if "provenance.dirty" in plain else 0
+    known = provenance(runs)
+    runs = runs.loc[known.index]
+    spent = known.assign(**{"cells": 1, "training seconds": runs["training_seconds"]})
+    table = spent.groupby([runs["grid"], *known], dropna=False).sum().reset_index()
+    table = table.rename(columns={"dirty": "changed since"})
+    words = [counted(known[noun].nunique(), noun) for noun in ("commit", "processor", "device") if noun in known]
+    changed = int(known["dirty"].eq(True).sum()) if "dirty" in known else 0
     caption = sentences(
         f"Finished cells come from {', '.join(words) or 'unknown code'}.",
         f"{counted(changed, 'cell')} ran with changes that the commit does not hold." if changed else "",
     )
-    return "machines", "Code, versions and hardware", caption, known, table
+    return "machines", "Code, versions and hardware", caption, runs, table
 
 
 def _configurations(runs: pd.DataFrame, count: int) -> Iterator[Made]:
