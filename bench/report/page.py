@@ -180,12 +180,8 @@ class Judged(NamedTuple):
 
 def _judged(pairs: Sequence[tuple[Claim, Verdict]]) -> list[Judged]:
     taken: set[str] = set()
-    return [
-        Judged(
-            claim, found, file_name(f"claim-{claim.key}", taken), None if found.numbers.empty else _table(found.numbers)
-        )
-        for claim, found in pairs
-    ]
+    tables = (None if found.numbers.empty else _table(found.numbers) for _, found in pairs)
+    return [Judged(*pair, file_name(f"claim-{pair[0].key}", taken), table) for pair, table in zip(pairs, tables)]
 
 
 # Figures and tables.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -149,6 +149,14 @@ def over_curves(rows: pd.DataFrame, x: str, y: str, method: str, word: str, **ho
 def legend_name(method: Any, setting: Any = "", predictor: Any = "", reference: Any = False) -> str:
     """A line's name in a legend."""
     return (f"{method} {predictor} (reference)" if reference else str(method)) + (f", {setting}" if setting else "")
+
+
+def by_setting(rows: pd.DataFrame) -> Iterator[tuple[str, str, int, pd.DataFrame]]:
+    """Method, name in the legend, number among the method's settings, and rows of each, in the order of legends."""
+    for method in sorted(set(rows["method"]), key=order):
+        own = rows[rows["method"] == method].groupby("setting", sort=False)
+        for number, (setting, part) in enumerate(own):
+            yield method, legend_name(method, setting), number, part
 
 
 def sweep_lines(rows: pd.DataFrame, x: str, y: str) -> list[Line]:

@@ -181,16 +181,13 @@ def _distinct(part: pd.DataFrame) -> int:
 
 def by_setting(rows: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Setting, pd.DataFrame]]:
     """(setting, its rows), by the values of the columns; gaps are a value."""
-    if not columns:
-        yield from [((), rows)] if len(rows) else []
-        return
     values = rows[list(columns)].to_numpy(dtype=object, copy=True)
     values[pd.isna(values)] = None
-    places: dict[tuple[Any, ...], list[int]] = {}
+    places: dict[Setting, list[int]] = {}
     for row, own in enumerate(values):
-        places.setdefault(tuple(map(hashable, own)), []).append(row)
+        places.setdefault(tuple(zip(columns, map(hashable, own))), []).append(row)
     for setting, at in places.items():
-        yield tuple(zip(columns, setting)), rows.iloc[at]
+        yield setting, rows.iloc[at]
 
 
 def hashable(value: Any) -> Any:

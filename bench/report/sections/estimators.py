@@ -63,19 +63,11 @@ Made = tuple[pd.DataFrame, str, list[plot.Panel]]
 """A table, what was run, and panels."""
 
 
-def _by_setting(rows: pd.DataFrame) -> Iterator[tuple[str, str, int, pd.DataFrame]]:
-    """Method, name in the legend, number among the method's settings, and rows of each, in the order of legends."""
-    for method in sorted(set(rows["method"]), key=style.order):
-        own = rows[rows["method"] == method].groupby("setting", sort=False)
-        for number, (setting, part) in enumerate(own):
-            yield method, plot.legend_name(method, setting), number, part
-
-
 def _lines(rows: pd.DataFrame, x: str, y: str) -> list[plot.Line]:
     """A line for each method and setting, with the ends of its interval if there are any."""
     lines = [
         plot.of_table(part.sort_values(x), x, y, method, word, variant=number)
-        for method, word, number, part in _by_setting(rows)
+        for method, word, number, part in plot.by_setting(rows)
     ]
     return [line for line in lines if len(line.x)]
 
@@ -96,7 +88,7 @@ def _balance(record: Record) -> Made:
     rows = rows.assign(id=rows["seed"], theta=rows["theta"].astype(float).clip(-10, 10))[rows["steps"] > 0]
     lines = [
         plot.over_curves(part, "steps", "theta", method, word, variant=number)
-        for method, word, number, part in _by_setting(rows)
+        for method, word, number, part in plot.by_setting(rows)
     ]
     levels = [plot.Level("optimum, -1/6", np.array([BEST]))]
     panel = plot.Panel("", "steps", "θ", lines, levels, ticks="log", ylim=(-1.0, 2.0))

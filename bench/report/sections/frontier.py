@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from bench.report import plot, style
+from bench.report import plot
 from bench.report.curves import first_at
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit
@@ -37,6 +36,7 @@ class Curve(NamedTuple):
     """A method in a setting, over seeds, at the evaluations that all of them have."""
 
     who: dict[str, Any]
+    word: str  # in the legend
     variant: int  # the number of the setting among the method's
     spent: dict[str, np.ndarray]  # (n,) each: `SPENT`, means over seeds
     y: np.ndarray  # (seeds, n)
@@ -48,14 +48,15 @@ class Curve(NamedTuple):
 
     def line(self, name: str) -> plot.Line:
         """The mean against what was spent."""
-        method, how = self.who["method"], {"method": self.who["method"], "variant": self.variant}
-        return plot.Line(plot.legend_name(method, self.who["setting"]), self.spent[name], *band(self.y), **how)
+        how: dict[str, Any] = {"method": self.who["method"], "variant": self.variant}
+        return plot.Line(self.word, self.spent[name], *band(self.y), **how)
 
 
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """An exhibit for each task of each grid with methods that learn from streams; none where there are no such runs."""
-    rows = points(data) if len(data.curves) else data.curves
-    for (grid, task), part in rows.groupby(["grid", "task"], sort=True) if len(rows) else ():
+    if data.curves.empty:
+        return
+    for (grid, task), part in points(data).groupby(["grid", "task"], sort=True):
         rises, name = bool(part["level"].notna().any()), titled(data.results, grid, task)
         value, make = ("level", _levels) if rises else ("above", _losses)
         table, panels = [], []
@@ -109,26 +110,21 @@ def _named(runs: pd.DataFrame) -> pd.DataFrame:
 
 def curves(rows: pd.DataFrame, value: str) -> Iterator[Curve]:
     """A curve of `value` for each method and setting of the rows, in the order of legends."""
-    for method in sorted(set(rows["method"]), key=style.order):
-        number = count()
-        for _, part in rows[rows["method"] == method].groupby("setting", sort=True):
-            wide = {name: part.pivot_table(name, "seed", "tokens") for name in ("cpu", "steps", value)}
-            shared = wide[value].columns[wide[value].notna().all()]
-            if len(shared):
-                cpu, steps, values = (wide[name][shared].to_numpy(dtype=float) for name in ("cpu", "steps", value))
-                spent = {"cpu": cpu.mean(0), "tokens": shared.to_numpy(dtype=float), "steps": steps.mean(0)}
-                seeds = tuple(int(seed) for seed in wide[value].index)
-                yield Curve(part.iloc[0].to_dict(), next(number), spent, values, seeds)
+    for _, word, variant, part in plot.by_setting(rows.sort_values("setting", kind="stable")):
+        wide = {name: part.pivot_table(name, "seed", "tokens") for name in ("cpu", "steps", value)}
+        shared = wide[value].columns[wide[value].notna().all()]
+        if len(shared):
+            cpu, steps, values = (wide[name][shared].to_numpy(dtype=float) for name in ("cpu", "steps", value))
+            spent = {"cpu": cpu.mean(0), "tokens": shared.to_numpy(dtype=float), "steps": steps.mean(0)}
+            seeds = tuple(int(seed) for seed in wide[value].index)
+            yield Curve(part.iloc[0].to_dict(), word, variant, spent, values, seeds)
 
 
-def front(found: list[Curve]) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """CPU seconds, the least mean value that some curve has reached until then, and which curve it was."""
+def front(found: list[Curve]) -> pd.DataFrame:
+    """CPU seconds (x), the least mean value that some curve has reached until then (y), and which curve it was."""
     every = [(x, y, which) for which, curve in enumerate(found) for x, y in zip(curve.spent["cpu"], curve.y.mean(0))]
-    kept: list[tuple[float, float, int]] = []
-    for x, y, which in sorted(every):
-        if not kept or y < kept[-1][1]:
-            kept.append((x, y, which))
-    return np.array([x for x, _, _ in kept]), np.array([y for _, y, _ in kept]), [which for _, _, which in kept]
+    table = pd.DataFrame(sorted(every), columns=["x", "y", "which"])
+    return table[table["y"] < table["y"].cummin().shift(fill_value=np.inf)]
 
 
 def values_at(curve: Curve, name: str, spent: float) -> np.ndarray:
@@ -143,22 +139,21 @@ Made = tuple[list[dict[str, Any]], list[plot.Panel]]
 
 
 def _losses(found: list[Curve], model: str) -> Made:
-    x, _, which = front(found)
-    rows = []
+    fronts, rows = front(found), []
     for place, curve in enumerate(found):
-        best, last = x[[place == other for other in which]], mean_interval(curve.y[:, -1])
+        best, last = fronts["x"][fronts["which"] == place], mean_interval(curve.y[:, -1])
         row = {name: curve.who[name] for name in WHO} | with_ends("above", last)
         row |= {"seeds": last.n, "floor": curve.who["floor"], "loss": last.mean + curve.who["zero"]}
         bits = published_bits(curve.who)
         row |= ({} if bits is None else {"published": bits}) | curve.last_spent()
-        row |= {"best_from": best.min() if len(best) else np.nan, "best_to": best.max() if len(best) else np.nan}
+        row |= {"best_from": best.min(), "best_to": best.max()}
         for level in LEVELS:
             when = {name: [first_at(curve.spent[name], y, level) for y in curve.y] for name in ("cpu", "tokens")}
             row |= {f"{name}_to_{level:g}": mean_interval(values).mean for name, values in when.items()}
             row[f"reached_{level:g}"] = int(np.isfinite(when["cpu"]).sum())
         rows.append(row)
     drawn = [curve._replace(y=curve.y.clip(min=LEAST)) for curve in found]
-    x, y, _ = front(drawn)
+    x, y = front(drawn)[["x", "y"]].to_numpy().T
     below, lines = [plot.Level("front", y, x, (0, (2, 2)))], [curve.line("cpu") for curve in drawn]
     return rows, [plot.Panel(model, "CPU seconds", "loss above the floor", lines, below, ticks="log", ylog=True)]
 
@@ -172,10 +167,7 @@ def _levels(found: list[Curve], model: str) -> Made:
         for name, spent in equal.items():
             row |= with_ends(f"level_at_equal_{name}", mean_interval(values_at(curve, name, spent)))
         rows.append(row | {"seeds": len(curve.y)} | curve.last_spent())
-    axes = {"steps": "updates", "cpu": "CPU seconds"}
-    lines = {name: [curve.line(name) for curve in found] for name in axes}
-    titles = [model, ""]
     return rows, [
-        plot.Panel(title, label, "level", lines[name], ticks="linear")
-        for title, (name, label) in zip(titles, axes.items())
+        plot.Panel(title, label, "level", [curve.line(name) for curve in found], ticks="linear")
+        for title, label, name in ((model, "updates", "steps"), ("", "CPU seconds", "cpu"))
     ]

@@ -10,7 +10,7 @@ import pandas as pd
 from bench.report import plot, style
 from bench.report.data import Data
 from bench.report.exhibit import MOST_PANELS, Exhibit, Missing, exhibit
-from bench.report.query import RUN, Setting, label, number, settings, short_names
+from bench.report.query import Setting, keys, label, number, settings, short_names
 from bench.report.summary import about, by_task, first_table, heading, order_of, table_of
 from bench.report.words import sentences
 
@@ -42,9 +42,8 @@ def _points(data: Data) -> pd.DataFrame:
     wanted = ("grid", "id", "task", "method", "phase", "predictor", "reference", "spent.tokens", "accuracy", "seed")
     points = data.curves.reindex(columns=list(wanted))
     points = points.assign(x=number(points["spent.tokens"]), accuracy=number(points["accuracy"]))
-    points["reference"] = points["reference"].eq(True)
-    done = set(data.results.loc[data.results["state"] == "done", RUN].itertuples(index=False, name=None))
-    points["done"] = [run in done for run in zip(points["grid"], points["id"])]
+    done = set(keys(data.results[data.results["state"] == "done"]))
+    points = points.assign(reference=points["reference"].eq(True), done=[run in done for run in keys(points)])
     return points.dropna(subset=["x", "accuracy", "predictor"])
 
 

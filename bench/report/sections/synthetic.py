@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +40,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     missing = f"no setting with a known ceiling that all methods of a grid have finished; {brings}"
     caption = "Interquartile mean over settings of the share of the ceiling, of settings that all lines have finished."
     drawn = [
-        _points(part.reset_index(drop=True), seeds, str(grid) if len(set(table["grid"])) > 1 else "")
+        _points(part, seeds, str(grid) if len(set(table["grid"])) > 1 else "")
         for grid, part in table.groupby("grid", sort=False)
     ]
     about = rows if len(table) else table
@@ -149,18 +148,12 @@ def aggregated(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _points(part: pd.DataFrame, seeds: pd.DataFrame, title: str) -> plot.Panel:
     """A point for each line of a grid, beside one another."""
-    lines, value = [], "share_of_ceiling"
-    for at, row in part.iterrows():
-        own = seeds.merge(part.loc[[at], ["grid", *LINE]], on=["grid", *LINE])[value].to_numpy()
-        few = () if np.isfinite(row[f"{value}_low"]) else ((np.full(len(own), at), own),)
-        mean, low, high = (np.array([row[name]], dtype=float) for name in (value, f"{value}_low", f"{value}_high"))
-        how: dict[str, Any] = {"seeds": few, "method": row["method"], "reference": bool(row["reference"])}
-        lines.append(plot.Line(_who(row), np.array([at]), mean, low, high, kind="points", **how))
-    names = ["\n".join(_who(row).replace(" (reference)", "").split(", ")) for row in part.to_dict("records")]
+    lines, names, value = [], [], "share_of_ceiling"
+    for at, row in enumerate(part.to_dict("records")):
+        who, method = plot.legend_name(*(row[name] for name in LINE)), row["method"]
+        own = seeds.merge(part.iloc[[at]][["grid", *LINE]], on=["grid", *LINE]).assign(at=float(at))
+        lines.append(plot.over_seeds(own, "at", value, method, who, reference=bool(row["reference"]), kind="points"))
+        names.append("\n".join(who.replace(" (reference)", "").split(", ")))
     top = max(1.04, 1.02 * seeds[value].max())
     ceiling = [plot.Level("ceiling", np.array([1.0]))]
     return plot.Panel(title, "", "share of the ceiling", lines, ceiling, names=names, ylim=(0, top))
-
-
-def _who(row: Any) -> str:
-    return plot.legend_name(row["method"], row.get("setting"), row["predictor"], row["reference"])
