@@ -124,6 +124,12 @@ def label(setting: Iterable[tuple[str, Any]], names: Mapping[str, str]) -> str:
     return clean(", ".join(f"{names[name]} {number_word(value)}" for name, value in setting))
 
 
+def known_words(setting: Setting) -> str:
+    """As `label`, without gaps."""
+    known = [(name, value) for name, value in setting if value is not None]
+    return label(known, short_names(name for name, _ in known))
+
+
 def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     """What every row says in these config columns, in words. Gaps are left out."""
     names = short_names(columns)
@@ -135,10 +141,15 @@ def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     return pd.Series(texts, index=rows.index, dtype=object)
 
 
-def place(grid: str | None, task: str, setting: Iterable[tuple[str, Any]]) -> str:
+def worded_apart(rows: pd.DataFrame, by: Sequence[str], x: str, columns: Sequence[str]) -> pd.Series:
+    """What tells rows of one group and one x apart, in words."""
+    texts = [worded(part, free(part, x, columns)) for _, part in rows.groupby(list(by), sort=False)]
+    return pd.concat([rows["id"][:0], *texts]).reindex(rows.index)
+
+
+def place(grid: str | None, task: str, setting: Setting) -> str:
     """A setting in words: `retrieval, length 16`, with its grid where there are several."""
-    known = [(name, value) for name, value in setting if value is not None]
-    words = ", ".join(filter(None, (clean(task), label(known, short_names(name for name, _ in known)))))
+    words = ", ".join(filter(None, (clean(task), known_words(setting))))
     return f"{clean(grid)}: {words}" if grid is not None else words
 
 
@@ -255,7 +266,7 @@ def cells(data: Data) -> pd.DataFrame:
         for row, own in zip(part.index, part[knobs].itertuples(index=False, name=None)):
             fields = [(name, whole_as_int(value)) for name, value in zip(knobs, own)]
             at[row] = (str(grid), str(task), *(sortable(value) for _, value in fields))
-            places[at[row]] = place(str(grid) if several else None, str(task), fields)
+            places[at[row]] = place(str(grid) if several else None, str(task), tuple(fields))
     rank = {spot: count for count, spot in enumerate(sorted(places))}
     departs = departures(runs)
     others = [[item for item in found[run] if not item[0].startswith("task.")] for run in keys(runs)]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.report.data import Data
-from bench.report.query import Setting, by_setting, free, hashable, label, number, place, short_names, varying
+from bench.report.query import Setting, by_setting, free, hashable, known_words, number, place, varying
 from bench.report.words import clean
 
 SHARED = ("task.", "model.", "training.budget.", "evaluation.score_from", "device", "precision")
@@ -91,9 +91,7 @@ def with_settings(found: Iterable[tuple[Setting, pd.DataFrame]]) -> Iterator[pd.
     listed = [(tuple(own[["grid", "task", "method"]].iloc[0]), setting, own) for setting, own in found]
     counts = Counter(who for who, *_ in listed)
     for who, setting, own in listed:
-        known = [(name, value) for name, value in setting if value is not None]
-        names = short_names(name for name, _ in setting)
-        yield own.assign(setting=label(known, names) if counts[who] > 1 else "")
+        yield own.assign(setting=known_words(setting) if counts[who] > 1 else "")
 
 
 @dataclass(frozen=True)

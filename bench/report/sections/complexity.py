@@ -13,7 +13,6 @@ from bench.report.exhibit import Exhibit, Missing, exhibit, uncounted
 from bench.report.fits import (
     CONFIGURATION,
     DISTANCE,
-    LENGTH,
     POSITION,
     QUANTITIES,
     WHO,
@@ -35,19 +34,17 @@ TOKEN = (QUANTITIES[9], QUANTITIES[8], QUANTITIES[10])
 
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """The overview with the step's costs drawn, every fit with its ends, credit paths, and inference."""
-    steps, credit, inference = (traced(data, name).dropna(subset=[axis]) for name, axis in fits.FRAMES.items())
+    frames = ((traced(data, name), axis) for name, axis in fits.FRAMES.items())
+    steps, credit, inference = traces = [rows.assign(at=rows[axis]).dropna(subset="at") for rows, axis in frames]
     fitted = fits.fitted(data)
-    any_steps = (fitted["in"] == fits.SYMBOLS[LENGTH]).any()
     yield _exhibit(
-        *(data, "complexity", "Cost of a training step", steps if any_steps else steps[:0], STEP, exponents(data)),
+        *(data, "complexity", "Cost of a training step", steps, STEP, exponents(data)),
         *("Traced cost of one training step against the sequence length.", uncounted(steps)),
     )
     if len(fitted):
-        whole = ((traced(data, name), axis) for name, axis in fits.FRAMES.items())
-        every = pd.concat([rows.assign(at=rows[axis]) for rows, axis in whole])
         title = "Every fitted exponent, with the values at both ends"
         yield _exhibit(
-            *(data, "complexity-fits", title, every, (), fitted.drop(columns=list(fits.FURTHER))),
+            *(data, "complexity-fits", title, pd.concat(traces), (), fitted.drop(columns=list(fits.FURTHER))),
             "Power laws and straight lines through the larger half of the points; a large constant part makes an "
             "exponent below 1 and a line with r2 near 1.",
         )
@@ -80,7 +77,7 @@ def _exhibit(
 def _ran(rows: pd.DataFrame, against: str) -> str:
     """What was traced for these rows."""
     texts = []
-    sizes = {against: rows[against], "batch size": number(rows["batch_size"]), "device": rows["device"]}
+    sizes = {against: rows["at"], "batch size": number(rows["batch_size"]), "device": rows["device"]}
     for name, values in sizes.items():
         found = sorted(set(values.dropna()))
         texts += [f"{name} {', '.join(map(number_word, found))}"] if found else []

@@ -10,7 +10,7 @@ import pandas as pd
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit
-from bench.report.query import CONFIG, LINE, free, names_of, scores, titled, worded
+from bench.report.query import CONFIG, LINE, names_of, scores, titled, worded_apart
 from bench.report.tables import in_order, tabulate, without_idle
 
 TITLE = "Length generalisation"
@@ -34,14 +34,11 @@ def tested(data: Data) -> pd.DataFrame:
     """
     rows = scores(data, from_start=True).dropna(subset=["length", "task.length"])
     rows = rows[rows.groupby(["grid", "id"])["length"].transform("nunique") > 1]
-    rows = rows.assign(where="", setting="", trained_length=rows["task.length"])
+    rows = rows.assign(trained_length=rows["task.length"])
     knobs = names_of(rows, "task.")
     others = [name for name in names_of(rows, CONFIG) if name not in knobs]
-    for _, part in rows.groupby(["grid", "task"], sort=False):
-        rows.loc[part.index, "where"] = worded(part, free(part, "trained_length", knobs))
-    for _, part in rows.groupby([*PLACE, "method"], sort=False):
-        rows.loc[part.index, "setting"] = worded(part, free(part, "length", others))
-    return rows
+    rows = rows.assign(where=worded_apart(rows, ["grid", "task"], "trained_length", knobs))
+    return rows.assign(setting=worded_apart(rows, [*PLACE, "method"], "length", others))
 
 
 def panels(rows: pd.DataFrame) -> list[plot.Panel]:

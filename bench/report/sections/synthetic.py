@@ -10,7 +10,7 @@ import pandas as pd
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit
-from bench.report.query import CONFIG, LINE, free, names_of, scores, titled, worded
+from bench.report.query import CONFIG, LINE, free, names_of, scores, titled, worded, worded_apart
 from bench.report.sweeps import pairs
 from bench.report.tables import in_order, per_seed, tabulate, without_idle
 from bench.statistics import interquartile_mean
@@ -64,13 +64,11 @@ def along(data: Data) -> pd.DataFrame:
         knobs = names_of(part, "task.")
         own = [name for name in names_of(part, CONFIG) if name not in knobs]
         where = worded(part, free(part, knob, knobs))
-        part = part.assign(where=where, knob=knob.removeprefix("task."), value=part[knob].astype(float), setting="")
+        part = part.assign(where=where, knob=knob.removeprefix("task."), value=part[knob].astype(float))
         for _, axis in part.groupby("where", sort=False):
             if len(set(axis["value"])) > 1:
-                for _, runs in axis.groupby("method", sort=False):
-                    axis.loc[runs.index, "setting"] = worded(runs, free(runs, knob, own))
-                share = axis["accuracy"] / axis["accuracy_ceiling"]
-                found.append(axis.assign(share=share, difference=_minus(axis)))
+                share, setting = axis["accuracy"] / axis["accuracy_ceiling"], worded_apart(axis, ["method"], knob, own)
+                found.append(axis.assign(share=share, setting=setting, difference=_minus(axis)))
     return pd.concat(found, ignore_index=True) if found else rows[:0]
 
 
