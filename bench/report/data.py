@@ -227,10 +227,7 @@ def _long(records: list[tuple[dict[str, Any], dict[str, Any]]], name: str, colum
 
 
 def _with_work(curves: pd.DataFrame, costs: list[tuple[dict[str, Any], dict[str, Any]]]) -> pd.DataFrame:
-    """The curves with the columns `spent.*`: what was used up to each point, phases that `init_from` brought included.
-
-    A traced step says what one batch costs; work is that, times the batches drawn, which the tokens tell.
-    """
+    """The curves with `spent.*`, phases of `init_from` included; work is that of a traced batch, times those drawn."""
     if curves.empty:
         return curves
     wanted = (*LINKS, "phase", "tokens", "training_seconds")

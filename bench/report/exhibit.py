@@ -120,10 +120,7 @@ def command(grid: str) -> str:
 
 
 def uncounted(rows: pd.DataFrame, among: pd.DataFrame | None = None) -> str:
-    """A sentence on the operators that no rule counts, by whose work FLOPs are too low; nothing where there are none.
-
-    `among`: only of the grids, tasks and methods that this table has.
-    """
+    """A sentence on operators that no rule counts, by whose work FLOPs are too low, of what `among` has; or nothing."""
     uncounted_by: dict[str, dict[str, None]] = {}
     if "uncounted" in rows:
         if among is not None:

@@ -1,8 +1,4 @@
-"""A table as people read it (numbers rounded), and as CSV (every digit), Markdown and LaTeX (booktabs).
-
-columns = shown(frame)          texts for the page
-markdown(exhibit), latex(exhibit), csv(exhibit.table)
-"""
+"""A table as people read it (numbers rounded), and as CSV (every digit), Markdown and LaTeX (booktabs)."""
 
 from __future__ import annotations
 

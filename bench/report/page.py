@@ -1,9 +1,6 @@
 """The page: everything of a report in one HTML file, which asks the network for nothing.
 
-html = render(data, sections, files)
-
-Text of any origin passes jinja2's autoescaping; a Content-Security-Policy forbids all requests, and every script but
-the page's own.
+Text of any origin passes jinja2's autoescaping; a Content-Security-Policy forbids requests, and scripts but its own.
 """
 
 from __future__ import annotations

@@ -159,10 +159,7 @@ def titled(rows: pd.DataFrame, grid: Any, task: Any, *words: Any) -> str:
 
 
 def settings(results: pd.DataFrame) -> dict[tuple[str, str], Setting]:
-    """(grid, id) -> the config columns in which a cell differs from others of its task and method, with their values.
-
-    A budget that follows from the others is not among them.
-    """
+    """(grid, id) -> the fields in which a cell differs from others of its task and method; no budget that follows."""
     runs = results.drop_duplicates(RUN).reset_index(drop=True)
     columns = names_of(runs, ("task.", "method.", "model.", "training.", "evaluation.", "init_from."))
     columns += [name for name in ("device", "precision", "threads") if name in runs]
@@ -210,10 +207,7 @@ def hashable(value: Any) -> Any:
 
 
 def departures(runs: pd.DataFrame) -> pd.Series:
-    """The fields in which each run departs from its grid's default setting, as a frozenset.
-
-    Where grid.json does not say it: by `_guessed_off`.
-    """
+    """The fields in which each run departs from its grid's default setting; `_guessed_off` where no grid.json says."""
     if runs.empty:
         return pd.Series([], index=runs.index, dtype=object)
     stated = with_columns(runs, "off").reset_index(drop=True)
@@ -223,10 +217,7 @@ def departures(runs: pd.DataFrame) -> pd.Series:
 
 
 def _guessed_off(runs: pd.DataFrame) -> pd.Series:
-    """The fallback: of each grid, task with its knobs, and method, a cell departs where its value is not the commonest.
-
-    Where several values are equally common, as along an axis, none departs.
-    """
+    """The fallback: fields whose value is not the commonest of the grid, task with knobs, and method; on a tie, none."""
     found: dict[Any, frozenset[str]] = dict.fromkeys(runs.index, frozenset())
     for _, part in runs.groupby(["grid", "task", "method"], sort=False):
         for _, own in by_setting(part, varying(part, ("task.",))):

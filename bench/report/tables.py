@@ -1,7 +1,4 @@
-"""From rows to tables: means over seeds with their intervals, in the order of reading, without what says nothing.
-
-tabulate(rows, ["task", "method"], accuracy="interval", chance="mean")
-"""
+"""From rows to tables: means over seeds with their intervals, in the order of reading, without what says nothing."""
 
 from __future__ import annotations
 
@@ -17,10 +14,7 @@ from bench.statistics import Interval, exponential, mean_interval, paired_differ
 
 
 def per_seed(rows: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
-    """One row per group and seed: the columns `by`, seed, and `value` averaged over the group's rows of that seed.
-
-    Rows in which the value is no number are left out; gaps in `by` are a value like others.
-    """
+    """A row per group and seed: `by`, seed, and the mean of `value` over its rows that have one."""
     kept = rows.assign(**{value: number(rows[value])}).dropna(subset=[value, "seed"])
     return kept.groupby([*by, "seed"], dropna=False, sort=False)[value].mean().reset_index()
 

@@ -109,10 +109,7 @@ FIRST_TO_GO = (*("loss from start", "loss + from start"), *("params", "share", "
 
 
 def print_summary(frame: pd.DataFrame, console: Console) -> None:
-    """Print the table, a part for each task, aligned with one another.
-
-    It needs about 100 columns; in fewer, columns are left out, and the last line names them.
-    """
+    """Print the table, a part for each task; in fewer than some 100 columns without some, which the last line names."""
     parts = [(key, part, _columns(part), part.to_dict("records")) for key, part in by_task(frame)]
     widths: dict[str, int] = {}
     for _, _, columns, rows in parts:

@@ -1,7 +1,4 @@
-"""The sections of the report: a module each, with its `TITLE` and a function `exhibits(data)`.
-
-A module that is put here stands on the page; `ORDER` says where, and what it does not name comes after the others.
-"""
+"""The sections: a module each, with `TITLE` and `exhibits(data)`; what `ORDER` does not name comes after the others."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Why networks that learn from a teacher's memories fail: four panels for each of the worst settings, a line for all.
-
-The numbers are told in `bench.measure.diagnosis`.
-"""
+"""Why networks that learn from a teacher's memories fail, as `bench.measure.diagnosis` found; panels of the worst."""
 
 from __future__ import annotations
 

@@ -126,10 +126,7 @@ def _deltas(rows: pd.DataFrame) -> list[plot.Panel]:
 
 
 def _drifts(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
-    """Per place, method, setting and phase: drift and accuracy within and beyond the trained length.
-
-    `less` is the drift after SMT alone, of this run or of the one that it began from, over that after this phase.
-    """
+    """Drift and accuracy after a phase, within and beyond the trained length; `less`: drift after SMT alone over it."""
     run = [*RUN, "phase"]
     within = rows["t"] < rows["length"].fillna(np.inf)
     how: dict[str, str] = {}

@@ -86,10 +86,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
 
 
 def comparable(runs: pd.DataFrame) -> pd.DataFrame:
-    """Those of `cells` that compare methods: no ablations, and models and budgets as most runs of the place have them.
-
-    A method that has none such keeps all that it has.
-    """
+    """Those of `cells` that compare methods: no ablations, and of the model and budget that most of a place have."""
     kept = []
     for _, part in runs.groupby("order", sort=False):
         commonest = {name: part[name].map(repr).mode().iloc[0] for name in varying(part, ("model.", "training."))}
@@ -127,10 +124,7 @@ def _lines(data: Data, runs: pd.DataFrame) -> Iterator[Line]:
 
 
 def _rows(here: Sequence[Line]) -> Iterator[dict[str, Any]]:
-    """A row per line of a place: its last loss, what it spent, and what until its mean curve first reached the target.
-
-    And its loss at the largest spend that all lines of the place reached.
-    """
+    """A row per line: last loss, spends, spends until the target was reached, and losses at equal spends."""
     target = _target(here)
     equal = {
         name: min(line.mean(name)[0][-1] for line in here)

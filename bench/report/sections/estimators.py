@@ -166,10 +166,7 @@ def quality_panel(rows: pd.DataFrame, axis: str, name: str) -> plot.Panel:
 
 
 def cost_table(record: Record) -> pd.DataFrame:
-    """A row per method, setting and axis: the exponents of FLOPs and bytes over the larger half, and their last values.
-
-    An exponent has the standard error of its fit beside it.
-    """
+    """A row per method, setting, axis: exponents of FLOPs and bytes over the larger half, with errors; last values."""
     table = []
     for key, part in pd.DataFrame(record["found"]).groupby(WHO, sort=False):
         part = part.sort_values("value")

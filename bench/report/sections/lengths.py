@@ -28,10 +28,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
 
 
 def tested(data: Data) -> pd.DataFrame:
-    """Scores of finished runs that were tested at several lengths, with the columns `PLACE` and `LINE`.
-
-    All are on sequences from the start state, also of what learns from streams: so they compare over lengths.
-    """
+    """Scores at several test lengths, from the start state, so that they compare; with columns `PLACE` and `LINE`."""
     rows = scores(data, from_start=True).dropna(subset=["length", "task.length"])
     rows = rows[rows.groupby(["grid", "id"])["length"].transform("nunique") > 1]
     rows = rows.assign(trained_length=rows["task.length"])

@@ -34,11 +34,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
 
 
 def points(data: Data) -> pd.DataFrame:
-    """A row per point of a finished run's curve that has an online loss: where the run stands, tokens, and the losses.
-
-    Tokens are those since the beginning, those before `init_from` included. online_loss, loss_floor and regret are in
-    the task's unit.
-    """
+    """The points with an online loss: where the run stands, tokens since it began, and losses in the task's unit."""
     columns = ["spent.tokens", "online_loss", "regret"]
     found = curve_points(data, *columns).drop_duplicates([*RUN, "spent.tokens"])
     rows = placed(found.dropna(subset=columns[:2]), cells(data), columns).rename(columns={"spent.tokens": "tokens"})

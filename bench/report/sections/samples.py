@@ -1,7 +1,4 @@
-"""What trained models write: pictures and their completions, texts, answers to questions; an exhibit for each task.
-
-Of every method the first seed is shown, baselines too; the numbers beside it are of all seeds.
-"""
+"""What trained models write, an exhibit for each task: of each method's first seed, beside numbers of all seeds."""
 
 from __future__ import annotations
 

@@ -80,10 +80,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
 
 
 def sweep_scores(data: Data) -> pd.DataFrame:
-    """Final scores of the cells of all sweeps: `axis` and `field`, `value` along it, `score` (loss in its unit).
-
-    A cell stands in as many as it belongs to. `gap` is the score minus the teacher's of the same cell.
-    """
+    """Scores of each sweep: `axis`, `field`, `value`, `score` in the task's unit, and `gap` to the cell's teacher."""
     rows = scores(data)
     rows = with_columns(rows[rows["trained"] & np.isfinite(rows["loss"])], *FIELDS)
     unit = rows["unit"].astype(object).where(rows["unit"].notna(), "nats")
@@ -112,10 +109,7 @@ def sweep_scores(data: Data) -> pd.DataFrame:
 
 
 def laws(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per rung and line: loss, gap to the teacher (means and intervals), and the line's power law on all rungs.
-
-    Where there are fewer than three rungs, the law's columns are NaN.
-    """
+    """A row per rung and line: loss, gap to the teacher, and the line's power law, NaN for fewer than three rungs."""
     table = tabulate(rows.assign(loss=rows["score"]), [*KEYS, "value"], loss="interval", gap="interval")
     table[LAW] = float("nan")
     for _, part in table.groupby(KEYS, sort=False):

@@ -50,10 +50,7 @@ def _points(data: Data) -> pd.DataFrame:
 def _panels(
     runs: pd.DataFrame, points: pd.DataFrame, found: Mapping[Key, Setting], names: Mapping[str, str]
 ) -> tuple[list[plot.Panel], int]:
-    """One for each setting that has a curve, as many as are drawn, and how many there are.
-
-    Methods that have but one setting stand in every panel.
-    """
+    """One for each setting that has a curve, methods of one setting in all; those that are drawn, and the count."""
     cells = runs.drop_duplicates("id")
     own = {run: (method, found[run]) for run, method in zip(zip(cells["grid"], cells["id"]), cells["method"])}
     ranks = {setting: order_of("", "", method, setting) for method, setting in own.values() if setting}

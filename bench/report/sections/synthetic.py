@@ -51,10 +51,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
 
 
 def along(data: Data) -> pd.DataFrame:
-    """Final scores along the difficulty of every synthetic task that has two values of it, all other knobs held still.
-
-    With the columns `PLACE` and `LINE`, and `difference`: the score minus the rival's of the same seed and setting.
-    """
+    """Scores along each task's difficulty, other knobs still: `PLACE`, `LINE`, `share`, `difference` to the rival."""
     rows = scores(data)
     rows = rows[rows["trained"] & (rows["unit"] != NATURAL)]
     found = []
@@ -124,10 +121,7 @@ def scores_along(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def aggregated(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Interquartile means over settings of the share of the ceiling: per seed, and their means with intervals.
-
-    Only settings that every line of the grid has finished count, and of a line only seeds that have all of these.
-    """
+    """Interquartile means over settings that all lines of a grid have finished: of seeds with all, and over seeds."""
     known = per_seed(rows, [*PLACE, *LINE], "share")
     known["at"] = pd.MultiIndex.from_frame(known[PLACE]).to_flat_index()
     found = []
