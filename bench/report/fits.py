@@ -106,18 +106,16 @@ def fitted(data: Data) -> pd.DataFrame:
         for who, values in configurations(traced(data, quantity.frame), quantity):
             x, y = values.index.to_numpy(dtype=float), values.to_numpy(dtype=float)
             half = len(x) // 2
-            law, whole, line = _law(x[half:], y[half:]), _law(x, y), _line(x[half:], y[half:])
+            law, whole = _law(x[half:], y[half:]), _law(x, y)
             row = {
-                **{"quantity": quantity.name, "in": SYMBOLS[quantity.against]},
+                **{"quantity": quantity.name, "key": quantity.key, "in": SYMBOLS[quantity.against]},
                 "paper": papers_growth(quantity.key, who["method"], who["phase"]),
                 **{"exponent": law.exponent, "error": law.error, "r2": law.r2},
-                **{"slope": line.slope, "slope_r2": line.r2, "points": len(x) - half},
-                **{"fitted_from": x[half], "exponent_all": whole.exponent},
+                **{"exponent_all": whole.exponent, "error_all": whole.error},
+                **{"points": len(x) - half, "fitted_from": x[half], "at_half": y[half], "count": len(x)},
                 **{"first": x[0], "at_first": y[0], "last": x[-1], "at_last": y[-1]},
-                **{"key": quantity.key, "count": len(x), "error_all": whole.error, "at_half": y[half]},
-                **{"slope_error": line.error, "change": line.change},
             }
-            found.append({**who, **row})
+            found.append({**who, **row, **_line(x[half:], y[half:])})
     return pd.DataFrame(found, columns=[*WHO, *COLUMNS, *FURTHER])
 
 
@@ -136,19 +134,11 @@ def _law(x: np.ndarray, y: np.ndarray) -> PowerLaw:
     return law._replace(exponent=0.0, error=0.0) if law.n > 1 and np.ptp(y) == 0 else law
 
 
-class Straight(NamedTuple):
-    """A straight line; NaN for fewer than two points, its error for fewer than three."""
-
-    slope: float = math.nan
-    error: float = math.nan
-    r2: float = math.nan
-    change: float = math.nan
-
-
-def _line(x: np.ndarray, y: np.ndarray) -> Straight:
+def _line(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """The columns of a straight line; nothing for fewer than two points, no error for fewer than three."""
     if len(x) < 2:
-        return Straight()
+        return {}
     fit = linregress(x, y)
     change = fit.slope * (x[-1] - x[0]) / abs(y.mean()) if y.mean() else 0.0
-    r2 = 1.0 if np.ptp(y) == 0 else float(fit.rvalue**2)
-    return Straight(float(fit.slope), float(fit.stderr) if len(x) > 2 else math.nan, r2, float(change))
+    r2 = 1.0 if np.ptp(y) == 0 else fit.rvalue**2
+    return {"slope": fit.slope, "slope_error": fit.stderr if len(x) > 2 else math.nan, "slope_r2": r2, "change": change}

@@ -217,7 +217,7 @@ def departures(runs: pd.DataFrame) -> pd.Series:
 
 
 def _guessed_off(runs: pd.DataFrame) -> pd.Series:
-    """The fallback: fields whose value is not the commonest of the grid, task with knobs, and method; on a tie, none."""
+    """The fallback: fields whose value is not the commonest of a grid, task with knobs, and method; on a tie, none."""
     found: dict[Any, frozenset[str]] = dict.fromkeys(runs.index, frozenset())
     for _, part in runs.groupby(["grid", "task", "method"], sort=False):
         for _, own in by_setting(part, varying(part, ("task.",))):
@@ -250,24 +250,20 @@ def cells(data: Data) -> pd.DataFrame:
     names = short_names(name for setting in found.values() for name, _ in setting)
     values = runs.astype(object).where(runs.notna(), None)  # gaps are equal to one another
     several = len(set(runs["grid"])) > 1
-    at: dict[Any, tuple[Any, ...]] = {}
-    places: dict[tuple[Any, ...], str] = {}
+    spots: dict[Any, tuple[tuple[Any, ...], str]] = {}  # how the places of rows sort, and their words
     for (grid, task), part in values.groupby(["grid", "task"], sort=True):
         knobs = ["task.length", *(name for name in varying(part, ("task.",)) if name != "task.length")]
         for row, own in zip(part.index, part[knobs].itertuples(index=False, name=None)):
-            fields = [(name, whole_as_int(value)) for name, value in zip(knobs, own)]
-            at[row] = (str(grid), str(task), *(sortable(value) for _, value in fields))
-            places[at[row]] = place(str(grid) if several else None, str(task), tuple(fields))
-    rank = {spot: count for count, spot in enumerate(sorted(places))}
+            fields = tuple((name, whole_as_int(value)) for name, value in zip(knobs, own))
+            key = (str(grid), str(task), *(sortable(value) for _, value in fields))
+            spots[row] = key, place(str(grid) if several else None, str(task), fields)
+    rank = {key: count for count, key in enumerate(sorted({key for key, _ in spots.values()}))}
     departs = departures(runs)
     others = [[item for item in found[run] if not item[0].startswith("task.")] for run in keys(runs)]
-    runs = runs.assign(place=[places[at[row]] for row in runs.index], setting=[label(other, names) for other in others])
-    return runs.assign(
-        order=[rank[at[row]] for row in runs.index],
-        where=[", ".join(filter(None, words)) for words in zip(runs["place"], runs["method"], runs["setting"])],
-        off=departs,
-        base=departs.map(len).eq(0),
-    )
+    runs = runs.assign(place=[spots[row][1] for row in runs.index], setting=[label(other, names) for other in others])
+    where = [", ".join(filter(None, words)) for words in zip(runs["place"], runs["method"], runs["setting"])]
+    order = [rank[spots[row][0]] for row in runs.index]
+    return runs.assign(order=order, where=where, off=departs, base=departs.map(len).eq(0))
 
 
 def placed(rows: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

@@ -51,27 +51,19 @@ def _panels(
     runs: pd.DataFrame, points: pd.DataFrame, found: Mapping[Key, Setting], names: Mapping[str, str]
 ) -> tuple[list[plot.Panel], int]:
     """One for each setting that has a curve, methods of one setting in all; those that are drawn, and the count."""
-    cells = runs.drop_duplicates("id")
-    own = {run: (method, found[run]) for run, method in zip(zip(cells["grid"], cells["id"]), cells["method"])}
-    ranks = {setting: order_of("", "", method, setting) for method, setting in own.values() if setting}
-    panels = {setting: set[str]() for setting in sorted(ranks, key=ranks.__getitem__)} or {(): set[str]()}
-    for (_, name), (_, setting) in own.items():
-        for ids in [panels[setting]] if setting else panels.values():
-            ids.add(name)
+    at = {run: found[run] for run in keys(runs)}
+    ranks = {at[run]: order_of("", "", method, at[run]) for run, method in zip(keys(runs), runs["method"]) if at[run]}
+    settings = sorted(ranks, key=ranks.__getitem__) or [()]
+    panels = {one: [name for (_, name), own in at.items() if own in (one, ())] for one in settings}
     highest = np.nanmax([points["accuracy"].max(), runs["shortcut"].max(), 0.01])
     top = 1.0 if runs["accuracy_ceiling"].notna().any() else min(1.0, 1.15 * highest)
     drawn = {setting: ids for setting, ids in panels.items() if points["id"].isin(ids).any()}
-    shown = [
-        plot.Panel(
-            *(label(setting, names), "training tokens", "accuracy on the test set"),
-            _lines(points[points["id"].isin(ids)]),
-            _levels(runs[runs["id"].isin(ids)]),
-            _phases(points[points["id"].isin(ids)]),
-            ticks="linear",
-            ylim=(-0.02 * top, 1.03 * top),
-        )
-        for setting, ids in list(drawn.items())[:MOST_PANELS]
-    ]
+    shown = []
+    for setting, ids in list(drawn.items())[:MOST_PANELS]:
+        own, levels = points[points["id"].isin(ids)], _levels(runs[runs["id"].isin(ids)])
+        axes = (label(setting, names), "training tokens", "accuracy on the test set")
+        ylim = -0.02 * top, 1.03 * top
+        shown.append(plot.Panel(*axes, _lines(own), levels, _phases(own), ticks="linear", ylim=ylim))
     return shown, len(drawn)
 
 

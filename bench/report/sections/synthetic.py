@@ -123,17 +123,14 @@ def scores_along(rows: pd.DataFrame) -> pd.DataFrame:
 def aggregated(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Interquartile means over settings that all lines of a grid have finished: of seeds with all, and over seeds."""
     known = per_seed(rows, [*PLACE, *LINE], "share")
-    known["at"] = pd.MultiIndex.from_frame(known[PLACE]).to_flat_index()
-    found = []
-    for grid, part in known.groupby("grid", sort=True):
-        own = list(part.groupby(LINE, sort=False))
-        common = set.intersection(*(set(line["at"]) for _, line in own))
-        for key, line in own:
-            for seed, cells in line[line["at"].isin(common)].groupby("seed"):
-                if len(cells) == len(common):
-                    share = interquartile_mean(cells["share"].to_numpy())
-                    found.append((grid, *key, seed, share, len(common), cells["task"].nunique()))
-    seeds = pd.DataFrame(found, columns=["grid", *LINE, "seed", "share_of_ceiling", "settings", "tasks"])
+    known["line"] = known.groupby(LINE).ngroup()
+    lines_of = [known.groupby(by)["line"].transform("nunique") for by in (PLACE, ["grid"])]
+    common = known[lines_of[0] == lines_of[1]]
+    seeds = common.groupby(["grid", *LINE, "seed"], as_index=False).agg(
+        share_of_ceiling=("share", interquartile_mean), settings=("share", "size"), tasks=("task", "nunique")
+    )
+    every = common.drop_duplicates(PLACE).groupby("grid").size()
+    seeds = seeds[seeds["settings"] == seeds["grid"].map(every)]
     table = tabulate(seeds, ["grid", *LINE, "settings", "tasks"], share_of_ceiling="interval")
     return seeds, in_order(table, "grid", "reference", "method", "setting")
 
