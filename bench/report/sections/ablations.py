@@ -13,7 +13,7 @@ from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit
 from bench.report.query import effective_rank, number, scores, titled, with_columns
 from bench.report.sweeps import sweeps, with_settings
-from bench.report.tables import difference, in_order, per_seed, tabulate
+from bench.report.tables import in_order, tabulate
 from bench.report.words import sortable, whole_as_int
 
 TITLE = "Ablations"
@@ -74,16 +74,13 @@ def compared(rows: pd.DataFrame, by: Sequence[str], **further: str) -> pd.DataFr
     seeds, minus_base with interval. A predictor is compared with the same one of the base.
     """
     line = ["predictor", "reference"]
-    keys = [*CELL, *by, *line]
-    table = tabulate(rows, keys, accuracy="interval", chance="mean", base="first", **further)
-    seeds = per_seed(rows, [*keys, "base"], "accuracy").set_index("seed")
-    bases = dict(list(seeds[seeds["base"]].groupby([*CELL, *line], dropna=False)))
-    minus = [
-        (*key, *difference(part, bases.get((*key[: len(CELL)], *key[-2:]), part[:0]), "accuracy")[:3])
-        for key, part in seeds.groupby(keys, dropna=False)
-    ]
-    names = ["minus_base", "minus_base_low", "minus_base_high"]
-    table = table.merge(pd.DataFrame(minus, columns=[*keys, *names]), on=keys, how="left")
+    same = [*CELL, *line, "seed"]
+    bases = rows[rows["base"]].drop_duplicates(same)[[*same, "accuracy"]]
+    rows = rows.merge(bases, on=same, how="left", suffixes=("", "_of_base")).sort_values("seed", kind="stable")
+    rows = rows.assign(minus_base=rows["accuracy"] - rows["accuracy_of_base"])
+    how = {"accuracy": "interval", "chance": "mean", "base": "first", **further, "minus_base": "interval"}
+    table = tabulate(rows, [*CELL, *by, *line], **how)
+    table.insert(table.columns.get_loc("minus_base"), "seeds", table.pop("seeds"))
     table = in_order(table, "grid", "task", "method", "where", *by, "reference")
     return table if table["where"].astype(bool).any() else table.drop(columns="where")
 

@@ -46,12 +46,7 @@ def records(data: Data) -> Iterator[Record]:
 
 def shown(record: Record) -> Exhibit:
     """The exhibit of a record."""
-    name = record["experiment"]
-    title, caption, across, make = EXHIBITS[name]
-    table, run, panels = make(record)
-    looks = style.styles(table["method"], record.get("methods"))
-    figure = plot.draw(panels, looks, across)
-    return Exhibit(name, title, caption, f"diagnose {name}: {run}", figure=figure, table=table, methods=tuple(looks))
+    return EXHIBITS[record["experiment"]](record)
 
 
 def save_png(record: Record, path: Path) -> None:
@@ -59,8 +54,12 @@ def save_png(record: Record, path: Path) -> None:
     plot.save_png(lambda: shown(record).figure, path)
 
 
-Made = tuple[pd.DataFrame, str, list[plot.Panel]]
-"""A table, what was run, and panels."""
+def _exhibit(
+    record: Record, title: str, caption: str, table: pd.DataFrame, run: str, panels: list[plot.Panel], across: int = 1
+) -> Exhibit:
+    looks, name = style.styles(table["method"], record.get("methods")), record["experiment"]
+    figure = plot.draw(panels, looks, across)
+    return Exhibit(name, title, caption, f"diagnose {name}: {run}", figure=figure, table=table, methods=tuple(looks))
 
 
 def _lines(rows: pd.DataFrame, x: str, y: str) -> list[plot.Line]:
@@ -83,7 +82,7 @@ def balance_table(record: Record) -> pd.DataFrame:
     return table.assign(off=off, arrived=off < AIM)
 
 
-def _balance(record: Record) -> Made:
+def _balance(record: Record) -> Exhibit:
     table, rows = balance_table(record), pd.DataFrame(record["found"]).explode(["steps", "theta"])
     rows = rows.assign(id=rows["seed"], theta=rows["theta"].astype(float).clip(-10, 10))[rows["steps"] > 0]
     lines = [
@@ -92,7 +91,9 @@ def _balance(record: Record) -> Made:
     ]
     levels = [plot.Level("optimum, -1/6", np.array([BEST]))]
     panel = plot.Panel("", "steps", "θ", lines, levels, ticks="log", ylim=(-1.0, 2.0))
-    return table, f"{table['steps'].max():,} steps of SGD, one lane.", [panel]
+    caption = "The parameter θ of a loss whose gradient turns its sign with the columns that it goes back through."
+    run = f"{table['steps'].max():,} steps of SGD, one lane."
+    return _exhibit(record, "Influence balancing", caption, table, run, [panel])
 
 
 # Convergence.
@@ -109,11 +110,13 @@ def convergence_table(record: Record) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _convergence(record: Record) -> Made:
+def _convergence(record: Record) -> Exhibit:
     table = convergence_table(record)
     levels = [plot.Level("variance of the target / 2", np.array([record["found"]["target"]]))]
     panel = plot.Panel("", "steps", "loss", _lines(table, "steps", "loss"), levels, ticks="log", ylog=True)
-    return table, f"{table['steps'].max():,} steps of SGD, {table['seeds'].max()} seeds.", [panel]
+    caption = "The loss over one period of a cycle of 97 inputs: median of the seeds, and their middle half."
+    run = f"{table['steps'].max():,} steps of SGD, {table['seeds'].max()} seeds."
+    return _exhibit(record, "Convergence", caption, table, run, [panel])
 
 
 # Quality of gradients.
@@ -143,7 +146,7 @@ def _signed_root(square: float) -> float:
     return math.copysign(math.sqrt(abs(square)), square)
 
 
-def _quality(record: Record) -> Made:
+def _quality(record: Record) -> Exhibit:
     table = quality_table(record)
     panels = [
         quality_panel(part, axis, value)
@@ -152,7 +155,11 @@ def _quality(record: Record) -> Made:
         if len(part := table[table["axis"] == axis])
     ]
     run = f"tanh, {table['networks'].max()} networks, {table['draws'].max():,} draws of noise for each."
-    return table, run, panels
+    caption = (
+        "Gradients of networks that are not trained, against the exact one: above by the number of units, below by the "
+        "distance to the only symbol whose credit is looked at. A bias is left out where noise hides it."
+    )
+    return _exhibit(record, "Quality of gradients", caption, table, run, panels, len(MEASURED))
 
 
 def quality_panel(rows: pd.DataFrame, axis: str, name: str) -> plot.Panel:
@@ -179,41 +186,21 @@ def cost_table(record: Record) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _costs(record: Record) -> Made:
+def _costs(record: Record) -> Exhibit:
     rows = pd.DataFrame(record["found"])
     panels = [
         plot.Panel("", AXES[axis], label, _lines(rows[rows["axis"] == axis], "value", name), ylog=True)
         for axis in ("units", "columns")
         for name, label in COSTS.items()
     ]
-    return cost_table(record), "tanh and elstm, linear readout, three symbols.", panels
+    caption = "What a column of a stream costs for a lane, traced from a step that ran; an update at every column."
+    run = "tanh and elstm, linear readout, three symbols."
+    return _exhibit(record, "Costs of carrying credit", caption, cost_table(record), run, panels, 2)
 
 
-EXHIBITS: dict[str, tuple[str, str, int, Callable[[Record], Made]]] = {
-    "gradient-quality": (
-        "Quality of gradients",
-        "Gradients of networks that are not trained, against the exact one: above by the number of units, below by the "
-        "distance to the only symbol whose credit is looked at. A bias is left out where noise hides it.",
-        len(MEASURED),
-        _quality,
-    ),
-    "influence-balancing": (
-        "Influence balancing",
-        "The parameter θ of a loss whose gradient turns its sign with the columns that it goes back through.",
-        1,
-        _balance,
-    ),
-    "convergence": (
-        "Convergence",
-        "The loss over one period of a cycle of 97 inputs: median of the seeds, and their middle half.",
-        1,
-        _convergence,
-    ),
-    "credit-costs": (
-        "Costs of carrying credit",
-        "What a column of a stream costs for a lane, traced from a step that ran; an update at every column.",
-        2,
-        _costs,
-    ),
+EXHIBITS: dict[str, Callable[[Record], Exhibit]] = {
+    "gradient-quality": _quality,
+    "influence-balancing": _balance,
+    "convergence": _convergence,
+    "credit-costs": _costs,
 }
-"""Title, caption, panels beside one another, and what makes the rest of a record."""
