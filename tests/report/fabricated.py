@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from matplotlib import rc_context
 from rich.console import Console
 
@@ -21,13 +22,8 @@ from bench.results import Folder, write_json
 from tests.helpers import folder_of, tiny_run
 
 FACTS = {
-    "chance": 0.125,
-    "loss_floor": 0.1,
-    "accuracy_ceiling": 0.8,
-    "shortcut": 0.2,
-    "shortcut_rule": "the commonest label",
-    "unigram_loss": 2.0,
-    "unit": "nats",
+    **{"chance": 0.125, "shortcut": 0.2, "shortcut_rule": "the commonest label", "accuracy_ceiling": 0.8},
+    **{"loss_floor": 0.1, "unigram_loss": 2.0, "unit": "nats"},
 }
 PROVENANCE = {"commit": "abc123", "dirty": True, "packages": {"torch": "2.9"}, "processor": "A CPU", "host": "secret"}
 
@@ -70,6 +66,13 @@ def seeds(root: Path, accuracies: list[float], method: str = "bptt", **fields: A
     return [fake(root, run, [score(accuracy, 1.1)]) for run, accuracy in zip(runs, accuracies)]
 
 
+def measured(
+    root: Path, file: str, record: Any, method: Any = "bptt", seed: int = 0, task: Any = "retrieval", **fields: Any
+) -> None:
+    """A finished cell with this record of what was measured."""
+    write_json(fake(root, tiny_run(method, task, seed=seed, **fields), [score(0.5, 1.1)]) / file, record)
+
+
 def undo(folder: Folder, state: str, **facts: Any) -> None:
     """Let a finished cell be one that ended otherwise, or has not."""
     (folder / "result.json").unlink()
@@ -96,11 +99,31 @@ def exhibits(at: Path | Data, name: str) -> dict[str, Exhibit | Missing]:
         return {exhibit.name: exhibit for exhibit in import_module(f"bench.report.sections.{name}").exhibits(data)}
 
 
-def made(at: Path | Data, section: str, name: str) -> tuple[Exhibit, pd.DataFrame]:
-    """One of them, which has a table, with that."""
-    found = exhibits(at, section)[name]
-    assert isinstance(found, Exhibit) and found.table is not None
-    return found, found.table
+def made(at: Path | Data, section: str, name: str = "") -> Any:
+    """One of them, which is not missing: of that name, or that of the section."""
+    found = exhibits(at, section)[name or section]
+    assert isinstance(found, Exhibit), found
+    return found
+
+
+def table(at: Path | Data, section: str, name: str = "") -> pd.DataFrame:
+    """Its table."""
+    return made(at, section, name).table
+
+
+def missing(at: Path | Data, section: str) -> list[str]:
+    """The names of those that are missing."""
+    return [name for name, found in exhibits(at, section).items() if isinstance(found, Missing)]
+
+
+def expect(row: dict[str, Any], **wanted: Any) -> None:
+    """The row has these values; a tuple is a mean with the ends of its interval."""
+    flat: dict[str, Any] = {}
+    for name, value in wanted.items():
+        several = isinstance(value, tuple)
+        flat |= dict(zip((name, f"{name}_low", f"{name}_high"), value)) if several else {name: value}
+    found = {name: row[name] for name in flat}
+    assert found == pytest.approx(flat, nan_ok=True), f"{found}, not {flat}"
 
 
 def lines(panel: Panel, **wanted: Any) -> list[Line]:

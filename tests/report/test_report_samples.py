@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,8 @@ from bench.report import formats
 from bench.report.exhibit import Exhibit, Missing
 from bench.report.sections import samples
 from bench.report.style import PURPLE, RC
-from bench.results import write_json
-from tests.helpers import tiny_run
 from tests.report import fabricated
-from tests.report.fabricated import fake, only, score
-
-HEAD = {"schema": 1, "predictor": "rnn", "temperature": 1.0, "context": 1}
+from tests.report.fabricated import expect, measured, only
 
 
 def picture(level: int, height: int = 4) -> list[list[int]]:
@@ -32,12 +29,12 @@ def images(written: int = 20, done: int = 60, truth: int = 100, given: int = 2, 
     """Completions keep the given rows."""
     completed = [*picture(truth, given), *picture(done, 4 - given)]
     completion = {"given": given, "truth": picture(truth), "written": completed}
-    return {**HEAD, "kind": "image", "written": [picture(written)] * count, "completed": [completion] * count}
+    return {"kind": "image", "written": [picture(written)] * count, "completed": [completion] * count}
 
 
 def symbols(*rows: tuple[list[int], list[int], list[int]]) -> dict[str, Any]:
     completed = [dict(zip(("given", "truth", "written"), row)) for row in rows]
-    return {**HEAD, "kind": "symbols", "written": [], "completed": completed}
+    return {"kind": "symbols", "written": [], "completed": completed}
 
 
 ASKED = ([3, 0, 7, 0], [-1, -1, -1, 7], [-1, -1, -1, 7])
@@ -46,38 +43,35 @@ WRONG = ([3, 0, 5, 0], [-1, -1, -1, 5], [-1, -1, -1, 6])
 
 def texts(continuation: str) -> dict[str, Any]:
     completion = {"given": "the cat sat", "truth": " on a mat.", "written": continuation}
-    return {**HEAD, "kind": "text", "written": ["A <b>tale</b>\nof $x_1$."] * 4, "completed": [completion] * 4}
+    return {"kind": "text", "written": ["A <b>tale</b>\nof $x_1$."] * 4, "completed": [completion] * 4}
 
 
-def cell(root: Path, record: Any, method: Any = "bptt", seed: int = 0, task: Any = "retrieval") -> Path:
-    folder = fake(root, tiny_run(method, task, seed=seed), [score(0.5, 1.1)])
-    write_json(folder / "samples.json", record)
-    return folder.path
+def cell(root: Path, record: Any, *how: Any, **fields: Any) -> None:
+    measured(root, "samples.json", record, *how, **fields)
 
 
-def made(root: Path, name: str = "samples") -> tuple[Exhibit, pd.DataFrame]:
-    return fabricated.made(root, "samples", name)
+def made(root: Path) -> tuple[Exhibit, pd.DataFrame]:
+    found = fabricated.made(root, "samples")
+    return found, found.table
 
 
-def sheet(exhibit: Exhibit) -> Axes:
-    assert exhibit.figure is not None
+def sheet(root: Path) -> Axes:
+    figure = made(root)[0].figure
+    assert figure is not None
     with rc_context(RC):
-        exhibit.figure.canvas.draw()
-    (axes,) = exhibit.figure.axes
+        figure.canvas.draw()
+    (axes,) = figure.axes
     return axes
 
 
-def strips(axes: Axes) -> dict[str, list[np.ndarray]]:
-    """Row's words -> its pictures from left to right."""
-    found: dict[float, list[tuple[float, np.ndarray]]] = {}
+def strips(root: Path) -> list[tuple[str, list[float]]]:
+    """Every row's words, and how bright its pictures are from left to right."""
+    axes, found = sheet(root), defaultdict(dict)
     for image in axes.images:
         left, _, _, top = image.get_extent()
-        found.setdefault(top, []).append((left, np.asarray(image.get_array())))
+        found[top][left] = np.mean(image.get_array())
     words = [tick.get_text() for tick in axes.get_yticklabels()]
-    return {
-        word: [picture for _, picture in sorted(found[top], key=lambda item: item[0])]
-        for word, top in zip(words, sorted(found))
-    }
+    return [(word, [found[top][left] for left in sorted(found[top])]) for word, top in zip(words, sorted(found))]
 
 
 # Pictures.
@@ -86,22 +80,14 @@ def strips(axes: Axes) -> dict[str, list[np.ndarray]]:
 def test_a_row_shows_six_pictures_and_four_completions_below_the_true_ones(tmp_path: Path) -> None:
     cell(tmp_path, images(written=20), "smt+dmt")
     cell(tmp_path, images(written=30), "transformer")
-    rows = strips(sheet(made(tmp_path)[0]))
-    assert list(rows) == ["test pictures", "smt+dmt", "transformer"]
-    assert [picture.mean() for picture in rows["test pictures"]] == [100] * 4
-    assert [picture.mean() for picture in rows["smt+dmt"]] == [20] * 6 + [80] * 4
-    assert [picture.mean() for picture in rows["transformer"]] == [30] * 6 + [80] * 4
+    shown = ("smt+dmt", [20] * 6 + [80] * 4), ("transformer", [30] * 6 + [80] * 4)
+    assert strips(tmp_path) == [("test pictures", [100] * 4), *shown]
 
 
-def test_ink_is_black(tmp_path: Path) -> None:
-    cell(tmp_path, images())
-    (image, *_) = sheet(made(tmp_path)[0]).images
-    assert image.to_rgba(np.array([[255.0, 0.0]])).tolist() == [[[0, 0, 0, 1], [1, 1, 1, 1]]]
-
-
-def test_a_line_stands_below_the_rows_that_were_given(tmp_path: Path) -> None:
+def test_ink_is_black_and_a_line_stands_below_the_rows_that_were_given(tmp_path: Path) -> None:
     cell(tmp_path, images(given=3))
-    axes = sheet(made(tmp_path)[0])
+    axes = sheet(tmp_path)
+    assert axes.images[0].to_rgba(np.array([[255.0, 0.0]])).tolist() == [[[0, 0, 0, 1], [1, 1, 1, 1]]]
     marked = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines if line.get_color() == PURPLE]
     tops = sorted({image.get_extent()[3] for image in axes.images})
     assert len(marked) == 8
@@ -112,9 +98,7 @@ def test_a_line_stands_below_the_rows_that_were_given(tmp_path: Path) -> None:
 def test_other_test_pictures_come_again(tmp_path: Path) -> None:
     cell(tmp_path, images(truth=100), "bptt")
     cell(tmp_path, images(truth=40), "transformer")
-    axes = sheet(made(tmp_path)[0])
-    words = [tick.get_text() for tick in axes.get_yticklabels()]
-    assert words == ["test pictures", "bptt", "test pictures", "transformer"]
+    assert [word for word, _ in strips(tmp_path)] == ["test pictures", "bptt", "test pictures", "transformer"]
 
 
 def test_the_error_of_completions_counts_what_was_not_given(tmp_path: Path) -> None:
@@ -122,36 +106,32 @@ def test_the_error_of_completions_counts_what_was_not_given(tmp_path: Path) -> N
         cell(tmp_path, images(20 + seed, done), "bptt", seed)
     cell(tmp_path, images(done=95), "transformer")
     _, table = made(tmp_path)
-    bptt, transformer = only(table, method="bptt"), only(table, method="transformer")
-    assert bptt["completion_error"] == pytest.approx(80 / 3) and bptt["seeds"] == 3
-    assert (bptt["completion_error_low"], bptt["completion_error_high"]) == (10, 40)
-    assert bptt["blank_error"] == 100 and bptt["ink_written"] == 21 and bptt["ink_test"] == 100
-    assert transformer["completion_error"] == 5 and math.isnan(transformer["completion_error_low"])
+    shown = {"blank_error": 100, "ink_written": 21, "ink_test": 100, "seeds": 3}
+    expect(only(table, method="bptt"), completion_error=(80 / 3, 10, 40), **shown)
+    expect(only(table, method="transformer"), completion_error=(5, math.nan, math.nan))
 
 
 def test_of_every_method_the_first_seed_is_shown(tmp_path: Path) -> None:
     for seed, written in ((2, 50), (1, 40)):
         cell(tmp_path, images(written), seed=seed)
-    assert strips(sheet(made(tmp_path)[0]))["bptt"][0].mean() == 40
+    assert dict(strips(tmp_path))["bptt"][0] == 40
 
 
-def test_pictures_without_completions_stand_alone(tmp_path: Path) -> None:
-    cell(tmp_path, {**images(), "completed": []})
-    exhibit, table = made(tmp_path)
-    assert list(strips(sheet(exhibit))) == ["bptt"] and math.isnan(table["completion_error"].iloc[0])
-
-
-def test_completions_without_free_pictures_stand_alone(tmp_path: Path) -> None:
-    cell(tmp_path, {**images(), "written": []})
-    exhibit, _ = made(tmp_path)
-    assert [len(row) for row in strips(sheet(exhibit)).values()] == [4, 4]
+@pytest.mark.parametrize(
+    ("gone", "rows", "error"),
+    [("completed", [("bptt", 6)], math.nan), ("written", [("test pictures", 4), ("bptt", 4)], 40)],
+)
+def test_free_pictures_or_completions_stand_alone(tmp_path: Path, gone: str, rows: Any, error: float) -> None:
+    cell(tmp_path, {**images(), gone: []})
+    assert [(word, len(row)) for word, row in strips(tmp_path)] == rows
+    expect(only(made(tmp_path)[1]), completion_error=error)
 
 
 def test_rows_of_pictures_are_few(tmp_path: Path) -> None:
     for length in range(6, 26, 2):
         cell(tmp_path, images(), task={"name": "retrieval", "length": length})
     exhibit, table = made(tmp_path)
-    assert len(strips(sheet(exhibit))) == 1 + samples.MOST_ROWS and len(table) == 10
+    assert len(strips(tmp_path)) == 1 + samples.MOST_ROWS and len(table) == 10
     assert "8 of 10" in exhibit.caption
     assert table["where"].iloc[0] == "retrieval, length 6"
 
@@ -204,11 +184,7 @@ def test_every_task_has_an_exhibit_and_pictures_come_first(tmp_path: Path) -> No
     cell(tmp_path, texts("on"), task="string-copy")
     found = fabricated.exhibits(tmp_path, "samples")
     assert list(found) == ["samples", "samples-string-copy", "samples-retrieval"]
-    assert [getattr(exhibit, "tasks", None) for exhibit in found.values()] == [
-        ("stack",),
-        ("string-copy",),
-        ("retrieval",),
-    ]
+    assert [found[name].tasks for name in found] == [("stack",), ("string-copy",), ("retrieval",)]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
