@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from bench.report.data import load
-from bench.report.exhibit import Missing
-from bench.report.plot import Panel, draw
+from bench.report.plot import draw
 from bench.results import write_json
 from tests.helpers import TINY, tiny_run
-from tests.report.fabricated import exhibits, fake, lines, made, means, only, score, words
+from tests.report.fabricated import expect, fake, lines, made, means, missing, only, score, table, words
 
-NAMES = ["ablation-lambda", "ablation-future", "ablation-backbone"]
 BASE = {"lambda_dyn": 1.0, "lambda_unif": 0.001, "future": 64}
 
 
@@ -48,69 +45,48 @@ def ladder(root: Path) -> None:
     cells(root, [0.3, 0.6, 0.6], lambda_unif=0.0, ranks=[1, 2, 3])
 
 
-def table(root: Path, name: str) -> pd.DataFrame:
-    return made(root, "ablations", name)[1]
-
-
-def panels(root: Path, name: str) -> Sequence[Panel]:
-    return made(root, "ablations", name)[0].panels
-
-
 # Weights.
 
 
 def test_every_weight_is_compared_with_the_base_seed_by_seed(tmp_path: Path) -> None:
     ladder(tmp_path / "g")
-    rows = table(tmp_path, "ablation-lambda")
-    row = only(rows, field="method.lambda_dyn", value=10.0, predictor="rnn")
-    assert (row["accuracy"], row["accuracy_low"], row["accuracy_high"]) == pytest.approx((0.3, 0.2, 0.4))
-    assert row["seeds"] == 3 and row["chance"] == 0.125 and not row["base"]
-    # 0.4 - 0.5, 0.2 - 0.6, 0.3 - 0.7
-    assert (row["minus_base"], row["minus_base_low"], row["minus_base_high"]) == pytest.approx((-0.3, -0.4, -0.1))
-    base = only(rows, field="method.lambda_dyn", value=1.0, predictor="rnn")
-    assert base["base"] and base["minus_base"] == 0 and not base["papers_choice"]
+    rows = table(tmp_path, "ablations", "ablation-lambda")
+    large = {"accuracy": (0.3, 0.2, 0.4), "chance": 0.125, "base": False, "seeds": 3}
+    minus = (-0.3, -0.4, -0.1)  # 0.4 - 0.5, 0.2 - 0.6, 0.3 - 0.7
+    expect(only(rows, field="method.lambda_dyn", value=10.0, predictor="rnn"), **large, minus_base=minus)
+    base = {"base": True, "minus_base": 0, "papers_choice": False}
+    expect(only(rows, field="method.lambda_dyn", value=1.0, predictor="rnn"), **base)
     teacher = only(rows, field="method.lambda_dyn", value=10.0, predictor="teacher")
-    assert teacher["minus_base"] == pytest.approx(-0.1)  # of the base's teacher
+    expect(teacher, minus_base=-0.1)  # of the base's teacher
     assert sorted(rows[rows["field"] == "method.lambda_unif"]["value"].unique()) == [0.0, 0.001]
     assert "where" not in rows
 
 
-def test_the_best_weight_and_the_papers_are_named(tmp_path: Path) -> None:
+def test_the_best_weight_and_the_papers_are_named_beside_the_rank_of_memories(tmp_path: Path) -> None:
     ladder(tmp_path / "g")
-    rows = table(tmp_path, "ablation-lambda")
+    rows = table(tmp_path, "ablations", "ablation-lambda")
     own = rows[rows["predictor"] == "rnn"]
-    assert own[own["best"]][["field", "value"]].to_numpy().tolist() == [
-        ["method.lambda_dyn", 0.1],
-        ["method.lambda_unif", 0.001],
-    ]
+    best = own[own["best"]]
+    assert list(zip(best["field"], best["value"])) == [("method.lambda_dyn", 0.1), ("method.lambda_unif", 0.001)]
     assert own[own["papers_choice"]]["value"].tolist() == [0.1, 0.001]
-
-
-def test_the_rank_of_memories_stands_beside_lambda_unif(tmp_path: Path) -> None:
-    ladder(tmp_path / "g")
-    rows = table(tmp_path, "ablation-lambda")
-    row = only(rows, field="method.lambda_unif", value=0.0, predictor="rnn")
-    assert (row["effective_rank"], row["effective_rank_low"], row["effective_rank_high"]) == pytest.approx((2, 1, 3))
-    assert len(panels(tmp_path, "ablation-lambda")) == 3
+    expect(only(own, field="method.lambda_unif", value=0.0), effective_rank=(2, 1, 3))
 
 
 def test_without_a_geometry_there_is_no_rank(tmp_path: Path) -> None:
     cells(tmp_path / "g", [0.5])
     cells(tmp_path / "g", [0.6], lambda_unif=0.0)
-    assert "effective_rank" not in table(tmp_path, "ablation-lambda")
-    assert len(panels(tmp_path, "ablation-lambda")) == 1
+    found = made(tmp_path, "ablations", "ablation-lambda")
+    assert "effective_rank" not in found.table and len(found.panels) == 1
 
 
 def test_a_weight_of_zero_has_a_tick_of_its_own_at_the_left(tmp_path: Path) -> None:
     ladder(tmp_path / "g")
-    dynamics, uniformity, _ = panels(tmp_path, "ablation-lambda")
+    dynamics, uniformity, _ = made(tmp_path, "ablations", "ablation-lambda").panels
     assert dynamics.zero is None and [mark.x for mark in dynamics.marks] == [0.1]
     assert uniformity.zero == pytest.approx(0.0001) and lines(uniformity)[0].x.tolist() == [0.0001, 0.001]
     axes = draw([dynamics, uniformity], load([tmp_path]).looks).axes
-    assert [[text.get_text() for text in panel.get_xticklabels()] for panel in axes] == [
-        ["0.1", "1", "10"],
-        ["0", "0.001"],
-    ]
+    ticks = [[text.get_text() for text in panel.get_xticklabels()] for panel in axes]
+    assert ticks == [["0.1", "1", "10"], ["0", "0.001"]]
 
 
 # Futures.
@@ -125,18 +101,17 @@ def futures(root: Path) -> None:
 
 def test_joint_and_detached_training_are_compared_with_the_same_base(tmp_path: Path) -> None:
     futures(tmp_path / "g")
-    rows = table(tmp_path, "ablation-future")
+    rows = table(tmp_path, "ablations", "ablation-future")
     found = {(row["training"], row["future"]): row for row in rows.to_dict("records")}
     assert set(found) == {("joint", 1), ("joint", 64), ("detached", 1), ("detached", 64)}
     assert found["joint", 64]["base"] and sum(row["base"] for row in found.values()) == 1
-    row = found["detached", 1]  # 0.2 - 0.9, 0.1 - 0.9, 0.3 - 1.0
-    assert row["accuracy"] == pytest.approx(0.2)
-    assert (row["minus_base"], row["minus_base_low"], row["minus_base_high"]) == pytest.approx((-2.2 / 3, -0.8, -0.7))
+    minus = (-2.2 / 3, -0.8, -0.7)  # 0.2 - 0.9, 0.1 - 0.9, 0.3 - 1.0
+    expect(found["detached", 1], accuracy=0.2, minus_base=minus)
 
 
 def test_the_length_is_marked_beside_both_ways_to_train(tmp_path: Path) -> None:
     futures(tmp_path / "g")
-    (panel,) = panels(tmp_path, "ablation-future")
+    (panel,) = made(tmp_path, "ablations", "ablation-future").panels
     assert [mark.x for mark in panel.marks] == [12]
     told = ["smt+dmt, detached", "smt+dmt, joint", "ceiling", "chance", "length of the task"]
     assert words([panel]) == told and len({line.variant for line in panel.lines}) == 2
@@ -151,16 +126,11 @@ def test_backbones_are_compared_with_the_methods_own_base(tmp_path: Path) -> Non
     cells(tmp_path / "g", [0.2, 0.1, 0.3], backbone="gru")
     cells(tmp_path / "g", [0.5, 0.5, 0.5], "bptt")
     cells(tmp_path / "g", [0.7, 0.6, 0.8], "bptt", "gru")
-    rows = table(tmp_path, "ablation-backbone")
-    assert list(zip(rows["method"], rows["backbone"])) == [
-        ("smt+dmt", "gru"),
-        ("smt+dmt", "transformer"),
-        ("bptt", "gru"),
-        ("bptt", "transformer"),
-    ]
+    rows = table(tmp_path, "ablations", "ablation-backbone")
+    assert list(zip(rows["method"], rows["backbone"])) == list(product(["smt+dmt", "bptt"], ["gru", "transformer"]))
     assert rows["minus_base"].tolist() == pytest.approx([-0.7, 0, 0.2, 0])  # on a tie the paper's backbone is the base
     assert rows["seeds"].tolist() == [3] * 4
-    (panel,) = panels(tmp_path, "ablation-backbone")
+    (panel,) = made(tmp_path, "ablations", "ablation-backbone").panels
     assert panel.names == ["transformer", "gru"]
     assert means(panel) == [pytest.approx([0.9, 0.2]), pytest.approx([0.5, 0.7])]
 
@@ -172,4 +142,4 @@ def test_cells_that_differ_in_more_than_the_field_are_not_compared(tmp_path: Pat
     cells(tmp_path / "g", [0.5], future=1)
     cells(tmp_path / "g", [0.6], lambda_dyn=0.1, future=4)
     cells(tmp_path / "other", [0.6], lambda_dyn=0.1, future=1)  # nor across grids
-    assert all(isinstance(exhibit, Missing) for exhibit in exhibits(tmp_path, "ablations").values())
+    assert missing(tmp_path, "ablations") == ["ablation-lambda", "ablation-future", "ablation-backbone"]

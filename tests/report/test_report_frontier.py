@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from bench.config import Run
 from bench.report import claims
 from bench.report.data import Data, load
-from bench.report.exhibit import Exhibit
-from bench.report.sections import estimators, frontier
+from bench.report.sections import estimators
 from bench.results import read_json, write_json
 from tests.helpers import tiny_run
-from tests.report.fabricated import fake, levels, means, only, score
+from tests.report.fabricated import exhibits, expect, fake, levels, made, means, only, score, table
 
 MODEL = {
     **{"backbone": "tanh", "updater_width": 4, "d": 4, "heads": 1, "memory_tokens": 1, "updater_layers": 1},
@@ -54,23 +53,15 @@ def streams(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_table_says_who_is_best_from_when_to_when_and_when_levels_are_passed(streams):
-    (exhibit,) = tuple(frontier.exhibits(load([streams])))
-    assert isinstance(exhibit, Exhibit) and exhibit.table is not None
-    table = exhibit.table
-    rtrl, window = only(table, method="rtrl"), only(table, method="tbptt", setting="k 8")
-    assert rtrl["above"] == pytest.approx(0.02) and rtrl["above_low"] < 0.02 < rtrl["above_high"]
-    assert (rtrl["cpu"], rtrl["tokens"], rtrl["seeds"], rtrl["floor"]) == (6.0, 20.0, 3, pytest.approx(0.2))
-    assert (rtrl["best_from"], rtrl["best_to"]) == (6.0, 6.0) and (window["best_from"], window["best_to"]) == (1.0, 2.0)
-    assert np.isnan(only(table, method="uoro")["best_from"])
-    assert (rtrl["cpu_to_0.1"], rtrl["tokens_to_0.1"], rtrl["reached_0.1"]) == (6.0, 20.0, 3)
-    assert (rtrl["cpu_to_0.02"], rtrl["reached_0.02"]) == (6.0, 2)  # the third seed ends 0.03 above the floor
-    assert np.isnan(window["cpu_to_0.1"]) and window["reached_0.1"] == 0
-
-
-def test_the_figure_has_every_curve_above_the_floor_and_the_front(streams):
-    (exhibit,) = tuple(frontier.exhibits(load([streams])))
-    assert isinstance(exhibit, Exhibit)
+def test_who_is_best_from_when_to_when_and_when_levels_are_passed(streams):
+    exhibit = made(streams, "frontier", "frontier-anbn")
+    rows = exhibit.table
+    best = {"best_from": 6, "best_to": 6, "floor": 0.2, "cpu": 6, "tokens": 20, "seeds": 3}
+    passed = {"cpu_to_0.1": 6, "tokens_to_0.1": 20, "reached_0.1": 3, "cpu_to_0.02": 6, "reached_0.02": 2}
+    expect(only(rows, method="rtrl"), above=(0.02, 0.01, 0.03), **best, **passed)
+    window = {"best_from": 1, "best_to": 2, "cpu_to_0.1": math.nan, "reached_0.1": 0}
+    expect(only(rows, method="tbptt", setting="k 8"), **window)
+    expect(only(rows, method="uoro"), best_from=math.nan)
     (panel,) = exhibit.panels
     assert panel.title == "tanh 4" and len(panel.lines) == 4
     assert means(panel, word="rtrl") == [pytest.approx([0.41, 0.02])]
@@ -80,7 +71,7 @@ def test_the_figure_has_every_curve_above_the_floor_and_the_front(streams):
 def test_what_a_paper_says_stands_beside_its_method_on_its_task_alone(tmp_path):
     for most in (32, 8):
         cell(tmp_path / str(most), run_of("uoro", 0, {"name": "anbn", "most": most}), [0.5], [1.0], [10])
-    tables = [next(iter(frontier.exhibits(load([tmp_path / folder])))).table for folder in ("32", "8")]  # type: ignore[union-attr]
+    tables = [table(tmp_path / folder, "frontier", "frontier-anbn") for folder in ("32", "8")]
     assert tables[0]["published"].tolist() == [0.147] and "published" not in tables[1]
 
 
@@ -92,14 +83,13 @@ def test_where_no_floor_is_known_the_best_end_takes_its_place(tmp_path):
         for row in record["scores"]:
             row["loss_floor"] = None
         write_json(file, record)
-    (exhibit,) = tuple(frontier.exhibits(load([tmp_path])))
-    assert exhibit.table["above"].tolist() == pytest.approx([0, 0.2])  # type: ignore[union-attr]
+    assert table(tmp_path, "frontier", "frontier-anbn")["above"].tolist() == pytest.approx([0, 0.2])
 
 
 def test_nothing_is_shown_of_methods_that_learn_from_sequences_alone(tmp_path):
     fake(tmp_path, tiny_run("bptt"), [score(0.5, 1.0)], traits={**TRAITS, "data": "sequences"})
     data = load([tmp_path])
-    assert tuple(frontier.exhibits(data)) == () and tuple(estimators.exhibits(data)) == ()
+    assert exhibits(data, "frontier") == exhibits(data, "estimators") == {}
     assert not any(claim.key.startswith("online") for claim, _ in claims.judged(data))
 
 
@@ -132,9 +122,9 @@ def curriculum(root: Path, ends: dict[str, float]) -> Data:
 def test_levels_of_the_curriculum_decide_online_4(tmp_path, ends, word):
     data = curriculum(tmp_path, ends)
     assert verdict(data, "online-4").verdict == word
-    (exhibit,) = tuple(frontier.exhibits(data))
-    row = only(exhibit.table, method="kf-rtrl")  # type: ignore[union-attr]
-    assert row["level"] == row["level_at_equal_cpu"] == pytest.approx(ends["kf-rtrl"] + 0.1)
+    end = ends["kf-rtrl"] + 0.1
+    rows = table(data, "frontier", "frontier-copy-curriculum")
+    expect(only(rows, method="kf-rtrl"), level=end, level_at_equal_cpu=end)
 
 
 def test_methods_are_held_against_the_best_window_of_tbptt(tmp_path):
@@ -228,12 +218,11 @@ def test_the_quality_of_gradients_is_told_with_its_interval_and_what_noise_hides
         row_of("uoro", 2.0 if n == 4 else 900.0, s, n, squared_bias=0.01 * (s - 0.5)) for n in (4, 8) for s in range(3)
     ]
     rows += [row_of("tbptt", 0.0, s, n, squared_bias=0.25, draws=1) for n in (4, 8) for s in range(3)]
-    (exhibit,) = tuple(estimators.exhibits(kept(tmp_path, "gradient-quality", rows)))
-    table = exhibit.table  # type: ignore[union-attr]
-    uoro, tbptt = only(table, method="uoro", value=4), only(table, method="tbptt", value=4)
-    assert uoro["bias"] == pytest.approx(0.005**0.5) and uoro["bias_low"] < 0 < uoro["bias_high"]
-    assert uoro["variance"] == pytest.approx(2.0) and uoro["error"] == pytest.approx((2.0 / 100) ** 0.5)
-    assert tbptt["bias"] == 0.5 and tbptt["variance"] == 0 and tbptt["networks"] == 3
-    bias = estimators.quality_panel(table, "units", "bias")
+    found = table(kept(tmp_path, "gradient-quality", rows), "estimators", "gradient-quality")
+    uoro = only(found, method="uoro", value=4)
+    expect(uoro, bias=0.005**0.5, variance=2.0, error=(2.0 / 100) ** 0.5)
+    assert uoro["bias_low"] < 0 < uoro["bias_high"]
+    expect(only(found, method="tbptt", value=4), bias=0.5, variance=0, networks=3)
+    bias = estimators.quality_panel(found, "units", "bias")
     assert {line.method: line.x.tolist() for line in bias.lines} == {"uoro": [4.0], "tbptt": [4.0, 8.0]}
-    assert [line.method for line in estimators.quality_panel(table, "units", "variance").lines] == ["uoro"]
+    assert [line.method for line in estimators.quality_panel(found, "units", "variance").lines] == ["uoro"]

@@ -6,14 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pytest
 
-from bench.report.data import load
-from bench.report.sections import online
 from bench.results import read_json, write_json
 from tests.helpers import tiny_run
-from tests.report.fabricated import fake, levels, lines, only, score
+from tests.report.fabricated import expect, fake, levels, lines, made, only, score
 
 LOSSES = {"tbptt": [(0.5, 0.3), (0.6, 0.4), (0.7, 0.2)], "rtrl": [(0.4, 0.2)]}
 """Online losses at 500 and 1,000 tokens, of each seed; regrets are ten times as much."""
@@ -37,42 +35,30 @@ def three(root: Path) -> Path:
     return root / "g"
 
 
-def test_the_table_has_the_last_online_loss_and_the_regret_of_each_method(tmp_path: Path) -> None:
-    (exhibit,) = tuple(online.exhibits(load([three(tmp_path)])))
+def test_table_and_figure_have_the_online_loss_and_the_regret_of_each_method(tmp_path: Path) -> None:
+    exhibit = made(three(tmp_path), "online", "online-retrieval")
     assert exhibit.tasks == ("retrieval",) and set(exhibit.methods) == {"tbptt", "rtrl"}
-    assert isinstance(exhibit.table, pd.DataFrame)
-    row = only(exhibit.table, method="tbptt")
-    expected = {
-        **{"online_loss": 0.3, "online_loss_low": 0.2, "online_loss_high": 0.4, "loss_floor": 0.1},
-        **{"regret": 3.0, "regret_low": 2.0, "regret_high": 4.0, "tokens": 1000, "seeds": 3},
-    }
-    assert {name: row[name] for name in expected} == pytest.approx(expected)
-    assert only(exhibit.table, method="rtrl")["regret"] == pytest.approx(2.0)
-
-
-def test_the_figure_has_both_curves_with_the_floor_as_a_line(tmp_path: Path) -> None:
-    (exhibit,) = tuple(online.exhibits(load([three(tmp_path)])))
+    told = {"online_loss": (0.3, 0.2, 0.4), "loss_floor": 0.1, "regret": (3.0, 2.0, 4.0), "tokens": 1000, "seeds": 3}
+    expect(only(exhibit.table, method="tbptt"), **told)
+    expect(only(exhibit.table, method="rtrl"), regret=2.0)
     losses, regrets = exhibit.panels
     assert levels(losses) == {"floor": [pytest.approx(0.1)]}
     for panel, scale in ((losses, 1), (regrets, 10)):
         (line,) = lines(panel, method="tbptt")
         assert line.mean.tolist() == pytest.approx([0.6 * scale, 0.3 * scale]) and line.x.tolist() == [500, 1000]
-        assert [y.tolist() for _, y in line.seeds] == [
-            pytest.approx([scale * loss for loss in own]) for own in LOSSES["tbptt"]
-        ]
+        assert np.array([y for _, y in line.seeds]) == pytest.approx(scale * np.array(LOSSES["tbptt"]))
 
 
 def test_what_is_told_in_bits_is_in_bits_and_without_a_floor_there_is_no_regret(tmp_path: Path) -> None:
     cell(tmp_path, "tbptt", 0, (2 * math.log(2), math.log(2)), unit="bits", loss_floor=None)
-    (exhibit,) = tuple(online.exhibits(load([tmp_path])))
-    row = only(exhibit.table)
-    assert row["online_loss"] == pytest.approx(1.0) and row["unit"] == "bits"
-    assert math.isnan(row["regret"]) and len(exhibit.panels) == 1
+    exhibit = made(tmp_path, "online", "online-retrieval")
+    expect(only(exhibit.table), online_loss=1.0, unit="bits", regret=math.nan)
+    assert len(exhibit.panels) == 1
 
 
 def test_every_setting_of_a_task_has_a_row_and_its_own_floor(tmp_path: Path) -> None:
     for length, floor in ((12, 0.1), (24, 0.25)):
         cell(tmp_path, "tbptt", 0, (0.5, 0.4), length, loss_floor=floor)
-    (exhibit,) = tuple(online.exhibits(load([tmp_path])))
+    exhibit = made(tmp_path, "online", "online-retrieval")
     assert exhibit.table[["length", "loss_floor"]].to_numpy().tolist() == [[12, 0.1], [24, 0.25]]
     assert [levels(panel)["floor"] for panel in exhibit.panels[::2]] == [[pytest.approx(0.1)], [pytest.approx(0.25)]]

@@ -9,19 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench.report.exhibit import Exhibit, command
+from bench.report.exhibit import command
 from bench.report.sections import provenance
 from bench.results import run_folders, write_json
 from tests.helpers import folder_of, tiny_run
-from tests.report.fabricated import PROVENANCE, exhibits, fake, made, score, seeds
-
-
-def table(root: Path, name: str) -> pd.DataFrame:
-    return made(root, "provenance", name)[1]
-
-
-def caption(root: Path, name: str) -> str:
-    return made(root, "provenance", name)[0].caption
+from tests.report.fabricated import PROVENANCE, exhibits, fake, made, score, seeds, table
 
 
 def test_cells_are_counted_by_grid_and_state(tmp_path: Path) -> None:
@@ -29,13 +21,13 @@ def test_cells_are_counted_by_grid_and_state(tmp_path: Path) -> None:
     seeds(tmp_path / "mine", [0.5])
     folder_of(tiny_run("transformer"), tmp_path / "mine").set_status("failed", reason="ValueError: no")
     folder_of(tiny_run("smt"), tmp_path / "mine")
-    rows = table(tmp_path, "cells")
+    rows = table(tmp_path, "provenance", "cells")
     assert list(rows) == ["grid", "cells", "done", "failed", "pending", "command"]
     assert rows.to_numpy().tolist() == [
         ["mine", 3, 1, 1, 1, "python run_bench.py run mine.yaml"],
         ["quick", 2, 2, 0, 0, "python run_bench.py run quick"],
     ]
-    assert "3 of 5 cells of 2 grids" in caption(tmp_path, "cells")
+    assert "3 of 5 cells of 2 grids" in made(tmp_path, "provenance", "cells").caption
 
 
 def test_a_command_holds_whatever_a_grid_is_called() -> None:
@@ -49,7 +41,7 @@ def test_every_cell_without_scores_is_told_with_its_reason(tmp_path: Path) -> No
     states = {"skipped": "dense targets only", "failed": "ValueError: no", "diverged": "not finite", "oom": "too large"}
     for seed, (state, reason) in enumerate(states.items()):
         folder_of(tiny_run("transformer", seed=seed), tmp_path).set_status(state, reason=reason)
-    frame = table(tmp_path, "unfinished")
+    frame = table(tmp_path, "provenance", "unfinished")
     assert dict(zip(frame["state"], frame["reason"])) == states | {
         "damaged": "result.json is not JSON: EOF while parsing an object at line 1 column 1"
     }
@@ -60,25 +52,24 @@ def test_code_and_machines_are_told_once_with_their_cells(tmp_path: Path) -> Non
     seeds(tmp_path / "g", [0.5, 0.6])
     other: dict[str, Any] = {**PROVENANCE, "commit": "def456", "dirty": False}
     fake(tmp_path / "g", tiny_run("transformer"), [score(0.5, 1.0)], provenance=other)
-    rows = table(tmp_path, "machines").to_dict("records")
+    rows = table(tmp_path, "provenance", "machines").to_dict("records")
     shared = {"grid": "g", "torch": "2.9", "processor": "A CPU"}
     assert [{**shared, **row} for row in rows] == [
         {**shared, "commit": "abc123", "changed since": True, "cells": 2, "training seconds": 5.0},
         {**shared, "commit": "def456", "changed since": False, "cells": 1, "training seconds": 2.5},
     ]
-    assert all(words in caption(tmp_path, "machines") for words in ("2 commits", "1 processor", "2 cells"))
+    told = made(tmp_path, "provenance", "machines").caption
+    assert "2 commits" in told and "1 processor" in told and "2 cells" in told
 
 
 def test_hosts_are_nobodys_business(tmp_path: Path) -> None:
     seeds(tmp_path, [0.5])
-    for exhibit in exhibits(tmp_path, "provenance").values():
-        if isinstance(exhibit, Exhibit) and exhibit.table is not None:
-            assert "secret" not in exhibit.table.to_csv() and "host" not in exhibit.table
+    assert not any("secret" in found.table.to_csv() for found in exhibits(tmp_path, "provenance").values())
 
 
 def put_together(root: Path) -> dict[str, dict[str, str]]:
     """Cell -> field -> value, from the two tables alone."""
-    shared, cells = table(root, "shared-configuration"), table(root, "configurations")
+    shared, cells = table(root, "provenance", "shared-configuration"), table(root, "provenance", "configurations")
     configs = {}
     for cell in cells.to_dict("records"):
         own = {name: value for name, value in cell.items() if "." in str(name) or name in provenance.SINGLE}
@@ -117,7 +108,7 @@ def test_every_configuration_can_be_put_together_again(tmp_path: Path) -> None:
         del full["task"]["name"], full["method"]["name"], full["seed"]
         expected[folder.path.name] = flat(full)
     assert put_together(tmp_path) == expected
-    shared = table(tmp_path, "shared-configuration")
+    shared = table(tmp_path, "provenance", "shared-configuration")
     assert not ((shared["grid"] == "g") & (shared["task"] == "retrieval") & (shared["field"] == "task.length")).any()
 
 
@@ -126,19 +117,23 @@ def test_many_cells_are_told_by_groups_of_seeds(tmp_path: Path, monkeypatch: pyt
     for length in (8, 16):
         for seed in (10, 9, 2):
             folder_of(tiny_run(task={"name": "retrieval", "length": length}, seed=seed), tmp_path / "g")
-    rows = table(tmp_path, "configurations")[["grid", "method", "seeds", "cells", "task.length"]].to_numpy().tolist()
+    rows = (
+        table(tmp_path, "provenance", "configurations")[["grid", "method", "seeds", "cells", "task.length"]]
+        .to_numpy()
+        .tolist()
+    )
     assert sorted(rows) == [["g", "bptt", "2, 9, 10", 3, 8], ["g", "bptt", "2, 9, 10", 3, 16]]
 
 
 def test_cells_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     damaged, _ = seeds(tmp_path, [0.5, 0.6])
     (damaged / "run.json").write_text("{")
-    assert "1 cell " in caption(tmp_path, "configurations")
-    assert len(table(tmp_path, "unfinished")) == 1
+    assert "1 cell " in made(tmp_path, "provenance", "configurations").caption
+    assert len(table(tmp_path, "provenance", "unfinished")) == 1
 
 
 def test_odd_provenance_is_taken_as_it_is(tmp_path: Path) -> None:
     (folder,) = seeds(tmp_path / "g", [0.5])
     result = json.loads((folder / "result.json").read_text())
     write_json(folder / "result.json", {**result, "provenance": {"commit": 7, "packages": [1], "<script>": None}})
-    assert table(tmp_path, "machines")["commit"].tolist() == [7]
+    assert table(tmp_path, "provenance", "machines")["commit"].tolist() == [7]

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from bench.report.data import load
-from bench.report.exhibit import Exhibit, Missing
 from bench.report.sections import scaling
 from bench.results import read_json, write_json
 from tests.helpers import TINY, tiny_run
-from tests.report.fabricated import exhibits, fake, lines, made, only, score, words
+from tests.report.fabricated import expect, fake, lines, made, missing, only, score, table, words
 
 BITS = math.log(2)
 NATURAL: dict[str, Any] = {"loss_floor": None, "accuracy_ceiling": None, "unit": "bits"}
@@ -60,14 +58,6 @@ def traced(root: Path, flops: Callable[[int], float]) -> None:
         write_json(file.parent / "cost.json", {"phases": [{"phase": "bptt", "tokens": 10, "whole": whole}]})
 
 
-def exhibit(root: Path, name: str) -> Exhibit:
-    return made(root, "scaling", name)[0]
-
-
-def table(root: Path, name: str) -> pd.DataFrame:
-    return made(root, "scaling", name)[1]
-
-
 def three_ladders(root: Path) -> None:
     """Around K 2, d 16: three memories, three widths, three contexts, each with losses of a known power law."""
     for seed, more in enumerate([0.9, 1.0, 1.1]):
@@ -103,9 +93,8 @@ def test_losses_are_means_in_bits_with_the_gap_to_the_same_cells_teacher(tmp_pat
     three_ladders(tmp_path / "g")
     row = only(table(tmp_path, "scaling"), axis="parameters", predictor="rnn", value=4000)
     at = 2 * 4**-0.25
-    assert row["loss"] == pytest.approx(at) and row["seeds"] == 3 and row["unit"] == "bits"
-    assert (row["loss_low"], row["loss_high"]) == pytest.approx((0.9 * at, 1.1 * at))
-    assert (row["gap"], row["gap_low"], row["gap_high"]) == pytest.approx((at - 1, 0.9 * at - 1, 1.1 * at - 1))
+    gap = (at - 1, 0.9 * at - 1, 1.1 * at - 1)
+    expect(row, loss=(at, 0.9 * at, 1.1 * at), gap=gap, unit="bits", seeds=3)
     assert "setting" not in row
 
 
@@ -126,21 +115,17 @@ def test_cells_that_differ_in_two_fields_make_no_ladder(tmp_path: Path) -> None:
     assert rows["value"].tolist() == [32, 64] and set(rows["field"]) == {"model.memory_tokens"}
 
 
-def test_a_context_that_is_just_the_length_of_the_task_is_no_ladder(tmp_path: Path) -> None:
+def test_a_context_that_is_just_the_length_of_the_task_is_no_ladder_nor_are_two_grids(tmp_path: Path) -> None:
     for length in (16, 32, 64):
         cell(tmp_path / "g", "smt+dmt", task={"name": "digits", "length": length})
-    assert all(isinstance(exhibit, Missing) for exhibit in exhibits(tmp_path, "scaling").values())
-
-
-def test_grids_are_kept_apart(tmp_path: Path) -> None:
     cell(tmp_path / "one", model={"memory_tokens": 1})
     cell(tmp_path / "two", model={"memory_tokens": 2})
-    assert all(isinstance(exhibit, Missing) for exhibit in exhibits(tmp_path, "scaling").values())
+    assert missing(tmp_path, "scaling") == ["scaling", "compression"]
 
 
 def test_a_law_is_drawn_through_three_rungs(tmp_path: Path) -> None:
     three_ladders(tmp_path / "g")
-    panels = exhibit(tmp_path, "scaling").panels
+    panels = made(tmp_path, "scaling").panels
     assert [panel.x for panel in panels] == [axis.label for axis in scaling.AXES.values()]
     assert all(panel.y == "test loss (bits per token)" for panel in panels)
     laws = [line for panel in panels for line in lines(panel, kind="fit")]
@@ -169,7 +154,7 @@ def curves_of_three_memories(root: Path, seeds: int = 3) -> None:
 
 def test_the_smallest_memory_by_each_compute_is_right(tmp_path: Path) -> None:
     curves_of_three_memories(tmp_path / "g")
-    rows = table(tmp_path, "compression")
+    rows = table(tmp_path, "scaling", "compression")
     assert set(rows["currency"]) == {"tokens"}
     assert sorted(rows["loss"].unique()) == pytest.approx([1.7, 1.8, 1.9, 2.0])
     two = rows[rows["loss"] == 2.0]
@@ -182,18 +167,18 @@ def test_the_smallest_memory_by_each_compute_is_right(tmp_path: Path) -> None:
 def test_compute_is_flops_where_every_cell_was_traced(tmp_path: Path) -> None:
     curves_of_three_memories(tmp_path / "g")
     traced(tmp_path / "g", lambda tokens: 1000.0 * tokens)
-    rows = table(tmp_path, "compression")
+    rows = table(tmp_path, "scaling", "compression")
     assert set(rows["currency"]) == {"FLOPs"}
     passages, _ = scaling.smallest(load([tmp_path]), scaling.sweep_scores(load([tmp_path])))
     at = passages[passages["level"] == 2.0].set_index("memory")["spent"]
     assert at.to_dict() == pytest.approx({16: 800e3, 32: 800e3, 64: 800e3})  # half the price, twice the tokens
     next((tmp_path / "g").rglob("cost.json")).unlink()
-    assert set(table(tmp_path, "compression")["currency"]) == {"tokens"}
+    assert set(table(tmp_path, "scaling", "compression")["currency"]) == {"tokens"}
 
 
 def test_the_steps_go_down_where_a_smaller_memory_arrives(tmp_path: Path) -> None:
     curves_of_three_memories(tmp_path / "g")
-    (panel,) = exhibit(tmp_path, "compression").panels
+    (panel,) = made(tmp_path, "scaling", "compression").panels
     steps = next(line for line in panel.lines if line.tip == "2.000 bits")
     assert (steps.x.tolist(), steps.mean.tolist()) == ([200, 400, 800, 800], [64, 32, 16, 16])
     assert panel.ticks == "log" and panel.x == "training tokens"
@@ -203,7 +188,4 @@ def test_no_curves_no_compression(tmp_path: Path) -> None:
     three_ladders(tmp_path / "g")
     for file in tmp_path.rglob("curve.json"):
         file.unlink()
-    found = exhibits(tmp_path, "scaling")
-    assert isinstance(found["scaling"], Exhibit)
-    gone = found["compression"]
-    assert isinstance(gone, Missing) and "run scaling-small" in gone.reason
+    assert missing(tmp_path, "scaling") == ["compression"]
