@@ -51,9 +51,8 @@ def cell(folder: Path, run: Run) -> None:
     scores = []
     for predictor in ("rnn", "teacher") if smt else ("rnn",):
         for tested in lengths:
-            right = level * (1 if tested <= length else 0.9 if predictor == "rnn" else 0.6) + 0.02 * (
-                predictor != "rnn"
-            )
+            fall, more = (0.9, 0.0) if predictor == "rnn" else (0.6, 0.02)
+            right = level * (1 if tested <= length else fall) + more
             facts = NATURAL if natural else {"accuracy_ceiling": 1.0}
             scores.append(score(right, 2.4 - 1.6 * right, predictor, tested, **facts))
     made = fake(folder, run, scores, tokens=4000, points=21, parameters=sizes(run))
@@ -114,17 +113,13 @@ def samples(run: Run, natural: bool) -> dict[str, Any]:
 
 def diagnosis(run: Run, level: float) -> dict[str, Any]:
     drawn = noise(run.id, "diagnosis")
-    by_time = {
-        name: drawn.uniform(0.1, 0.9, 4).tolist() for name in ("teacher", "rollout", "error", "between", "spread")
-    }
+    names = ("teacher", "rollout", "error", "between", "spread")
+    by_time = {"t": [0, 1, 2, 3], **{name: drawn.uniform(0.1, 0.9, 4).tolist() for name in names}}
     scores = {"teacher": 0.95, "one_step": 0.9, "rollout": level, "ceiling": 1.0, "chance": 0.125}
-    return {
-        **{"t": [0, 1, 2, 3], **by_time, "scores": scores, "limit": "drift", "verdict": f"drift at {level:.2f}"},
-        **{
-            "ahead": {"j": [0, 1, 3], "accuracy": [0.95, 0.8, 0.5]},
-            "after_steps": {"k": [1, 2], "accuracy": [0.9, 0.7]},
-        },
-    }
+    ahead = {"j": [0, 1, 3], "accuracy": [0.95, 0.8, 0.5]}
+    after = {"k": [1, 2], "accuracy": [0.9, 0.7]}
+    told = {"limit": "drift", "verdict": f"drift at {level:.2f}"}
+    return {**by_time, "scores": scores, **told, "ahead": ahead, "after_steps": after}
 
 
 def traced(runs: tuple[Run, ...]) -> dict[str, list[dict[str, Any]]]:

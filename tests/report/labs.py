@@ -119,9 +119,9 @@ def synthetic(smt: Sequence[float], bptt: Sequence[float], harder: float = 0.2) 
     lab = Lab()
     for task in ("retrieval", "string-copy", "stack", "modular-arithmetic", "keys-values"):
         for length in (8, 16):
-            ours = smt if task != "keys-values" else [accuracy - harder for accuracy in smt]
-            theirs = bptt if task != "keys-values" else [accuracy - harder for accuracy in bptt]
-            lab.add("smt+dmt", ours, task, task__length=length).add("bptt", theirs, task, task__length=length)
+            less = harder if task == "keys-values" else 0
+            for method, found in (("smt+dmt", smt), ("bptt", bptt)):
+                lab.add(method, [accuracy - less for accuracy in found], task, task__length=length)
     return lab
 
 
@@ -196,12 +196,8 @@ def drifting(factor: float, before: float) -> Lab:
 
 
 def beyond_training(rnn: float, others: float) -> Lab:
-    shared = {"accuracy": 0.9, "loss": 1.0}
-    return (
-        Lab()
-        .add("smt+dmt", HIGH, longer=rnn, teacher=shared, longer_teacher=others)
-        .add("transformer", HIGH, longer=others)
-    )
+    lab = Lab().add("smt+dmt", HIGH, longer=rnn, teacher={"accuracy": 0.9, "loss": 1.0}, longer_teacher=others)
+    return lab.add("transformer", HIGH, longer=others)
 
 
 def natural(smt: float, bptt: float, cheaper: float, task: str = "mnist") -> Lab:
@@ -242,13 +238,8 @@ SOLVED = [0.97, 0.96, 0.98]
 
 def futures(joint: Sequence[float], detached: Sequence[float], detached_whole: Sequence[float]) -> Lab:
     """Accuracies with T_f = 1, joint and detached, and with all of the future."""
-    lab = Lab()
-    for future, detach, found in (
-        (1, False, joint),
-        (64, False, SOLVED),
-        (1, True, detached),
-        (64, True, detached_whole),
-    ):
+    lab, cases = Lab(), ((1, False, joint), (64, False, SOLVED), (1, True, detached), (64, True, detached_whole))
+    for future, detach, found in cases:
         lab.add("smt+dmt", found, method__future=future, method__detach=detach)
     return lab
 
@@ -278,9 +269,8 @@ def arranged(clustered: bool, branching: bool) -> Lab:
         noise = np.random.default_rng(seed)
         labels = np.arange(50) % 5
         centres = np.stack([np.cos(labels), np.sin(labels)], 1) if clustered else np.zeros((50, 2))
-        return {
-            "geometry": {"points": (centres + 0.05 * noise.normal(size=(50, 2))).tolist(), "label": labels.tolist()}
-        }
+        points = centres + 0.05 * noise.normal(size=(50, 2))
+        return {"geometry": {"points": points.tolist(), "label": labels.tolist()}}
 
     def strings(seed: int) -> dict[str, Any]:
         noise = np.random.default_rng(seed)

@@ -117,12 +117,9 @@ def test_many_cells_are_told_by_groups_of_seeds(tmp_path: Path, monkeypatch: pyt
     for length in (8, 16):
         for seed in (10, 9, 2):
             folder_of(tiny_run(task={"name": "retrieval", "length": length}, seed=seed), tmp_path / "g")
-    rows = (
-        table(tmp_path, "provenance", "configurations")[["grid", "method", "seeds", "cells", "task.length"]]
-        .to_numpy()
-        .tolist()
-    )
-    assert sorted(rows) == [["g", "bptt", "2, 9, 10", 3, 8], ["g", "bptt", "2, 9, 10", 3, 16]]
+    rows = table(tmp_path, "provenance", "configurations")
+    assert sorted(rows["task.length"]) == [8, 16]
+    assert set(zip(rows["grid"], rows["method"], rows["seeds"], rows["cells"])) == {("g", "bptt", "2, 9, 10", 3)}
 
 
 def test_cells_that_cannot_be_read_are_told(tmp_path: Path) -> None:

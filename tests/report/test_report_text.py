@@ -160,7 +160,8 @@ def test_a_sweep_has_a_panel_for_each_setting(tmp_path: Path) -> None:
     for length in (8, 16):
         seeds(tmp_path, [0.5], task={"name": "retrieval", "length": length})
     seeds(tmp_path, [0.7], "transformer", task={"name": "retrieval", "length": 8})
-    assert [panel.title for panel in curves(tmp_path)["retrieval"]] == ["length 8", "length 16"]
+    shown = [(panel.title, words([panel])[:2]) for panel in curves(tmp_path)["retrieval"]]
+    assert shown == [("length 8", ["bptt", "transformer"]), ("length 16", ["bptt", "transformer"])]
 
 
 # The real thing.
