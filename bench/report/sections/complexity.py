@@ -114,21 +114,18 @@ def exponents(data: Data) -> pd.DataFrame:
     Columns of what was not traced at all are left out.
     """
     fitted, credit = fits.fitted(data), traced(data, "credit")
-    streamed = fitted["in"] == fits.SYMBOLS[POSITION]  # once for all phases
+    streamed = fitted["in"] == fits.SYMBOLS[POSITION]
     outside = credit[credit["outside"].notna()].drop_duplicates(WHO)[[*WHO, "outside"]]
-    table = pd.concat([fitted.loc[~streamed, WHO], outside[WHO]]).drop_duplicates(ignore_index=True)
-    alone = fitted.loc[streamed, WHO].drop_duplicates()
-    known = pd.MultiIndex.from_frame(table[CONFIGURATION])
-    table = pd.concat([table, alone[~pd.MultiIndex.from_frame(alone[CONFIGURATION]).isin(known)]], ignore_index=True)
+    trained = pd.concat([fitted.loc[~streamed, WHO], outside[WHO]]).drop_duplicates()
+    inference = fitted[streamed].drop(columns="phase").merge(trained, on=CONFIGURATION, how="left")  # for all phases
+    fitted = pd.concat([fitted[~streamed], inference.fillna({"phase": ""})])
+    table = pd.concat([trained, fitted[WHO]]).drop_duplicates(ignore_index=True)
     for name, (key, column) in COLUMNS.items():
         own = fitted[fitted["key"] == key]
-        if own.empty:
-            continue
-        if column == "paper":
+        if len(own) and column == "paper":
             table[name] = [papers_growth(key, method, phase) for method, phase in zip(table["method"], table["phase"])]
-        else:
-            on = CONFIGURATION if own["in"].iloc[0] == fits.SYMBOLS[POSITION] else WHO
-            table = table.merge(own[[*on, column]].rename(columns={column: name}), on=on, how="left")
+        elif len(own):
+            table = table.merge(own[[*WHO, column]].rename(columns={column: name}), on=WHO, how="left")
     return table.merge(outside, on=WHO, how="left") if len(outside) else table
 
 
