@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,11 @@ def difference(a: pd.DataFrame, b: pd.DataFrame, column: str) -> Interval:
     """The mean of a - b, frames indexed by seed, over the seeds that both have, with its interval."""
     left, right = ({int(seed): float(value) for seed, value in runs[column].dropna().items()} for runs in (a, b))  # type: ignore[call-overload]
     return paired_difference(left, right)
+
+
+def grouped(rows: pd.DataFrame, *by: str) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """(values of these columns, rows), in the order of tables: by place, then method."""
+    yield from in_order(rows, "order", "method", "setting").groupby(list(by), sort=False)
 
 
 def in_order(table: pd.DataFrame, *columns: str) -> pd.DataFrame:

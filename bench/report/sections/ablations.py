@@ -80,7 +80,8 @@ def compared(rows: pd.DataFrame, by: Sequence[str], **further: str) -> pd.DataFr
     rows = rows.assign(minus_base=rows["accuracy"] - rows["accuracy_of_base"])
     how = {"accuracy": "interval", "chance": "mean", "base": "first", **further, "minus_base": "interval"}
     table = tabulate(rows, [*CELL, *by, *line], **how)
-    table.insert(table.columns.get_loc("minus_base"), "seeds", table.pop("seeds"))
+    minus = [name for name in table if str(name).startswith("minus")]
+    table = table[[*table.columns.drop(minus), *minus]]
     table = in_order(table, "grid", "task", "method", "where", *by, "reference")
     return table if table["where"].astype(bool).any() else table.drop(columns="where")
 

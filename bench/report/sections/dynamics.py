@@ -24,7 +24,7 @@ from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit
 from bench.report.query import GROUP, RUN, base, cells, chosen, keys, number, placed, recorded, scores, with_columns
 from bench.report.style import GREY
-from bench.report.tables import in_order, tabulate, tidy
+from bench.report.tables import grouped, in_order, tabulate, tidy
 from bench.report.words import clean, sentences, sortable
 
 TITLE = "Dynamics"
@@ -74,10 +74,7 @@ def _panel(title: str, y: str, lines: list[plot.Line], marks: Sequence[plot.Mark
 def _lines(rows: pd.DataFrame, value: str, *further: str) -> list[plot.Line]:
     """Geometric means over time; those after the phase smt alone are dashed."""
     found = []
-    groups = in_order(rows, "order", "method", "setting").groupby(
-        ["method", "setting", "variant", *further], sort=False
-    )
-    for (method, setting, variant, *phase), part in groups:
+    for (method, setting, variant, *phase), part in grouped(rows, "method", "setting", "variant", *further):
         word = " after ".join([plot.legend_name(method, setting), *phase])
         how = {"logs": True, "variant": variant, "reference": phase == ["smt"]}
         found.append(plot.over_time(part, "t", value, method, word, **how))

@@ -35,7 +35,7 @@ RISES = "Levels of the curriculum against updates and CPU seconds, mean over see
 class Curve(NamedTuple):
     """A method in a setting, over seeds, at the evaluations that all of them have."""
 
-    who: dict[str, Any]
+    who: dict[Any, Any]
     word: str  # in the legend
     variant: int  # the number of the setting among the method's
     spent: dict[str, np.ndarray]  # (n,) each: `SPENT`, means over seeds

@@ -12,7 +12,7 @@ from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit
 from bench.report.query import GROUP, RUN, cells, chosen, curve_points, facts, number, placed, titled
-from bench.report.tables import in_order, tabulate, tidy
+from bench.report.tables import grouped, tabulate, tidy
 from bench.results.frames import scale_of
 
 TITLE = "Online loss and regret"
@@ -54,11 +54,10 @@ def at_the_end(rows: pd.DataFrame) -> pd.DataFrame:
 def _panels(place: str, rows: pd.DataFrame, values: Sequence[str]) -> Iterator[plot.Panel]:
     """A row of panels of one setting of the task."""
     unit, floor = rows["unit"].iloc[0], rows["loss_floor"].mean()
-    rows, by = in_order(rows, "order", "method", "setting"), ["method", "setting", "variant"]
     for value, label in zip(values, (f"online loss ({unit} a label)", f"regret ({unit} a lane)")):
         lines = [
             plot.over_curves(part, "tokens", value, method, plot.legend_name(method, setting), variant=variant)
-            for (method, setting, variant), part in rows.dropna(subset=value).groupby(by, sort=False)
+            for (method, setting, variant), part in grouped(rows.dropna(subset=value), "method", "setting", "variant")
         ]
         level = [plot.Level("floor", np.array([floor]))] if value == "online_loss" and np.isfinite(floor) else []
         yield plot.Panel(place if value == values[0] else "", "training tokens", label, lines, level, ticks="linear")

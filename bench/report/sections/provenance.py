@@ -68,9 +68,9 @@ def machines(runs: pd.DataFrame) -> Made:
     """What computed finished cells: commit, versions and hardware, and how many cells and seconds of training."""
     known = provenance(runs)
     runs = runs.loc[known.index]
-    spent = known.assign(**{"cells": 1, "training seconds": runs["training_seconds"]})
-    table = spent.groupby([runs["grid"], *known], dropna=False).sum().reset_index()
-    table = table.rename(columns={"dirty": "changed since"})
+    counts = known.assign(cells=1, seconds=runs["training_seconds"])
+    table = counts.groupby([runs["grid"], *known], dropna=False).sum().reset_index()
+    table = table.rename(columns={"dirty": "changed since", "seconds": "training seconds"})
     words = [counted(known[noun].nunique(), noun) for noun in ("commit", "processor", "device") if noun in known]
     changed = int(known["dirty"].eq(True).sum()) if "dirty" in known else 0
     caption = sentences(
