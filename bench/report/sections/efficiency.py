@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench.report import plot, style
 from bench.report.claims.findings import LEARNED
-from bench.report.curves import loss_at, on_common_spends, spend_to
+from bench.report.curves import Curve, loss_at, on_common_spends, spend_to
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit, uncounted
 from bench.report.query import RUN, base, cells, curve_points, facts, number, varying
@@ -42,16 +42,15 @@ class Line(NamedTuple):
     """A method in a setting, without evaluations before anything was spent; losses in the task's unit."""
 
     about: dict[str, Any]  # who and where it is: `ABOUT`, unit, loss_floor, unigram_loss
-    seeds: list[tuple[dict[str, np.ndarray], np.ndarray]]
-    """For each seed what was spent at its evaluations, by currency, NaN where it is not known, and its losses there."""
-    common: dict[str, tuple[np.ndarray, np.ndarray]]  # by currency, what `on_common_spends` makes of them
+    seeds: dict[str, list[Curve]]
+    """For each currency the losses of the seeds, at what had been spent of it; NaN where that is not known."""
+    common: dict[str, Curve]  # what `on_common_spends` makes of them
 
-    @property
-    def final(self) -> np.ndarray:
-        """The last loss of each seed."""
-        return np.array([loss[-1] for _, loss in self.seeds])
+    def losses(self, at: int) -> np.ndarray:
+        """The loss of each seed at one of its evaluations."""
+        return np.array([loss[at] for _, loss in self.seeds["tokens"]])
 
-    def mean(self, currency: str) -> tuple[np.ndarray, np.ndarray]:
+    def mean(self, currency: str) -> Curve:
         """Spends and the mean loss there."""
         return self.common[currency][0], self.common[currency][1].mean(0)
 
@@ -112,11 +111,11 @@ def _lines(data: Data, runs: pd.DataFrame) -> Iterator[Line]:
     for key, part in points.groupby(ABOUT, sort=False, dropna=False):
         unit = next(iter(part["unit"].dropna()), "nats")
         levels = {name: number(part[name]).mean() * scale_of(unit) for name in ("loss_floor", "unigram_loss")}
-        seeds = [
-            ({name: run[f"spent.{name}"].to_numpy() for name in CURRENCIES}, run["unit_loss"].to_numpy())
-            for _, run in part.groupby("id", sort=False)
-        ]
-        common = {name: on_common_spends([(spends[name], loss) for spends, loss in seeds]) for name in CURRENCIES}
+        own = [run for _, run in part.groupby("id", sort=False)]
+        seeds = {
+            name: [(run[f"spent.{name}"].to_numpy(), run["unit_loss"].to_numpy()) for run in own] for name in CURRENCIES
+        }
+        common = {name: on_common_spends(curves) for name, curves in seeds.items()}
         yield Line({**dict(zip(ABOUT, key)), "unit": unit, **levels}, seeds, common)
 
 
@@ -132,12 +131,12 @@ def _rows(here: Sequence[Line]) -> Iterator[dict[str, Any]]:
         if len(here) > 1 and all(len(line.mean(name)[0]) for line in here)
     }
     for line in here:
-        loss = mean_interval(line.final)
+        loss = mean_interval(line.losses(-1))
         yield {
             **{name: line.about[name] for name in (*ABOUT, "unit")},
             **with_ends("loss", loss),
             **{"loss_floor": line.about["loss_floor"], "seeds": loss.n},
-            **{name: float(np.mean([spent[name][-1] for spent, _ in line.seeds])) for name in CURRENCIES},
+            **{name: float(np.mean([spent[-1] for spent, _ in curves])) for name, curves in line.seeds.items()},
             "target": target,
             **{f"{name}_to_target": spend_to(*line.mean(name), target) for name in CURRENCIES},
             **{f"loss_at_equal_{name}": loss_at(*line.mean(name), spend) for name, spend in equal.items()},
@@ -150,10 +149,9 @@ def _target(here: Sequence[Line]) -> float:
 
     NaN where none learned: where the floor is known, the best has to be a fifth of the way to it.
     """
-    last = [float(line.final.mean()) for line in here]
-    firsts = [float(np.mean([loss[0] for _, loss in line.seeds])) for line in here]
+    first, last = ([float(line.losses(at).mean()) for line in here] for at in (0, -1))
     unigram = [line.about["unigram_loss"] for line in here]
-    starts = [loss if np.isfinite(loss) else first for loss, first in zip(unigram, firsts)]
+    starts = [known if np.isfinite(known) else loss for known, loss in zip(unigram, first)]
     best = int(np.argmin(last))
     start, floor = starts[best], here[best].about["loss_floor"]
     if not start - last[best] > (LEARNED * (start - floor) if np.isfinite(floor) else 0):
@@ -199,6 +197,5 @@ def _line(here: Sequence[Line], line: Line, currency: str) -> plot.Line:
     method, setting = line.about["method"], line.about["setting"]
     settings = [other.about["setting"] for other in here if other.about["method"] == method]
     word = plot.legend_name(method, setting if len(settings) > 1 else "")
-    few = 1 < len(losses) < SEEDS_FOR_AN_INTERVAL
-    seeds = tuple((spent[currency], loss) for spent, loss in line.seeds) if few else ()
+    seeds = tuple(line.seeds[currency]) if 1 < len(losses) < SEEDS_FOR_AN_INTERVAL else ()
     return plot.Line(word, x, *band(losses), seeds, method, settings.index(setting))
