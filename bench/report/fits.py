@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import linregress
 
-from bench.report import style
 from bench.report.data import Data
 from bench.report.query import number, remembered, with_columns
+from bench.report.tables import in_order
 from bench.statistics import PowerLaw, power_law
 
 UNKNOWN = "not known"
@@ -82,8 +82,8 @@ def traced(data: Data, name: str) -> pd.DataFrame:
     work = rows["whole.flops"].fillna(rows["flops"])
     rows = rows.assign(work=work + rows["whole.elementwise"].fillna(rows["elementwise"]).fillna(0))
     phases = {phase: place for place, phase in enumerate(dict.fromkeys(rows["phase"]))}  # as they were trained
-    rows = rows.assign(rank=rows["method"].map(style.order), at=rows["phase"].map(phases))
-    return rows[rows["method"] != ""].sort_values(["grid", "task", "rank", "at"], kind="stable")
+    rows = rows.assign(at=rows["phase"].map(phases))
+    return in_order(rows[rows["method"] != ""], "grid", "task", "method", "at")
 
 
 def configurations(rows: pd.DataFrame, quantity: Quantity) -> Iterator[tuple[dict[str, str], pd.Series]]:

@@ -162,18 +162,13 @@ def by_setting(rows: pd.DataFrame) -> Iterator[tuple[str, str, int, pd.DataFrame
 def sweep_lines(rows: pd.DataFrame, x: str, y: str) -> list[Line]:
     """A line for each of the groups `query.LINE`, in the order of legends."""
     found: list[Line] = []
-    groups = [(key, part) for key, part in rows.groupby(query.LINE, sort=False)]
-    for (method, setting, predictor, reference), part in sorted(groups, key=_in_legends):
+    ordered: Any = tables.in_order(rows, "reference", "method", "setting").groupby(query.LINE, sort=False)
+    for (method, setting, predictor, reference), part in ordered:
         settings = sorted(set(rows.loc[rows["method"] == method, "setting"]))
         word = legend_name(method, setting, predictor, reference)
         how = {"variant": settings.index(setting), "reference": bool(reference)}
-        found.append(over_seeds(part, x, y, str(method), word, **how))
+        found.append(over_seeds(part, x, y, method, word, **how))
     return found
-
-
-def _in_legends(group: tuple[Any, pd.DataFrame]) -> tuple[Any, ...]:
-    method, setting, _, reference = group[0]
-    return bool(reference), order(str(method)), str(setting)
 
 
 def levels(rows: pd.DataFrame, x: str, names: Iterable[str] = ("accuracy_ceiling", "chance")) -> list[Level]:

@@ -123,12 +123,6 @@ def test_a_method_that_did_not_learn_sets_no_target(tmp_path: Path) -> None:
     expect(only(frame, method="transformer"), tokens_to_target=math.nan)
 
 
-def test_where_none_learned_there_is_no_target(tmp_path: Path) -> None:
-    for method in ("bptt", "transformer"):
-        seeds(tmp_path, method, [[2.1, 2.0, 2.0, 1.99]] * 3)
-    assert "target" not in table(tmp_path, "efficiency")
-
-
 def test_what_learning_is_follows_the_best_where_no_floor_is_known(tmp_path: Path) -> None:
     natural: dict[str, Any] = {"loss_floor": None, "unigram_loss": 2.0}
     for method, last in (("bptt", 1.8), ("transformer", 1.85), ("smt", 1.95)):
@@ -148,7 +142,7 @@ def test_natural_losses_are_in_bits(tmp_path: Path) -> None:
     seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3, unit="bits", loss_floor=None, accuracy_ceiling=None)
     found = made(tmp_path, "efficiency")
     expect(only(found.table), unit="bits", loss=1 / math.log(2))
-    assert found.panels[0].y == "loss (bits)"
+    assert found.panels[0].y == "loss (bits)" and levels(found.panels[0]) == {}, "no floor is known"
 
 
 def test_the_last_loss_is_that_at_each_seeds_own_end(tmp_path: Path) -> None:
@@ -179,16 +173,11 @@ def test_four_panels_hold_the_mean_curves(tmp_path: Path) -> None:
     panels = made(pair(tmp_path), "efficiency").panels
     currencies = ["sequential FLOPs", "total FLOPs", "training tokens", "seconds of training"]
     assert [panel.x for panel in panels] == currencies
-    assert all(panel.ticks == "log" for panel in panels)
+    assert all(panel.ticks == "log" and levels(panel) == {"floor (Bayes-optimal)": [0.0]} for panel in panels)
     (bptt,) = lines(panels[2], method="bptt")
     assert (bptt.x.tolist(), bptt.mean.tolist()) == ([100, 200, 400], pytest.approx([2.0, 1.2, 0.6]))
     assert (bptt.low, bptt.high) == (pytest.approx([2.0, 1.0, 0.5]), pytest.approx([2.0, 1.4, 0.7]))
     assert lines(panels[0], method="smt+dmt")[0].x.tolist() == pytest.approx([500, 1000, 1200])
-
-
-def test_the_floor_is_drawn_where_it_is_known(tmp_path: Path) -> None:
-    seeds(tmp_path, "bptt", [[2.0, 1.5, 1.2, 1.0]] * 3, loss_floor=0.25)
-    assert levels(made(tmp_path, "efficiency").panels[0]) == {"floor (Bayes-optimal)": [0.25]}
 
 
 def test_without_traced_costs_tokens_and_seconds_stay_and_the_caption_names_the_measure(tmp_path: Path) -> None:
@@ -228,6 +217,7 @@ def test_the_hardest_setting_is_drawn_of_those_that_some_method_learned(tmp_path
             seeds(tmp_path, method, [[2.0, 2.0, 2.0, last]], {"task": {"name": "retrieval", "length": length}})
     exhibit = made(tmp_path, "efficiency")
     assert exhibit.panels[0].title == f"retrieval, length {drawn}" and len(exhibit.table) == 6
+    assert ("target" in exhibit.table) == (lasts[0] < 1), "where none learned there is no target"
 
 
 def test_a_setting_that_compares_methods_is_drawn_before_one_that_does_not(tmp_path: Path) -> None:

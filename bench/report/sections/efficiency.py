@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.report import plot, style
+from bench.report import plot
 from bench.report.claims.findings import LEARNED
 from bench.report.curves import Curve, loss_at, on_common_spends, spend_to
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, exhibit, uncounted
 from bench.report.query import RUN, base, cells, curve_points, facts, number, varying
-from bench.report.tables import with_ends, without_idle
+from bench.report.tables import in_order, with_ends, without_idle
 from bench.report.words import sentences
 from bench.results.frames import scale_of
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, band, mean_interval
@@ -67,6 +67,9 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     table = pd.DataFrame([row for here in places.values() for row in _rows(here)])
     known = [name for name in CURRENCIES if table[name].notna().any()]
     costs = "" if {"sequential_flops", "flops"} <= set(known) else f"FLOPs are not known: {COST}"
+    unknown = [str(name) for name in table if table[name].isna().all()]
+    shown = without_idle(table.rename(columns={"place": "where"}), *dict.fromkeys(["order", "length", *unknown]))
+    shown.insert(0, "task", shown.pop("task"))
     drawn = _drawn(table)
     pages = [part.tolist() for part in np.array_split(drawn, -(-len(drawn) // ROWS))]
     for turn, page in enumerate(pages, 1):
@@ -80,7 +83,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
             kept,
             panels=[panel for order in page for panel in _panels(places[order], known)],
             across=len(known),
-            table=_tidy(table) if turn == 1 else None,
+            table=shown if turn == 1 else None,
         )
 
 
@@ -106,8 +109,7 @@ def _lines(data: Data, runs: pd.DataFrame) -> Iterator[Line]:
     points = curve_points(data, "unit_loss", *spent)
     points = points[np.isfinite(points["unit_loss"]) & (points["spent.tokens"] > 0)]
     points = points.drop_duplicates([*RUN, "spent.tokens"], keep="last").merge(runs, on=RUN)
-    points["rank"] = points["method"].map(style.order)
-    points = points.sort_values(["order", "rank", "setting", "seed", "spent.tokens"], kind="stable")
+    points = in_order(points, "order", "method", "setting", "seed", "spent.tokens")
     for key, part in points.groupby(ABOUT, sort=False, dropna=False):
         unit = next(iter(part["unit"].dropna()), "nats")
         levels = {name: number(part[name]).mean() * scale_of(unit) for name in ("loss_floor", "unigram_loss")}
@@ -171,13 +173,6 @@ def _drawn(table: pd.DataFrame) -> list[int]:
     places = places.assign(compares=places["methods"] > 1, natural=places["unit"] != "bits").reset_index()
     hardest = places.sort_values(["compares", "learned", "methods", "length", "order"]).groupby("task").tail(1)
     return hardest.sort_values(["natural", "task"])["order"].tolist()
-
-
-def _tidy(table: pd.DataFrame) -> pd.DataFrame:
-    """Without what is not known of any line."""
-    gone = [str(name) for name in table if table[name].isna().all()]
-    shown = without_idle(table.rename(columns={"place": "where"}), *dict.fromkeys(["order", "length", *gone]))
-    return shown[["task", *(name for name in shown if name != "task")]]
 
 
 def _panels(here: Sequence[Line], known: Sequence[str]) -> Iterator[plot.Panel]:

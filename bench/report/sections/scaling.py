@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.report import plot, style
+from bench.report import plot
 from bench.report.curves import first_at, on_common_x
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit, uncounted
@@ -157,9 +157,8 @@ def smallest(data: Data, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     points = points.merge(cells, on=RUN)
     points = points[np.isfinite(points["score"]) & (points["spent.tokens"] > 0)]
     passages, answers = [], []
-    points = points.assign(rank=points["method"].map(style.order))
-    for _, part in points.groupby([*CURVE[:2], "rank", *CURVE[2:]]):
-        key = tuple(part.iloc[0][CURVE])
+    by_curve: Any = in_order(points, *CURVE).groupby(CURVE, sort=False)
+    for key, part in by_curve:
         currency = "FLOPs" if part["spent.flops"].gt(0).all() else "tokens"
         curves = {
             float(memory): _mean_curve([run for _, run in own.groupby("id")], f"spent.{currency.lower()}")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench.report import plot, style
+from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import MOST_PANELS, Exhibit, Missing, exhibit
 from bench.report.query import Setting, keys, label, number, settings, short_names
 from bench.report.summary import about, by_task, first_table, heading, order_of, table_of
+from bench.report.tables import in_order
 from bench.report.words import sentences
 
 Key = tuple[str, str]
@@ -70,14 +72,14 @@ def _panels(
 def _lines(points: pd.DataFrame) -> list[plot.Line]:
     """Every method's mean over its finished seeds, with a thin line for each seed; all seeds where none is finished."""
     lines = []
-    rows = points.assign(rank=points["method"].map(style.order)).sort_values(["reference", "rank"], kind="stable")
-    for (method, predictor, reference), part in rows.groupby(["method", "predictor", "reference"], sort=False):
+    rows: Any = in_order(points, "reference", "method").groupby(["method", "predictor", "reference"], sort=False)
+    for (method, predictor, reference), part in rows:
         whole = part[part["done"]] if part["done"].any() else part
         word = plot.legend_name(method, "", predictor, reference)
-        lines.append(plot.over_curves(whole, "x", "accuracy", str(method), word, reference=bool(reference)))
+        lines.append(plot.over_curves(whole, "x", "accuracy", method, word, reference=bool(reference)))
         ends = part[~part["done"]].sort_values(["id", "x"]).drop_duplicates("id", keep="last")
         if len(ends) and not reference:
-            lines.append(plot.of_table(ends, "x", "accuracy", str(method), "not finished", kind="end"))
+            lines.append(plot.of_table(ends, "x", "accuracy", method, "not finished", kind="end"))
     return lines
 
 
