@@ -30,30 +30,50 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     rows = scores(data)
     rows = with_columns(rows[rows["trained"]], *PAPERS)
     rows = rows.assign(rank=effective_rank(data, rows), **{BACKBONE: rows["backbone"]})
-    for name, (title, caption, fields, make) in EXHIBITS.items():
-        made = make(data, rows)
-        if made is None:
-            reason = f"no finished cells of one task and method that differ in just {' or '.join(fields)}"
-            yield Missing(name, title, f"{reason}; `{command('ablation-small')}` brings them")
-        else:
-            panels, table = made
-            yield exhibit(data, name, title, caption, table, panels=panels, table=table)
+    weights, futures = [DYNAMICS, UNIFORMITY], [FUTURE]
+    numbers = rows.assign(**{field: number(rows[field]) for field in weights + futures})
+    swept = [sets(data, numbers[numbers[field] >= 0], [field]).assign(field=field) for field in weights]
+    every = pd.concat(swept, ignore_index=True)
+    caption = "Accuracy, and the effective rank of memories, against each weight; the line is the paper's choice."
+    yield _exhibit(data, "ablation-lambda", "Weights of SMT's losses", caption, weights, every, _weights)
+    every = sets(data, numbers[numbers[FUTURE] > 0], [FUTURE, DETACH])
+    title = "How far the decoder predicts, joint and detached"
+    caption = "Accuracy with teacher and RNN trained jointly, or with the RNN's gradient kept out of the teacher."
+    yield _exhibit(data, "ablation-future", title, caption, futures, every, _futures)
+    every = sets(data, rows, [BACKBONE], following=("training.", "model."))
+    caption = "Accuracy with each backbone as the updater."
+    yield _exhibit(data, "ablation-backbone", "The updater's backbone", caption, [BACKBONE], every, _backbones)
 
 
-Made = tuple[list[plot.Panel], pd.DataFrame] | None
-"""Panels and a table; None where there are no cells."""
+def _exhibit(
+    data: Data,
+    name: str,
+    title: str,
+    caption: str,
+    fields: Sequence[str],
+    rows: pd.DataFrame,
+    make: Callable[[Any], Made],
+) -> Exhibit | Missing:
+    missing = f"no finished cells of one task and method that differ in just {' or '.join(fields)}"
+    missing += f"; `{command('ablation-small')}` brings them"
+    panels, table = make(rows) if len(rows) else ([], None)
+    return exhibit(data, name, title, caption, rows, missing, panels=panels, table=table)
+
+
+Made = tuple[list[plot.Panel], pd.DataFrame]
+"""Panels and a table."""
 
 
 # Which cells, and how they compare with the base.
 
 
-def sets(data: Data, rows: pd.DataFrame, fields: Sequence[str], **how: Any) -> pd.DataFrame | None:
+def sets(data: Data, rows: pd.DataFrame, fields: Sequence[str], **how: Any) -> pd.DataFrame:
     """Rows that differ in these fields alone, two values of the first or more: `where`, `value`, `base` (a bool).
 
     `value` is that of the first field. The base has the grid's default of each field; where several values may be that,
-    the paper's, else the smallest. None where there are none.
+    the paper's, else the smallest.
     """
-    found = []
+    found = [rows[:0].assign(where="", base=False, value=rows[fields[0]][:0])]
     for own in with_settings(sweeps(data, rows, fields, **how)):
         grid, task, method = own[["grid", "task", "method"]].iloc[0]
         cells = rows[(rows["grid"] == grid) & (rows["task"] == task) & (rows["method"] == method)]
@@ -64,7 +84,7 @@ def sets(data: Data, rows: pd.DataFrame, fields: Sequence[str], **how: Any) -> p
             default = PAPERS[field] if PAPERS[field] in values else next(iter(values), None)
             base &= own[field].map(whole_as_int) == default
         found.append(own.rename(columns={"setting": "where"}).assign(base=base, value=own[fields[0]]))
-    return pd.concat(found, ignore_index=True) if found else None
+    return pd.concat(found, ignore_index=True)
 
 
 def compared(rows: pd.DataFrame, by: Sequence[str], **further: str) -> pd.DataFrame:
@@ -89,16 +109,8 @@ def compared(rows: pd.DataFrame, by: Sequence[str], **further: str) -> pd.DataFr
 # The three.
 
 
-def _weights(data: Data, rows: pd.DataFrame) -> Made:
+def _weights(every: pd.DataFrame) -> Made:
     """With the effective rank where a geometry was measured, the best and the paper's."""
-    swept = []
-    for field in (DYNAMICS, UNIFORMITY):
-        numbers = number(rows[field])
-        found = sets(data, rows.assign(**{field: numbers})[numbers.ge(0)], [field])
-        swept += [found.assign(field=field)] if found is not None else []
-    if not swept:
-        return None
-    every = pd.concat(swept, ignore_index=True)
     ranks = {"effective_rank": "interval"} if every["rank"].notna().any() else {}
     ranked = every.assign(effective_rank=every["rank"].where(~every["reference"]))
     table = compared(ranked, ["field", "value"], **ranks)
@@ -126,11 +138,7 @@ def _weight(rows: pd.DataFrame, field: str, score: str, title: str) -> plot.Pane
     return replace(shown, y="effective rank of memories", lines=lines, levels=(), ylim=(0, top))
 
 
-def _future(data: Data, rows: pd.DataFrame) -> Made:
-    numbers = number(rows[FUTURE])
-    every = sets(data, rows.assign(**{FUTURE: numbers})[numbers > 0], [FUTURE, DETACH])
-    if every is None:
-        return None
+def _futures(every: pd.DataFrame) -> Made:
     training = every[DETACH].map(lambda value: "detached" if value is True or value == 1 else "joint")
     every = every.assign(training=training, future=every["value"])
     settings = [", ".join(filter(None, both)) for both in zip(every["where"], training)]
@@ -144,10 +152,7 @@ def _future(data: Data, rows: pd.DataFrame) -> Made:
     return panels, compared(every, ["training", "future"])
 
 
-def _backbones(data: Data, rows: pd.DataFrame) -> Made:
-    every = sets(data, rows, [BACKBONE], following=("training.", "model."))
-    if every is None:
-        return None
+def _backbones(every: pd.DataFrame) -> Made:
     every = every.assign(backbone=every["value"].astype(str))
     panels = []
     for (grid, task), part in every.groupby(["grid", "task"], sort=False):
@@ -164,22 +169,3 @@ def _apart(line: plot.Line, shift: float) -> plot.Line:
     """The line as points, beside those of other methods."""
     seeds = tuple((x + 0.6 * shift + 0.06, y) for x, y in line.seeds)
     return replace(line, x=line.x + 0.6 * shift, seeds=seeds, kind="points")
-
-
-EXHIBITS: dict[str, tuple[str, str, tuple[str, ...], Callable[[Data, pd.DataFrame], Made]]] = {
-    "ablation-lambda": (
-        "Weights of SMT's losses",
-        "Accuracy, and the effective rank of memories, against each weight; the line is the paper's choice.",
-        *((DYNAMICS, UNIFORMITY), _weights),
-    ),
-    "ablation-future": (
-        "How far the decoder predicts, joint and detached",
-        "Accuracy with teacher and RNN trained jointly, or with the RNN's gradient kept out of the teacher.",
-        *((FUTURE,), _future),
-    ),
-    "ablation-backbone": (
-        *("The updater's backbone", "Accuracy with each backbone as the updater."),
-        *((BACKBONE,), _backbones),
-    ),
-}
-"""Title and caption, the fields whose cells it compares, and what makes panels and table."""
