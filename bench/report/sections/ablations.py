@@ -46,13 +46,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
 
 
 def _exhibit(
-    data: Data,
-    name: str,
-    title: str,
-    caption: str,
-    fields: Sequence[str],
-    rows: pd.DataFrame,
-    make: Callable[[Any], Made],
+    data: Data, name: str, title: str, caption: str, fields: Sequence[str], rows: pd.DataFrame, make: Make
 ) -> Exhibit | Missing:
     missing = f"no finished cells of one task and method that differ in just {' or '.join(fields)}"
     missing += f"; `{command('ablation-small')}` brings them"
@@ -60,8 +54,8 @@ def _exhibit(
     return exhibit(data, name, title, caption, rows, missing, panels=panels, table=table)
 
 
-Made = tuple[list[plot.Panel], pd.DataFrame]
-"""Panels and a table."""
+Make = Callable[[pd.DataFrame], tuple[list[plot.Panel], pd.DataFrame]]
+"""What makes panels and a table of rows."""
 
 
 # Which cells, and how they compare with the base.
@@ -109,7 +103,7 @@ def compared(rows: pd.DataFrame, by: Sequence[str], **further: str) -> pd.DataFr
 # The three.
 
 
-def _weights(every: pd.DataFrame) -> Made:
+def _weights(every: pd.DataFrame) -> tuple[list[plot.Panel], pd.DataFrame]:
     """With the effective rank where a geometry was measured, the best and the paper's."""
     ranks = {"effective_rank": "interval"} if every["rank"].notna().any() else {}
     ranked = every.assign(effective_rank=every["rank"].where(~every["reference"]))
@@ -138,7 +132,7 @@ def _weight(rows: pd.DataFrame, field: str, score: str, title: str) -> plot.Pane
     return replace(shown, y="effective rank of memories", lines=lines, levels=(), ylim=(0, top))
 
 
-def _futures(every: pd.DataFrame) -> Made:
+def _futures(every: pd.DataFrame) -> tuple[list[plot.Panel], pd.DataFrame]:
     training = every[DETACH].map(lambda value: "detached" if value is True or value == 1 else "joint")
     every = every.assign(training=training, future=every["value"])
     settings = [", ".join(filter(None, both)) for both in zip(every["where"], training)]
@@ -152,7 +146,7 @@ def _futures(every: pd.DataFrame) -> Made:
     return panels, compared(every, ["training", "future"])
 
 
-def _backbones(every: pd.DataFrame) -> Made:
+def _backbones(every: pd.DataFrame) -> tuple[list[plot.Panel], pd.DataFrame]:
     every = every.assign(backbone=every["value"].astype(str))
     panels = []
     for (grid, task), part in every.groupby(["grid", "task"], sort=False):
