@@ -53,30 +53,23 @@ FIELDS = [field for axis in AXES.values() for field in axis.fields]
 
 def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     """Power laws along the sweeps of all grids, and what more training saves in memory."""
-    name, title = "scaling", "Loss against context, memory and parameters"
-    compression, heading = "compression", "The smallest memory that reaches a loss"
     rows = sweep_scores(data)
-    if rows.empty:
-        reason = f"no finished cells of one task and method that differ in just one of {', '.join(FIELDS)}; {BRINGS}"
-        yield from (Missing(name, title, reason), Missing(compression, heading, reason))
-        return
     table = laws(rows)
-    caption = "Loss on the test set, and dotted the power law fitted to it; a teacher stands at its RNN's parameters."
     gaps = [name for name in ("gap", "gap_low", "gap_high") if table[name].isna().all()]
     shown = without_idle(table, *gaps, keep_grid=True)
-    yield exhibit(data, name, title, caption, rows, panels=list(_panels(rows, table)), table=shown)
+    title = "Loss against context, memory and parameters"
+    caption = "Loss on the test set, and dotted the power law fitted to it; a teacher stands at its RNN's parameters."
+    missing = f"no finished cells of one task and method that differ in just one of {', '.join(FIELDS)}; {BRINGS}"
+    yield exhibit(data, "scaling", title, caption, rows, missing, panels=list(_panels(rows, table)), table=shown)
     passages, answers = smallest(data, rows)
-    if answers.empty:
-        reason = "no finished cells with learning curves that differ in just model.memory_tokens"
-        yield Missing(compression, heading, f"{reason}; {BRINGS}")
-        return
+    steps = [_steps(key, part, answers) for key, part in passages.groupby(CURVE, sort=False)]
+    shown = without_idle(answers.rename(columns={"level": "loss"}), keep_grid=True)
+    title = "The smallest memory that reaches a loss"
     caption = "The smallest memory whose mean curve has reached each loss by then, at an evaluation."
-    yield exhibit(
-        *(data, compression, heading, sentences(caption, uncounted(data.uncounted, answers)), answers),
-        panels=[_steps(key, part, answers) for key, part in passages.groupby(CURVE, sort=False)],
-        across=2,
-        table=without_idle(answers.rename(columns={"level": "loss"}), keep_grid=True),
-    )
+    caption = sentences(caption, uncounted(data.uncounted, answers))
+    if len(rows):
+        missing = f"no finished cells with learning curves that differ in just model.memory_tokens; {BRINGS}"
+    yield exhibit(data, "compression", title, caption, answers, missing, panels=steps, across=2, table=shown)
 
 
 def sweep_scores(data: Data) -> pd.DataFrame:
@@ -95,13 +88,14 @@ def sweep_scores(data: Data) -> pd.DataFrame:
     teacher = rows[rows["reference"] & (rows["predictor"] == "teacher")].groupby(RUN)["score"].mean()
     rows = rows.join(teacher.rename("teacher"), on=RUN)
     rows["gap"] = (rows["score"] - rows["teacher"]).where(~rows["reference"])
+    none = rows[:0].assign(axis="", field="", value=0.0, setting="")
     found = [
         own.assign(axis=name, field=field, value=number(own[axis.column or field]))
         for name, axis in AXES.items()
         for field in axis.fields
         for own in with_settings(sweeps(data, rows.assign(**{field: number(rows[field])}), [field]))
     ]
-    whole = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["value"])
+    whole = pd.concat([none, *found], ignore_index=True)
     return whole[whole["value"] > 0].reset_index(drop=True)
 
 

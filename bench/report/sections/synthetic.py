@@ -30,14 +30,12 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     total, heading = "synthetic-aggregate", "Share of the ceiling over all synthetic settings"
     brings = f"`{command('synthetic-small')}` brings them"
     rows = along(data)
-    if rows.empty:
-        reason = f"no finished cells of a synthetic task whose difficulty varies within one grid; {brings}"
-        yield from (Missing(name, title, reason), Missing(total, heading, reason))
-        return
+    missing = f"no finished cells of a synthetic task whose difficulty varies within one grid; {brings}"
     caption = "Accuracy at the end of training as each task gets harder, between chance and ceiling."
-    yield exhibit(data, name, title, caption, rows, panels=panels(rows), table=scores_along(rows))
+    yield exhibit(data, name, title, caption, rows, missing, panels=panels, table=scores_along)
     seeds, table = aggregated(rows)
-    missing = f"no setting with a known ceiling that all methods of a grid have finished; {brings}"
+    if len(rows):
+        missing = f"no setting with a known ceiling that all methods of a grid have finished; {brings}"
     caption = "Interquartile mean over settings of the share of the ceiling, of settings that all lines have finished."
     drawn = [
         _points(part, seeds, str(grid) if len(set(table["grid"])) > 1 else "")
@@ -54,7 +52,7 @@ def along(data: Data) -> pd.DataFrame:
     """Scores along each task's difficulty, other knobs still: `PLACE`, `LINE`, `share`, `difference` to the rival."""
     rows = scores(data)
     rows = rows[rows["trained"] & (rows["unit"] != NATURAL)]
-    found = []
+    found = [rows[:0].assign(where="", knob="", value=0.0, setting="", share=0.0, difference=0.0)]
     for _, part in rows.groupby(["grid", "task"], sort=True):
         if (knob := difficulty(part)) is None:
             continue
@@ -66,7 +64,7 @@ def along(data: Data) -> pd.DataFrame:
             if len(set(axis["value"])) > 1:
                 share, setting = axis["accuracy"] / axis["accuracy_ceiling"], worded_apart(axis, ["method"], knob, own)
                 found.append(axis.assign(share=share, setting=setting, difference=_minus(axis)))
-    return pd.concat(found, ignore_index=True) if found else rows[:0]
+    return pd.concat(found, ignore_index=True)
 
 
 def difficulty(rows: pd.DataFrame) -> str | None:
