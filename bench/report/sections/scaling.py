@@ -146,7 +146,7 @@ def smallest(data: Data, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     to what the best one does; amounts of compute, geometrically, from when the first level is reached to the end.
     """
     cells = rows[(rows["axis"] == "memory") & ~rows["reference"]]
-    cells = cells[[*CURVE, "id", "seed", "value"]].drop_duplicates()
+    cells = cells[[*CURVE, "id", "seed", "value"]].drop_duplicates().astype(dict.fromkeys(RUN, object))
     points = curve_points(data, "spent.flops", "spent.tokens", "unit_loss").rename(columns={"unit_loss": "score"})
     points = points.merge(cells, on=RUN)
     points = points[np.isfinite(points["score"]) & (points["spent.tokens"] > 0)]
