@@ -186,6 +186,7 @@ class Judged(NamedTuple):
     verdict: str
     because: str
     why: str | None
+    regime: str
     figure: str | None
     commands: list[str]
     table: Table | None
@@ -202,7 +203,7 @@ def _judged(pairs: Sequence[tuple[Claim, Verdict]]) -> list[Judged]:
         commands = [f"python run_bench.py {MEASURED.get(grid, f'run {grid}')}" for grid in claim.grids]
         numbers = None if verdict.numbers.empty else _table(verdict.numbers)
         anchor = file_name(f"claim-{claim.key}", taken)
-        judged = (verdict.verdict, verdict.because, verdict.why)
+        judged = (verdict.verdict, verdict.because, verdict.why, verdict.regime)
         found.append(Judged(clean(claim.key), anchor, claim.text, *judged, claim.figure, commands, numbers))
     return found
 
