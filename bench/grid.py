@@ -588,7 +588,7 @@ def _value(cell: Fields, path: Sequence[str], gpu: bool | None) -> Any:
     first, *rest = path
     if first in KINDS:
         name = _at(cell, first)
-        if rest == ["name"] or name is None:
+        if rest in ([], ["name"]) or name is None:
             return name
         return value_at(KINDS[first].get(str(name)).Config, cell[first], rest)
     if first in ("device", "precision"):

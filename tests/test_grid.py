@@ -35,6 +35,11 @@ def test_ladders_change_one_field_at_a_time():
     assert [(run.model.memory_tokens, run.task_config.depth) for run in runs] == [(2, 8), (4, 8), (2, 3)]
 
 
+def test_a_method_on_a_ladder_departs_from_the_default_setting():
+    made = grid(base={"task": "stack", "method": "bptt"}, ladders={"method": ["transformer"]})
+    assert [(run.method, made.places[run.id].off) for run in made.runs] == [("bptt", ()), ("transformer", ("method",))]
+
+
 def test_cells_that_come_out_equal_are_one():
     runs = grid(axes={"task": ["stack"], "method": ["transformer"], "model.backbone": ["transformer", "mlp"]}).runs
     assert len(runs) == 1
@@ -389,7 +394,7 @@ def test_a_collection_is_not_a_grid():
 @pytest.mark.parametrize("name", ["synthetic", "length", "scaling", "ablation", "dynamics"])
 def test_every_grid_of_the_report_has_a_small_form_with_three_seeds(name):
     large, small = load_grid(name), load_grid(f"{name}-small")
-    assert {run.seed for run in small.runs} == {0, 1, 2}
+    assert len({run.seed for run in small.runs}) == 3
     assert "cost" in small.measures and set(small.measures) <= set(large.measures)
     assert {run.method for run in small.runs} <= {run.method for run in large.runs}
     assert max(run.model.d for run in large.runs) >= 256 > max(run.model.d for run in small.runs)

@@ -11,12 +11,18 @@ import pandas as pd
 
 from bench.report import style
 from bench.report.data import Data
-from bench.report.query import RUN, base, cells, scores, with_columns
+from bench.report.query import RUN, base, cells, keys, names_of, scores, with_columns
 from bench.report.tables import in_order, tabulate
 from bench.report.words import clean, counted, fixed
 
 PLACE = ["order", "place", "grid", "task"]
+WAYS = {"curriculum": "training.curriculum.", "chrono": "model.chrono"}
+"""What a column names besides a method and its backbone, and the fields that say so."""
+LIMITS = {"teacher": "the teacher limits it", "transition": "single steps limit it", "drift": "drift limits it"}
+"""What a diagnosis says, where a method fails."""
 NO_SETTING = "no setting has finished runs of two methods"
+SOLVED = 0.98
+"""The share of the ceiling from which on a method has not failed."""
 TOO_FEW = "No setting has seeds enough for an interval, so that nothing is said of who is ahead."
 
 
@@ -24,7 +30,7 @@ class Cell(NamedTuple):
     """What one method reached at one setting; bold where no other's mean is higher."""
 
     text: str
-    further: str  # its interval, and where the task is natural its loss
+    further: str  # its interval, where the task is natural its loss, and where it fails what a diagnosis says
     best: bool
 
 
@@ -41,7 +47,7 @@ class Row(NamedTuple):
 class Main(NamedTuple):
     """The main table, and what it comes to in one sentence."""
 
-    columns: list[str]  # methods; one that was run with several backbones has a column for each
+    columns: list[str]  # methods; one that was run in several ways has a column for each
     rows: list[Row]
     answer: str
 
@@ -49,9 +55,9 @@ class Main(NamedTuple):
 def compared(data: Data) -> pd.DataFrame:
     """A row per setting and column, where two methods or more were run: accuracy with interval, seeds, chance, ceiling.
 
-    A column is a method, or a method and a backbone where it was run with several. Of several default settings in one
-    column, as along an axis of a model's field, the first is taken. Where several grids have a task, only the settings
-    of the one with most settings.
+    A column is a method, with its backbone where it was run with several, and with a curriculum or chrono gates where
+    it had them. Of several default settings in one column, as along an axis of a model's field, the first is taken.
+    A setting that several grids have is that of the grid with most settings of its task.
     """
     runs = base(cells(data))
     rows = scores(data)
@@ -61,19 +67,39 @@ def compared(data: Data) -> pd.DataFrame:
     rows = rows.merge(units, on=[*RUN, "predictor", "length"], how="left")
     if runs.empty or rows.empty:
         return pd.DataFrame(columns=[*PLACE, "method", "accuracy"])
-    several = runs.groupby("method")["backbone"].transform("nunique") > 1
-    runs = runs.assign(column=runs["method"].where(~several, runs["method"] + ", " + runs["backbone"]))
-    rows = rows[[*RUN, *facts]].merge(runs[["id", *PLACE, "method", "column", "setting", "seed"]], on=RUN)
+    limits = {(run["grid"], run["id"]): LIMITS.get(str(record.get("limit"))) for run, record in data.diagnoses}
+    runs = runs.assign(column=_columns(runs), limit=[limits.get(run) for run in keys(runs)])
+    about = ["id", *PLACE, "length", "method", "column", "setting", "seed", "limit"]
+    rows = rows[[*RUN, *facts]].merge(runs[about], on=RUN)
     first = rows.groupby([*PLACE, "column"])["setting"].transform("min")
     rows = rows[rows["setting"] == first]
     rows = rows[rows.groupby("order")["method"].transform("nunique") > 1]
-    settings = rows.groupby(["task", "grid"])["order"].nunique().reset_index()
-    most = settings.sort_values("order", ascending=False, kind="stable").drop_duplicates("task")
-    rows = rows.merge(most[["task", "grid"]], on=["task", "grid"])
-    by = [*PLACE, "method", "column"]
+    rows["settings"] = rows.groupby(["task", "grid"])["order"].transform("nunique")
+    rows["words"] = [_words(place, grid) for place, grid in zip(rows["place"], rows["grid"])]
+    most = rows.sort_values("settings", ascending=False, kind="stable").drop_duplicates("words")
+    rows = rows[rows["order"].isin(most["order"])]
+    by = [*PLACE, "length", "method", "column"]
     rows = rows.rename(columns={"unit_loss": "loss", "accuracy_ceiling": "ceiling"})
     how = {"accuracy": "interval", "loss": "mean", "chance": "mean", "ceiling": "mean", "unit": "first"}
-    return in_order(tabulate(rows, by, **how), "order", "method", "column")
+    table = tabulate(rows, by, **how, limit="first")
+    return in_order(table, "task", "length", "order", "method", "column").drop(columns="length")
+
+
+def _columns(runs: pd.DataFrame) -> pd.Series:
+    """The column of each run. A way is named where all of a column have it, or where some have it at the same place."""
+    several = runs.groupby("method")["backbone"].transform("nunique") > 1
+    column = runs["method"].where(~several, runs["method"] + ", " + runs["backbone"])
+    for way, field in WAYS.items():
+        has = runs[names_of(runs, field)].notna().any(axis=1)
+        both = has.groupby([runs["order"], column]).transform("nunique") > 1
+        told = has & (both.groupby(column).transform("any") | has.groupby(column).transform("all"))
+        column = column.where(~told, column + f", {way}")
+    return column
+
+
+def _words(place: str, grid: str) -> str:
+    """A place without its grid."""
+    return str(place).removeprefix(f"{clean(grid)}: ")
 
 
 def main(table: pd.DataFrame) -> Main:
@@ -90,8 +116,7 @@ def main(table: pd.DataFrame) -> Main:
             clear[winners["column"].iloc[0]] += 1
         shown = [_cell(of[name], best) if name in of else None for name in columns]
         chance, ceiling = (part[name].mean() for name in ("chance", "ceiling"))
-        words = str(place).removeprefix(f"{clean(grid)}: ")
-        rows.append(Row(words, str(task), shown, fixed(chance), fixed(ceiling)))
+        rows.append(Row(_words(place, grid), str(task), shown, fixed(chance), fixed(ceiling)))
     ahead = [f"{name} at {clear[name]}" for name in columns]
     if table["accuracy_low"].isna().all():
         return Main(columns, rows, TOO_FEW if rows else NO_SETTING)
@@ -105,4 +130,5 @@ def main(table: pd.DataFrame) -> Main:
 def _cell(row: dict[Any, Any], best: float) -> Cell:
     interval = "" if pd.isna(row["accuracy_low"]) else f"[{row['accuracy_low']:.2f}, {row['accuracy_high']:.2f}]"
     loss = f"{row['loss']:.2f} bits" if row["unit"] == "bits" and pd.notna(row["loss"]) else ""
-    return Cell(f"{row['accuracy']:.3f}", " ".join(filter(None, (interval, loss))), row["accuracy"] == best)
+    limit = row["limit"] if isinstance(row["limit"], str) and row["accuracy"] < SOLVED * row["ceiling"] else ""
+    return Cell(f"{row['accuracy']:.3f}", " ".join(filter(None, (interval, loss, limit))), row["accuracy"] == best)

@@ -321,7 +321,8 @@ def scores(data: Data, from_start: bool = False) -> pd.DataFrame:
     names = names_of(rows, CONFIG)
     fields = rows[names].astype(object).where(rows[names].notna(), None)  # gaps are equal to one another
     apart = set(varying(fields))
-    kept = [name for name in names if name in apart or name.startswith("method.") or name == "task.length"]
+    told = ("method.", "task.length", "training.budget.", "training.curriculum.", "model.chrono")
+    kept = [name for name in names if name in apart or name.startswith(told)]
     others = [name for name in (*columns, *values, "init_from.run", "group") if name not in names]
     departs = dict(zip(keys(runs := rows.drop_duplicates(RUN)), departures(runs)))
     rows = pd.concat([rows[others], fields[kept]], axis=1)  # without fields that tell nothing apart

@@ -16,6 +16,7 @@ from tests.report.fabricated import only
 
 EMPTY = pd.DataFrame()
 PAPERS = [str(number) for number in range(1, 15)]
+OURS = ["ours-1", "ours-2", "ours-3"]
 
 
 class Lab:
@@ -71,7 +72,11 @@ class Lab:
                 now = accuracy * part if rising else accuracy
                 now = before_dmt if before_dmt is not None and phase == "smt" else now
                 point = {"phase": phase, "tokens": 1000 * part, "predictor": "rnn", "reference": False}
-                spent = {"spent.tokens": 1000 * part, "spent.sequential_flops": 1000 * part * cost}
+                spent = {
+                    "cpu_seconds": 10 * part * cost,
+                    "spent.tokens": 1000 * part,
+                    "spent.sequential_flops": 1000 * part * cost,
+                }
                 now_loss = loss + falls * max(0.0, 0.8 - part)
                 self.rows["curves"].append({**run, **point, **spent, "accuracy": now, "loss": now_loss})
             for kind, found in (record(seed) if record else {}).items():
@@ -128,7 +133,7 @@ def synthetic(smt: Sequence[float], bptt: Sequence[float], harder: float = 0.2) 
 def lengths(smt: Sequence[float], bptt: Sequence[float]) -> Lab:
     lab = Lab()
     for method, last in (("smt+dmt", smt), ("bptt", bptt)):
-        lab.add(method, HIGH, task__length=8).add(method, HIGH, task__length=16).add(method, last, task__length=32)
+        lab.add(method, HIGH, task__length=8).add(method, HIGH, task__length=64).add(method, last, task__length=128)
     return lab
 
 
@@ -290,6 +295,19 @@ def backbones(gru_smt: Sequence[float], gru_bptt: Sequence[float]) -> Lab:
     return lab
 
 
+def raced(ours: float, published: float) -> Lab:
+    """BPTT of a gated cell, and both forms of SMT at these multiples of its CPU seconds, all of them solving."""
+    lab = Lab().add("bptt", SOLVED, model__backbone="gru", cost=1.0, rising=True)
+    return lab.add("smt-dense+dmt", SOLVED, cost=ours, rising=True).add("smt+dmt", SOLVED, cost=published, rising=True)
+
+
+def lengthened(last: Sequence[float]) -> Lab:
+    """A gated cell with a curriculum."""
+    fields = {"model__backbone": "gru", "training__curriculum__below": 0.2}
+    lab = Lab().add("bptt", HIGH, task__length=16, **fields).add("bptt", last, task__length=128, **fields)
+    return lab.add("smt+dmt", LOW)
+
+
 LABS: dict[str, tuple[Lab, Lab]] = {
     "1": (synthetic(HIGH, LOW), synthetic(LOW, HIGH, 0.0)),
     "2": (lengths(HIGH, LOW), lengths(LOW, HIGH)),
@@ -305,4 +323,10 @@ LABS: dict[str, tuple[Lab, Lab]] = {
     "12": (weighted(2.0, [0.77, 0.78, 0.76], MIDDLE, HIGH), weighted(10.0, LOW, HIGH, LOW)),
     "13": (arranged(True, True), arranged(False, False)),
     "14": (backbones(CHANCE, MIDDLE), backbones(MIDDLE, MIDDLE)),
+    "ours-1": (
+        Lab().add("smt-dense+dmt", HIGH).add("smt+dmt", LOW),
+        Lab().add("smt-dense+dmt", LOW).add("smt+dmt", HIGH),
+    ),
+    "ours-2": (lengthened(HIGH), lengthened(LOW)),
+    "ours-3": (raced(9.0, 20.0), raced(0.2, 0.1)),
 }

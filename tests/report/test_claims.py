@@ -19,7 +19,8 @@ from tests.report.labs import (
     HIGH,
     LABS,
     LOW,
-    PAPERS,
+    MIDDLE,
+    SOLVED,
     Lab,
     arranged,
     backbones,
@@ -30,6 +31,7 @@ from tests.report.labs import (
     ladder,
     natural,
     norms,
+    raced,
     synthetic,
     traced,
     value,
@@ -48,7 +50,7 @@ def verdicts() -> dict[tuple[str, str], Verdict]:
     return found
 
 
-@pytest.mark.parametrize("key", PAPERS)
+@pytest.mark.parametrize("key", LABS)
 @pytest.mark.parametrize("word", ["supported", "contradicted"])
 def test_clear_data_gives_a_clear_verdict(verdicts: dict[tuple[str, str], Verdict], key: str, word: str) -> None:
     found = verdicts[key, word]
@@ -57,9 +59,10 @@ def test_clear_data_gives_a_clear_verdict(verdicts: dict[tuple[str, str], Verdic
     assert list(found.numbers) == ["what", "value", "low", "high", "n"] and len(found.numbers)
     assert found.numbers["what"].is_unique, "no two numbers are called the same"
     assert found.because.endswith(".") and len(found.because) < 2000
+    assert bool(found.regime) == (key not in ("3", "4")), "costs are traced, of no run"
 
 
-@pytest.mark.parametrize("key", [key for key in PAPERS if key not in ("3", "4")])
+@pytest.mark.parametrize("key", [key for key in LABS if key not in ("3", "4")])
 def test_two_seeds_decide_nothing(verdicts: dict[tuple[str, str], Verdict], key: str) -> None:
     found = verdicts[key, "few"]
     assert found.verdict == "inconclusive"
@@ -72,7 +75,7 @@ def test_traced_costs_need_no_seeds(verdicts: dict[tuple[str, str], Verdict], ke
     assert verdicts[key, "few"].verdict == "supported"
 
 
-@pytest.mark.parametrize("key", PAPERS)
+@pytest.mark.parametrize("key", LABS)
 def test_no_data_is_not_tested(key: str) -> None:
     nothing = Data(EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, [], [])
     for data in (nothing, Lab().add("my-method", HIGH, "my-task").data()):
@@ -81,7 +84,7 @@ def test_no_data_is_not_tested(key: str) -> None:
         assert found.because[0].isupper()
 
 
-@pytest.mark.parametrize("key", [key for key in PAPERS if key not in ("3", "4")])
+@pytest.mark.parametrize("key", [key for key in LABS if key not in ("3", "4")])
 def test_only_finished_runs_count(key: str) -> None:
     data = LABS[key][0].data()
     assert verdict(key, replace(data, results=data.results.assign(state="failed"))).verdict == "not tested"
@@ -105,6 +108,31 @@ def test_a_run_that_two_grids_share_counts_once_in_the_mean_over_a_task() -> Non
     told = "keys-values and retrieval: share of the ceiling on the hardest other task minus that on keys-values"
     found = verdict("1", replace(data, results=twice))
     assert value(found, told) == pytest.approx(0.91 - (0.71 + 0.71 + 0.1) / 3)
+
+
+def test_the_claim_on_length_is_not_tested_where_no_gradient_has_far_to_travel() -> None:
+    lab = Lab()
+    for method, last in (("smt+dmt", HIGH), ("bptt", LOW)):
+        lab.add(method, HIGH, task__length=8).add(method, last, task__length=64)
+    assert verdict("2", lab.data()).verdict == "not tested"
+
+
+def test_the_papers_claims_are_judged_by_methods_as_published() -> None:
+    lab = synthetic(HIGH, LOW)
+    for length in (8, 16):
+        lab.add("smt+dmt", CHANCE, task__length=length, training__curriculum__below=0.3)
+        lab.add("bptt", HIGH, task__length=length, model__chrono=16.0)
+    found = verdict("1", lab.data())
+    assert found.verdict == "supported"
+    assert found.regime == "smt+dmt and bptt at lengths 8 to 16, 3 seeds"
+
+
+def test_seconds_to_a_goal_that_bptt_never_reaches_decide_nothing_for_it() -> None:
+    lab = raced(9.0, 20.0)
+    lab.add("bptt", MIDDLE, "stack", model__backbone="gru").add("smt-dense+dmt", SOLVED, "stack", cost=90.0)
+    found = verdict("ours-3", lab.data())
+    assert value(found, "retrieval: CPU seconds of smt+dmt, in multiples of BPTT's") == pytest.approx(20.0)
+    assert "BPTT does not always get there" in found.because
 
 
 def test_what_is_lost_is_over_longer_lengths_alone() -> None:

@@ -299,7 +299,7 @@ def test_the_section_has_every_verdict_and_every_number() -> None:
     assert isinstance(verdicts, Exhibit) and isinstance(numbers, Exhibit)
     table = verdicts.table
     assert table is not None and numbers.table is not None
-    assert list(table) == ["claim", "text", "verdict", "because", "why", "figure", "grids"]
+    assert list(table) == ["claim", "text", "verdict", "because", "regime", "why", "figure", "grids"]
     assert table["claim"].tolist() == PAPERS and set(table["verdict"]) <= set(VERDICTS)
     assert list(numbers.table) == ["claim", "what", "value", "low", "high", "n"]
     pd.testing.assert_frame_equal(

@@ -9,8 +9,11 @@ import pytest
 
 from bench.report.data import load
 from bench.report.overview import TOO_FEW, compared, main
+from bench.results import write_json
 from tests.helpers import TINY, tiny_run
 from tests.report.fabricated import fake, only, score, seeds
+
+TINY_TRAINING = {"batch_size": 8, "budget": {"steps": 12}}
 
 
 def sweep(root: Path, method: Any, accuracies: dict[int, list[float]], **facts: Any) -> None:
@@ -51,6 +54,33 @@ def test_of_several_grids_the_one_with_most_settings_of_a_task_is_shown(tmp_path
         sweep(tmp_path / "few", method, {8: [0.1]})
     assert set(compared(load([tmp_path]))["grid"]) == {"many"}
     assert main(compared(load([tmp_path]))).rows[0].place == "retrieval, length 8"
+
+
+def test_settings_of_several_grids_are_rows_of_one_table(tmp_path: Path) -> None:
+    for method in ("smt+dmt", "bptt"):
+        sweep(tmp_path / "short", method, {8: [0.5], 16: [0.5]})
+        sweep(tmp_path / "long", method, {64: [0.1]})
+    found = main(compared(load([tmp_path])))
+    assert [row.place for row in found.rows] == [f"retrieval, length {length}" for length in (8, 16, 64)]
+
+
+def test_a_curriculum_is_named_where_a_method_was_run_with_and_without_or_always_with_one(tmp_path: Path) -> None:
+    task = {"name": "retrieval", "length": 16}
+    grows = {**TINY_TRAINING, "curriculum": {"below": 0.3}}
+    for method, training in (("smt+dmt", TINY_TRAINING), ("smt+dmt", grows), ("bptt", grows)):
+        fake(tmp_path / "g", tiny_run(method, task, training=training), [score(0.5, 1.0, length=16)])
+    assert main(compared(load([tmp_path]))).columns == ["smt+dmt", "smt+dmt, curriculum", "bptt, curriculum"]
+
+
+def test_a_method_that_fails_has_its_diagnosis_beside_it(tmp_path: Path) -> None:
+    for accuracy, length in ((0.4, 8), (0.79, 16)):  # the ceiling is 0.8
+        task = {"name": "retrieval", "length": length}
+        folder = fake(tmp_path / "g", tiny_run("smt+dmt", task), [score(accuracy, 1.0, length=length)])
+        write_json(folder / "diagnosis.json", {"diagnosis": {"limit": "drift"}})
+        fake(tmp_path / "g", tiny_run("bptt", task), [score(0.2, 1.0, length=length)])
+    failed, solved = (row.cells[0] for row in main(compared(load([tmp_path]))).rows)
+    assert failed is not None and failed.further == "drift limits it"
+    assert solved is not None and solved.further == ""
 
 
 def test_one_method_has_nothing_to_be_compared_with(tmp_path: Path) -> None:

@@ -62,8 +62,9 @@ def claims() -> list[tuple[Any, Any]]:
     for place, verdict in enumerate(VERDICTS, 1):
         claim = {"key": place, "text": f"SMT->DMT claim {place} {EVIL}", "figure": "costs"}
         why = "The scale is small." if verdict == "contradicted" else None
-        found = {"verdict": verdict, "because": f"Because of {EVIL}.", "why": why, "numbers": numbers[: int(place < 5)]}
-        pairs.append((SimpleNamespace(**claim, grids=("synthetic-small",)), SimpleNamespace(**found)))
+        found = {"verdict": verdict, "because": f"Because of {EVIL}.", "why": why, "regime": "small runs"}
+        told = SimpleNamespace(**found, numbers=numbers[: int(place < 5)])
+        pairs.append((SimpleNamespace(**claim, grids=("synthetic-small",)), told))
     return pairs
 
 
@@ -266,7 +267,8 @@ def test_claims_stand_at_the_top_and_in_full_below(written: Path) -> None:
     words = [text for attributes, text in page.all("span") if attributes.get("aria-hidden")]
     told = ["✓ supported", "✗ contradicted", "± mixed", "? inconclusive", "○ not tested"]
     assert words == told * 2, "told without colour too"
-    assert text.count("Why that may be:") == 1 and "<code>python run_bench.py run synthetic-small</code>" in text
+    assert text.count("Why that may be:") == 1 and text.count("Judged of small runs.") == len(VERDICTS)
+    assert "<code>python run_bench.py run synthetic-small</code>" in text
     assert "1 contradicted" in text
     assert text.index('id="answer"') < text.index('id="overview"') < text.index('id="section-claims"')
     assert text.index('id="section-claims"') < text.index('id="section-summary"'), "learning curves come last"

@@ -1,4 +1,4 @@
-"""The claims of the paper (Kumar & Isola, arXiv 2606.06479), each with a verdict from the data.
+"""The claims of the paper (Kumar & Isola, arXiv 2606.06479), and this project's own, each with a verdict from the data.
 
 A claim is data and one small function, its judge, whose docstring says by what rule it decides. A plugin file brings
 its own, which are there once `--plugin FILE` has imported it:
@@ -19,15 +19,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench.report.claims import ablations, accuracy, cost, growth, inside, online
+from bench.report.claims import ablations, accuracy, cost, growth, inside, online, ours
 from bench.report.claims.base import VERDICTS, Claim, Verdict, register_claim, registered
 from bench.report.data import Data
 from bench.report.query import remembered
 
 __all__ = ["VERDICTS", "Claim", "Verdict", "judged", "register_claim"]
 
-PAPERS = (accuracy, cost, inside, growth, ablations, online)
-"""The modules that register the papers' claims."""
+REGISTERING = (accuracy, cost, inside, growth, ablations, online, ours)
+"""The modules that register the papers' claims, and this project's own."""
 
 
 @remembered

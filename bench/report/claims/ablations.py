@@ -70,6 +70,7 @@ def future(data: Data) -> Verdict:
         parts,
         "In a short sequence every position is drawn often, so that even a short future may do without joint training, "
         "and a small budget may end before the harder of two objectives is learned.",
+        runs,
     )
 
 
@@ -110,6 +111,7 @@ def weights(data: Data) -> Verdict:
         ],
         "The weights trade off against sizes and learning rates: in a small model with few steps, a larger lambda_dyn "
         "may be what it takes for the RNN to keep up with a teacher that changes fast.",
+        runs,
     )
 
 
@@ -175,4 +177,5 @@ def gru(data: Data) -> Verdict:
         [Part("the GRU collapses under SMT", "its skill", within(high=LEARNED), cases, "the transformer updater too")],
         "How wide the GRU is, and that its memory is normalised after each update, is this project's choice; in a "
         "small memory and over short sequences one matrix may be enough to follow the teacher.",
+        runs[~runs["reference"] & runs["method"].isin(["smt", "smt+dmt", "bptt"])],
     )

@@ -33,6 +33,8 @@ class Verdict:
     """A row per number: what, value, low, high, n (seeds; 1 for what is traced, which no seed changes)."""
     why: str | None = None
     """Where the data contradicts the claim or disagrees with itself: why that may be."""
+    regime: str = ""
+    """At which lengths and budgets, and of which methods, it was judged; it holds for no other."""
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:

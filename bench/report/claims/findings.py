@@ -1,7 +1,7 @@
 """The one judge of all claims: what each setting says by a part's rule, and what they say together.
 
 found = [Case("retrieval, length 16", paired_difference(smt, bptt)), ...]                    one per setting
-decide([Part("SMT->DMT is ahead of BPTT", "accuracy, smt+dmt minus bptt", ahead(MARGIN), found)], why="...")
+decide([Part("SMT->DMT is ahead of BPTT", "accuracy, smt+dmt minus bptt", ahead(MARGIN), found)], "...", runs)
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, get_args
 import pandas as pd
 
 from bench.report.claims.base import NUMBERS, Verdict, Word, no_numbers
+from bench.report.claims.regime import regime
 from bench.report.tables import mean_of
 from bench.report.words import interval as shown
 from bench.statistics import SEEDS_FOR_AN_INTERVAL, Interval
@@ -156,8 +157,8 @@ HEADS: dict[Word, str] = {
 }
 
 
-def decide(parts: Sequence[Part], why: str) -> Verdict:
-    """The verdict on all parts together.
+def decide(parts: Sequence[Part], why: str, runs: pd.DataFrame | None = None) -> Verdict:
+    """The verdict on all parts together, in the regime of these runs.
 
     Not tested where no part is. Mixed where one is mixed, or where one is supported and another contradicted. Else a
     claim falls with one of its parts, and stands only with all of them; while one is not tested, it is inconclusive.
@@ -172,7 +173,9 @@ def decide(parts: Sequence[Part], why: str) -> Verdict:
         verdict = "contradicted"
     by_head = {head: [_phrase(part) for part in parts if part.verdict == word] for word, head in HEADS.items()}
     because = " ".join(f"{head}: {'; '.join(phrases)}." for head, phrases in by_head.items() if phrases)
-    return Verdict(verdict, because, numbers(parts), why if verdict in ("contradicted", "mixed") else None)
+    tested = runs is not None and any(part.cases for part in parts)
+    where = regime(runs) if runs is not None and tested else ""
+    return Verdict(verdict, because, numbers(parts), why if verdict in ("contradicted", "mixed") else None, where)
 
 
 def numbers(parts: Iterable[Part]) -> pd.DataFrame:

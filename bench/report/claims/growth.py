@@ -75,6 +75,7 @@ def efficiency(data: Data) -> Verdict:
         ],
         "SMT also trains a teacher, on which it may spend what an RNN over short sequences does not need, and a small "
         "budget may end long before either method is done.",
+        pd.concat([of_method(runs, "smt+dmt"), of_method(runs, "bptt")]),
     )
 
 
@@ -161,6 +162,7 @@ def scaling(data: Data) -> Verdict:
         parts,
         "With a small budget a larger model may be further from the end of its training than a small one, and short "
         "pictures may ask little of memory or context.",
+        rnn,
     )
 
 
@@ -228,6 +230,7 @@ def compression(data: Data) -> Verdict:
     return decide(
         [Part("a smaller memory catches up", "halvings of the memory", rule, cases, needs, digits=2)],
         "In a short training every memory may improve alike, and small pictures may need little memory.",
+        of_method(_natural(data), "smt+dmt"),
     )
 
 

@@ -42,6 +42,12 @@ def _with_where(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(where=found)[found.notna()]
 
 
+def _measured(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
+    """The finished runs of which there are such rows."""
+    runs = cells(data)
+    return runs[pd.Series(keys(runs), index=runs.index).isin(set(keys(rows)))]
+
+
 @register_claim(
     "5",
     "The gradient norm |dL/dm_t| is flat in t under SMT, at initialisation as after training; under BPTT it vanishes "
@@ -85,6 +91,7 @@ def gradients(data: Data) -> Verdict:
         parts,
         "Over a few tens of steps a memory that is normalised after every update may carry gradients well, and what "
         "training finds useful to remember shapes the norms as much as the number of steps does.",
+        _measured(data, rows),
     )
 
 
@@ -124,6 +131,7 @@ def dagger(data: Data) -> Verdict:
         ],
         "DMT here is short and has a learning rate of its own; where SMT alone already follows its teacher, there is "
         "little for DMT to mend.",
+        runs,
     )
 
 
@@ -225,6 +233,7 @@ def geometry(data: Data) -> Verdict:
         [Part("clusters by needle on retrieval", "silhouette", grouped, clusters, needs), last],
         "Two components show part of a memory only: clusters or branches that lie apart in further ones overlap here, "
         "and a small model need not have found the same arrangement.",
+        runs[[place in set().union(*found.values()) for place in runs["where"]]],
     )
 
 

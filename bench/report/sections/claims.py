@@ -25,7 +25,7 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
         [
             {
                 **{"claim": claim.key, "text": claim.text, "verdict": found.verdict, "because": found.because},
-                **{"why": found.why, "figure": claim.figure, "grids": ", ".join(claim.grids)},
+                **{"regime": found.regime, "why": found.why, "figure": claim.figure, "grids": ", ".join(claim.grids)},
             }
             for claim, found in pairs
         ]

@@ -1,0 +1,150 @@
+"""Statements of this project: the dense form beside the published one, and both beside BPTT at its best known."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from bench.report.claims.accuracy import FAR, SYNTHETIC, lead
+from bench.report.claims.base import Verdict, register_claim
+from bench.report.claims.findings import EQUAL, LEARNED, MARGIN, Case, Part, ahead, apart, decide, means
+from bench.report.claims.learning import every_final, of_method
+from bench.report.data import Data
+from bench.report.query import RUN, base, curve_points
+from bench.report.sweeps import Ladder, ladders, pairs
+from bench.report.tables import difference
+from bench.statistics import exponential, mean_interval
+
+GATED = ("gru", "lstm")
+CELL = ("model.backbone", "model.updater_width", "model.readout", "model.chrono")
+"""What comes with a cell."""
+REACHED = 0.95
+"""The share of the ceiling to which CPU seconds are counted."""
+
+
+def concerned(data: Data) -> bool:
+    """Whether there is what the paper does not have: the dense form, or BPTT of a gated cell beside SMT."""
+    runs = every_final(data)
+    methods = set(runs["method"])
+    gated = (runs["method"] == "bptt") & runs["backbone"].isin(GATED)
+    return "smt-dense+dmt" in methods or ("smt+dmt" in methods and bool(gated.any()))
+
+
+claim = partial(register_claim, when=concerned)
+
+
+def _synthetic(data: Data) -> pd.DataFrame:
+    runs = base(every_final(data))
+    return runs[runs["task"].isin(SYNTHETIC)]
+
+
+def _best_bptt(runs: pd.DataFrame) -> pd.DataFrame:
+    """BPTT of gated cells, with whatever else it had."""
+    own = of_method(runs, "bptt")
+    return own[own["backbone"].isin(GATED)]
+
+
+@claim(
+    "ours-1",
+    "Dense SMT->DMT is ahead of the published form at equal tokens.",
+    figure="synthetic",
+    grids=["synthetic-small", "medium-retrieval"],
+)
+def dense(data: Data) -> Verdict:
+    """Accuracy at every setting of the five synthetic tasks, paired by seed, by the rule of the first claim."""
+    runs = _synthetic(data)
+    ours, published = of_method(runs, "smt-dense+dmt"), of_method(runs, "smt+dmt")
+    cases = [lead(pair, "smt-dense+dmt", "smt+dmt") for pair in pairs(ours, published)]
+    effect = "accuracy, smt-dense+dmt minus smt+dmt"
+    return decide(
+        [Part("the dense form is ahead", effect, ahead(MARGIN), cases)],
+        "Where the published form already solves a task there is nothing to gain, and a teacher that sees every prefix "
+        "in one pass has fewer parameters to do it with.",
+        pd.concat([ours, published]),
+    )
+
+
+@claim(
+    "ours-2",
+    "BPTT at its best known, a gated cell with a curriculum of lengths or chrono gates, keeps its accuracy on "
+    "retrieval as sequences lengthen.",
+    figure="synthetic",
+    grids=["medium-retrieval-long", "baselines"],
+)
+def keeps(data: Data) -> Verdict:
+    """The fall from the shortest to the longest length, 128 or more: interval below 0.05; against: above 0.02.
+
+    A cell whose shortest length is not learned tells nothing.
+    """
+    runs = _best_bptt(_synthetic(data))
+    runs = runs[runs["task"] == "retrieval"]
+    found = [ladder for ladder in ladders(data, runs, "task.length", 2) if ladder.rungs[-1] >= FAR]
+    rule = apart(f"interval below {EQUAL}", lambda fall: fall.high < EQUAL, lambda fall: fall.low > MARGIN)
+    return decide(
+        [Part("it keeps its accuracy", "fall in accuracy", rule, list(map(_fall, found)), f"retrieval of {FAR}")],
+        "At one fixed length from the first batch on, gates that begin half open forget what is far.",
+        runs,
+    )
+
+
+def _fall(ladder: Ladder) -> Case:
+    short, *_, long = (ladder.at(value) for value in ladder.rungs)
+    unlearned = [(short["skill"].mean() < LEARNED, "the shortest is not learned")]
+    beside = means(ladder.by_rung, "accuracy", "accuracy at length {}")
+    return Case(ladder.where, difference(short, long, "accuracy"), beside, {"": unlearned})
+
+
+@claim(
+    "ours-3",
+    "To 0.95 of the ceiling, BPTT of a gated cell takes fewer CPU seconds than SMT->DMT in either form.",
+    figure="efficiency",
+    grids=["synthetic-small", "medium-retrieval"],
+)
+def seconds(data: Data) -> Verdict:
+    """SMT's CPU seconds over BPTT's at the first evaluation at 0.95 of the ceiling, as a geometric mean over seeds.
+
+    Fewer: interval above 1; not fewer: below. A run that never gets there counts with all that it spent, in its favour;
+    where neither does there is nothing to compare, and where it is SMT that does not, that many times is the least.
+    """
+    runs = _synthetic(data)
+    runs = runs.merge(_seconds(data, runs), on=RUN, how="left").astype({"there": float})
+    gated = _best_bptt(runs)
+    rule = apart("interval above 1", lambda times: times.low > 1, lambda times: times.high < 1)
+    parts = []
+    for method in ("smt+dmt", "smt-dense+dmt"):
+        own = of_method(runs, method)
+        cases = [_times(method, *pair) for pair in pairs(own, gated, CELL)]
+        effect = f"CPU seconds of {method}, in multiples of BPTT's"
+        parts.append(Part(f"fewer than {method}", effect, rule, cases, "learning curves", digits=1))
+    return decide(
+        parts,
+        "A rollout costs as many steps as the sequence is long, whatever the credit: short sequences favour BPTT.",
+        pd.concat([gated, of_method(runs, "smt+dmt"), of_method(runs, "smt-dense+dmt")]),
+    )
+
+
+def _seconds(data: Data, runs: pd.DataFrame) -> pd.DataFrame:
+    """grid, id, `spent`: CPU seconds to `REACHED` or all that there were, and `there`: whether the run got so far."""
+    ceilings = runs.assign(aim=REACHED * runs["accuracy_ceiling"].fillna(1.0))[[*RUN, "aim"]].drop_duplicates(RUN)
+    points = curve_points(data, "cpu_seconds", "accuracy").dropna(subset=["cpu_seconds", "accuracy"])
+    points = points[points["cpu_seconds"] > 0].merge(ceilings, on=RUN)
+    points = points.assign(there=points["accuracy"] >= points["aim"])
+    first, last = points[points["there"]].drop_duplicates(RUN), points.drop_duplicates(RUN, keep="last")
+    found = pd.concat([first, last]).drop_duplicates(RUN)
+    return found[[*RUN, "cpu_seconds", "there"]].rename(columns={"cpu_seconds": "spent"})
+
+
+def _times(method: str, where: str, smt: pd.DataFrame, bptt: pd.DataFrame) -> Case:
+    seeds = smt.index.intersection(bptt.index)
+    smt, bptt = smt.loc[seeds], bptt.loc[seeds]
+    ratios = np.log((smt["spent"] / bptt["spent"]).to_numpy(dtype=float))
+    times = exponential(mean_interval(ratios[np.isfinite(ratios)]))
+    sides = {method: smt, f"bptt beside {method}": bptt}
+    beside = means(sides, "spent", "CPU seconds of {}") + means(sides, "there", "share of seeds of {} that got there")
+    unless = {
+        "for": [(not bptt["there"].all(), "BPTT does not always get there")],
+        "against": [(not smt["there"].all(), "SMT does not always get there")],
+    }
+    return Case(where, times, beside, unless)

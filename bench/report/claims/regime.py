@@ -1,0 +1,44 @@
+"""The regime of a verdict: lengths, budgets and forms of the methods. What holds in one need not hold in another."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from bench.report.query import names_of, number
+from bench.report.words import counted
+
+CURRICULUM = "training.curriculum."
+BEYOND = (CURRICULUM, "model.chrono")
+"""Fields of what the paper does not have: with one of them set, a method is not as published."""
+
+
+def as_published(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs at one fixed length from the first batch on, with gates that begin as usual."""
+    return runs[~runs[names_of(runs, BEYOND)].notna().any(axis=1)]
+
+
+def regime(runs: pd.DataFrame) -> str:
+    """`smt+dmt and bptt at lengths 8 to 32, 600,000 tokens, 3 seeds`."""
+    if runs.empty:
+        return ""
+    budgets = [
+        _span(number(runs[name]), name.rpartition(".")[2].replace("_", " "))
+        for name in names_of(runs, "training.budget.")
+        if number(runs[name]).notna().any()
+    ]
+    lengths = _span(number(runs["task.length"]), "")
+    *methods, last = dict.fromkeys(runs["method"])
+    named = f"{', '.join(methods)} and {last}" if methods else last
+    words = [f"{named} at length{'s' * (' to ' in lengths)} {lengths}" if lengths else named, *budgets]
+    words.append(counted(runs["seed"].nunique(), "seed"))
+    if runs[names_of(runs, CURRICULUM)].notna().any(axis=None):
+        words.append("some with a curriculum of lengths")
+    return ", ".join(filter(None, words))
+
+
+def _span(values: pd.Series, unit: str) -> str:
+    known = values.dropna()
+    if known.empty:
+        return ""
+    low, high = known.min(), known.max()
+    return f"{low:,.6g}{f' to {high:,.6g}' if high > low else ''} {unit}".strip()
