@@ -90,7 +90,7 @@ def curve_points(data: Data, *columns: str) -> pd.DataFrame:
     done = set(keys(runs[runs["state"] == "done"]))
     points = with_columns(data.curves, *RUN, "phase", "reference", *columns)
     of_done = np.array([run in done for run in keys(points)], dtype=bool)
-    points = points[of_done & ~points["reference"].eq(True)].astype(dict.fromkeys(RUN, object))  # (they may be empty)
+    points = points[of_done & ~points["reference"].eq(True)]
     return points[[*RUN, "phase", *columns]].assign(**{name: number(points[name]) for name in columns})
 
 

@@ -146,8 +146,9 @@ def smallest(data: Data, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     to what the best one does; amounts of compute, geometrically, from when the first level is reached to the end.
     """
     cells = rows[(rows["axis"] == "memory") & ~rows["reference"]]
-    cells = cells[[*CURVE, "id", "seed", "value"]].drop_duplicates().astype(dict.fromkeys(RUN, object))
+    cells = cells[[*CURVE, "id", "seed", "value"]].drop_duplicates()
     points = curve_points(data, "spent.flops", "spent.tokens", "unit_loss").rename(columns={"unit_loss": "score"})
+    points, cells = (frame.astype(dict.fromkeys(RUN, object)) for frame in (points, cells))  # (either may be empty)
     points = points.merge(cells, on=RUN)
     points = points[np.isfinite(points["score"]) & (points["spent.tokens"] > 0)]
     passages, answers = [], []
