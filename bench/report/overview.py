@@ -68,7 +68,8 @@ def compared(data: Data) -> pd.DataFrame:
     if runs.empty or rows.empty:
         return pd.DataFrame(columns=[*PLACE, "method", "accuracy"])
     limits = {(run["grid"], run["id"]): LIMITS.get(str(record.get("limit"))) for run, record in data.diagnoses}
-    runs = runs.assign(column=_columns(runs), limit=[limits.get(run) for run in keys(runs)])
+    limit = pd.Series([limits.get(run) for run in keys(runs)], index=runs.index, dtype=object)
+    runs = runs.assign(column=_columns(runs), limit=limit)
     about = ["id", *PLACE, "length", "method", "column", "setting", "seed", "limit"]
     rows = rows[[*RUN, *facts]].merge(runs[about], on=RUN)
     first = rows.groupby([*PLACE, "column"])["setting"].transform("min")
@@ -97,7 +98,7 @@ def _columns(runs: pd.DataFrame) -> pd.Series:
     return column
 
 
-def _words(place: str, grid: str) -> str:
+def _words(place: Any, grid: Any) -> str:
     """A place without its grid."""
     return str(place).removeprefix(f"{clean(grid)}: ")
 

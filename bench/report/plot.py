@@ -205,9 +205,13 @@ def draw(panels: Sequence[Panel], looks: Mapping[str, Style], across: int = 3) -
     words = dict.fromkeys(word for panel in shown for word in _words(panel))
     tips = max((LETTER * len(line.tip) for panel in shown for line in panel.lines if line.tip), default=0.0)
     whole = across * (LEFT + width + RIGHT + tips)
-    longest = max((len(word) for word in words), default=0)
+    letters = int((whole - 0.6) / LETTER)
+    wrapped = (textwrap.fill(clean(word), letters, subsequent_indent="   ") for word in words)
+    texts = [f" {text}" for text in wrapped]  # a text that begins with _ would be left out
+    longest = max((len(line) for text in texts for line in text.splitlines()), default=0)
     columns = max(1, min(len(words), int(whole / (LETTER * longest + 0.6)))) if words else 1
-    foot = 0.12 + LETTERS_HIGH * 1.15 * -(-len(words) // columns)
+    lines = sum(text.count("\n") + 1 for text in texts) if columns == 1 else -(-len(words) // columns)
+    foot = 0.12 + LETTERS_HIGH * 1.15 * lines
     rows = [0.1 + LETTERS_HIGH * lines + height + BOTTOM for lines in tops]
     size = (whole, sum(rows) + foot)
     figure = Figure(figsize=size)
@@ -222,7 +226,6 @@ def draw(panels: Sequence[Panel], looks: Mapping[str, Style], across: int = 3) -
         axes.set_xlabel(clean(panel.x))
         axes.set_ylabel(clean(panel.y))
     if words:
-        texts = [f" {clean(word)}" for word in words]  # a word that begins with _ would be left out
         figure.legend([handles[word] for word in words], texts, loc="lower center", ncols=columns, borderpad=0.2)
     return figure
 

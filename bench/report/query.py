@@ -21,6 +21,9 @@ from bench.report.words import clean, number_word, sortable, whole_as_int
 
 CONFIG = ("task.", "method.", "model.", "training.", "evaluation.score_from", "device", "precision")
 ABLATED = ("method.", "model.", "training.")
+CURRICULUM = "training.curriculum."
+SILENT = ("training.budget.", "evaluation.")
+"""Fields that say nothing of a setting where the others tell it apart; tables have a budget as tokens and steps."""
 LINE = ["method", "setting", "predictor", "reference"]
 """What tells lines apart; `setting` is in words, empty where a method has but one."""
 PLACE = ["order", "grid", "task", "length", "place"]
@@ -113,29 +116,38 @@ def free(rows: pd.DataFrame, by: str | Sequence[str], columns: Iterable[str]) ->
 
 
 def short_names(columns: Iterable[str]) -> dict[str, str]:
-    """Dotted columns -> their last parts, or the whole where two end alike."""
+    """Dotted columns -> their last parts, or the whole where two end alike; a curriculum's say that they are."""
     names = dict.fromkeys(columns)
     ends = Counter(name.rpartition(".")[2] for name in names)
-    return {name: end if ends[end := name.rpartition(".")[2]] == 1 else name for name in names}
+    short = {name: end if ends[end := name.rpartition(".")[2]] == 1 else name for name in names}
+    return short | {name: f"curriculum {name.rpartition('.')[2]}" for name in names if name.startswith(CURRICULUM)}
+
+
+def telling(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Those of the columns, without fields of a curriculum that say only that there is one, but for one that does."""
+    grown = [name for name in columns if name.startswith(CURRICULUM)]
+    first = [name for name in grown if name.endswith((".below", ".within"))]
+    kept = [name for name in grown if len(rows[name].dropna().unique()) > 1] or first[:1]
+    return [name for name in columns if name not in grown or name in kept]
 
 
 def label(setting: Iterable[tuple[str, Any]], names: Mapping[str, str]) -> str:
-    """A setting in words: `length 64, backbone gru`."""
-    return clean(", ".join(f"{names[name]} {number_word(value)}" for name, value in setting))
+    """A setting in words, without gaps: `length 64, backbone gru`."""
+    return clean(", ".join(f"{names[name]} {number_word(value)}" for name, value in setting if value is not None))
 
 
 def known_words(setting: Setting) -> str:
-    """As `label`, without gaps."""
-    known = [(name, value) for name, value in setting if value is not None]
-    return label(known, short_names(name for name, _ in known))
+    """As `label`, by short names."""
+    return label(setting, short_names(name for name, value in setting if value is not None))
 
 
 def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
-    """What every row says in these config columns, in words. Gaps are left out."""
+    """What every row says in these config columns, in words."""
+    columns = telling(rows, columns)
     names = short_names(columns)
     values = rows[list(columns)].astype(object).where(rows[list(columns)].notna(), None)
     texts = [
-        label(((name, whole_as_int(value)) for name, value in zip(columns, row) if value is not None), names)
+        label([(name, whole_as_int(value)) for name, value in zip(columns, row)], names)
         for row in values.itertuples(index=False, name=None)
     ]
     return pd.Series(texts, index=rows.index, dtype=object)
@@ -175,9 +187,11 @@ def settings(results: pd.DataFrame) -> dict[tuple[str, str], Setting]:
     for rows in runs.groupby(["grid", "task", "method"], sort=False).indices.values():
         part = config.iloc[rows]
         differing = [name for name in columns if len(set(part[name])) > 1]
-        telling = [name for name in differing if not name.startswith("training.budget.")]
-        if _distinct(part[telling]) == _distinct(part[differing]):
-            differing = telling  # the table has a budget as tokens, steps and seconds
+        differing = telling(part, differing)
+        for silent in SILENT:
+            others = [name for name in differing if not name.startswith(silent)]
+            if _distinct(part[others]) == _distinct(part[differing]):
+                differing = others
         for row in rows:
             found[run[row]] = tuple((name, whole_as_int(records[row][name])) for name in differing)
     return found

@@ -21,7 +21,7 @@ from bench.report.data import read_results as load
 from bench.report.text import markdown
 from bench.results import DamagedFile, Folder, load_curves, load_results, write_json
 from bench.tolerances import Tolerances
-from tests.helpers import few, folder_of, tiny_run
+from tests.helpers import TINY, few, folder_of, tiny_run
 from tests.report.fabricated import curves, expect, fake, only, printed, score, seeds, undo
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +151,16 @@ def test_a_budget_that_follows_from_the_task_is_no_setting_of_its_own(tmp_path: 
     frame = report.summary(tmp_path)
     assert frame[frame["grid"] == "paired"]["setting"].tolist() == ["length 8", "length 16"]
     assert frame[frame["grid"] == "alone"]["setting"].tolist() == ["tokens 800", "tokens 1600"]
+
+
+def test_a_curriculum_is_told_by_what_opens_it_and_gaps_and_evaluations_are_not_told(tmp_path: Path) -> None:
+    for below, chrono, every in ((None, None, 0.5), (0.2, None, 0.5), (None, 12.0, 0.25)):
+        growth = None if below is None else {"below": below, "lengths": [8]}
+        training = {"budget": {"steps": 12}, "curriculum": growth}
+        model = {**TINY, "backbone": "gru", "chrono": chrono}
+        seeds(tmp_path, [0.5], training=training, model=model, evaluation={"every": every})
+    frame = report.summary(tmp_path)
+    assert sorted(frame["setting"]) == ["", "chrono 12", "curriculum below 0.2"]
 
 
 def test_cells_that_start_from_another_seeds_source_are_one_group_and_pay_for_it(tmp_path: Path) -> None:

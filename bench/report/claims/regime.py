@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench.report.query import names_of, number
+from bench.report.query import CURRICULUM, names_of, number
 from bench.report.words import counted
 
-CURRICULUM = "training.curriculum."
 BEYOND = (CURRICULUM, "model.chrono")
 """Fields of what the paper does not have: with one of them set, a method is not as published."""
 
