@@ -154,7 +154,7 @@ def test_a_budget_that_follows_from_the_task_is_no_setting_of_its_own(tmp_path: 
 
 
 def test_a_curriculum_is_told_by_what_opens_it_and_gaps_and_evaluations_are_not_told(tmp_path: Path) -> None:
-    for below, chrono, every in ((None, None, 0.5), (0.2, None, 0.5), (None, 12.0, 0.25)):
+    for below, chrono, every in ((None, None, 0.5), (0.2, None, 0.5), (None, 12, 0.25)):
         growth = None if below is None else {"below": below, "lengths": [8]}
         training = {"budget": {"steps": 12}, "curriculum": growth}
         model = {**TINY, "backbone": "gru", "chrono": chrono}
