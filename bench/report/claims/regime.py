@@ -40,4 +40,5 @@ def _span(values: pd.Series, unit: str) -> str:
     if known.empty:
         return ""
     low, high = known.min(), known.max()
-    return f"{low:,.6g}{f' to {high:,.6g}' if high > low else ''} {unit}".strip()
+    shown = [f"{value:,.0f}" if value == round(value) else f"{value:g}" for value in (low, high)]
+    return f"{' to '.join(dict.fromkeys(shown))} {unit}".strip()
