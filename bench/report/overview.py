@@ -10,19 +10,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.report import style
+from bench.report.claims.findings import SOLVED
 from bench.report.data import Data
-from bench.report.query import RUN, base, cells, keys, names_of, scores, with_columns
+from bench.report.query import RUN, WAYS, base, cells, names_of, recorded, scores, with_columns
 from bench.report.tables import in_order, tabulate
 from bench.report.words import clean, counted, fixed
 
 PLACE = ["order", "place", "grid", "task"]
-WAYS = {"curriculum": "training.curriculum.", "chrono": "model.chrono"}
-"""What a column names besides a method and its backbone, and the fields that say so."""
 LIMITS = {"teacher": "the teacher limits it", "transition": "single steps limit it", "drift": "drift limits it"}
 """What a diagnosis says, where a method fails."""
 NO_SETTING = "no setting has finished runs of two methods"
-SOLVED = 0.98
-"""The share of the ceiling from which on a method has not failed."""
 TOO_FEW = "No setting has seeds enough for an interval, so that nothing is said of who is ahead."
 
 
@@ -67,9 +64,8 @@ def compared(data: Data) -> pd.DataFrame:
     rows = rows.merge(units, on=[*RUN, "predictor", "length"], how="left")
     if runs.empty or rows.empty:
         return pd.DataFrame(columns=[*PLACE, "method", "accuracy"])
-    limits = {(run["grid"], run["id"]): LIMITS.get(str(record.get("limit"))) for run, record in data.diagnoses}
-    limit = pd.Series([limits.get(run) for run in keys(runs)], index=runs.index, dtype=object)
-    runs = runs.assign(column=_columns(runs), limit=limit)
+    limits = recorded(runs, data.diagnoses, lambda record: LIMITS.get(str(record.get("limit"))))
+    runs = runs.assign(column=_columns(runs), limit=limits["record"])
     about = ["id", *PLACE, "length", "method", "column", "setting", "seed", "limit"]
     rows = rows[[*RUN, *facts]].merge(runs[about], on=RUN)
     first = rows.groupby([*PLACE, "column"])["setting"].transform("min")

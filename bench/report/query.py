@@ -22,6 +22,8 @@ from bench.report.words import clean, number_word, sortable, whole_as_int
 CONFIG = ("task.", "method.", "model.", "training.", "evaluation.score_from", "device", "precision")
 ABLATED = ("method.", "model.", "training.")
 CURRICULUM = "training.curriculum."
+WAYS = {"curriculum": CURRICULUM, "chrono": "model.chrono"}
+"""Ways of training that the paper does not have, and the fields that say so."""
 SILENT = ("training.budget.", "evaluation.")
 """Fields that say nothing of a setting where the others tell it apart; tables have a budget as tokens and steps."""
 LINE = ["method", "setting", "predictor", "reference"]
@@ -335,7 +337,7 @@ def scores(data: Data, from_start: bool = False) -> pd.DataFrame:
     names = names_of(rows, CONFIG)
     fields = rows[names].astype(object).where(rows[names].notna(), None)  # gaps are equal to one another
     apart = set(varying(fields))
-    told = ("method.", "task.length", "training.budget.", "training.curriculum.", "model.chrono")
+    told = ("method.", "task.length", "training.budget.", *WAYS.values())
     kept = [name for name in names if name in apart or name.startswith(told)]
     others = [name for name in (*columns, *values, "init_from.run", "group") if name not in names]
     departs = dict(zip(keys(runs := rows.drop_duplicates(RUN)), departures(runs)))

@@ -177,5 +177,5 @@ def gru(data: Data) -> Verdict:
         [Part("the GRU collapses under SMT", "its skill", within(high=LEARNED), cases, "the transformer updater too")],
         "How wide the GRU is, and that its memory is normalised after each update, is this project's choice; in a "
         "small memory and over short sequences one matrix may be enough to follow the teacher.",
-        runs[~runs["reference"] & runs["method"].isin(["smt", "smt+dmt", "bptt"])],
+        of_method(runs, "smt", "smt+dmt", "bptt"),
     )

@@ -20,6 +20,8 @@ FAR = 128
 HOLDS = 0.1
 """The skill (0 at chance, 1 at the ceiling) that a method which holds may lose on longer sequences."""
 BACKBONE = ("model.backbone",)
+KEEPS = apart(f"interval below {EQUAL}", lambda fall: fall.high < EQUAL, lambda fall: fall.low > MARGIN)
+"""Of a fall in accuracy: whether it is none."""
 
 
 @register_claim(
@@ -110,22 +112,25 @@ def length(data: Data) -> Verdict:
     """
     runs = base(final(data))
     runs = runs[runs["task"] == "retrieval"]
-    keeps = apart(f"interval below {EQUAL}", lambda effect: effect.high < EQUAL, lambda effect: effect.low > MARGIN)
     parts = []
     for method, says, rule, fell in (
         ("bptt", "BPTT falls with length", ahead(MARGIN), "for"),
-        ("smt+dmt", "SMT->DMT keeps its accuracy", keeps, "against"),
+        ("smt+dmt", "SMT->DMT keeps its accuracy", KEEPS, "against"),
     ):
-        found = ladders(data, of_method(runs, method), "task.length", 2)
-        cases = [_fall(ladder, method, fell) for ladder in found if ladder.rungs[-1] >= FAR]
+        cases = [_fall(ladder, method, fell) for ladder in to_far(data, of_method(runs, method))]
         effect = f"fall in accuracy of {method} from the shortest to the longest"
         parts.append(Part(says, effect, rule, cases, f"retrieval of {FAR} or longer, and a shorter one"))
     return decide(
         parts,
         "Over tens of symbols gradients through every step may still arrive, where over hundreds they do not; and with "
         "equal tokens a longer sequence means fewer steps for every method.",
-        runs[~runs["reference"] & runs["method"].isin(["bptt", "smt+dmt"])],
+        of_method(runs, "bptt", "smt+dmt"),
     )
+
+
+def to_far(data: Data, runs: pd.DataFrame) -> list[Ladder]:
+    """The sweeps of lengths that reach `FAR`."""
+    return [ladder for ladder in ladders(data, runs, "task.length", 2) if ladder.rungs[-1] >= FAR]
 
 
 def _fall(ladder: Ladder, method: str, fell: str) -> Case:
@@ -170,7 +175,7 @@ def unseen_lengths(data: Data) -> Verdict:
         parts,
         "At a few times a short trained length a Transformer with relative positions may still hold, and an RNN whose "
         "rollouts were that short in training may not.",
-        runs[runs["method"].isin(["smt+dmt", "transformer"])],
+        of_method(runs, "smt+dmt", "transformer"),
     )
 
 

@@ -173,8 +173,7 @@ def decide(parts: Sequence[Part], why: str, runs: pd.DataFrame | None = None) ->
         verdict = "contradicted"
     by_head = {head: [_phrase(part) for part in parts if part.verdict == word] for word, head in HEADS.items()}
     because = " ".join(f"{head}: {'; '.join(phrases)}." for head, phrases in by_head.items() if phrases)
-    tested = runs is not None and any(part.cases for part in parts)
-    where = regime(runs) if runs is not None and tested else ""
+    where = regime(runs) if runs is not None and verdict != "not tested" else ""
     return Verdict(verdict, because, numbers(parts), why if verdict in ("contradicted", "mixed") else None, where)
 
 

@@ -75,7 +75,7 @@ def efficiency(data: Data) -> Verdict:
         ],
         "SMT also trains a teacher, on which it may spend what an RNN over short sequences does not need, and a small "
         "budget may end long before either method is done.",
-        pd.concat([of_method(runs, "smt+dmt"), of_method(runs, "bptt")]),
+        of_method(runs, "smt+dmt", "bptt"),
     )
 
 
@@ -212,9 +212,9 @@ def compression(data: Data) -> Verdict:
     small on average, interval of the binary logarithm above zero; none: always the same memory. Where the smallest of
     all had it at half time already, the target asks nothing of memory, and the seed tells nothing.
     """
-    curves = _spending(data, "spent.tokens")
+    runs, curves = of_method(_natural(data), "smt+dmt"), _spending(data, "spent.tokens")
     cases = []
-    for ladder in ladders(data, of_method(_natural(data), "smt+dmt"), "model.memory_tokens", RUNGS):
+    for ladder in ladders(data, runs, "model.memory_tokens", RUNGS):
         halvings = [_halvings(rows, curves) for _, rows in ladder.rows.groupby("seed")]
         idle = mean_interval([float(halving is None) for halving in halvings])
         unless = {"unclear": [(idle.mean > 0, "the smallest memory had the target at half time")]}
@@ -230,7 +230,7 @@ def compression(data: Data) -> Verdict:
     return decide(
         [Part("a smaller memory catches up", "halvings of the memory", rule, cases, needs, digits=2)],
         "In a short training every memory may improve alike, and small pictures may need little memory.",
-        of_method(_natural(data), "smt+dmt"),
+        runs,
     )
 
 

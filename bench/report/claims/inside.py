@@ -233,7 +233,7 @@ def geometry(data: Data) -> Verdict:
         [Part("clusters by needle on retrieval", "silhouette", grouped, clusters, needs), last],
         "Two components show part of a memory only: clusters or branches that lie apart in further ones overlap here, "
         "and a small model need not have found the same arrangement.",
-        runs[[place in set().union(*found.values()) for place in runs["where"]]],
+        runs[runs["where"].isin(set().union(*found.values()))],
     )
 
 

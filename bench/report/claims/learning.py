@@ -50,9 +50,10 @@ def _pace(data: Data) -> dict[Any, tuple[float, float]]:
     return dict(zip(gain.index, zip(gain["accuracy"], -gain["loss"])))
 
 
-def of_method(rows: pd.DataFrame, method: str) -> pd.DataFrame:
-    """The trained predictors of one method."""
-    return rows[~rows["reference"] & (rows["method"] == method)]
+def of_method(rows: pd.DataFrame, *methods: str) -> pd.DataFrame:
+    """The trained predictors of a method, or of several, one after another."""
+    own = rows[~rows["reference"]]
+    return pd.concat([own[own["method"] == method] for method in methods])
 
 
 def still_learning(runs: pd.DataFrame, gap: float = 0.0) -> bool:

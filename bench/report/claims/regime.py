@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench.report.query import CURRICULUM, names_of, number
+from bench.report.query import CURRICULUM, WAYS, names_of, number
 from bench.report.words import counted
-
-BEYOND = (CURRICULUM, "model.chrono")
-"""Fields of what the paper does not have: with one of them set, a method is not as published."""
 
 
 def as_published(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs at one fixed length from the first batch on, with gates that begin as usual."""
-    return runs[~runs[names_of(runs, BEYOND)].notna().any(axis=1)]
+    return runs[~runs[names_of(runs, tuple(WAYS.values()))].notna().any(axis=1)]
 
 
 def regime(runs: pd.DataFrame) -> str:
@@ -21,11 +18,9 @@ def regime(runs: pd.DataFrame) -> str:
     if runs.empty:
         return ""
     budgets = [
-        _span(number(runs[name]), name.rpartition(".")[2].replace("_", " "))
-        for name in names_of(runs, "training.budget.")
-        if number(runs[name]).notna().any()
+        _span(runs[name], name.rpartition(".")[2].replace("_", " ")) for name in names_of(runs, "training.budget.")
     ]
-    lengths = _span(number(runs["task.length"]), "")
+    lengths = _span(runs["task.length"], "")
     *methods, last = dict.fromkeys(runs["method"])
     named = f"{', '.join(methods)} and {last}" if methods else last
     words = [f"{named} at length{'s' * (' to ' in lengths)} {lengths}" if lengths else named, *budgets]
@@ -36,7 +31,7 @@ def regime(runs: pd.DataFrame) -> str:
 
 
 def _span(values: pd.Series, unit: str) -> str:
-    known = values.dropna()
+    known = number(values).dropna()
     if known.empty:
         return ""
     low, high = known.min(), known.max()

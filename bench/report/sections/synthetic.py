@@ -60,8 +60,8 @@ def along(data: Data) -> pd.DataFrame:
         own = [name for name in names_of(part, CONFIG) if name not in knobs]
         where = worded(part, free(part, knob, knobs))
         if "model.chrono" in part:  # of the length itself, it is one setting along the lengths
-            own_length = part["model.chrono"].notna() & (part["model.chrono"] == part["task.length"])
-            part["model.chrono"] = part["model.chrono"].astype(object).mask(own_length, "T")
+            chrono = part["model.chrono"].astype(object)
+            part["model.chrono"] = chrono.mask(chrono == part["task.length"], "T")
         part = part.assign(where=where, knob=knob.removeprefix("task."), value=part[knob].astype(float))
         for _, axis in part.groupby("where", sort=False):
             if len(set(axis["value"])) > 1:
