@@ -10,7 +10,8 @@ import torch
 from bench import registry
 from bench.build import build_method, build_task
 from bench.errors import BadInput
-from bench.grid import grid_names, load_collection, load_grid, make_grid, matches
+from bench.grid import grid_names, load_collection, load_grid, make_grid
+from bench.grid.conditions import matches
 from bench.methods import MethodConfig, impossible, register_method
 from bench.methods.bptt import BPTT
 from bench.models.sizes import count_parameters

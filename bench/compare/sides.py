@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from bench.errors import BadInput
-from bench.grid import NAMED
+from bench.grid.cells import NAMED
 from bench.measure import calibration
 from bench.paths import as_text
 from bench.results import SCHEMA as RESULTS_SCHEMA

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench import registry, streams
 from bench.build import at_precision
 from bench.config import ModelConfig
-from bench.grid import parse_set
+from bench.grid.nested import parse_set
 from bench.measure import trace
 from bench.measure.inference import state_bytes
 from bench.models.backbone import Backbone, State, leaves, map_tree

@@ -19,7 +19,7 @@ from torch import Tensor
 from bench import registry, streams
 from bench.config import TaskConfig
 from bench.errors import BadInput
-from bench.grid import parse_set
+from bench.grid.nested import parse_set
 from bench.tasks.base import HELD, IGNORED, SPLITS, Batch, Split, StreamState, Task
 from bench.tasks.facts import stated, task_facts
 from bench.tasks.windows import WindowTask

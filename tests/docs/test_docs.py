@@ -17,7 +17,8 @@ from bench.cli import app
 from bench.cli.door import UsageError
 from bench.cli.parts import Group
 from bench.errors import BadInput
-from bench.grid import grid_names, load_collection, make_grid, parse_set
+from bench.grid import grid_names, load_collection, make_grid
+from bench.grid.nested import parse_set
 from bench.read_yaml import parse_yaml
 from bench.testing.backbone import suite
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.grid import parse_yaml
+from bench.read_yaml import parse_yaml
 from bench.report import published, summary
 from bench.report.summary import table_of
 from tests.helpers import tiny_run

@@ -25,7 +25,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from bench.config import Config, Natural, NonNegative, Positive, Run
 from bench.errors import BadInput, shown
-from bench.grid import conditions_of, matches
+from bench.grid.conditions import conditions_of, matches
 from bench.read_yaml import read_yaml
 
 RESERVED = {
