@@ -285,6 +285,33 @@ def test_device_and_precision_are_chosen_for_the_machine():
             grid(["device=cuda"], base={"task": "stack", "method": "bptt"})
 
 
+def test_a_recipe_lies_below_what_includes_it(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "base: {training.batch_size: 4, task.depth: 3}\n"
+        "overrides: [{where: {method: bptt}, set: {training.optimiser.lr: 1e-2, training.optimiser.schedule: cosine}}]"
+    )
+    (tmp_path / "g.yaml").write_text(
+        "include: mine.yaml\n"
+        "base: {task: stack, task.length: 16, training: {batch_size: 6, budget.steps: 5}}\n"
+        "axes: {method: [bptt, transformer]}\n"
+        "overrides: [{where: {method: bptt}, set: {training.optimiser.lr: 2e-2}}]"
+    )
+    made = load_grid(str(tmp_path / "g.yaml"))
+    found = [(run.task_config.depth, run.training.batch_size, run.training.optimiser.lr) for run in made.runs]
+    assert found == [(3, 6, 2e-2), (3, 6, 3e-4)]
+    assert [run.training.optimiser.schedule for run in made.runs] == ["cosine", "constant"]
+    assert make_grid("g", made.launch["grid"]).runs == made.runs  # the record holds the recipe, not its name
+
+
+def test_a_shipped_recipe_is_included_by_its_name():
+    (run,) = make_grid("g", {"include": "tuned", "base": {**BASE, "task": "stack", "method": "bptt"}}).runs
+    assert (run.training.batch_size, run.training.optimiser.lr) == (8, 1e-3)
+    with pytest.raises(BadInput, match=r"grid g: include .*: 'tunde' is unknown; .*did you mean 'tuned'"):
+        make_grid("g", {"include": "tunde"})
+    with pytest.raises(BadInput, match=r"include.axes: unknown key; allowed: about, base, overrides"):
+        make_grid("g", {"include": {"axes": {}}})
+
+
 def test_the_ci_grid_trains_every_built_in_method_and_backbone():
     runs = load_grid("ci").runs
     for kind, found in (

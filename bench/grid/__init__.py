@@ -1,6 +1,7 @@
 """Grids: YAML files that say which runs to make.
 
     about: one line for `list grids`
+    include: tuned                   # base and overrides of a recipe, below those of this file; shipped, or a YAML file
     base:                            # fields of a run, nested or dotted
       model: {d: 32, heads: 4}
       training.batch_size: 64
@@ -56,6 +57,7 @@ from bench.results.folder import groups
 from bench.tolerances import Tolerances
 
 SHIPPED = files("bench") / "grids"
+RECIPES = SHIPPED / "recipes"
 Site = Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], bool]]
 """Maps the `slurm` section of a grid to the settings of a launch, and whether its jobs have GPUs."""
 
@@ -116,9 +118,9 @@ def grid_names() -> dict[str, str]:
     return {name: parse_yaml(file.read_text("utf-8"), file.name).get("about", "").strip() for name, file in _shipped()}
 
 
-def _shipped() -> list[tuple[str, Traversable]]:
-    """Names and files of the shipped grids, in alphabetical order."""
-    return sorted((file.name[:-5], file) for file in SHIPPED.iterdir() if file.name.endswith(".yaml"))
+def _shipped(folder: Traversable = SHIPPED) -> list[tuple[str, Traversable]]:
+    """Names and files of the shipped grids, or recipes, in alphabetical order."""
+    return sorted((file.name[:-5], file) for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
 def load_collection(name: str, sets: Sequence[str] = (), site: Site | None = None) -> Collection:
@@ -160,7 +162,19 @@ def _read(given: str) -> tuple[str, Any]:
         if given not in shipped:
             raise unknown("grid (a shipped name or a YAML file)", given, shipped)
         return given, read_yaml(Path(str(SHIPPED / f"{given}.yaml")), f"grid {given}")
-    return grid_name(given), read_yaml(Path(given), f"grid {shown(given)}", f"; shipped grids: {', '.join(shipped)}")
+    data = read_yaml(Path(given), f"grid {shown(given)}", f"; shipped grids: {', '.join(shipped)}")
+    return grid_name(given), _with_recipe(data, Path(given).parent, f"grid {shown(given)}")
+
+
+def _with_recipe(data: Any, folder: Path, where: str) -> Any:
+    """The contents of a grid file, with those of the recipe in place of its name; a file's is relative to `folder`."""
+    if not (isinstance(data, Mapping) and isinstance(data.get("include"), str)):
+        return data
+    given, shipped = data["include"], [name for name, _ in _shipped(RECIPES)]
+    if not is_grid_file(given) and given not in shipped:
+        raise unknown(f"{where}: include (a shipped recipe or a YAML file)", given, shipped)
+    file = folder / given if is_grid_file(given) else Path(str(RECIPES / f"{given}.yaml"))
+    return {**data, "include": read_yaml(file, f"{where}: include", f"; shipped recipes: {', '.join(shipped)}")}
 
 
 def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None = None) -> Grid:
@@ -172,6 +186,7 @@ def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None 
     where = f"grid {folder_name(name, 'grid')}"
     if not isinstance(data, Mapping):
         raise BadInput(f"{where}: should hold keys such as base and axes, not {type(data).__name__}")
+    data = _with_recipe(data, Path(), where)
     grid = GridFile.parse(data, where)
     if grid.grids or grid.cost:
         raise BadInput(f"{where}: gathers other grids: {', '.join(grid.grids)}; name one of them here")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 from bench.config import Config, Outline, config_in
@@ -16,22 +17,6 @@ from bench.tolerances import Tolerances
 
 MOST_CELLS = 100_000
 """Cells of a grid; they are counted before any is made."""
-
-
-class GridFile(Config):
-    """The keys of a grid file, as the module's docstring describes them."""
-
-    about: str = ""
-    base: dict[str, Any] = {}
-    axes: dict[str, list[Any]] = {}
-    ladders: dict[str, list[Any]] = {}
-    overrides: list[Override] = []
-    parts: list[Part] = []
-    measure: list[str] = []
-    compare: Tolerances = Tolerances()
-    slurm: dict[str, Any] = {}
-    grids: list[str] = []
-    cost: list[str] = []
 
 
 class Override(Config):
@@ -48,6 +33,31 @@ class Part(Config):
     axes: dict[str, list[Any]] = {}
     ladders: dict[str, list[Any]] = {}
     overrides: list[Override] = []
+
+
+class Recipe(Config):
+    """What grids include: settings that several of them share."""
+
+    about: str = ""
+    base: dict[str, Any] = {}
+    overrides: list[Override] = []
+
+
+class GridFile(Config):
+    """The keys of a grid file, as `bench.grid` describes them."""
+
+    about: str = ""
+    include: Recipe = Recipe()
+    base: dict[str, Any] = {}
+    axes: dict[str, list[Any]] = {}
+    ladders: dict[str, list[Any]] = {}
+    overrides: list[Override] = []
+    parts: list[Part] = []
+    measure: list[str] = []
+    compare: Tolerances = Tolerances()
+    slurm: dict[str, Any] = {}
+    grids: list[str] = []
+    cost: list[str] = []
 
 
 class Place(NamedTuple):
@@ -97,8 +107,9 @@ def cells_of(
     if count > MOST_CELLS:
         raise BadInput(f"{where}: has {_about(count)} cells; should have at most {MOST_CELLS:,}")
     for part, axes, ladders in shapes:
-        base = merged(_checked_base(grid.base, where), _checked_base(part.base, where))
-        overrides = [_checked_override(override, where) for override in (*grid.overrides, *part.overrides)]
+        layers = (grid.include, grid, part)
+        base = reduce(merged, [_checked_base(layer.base, where) for layer in layers])
+        overrides = [_checked_override(override, where) for layer in layers for override in layer.overrides]
         products = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         rungs = [{}, *({key: value} for key, values in ladders.items() for value in values)]
         for rung, product in itertools.product(rungs, products):
