@@ -82,7 +82,7 @@ def smt(method: Any, batch: Batch, drawn: Any) -> dict[str, Tensor]:
     apart = (F.normalize(compared, dim=-1)[:, None] - F.normalize(compared, dim=-1)).square().sum(-1)
     others = ~torch.eye(len(compared), dtype=torch.bool)
     unif = (-2 * apart[others]).exp().mean().log()
-    return {"loss": config.lambda_dec * dec + config.lambda_dyn * dyn + config.lambda_unif * unif}
+    return {"loss": config.lambda_dec * dec + config.lambda_dyn * dyn + config.lambda_unif * unif, "L_dec": dec}
 
 
 def dmt(method: Any, batch: Batch, drawn: Any) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ def dmt(method: Any, batch: Batch, drawn: Any) -> dict[str, Tensor]:
             logits.append(read(rnn, memory.detach() if config.dmt.detach_readout else memory))
     dyn = torch.stack(errors).mean()
     readout = cross_entropy(torch.stack(logits, 1), y[:, sorted(scored)])
-    return {"loss": config.dmt.lambda_dyn * dyn + config.dmt.lambda_readout * readout}
+    return {"loss": config.dmt.lambda_dyn * dyn + config.dmt.lambda_readout * readout, "L_readout": readout}
 
 
 def bptt(method: Any, batch: Batch, drawn: Any) -> dict[str, Tensor]:

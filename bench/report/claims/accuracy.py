@@ -99,7 +99,7 @@ def lead(pair: Pair, a: str, b: str) -> Case:
     "2",
     "BPTT loses accuracy as sequences lengthen, even on retrieval; SMT->DMT does not.",
     figure="synthetic",
-    grids=["medium-retrieval-long", "synthetic"],
+    grids=["medium-retrieval", "synthetic"],
 )
 def length(data: Data) -> Verdict:
     """On retrieval, the accuracy at the shortest minus that at the longest trained length, paired by seed.

@@ -70,7 +70,7 @@ def dense(data: Data) -> Verdict:
     "BPTT at its best known, a gated cell and lengths that open one after another, keeps its accuracy on retrieval as "
     "sequences lengthen.",
     figure="synthetic",
-    grids=["medium-retrieval-long", "baselines"],
+    grids=["medium-retrieval", "baselines"],
 )
 def keeps(data: Data) -> Verdict:
     """The fall from the shortest to the longest length, 128 or more: interval below 0.05; against: above 0.02.
