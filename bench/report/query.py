@@ -144,10 +144,18 @@ def known_words(setting: Setting) -> str:
 
 
 def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
-    """What every row says in these config columns, in words."""
+    """What every row says in these config columns, in words: the backbone, ways of training, and what else it takes.
+
+    What tells no more rows apart than the columns before it is left out, as a rate that comes with a backbone.
+    """
     columns = telling(rows, columns)
-    names = short_names(columns)
     values = rows[list(columns)].astype(object).where(rows[list(columns)].notna(), None)
+    for name in reversed(columns):
+        if name != "model.backbone" and not name.startswith(tuple(WAYS.values())):
+            others = values.drop(columns=name)
+            values = others if _distinct(others) == _distinct(values) else values
+    columns = list(map(str, values))
+    names = short_names(columns)
     texts = [
         label([(name, whole_as_int(value)) for name, value in zip(columns, row)], names)
         for row in values.itertuples(index=False, name=None)
