@@ -335,10 +335,11 @@ def load_curves(paths: Paths) -> pd.DataFrame:
     """One row per evaluation and scored predictor during training, for every run below `paths`.
 
     Columns: grid, id, task, method, backbone, group, seed, then the whole config as dotted columns; phase, steps,
-    tokens, training_seconds, train_loss, predictor, reference, accuracy, loss; for methods that learn from streams
-    online_loss (of predictions made before the step that learns from their labels, in nats per scored label, since the
-    point before) and regret (the excess of these losses over loss_floor, summed since training began, in nats per
-    lane). A run whose files are missing or damaged has no rows; the user is warned of damaged ones.
+    tokens, training_seconds, train_loss, predictor, reference, accuracy and loss on the test split (settings are chosen
+    by valid_accuracy and valid_loss of `load_results`); for methods that learn from streams online_loss (of
+    predictions made before the step that learns from their labels, in nats per scored label, since the point
+    before) and regret (the excess of these losses over loss_floor, summed since training began, in nats per lane).
+    A run whose files are missing or damaged has no rows; the user is warned of damaged ones.
     """
     import pandas as pd
 
