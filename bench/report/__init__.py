@@ -28,7 +28,7 @@ from bench.results import Paths, write_atomically
 
 __all__ = ["print_summary", "summary", "uncounted", "write"]
 
-DPI = 160
+DPI = 144
 
 
 def summary(paths: Paths) -> pd.DataFrame:

@@ -31,11 +31,11 @@ from bench.report.words import clean, count, counted, file_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROWS_SHOWN = 400
+ROWS_SHOWN = 200
 """The most rows of a table on the page; the rest is in its CSV."""
 ROWS_OPEN = 12
 """A table beside a figure with no more rows than this stands open."""
-BYTES_EMBEDDED = 300_000
+BYTES_EMBEDDED = 30_000
 """CSV files above this size are not embedded; the page names them."""
 
 IDS = ("main", "filter", "theme", "shown", "reset", "overview", "answer", "large")
@@ -207,9 +207,14 @@ def picture(figure: Figure, dpi: int) -> bytes:
     return file.getvalue()
 
 
+def _short(key: float | None) -> float | None:
+    """A key to sort by, in seven digits: a page has tens of thousands of them."""
+    return None if key is None else float(f"{key:.7g}")
+
+
 def _table(table: pd.DataFrame) -> Table:
     columns = formats.shown(table.iloc[:ROWS_SHOWN])
-    texts = list(zip(*(zip(column.texts, column.keys or [None] * len(column.texts)) for column in columns)))
+    texts = list(zip(*(zip(column.texts, map(_short, column.keys or [None] * len(column.texts))) for column in columns)))
     named = table.iloc[:ROWS_SHOWN].reindex(columns=["task", "method"]).astype(object)
     tasks, methods = ([None if pd.isna(value) else str(value) for value in named[name]] for name in named)
     rows = [Row(list(cells), task, method) for cells, task, method in zip(texts, tasks, methods)]

