@@ -214,7 +214,9 @@ def _short(key: float | None) -> float | None:
 
 def _table(table: pd.DataFrame) -> Table:
     columns = formats.shown(table.iloc[:ROWS_SHOWN])
-    texts = list(zip(*(zip(column.texts, map(_short, column.keys or [None] * len(column.texts))) for column in columns)))
+    texts = list(
+        zip(*(zip(column.texts, map(_short, column.keys or [None] * len(column.texts))) for column in columns))
+    )
     named = table.iloc[:ROWS_SHOWN].reindex(columns=["task", "method"]).astype(object)
     tasks, methods = ([None if pd.isna(value) else str(value) for value in named[name]] for name in named)
     rows = [Row(list(cells), task, method) for cells, task, method in zip(texts, tasks, methods)]
