@@ -12,6 +12,7 @@ from bench.report.claims.findings import EQUAL, LEARNED, MARGIN, Case, Part, ahe
 from bench.report.claims.learning import final, of_method, still_learning
 from bench.report.data import Data
 from bench.report.query import base, effective_rank, number, with_columns
+from bench.report.sections.ablations import DYNAMICS, PAPERS, UNIFORMITY
 from bench.report.sweeps import Ladder, ladders, pairs
 from bench.report.tables import difference, mean_of
 from bench.statistics import exponential
@@ -22,7 +23,7 @@ DEPENDENT = ("retrieval", "string-copy")
 """Tasks whose answers depend on inputs far back: up to the whole length."""
 COLLAPSED = 0.5
 """A memory space whose effective rank is less than half as large has collapsed."""
-PAPERS = {"method.lambda_dyn": 0.1, "method.lambda_unif": 0.001}
+WEIGHTS = (DYNAMICS, UNIFORMITY)
 
 
 @register_claim(
@@ -94,7 +95,7 @@ def weights(data: Data) -> Verdict:
     rank = effective_rank(data, runs)
     merit = runs["accuracy"].where(runs["unit"].ne("bits"), -runs["loss"] / math.log(2))
     runs = runs.assign(rank=np.log(rank.where(rank > 0)), merit=merit)
-    swept = {column: ladders(data, runs, column, 2) for column in PAPERS}
+    swept = {column: ladders(data, runs, column, 2) for column in WEIGHTS}
     uniform = [ladder for ladder in swept["method.lambda_unif"] if ladder.rungs[0] == 0]
     best = [_best(ladder) for found in swept.values() for ladder in found if PAPERS[ladder.column] in ladder.rungs]
     ranks = [_without(ladder, "rank") for ladder in uniform if ladder.rows["rank"].notna().any()]

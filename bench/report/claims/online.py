@@ -147,7 +147,7 @@ def curriculum(data: Data) -> Verdict:
 def _gap(curve: frontier.Curve, other: frontier.Curve, name: str) -> Interval:
     """How much higher the first is, at the most that both have spent."""
     spent = min(curve.spent[name][-1], other.spent[name][-1])
-    return paired_difference(*(dict(zip(one.seeds, frontier.values_at(one, name, spent))) for one in (curve, other)))
+    return paired_difference(*(dict(zip(each.seeds, frontier.values_at(each, name, spent))) for each in (curve, other)))
 
 
 @online_claim(

@@ -56,7 +56,7 @@ def _panels(
     at = {run: found[run] for run in keys(runs)}
     ranks = {at[run]: order_of("", "", method, at[run]) for run, method in zip(keys(runs), runs["method"]) if at[run]}
     ordered = sorted(ranks, key=ranks.__getitem__) or [()]
-    panels = {one: [name for (_, name), own in at.items() if own in (one, ())] for one in ordered}
+    panels = {setting: [name for (_, name), own in at.items() if own in (setting, ())] for setting in ordered}
     highest = np.nanmax([points["accuracy"].max(), runs["shortcut"].max(), 0.01])
     top = 1.0 if runs["accuracy_ceiling"].notna().any() else min(1.0, 1.15 * highest)
     drawn = {setting: ids for setting, ids in panels.items() if points["id"].isin(ids).any()}
