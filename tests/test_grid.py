@@ -308,6 +308,10 @@ def test_a_shipped_recipe_is_included_by_its_name():
     assert (run.training.batch_size, run.training.optimiser.lr) == (8, 1e-3)
     with pytest.raises(BadInput, match=r"grid g: include .*: 'tunde' is unknown; .*did you mean 'tuned'"):
         make_grid("g", {"include": "tunde"})
+    with pytest.raises(BadInput, match=r"grid g: include: 3 given; should be a shipped recipe, tuned, or a YAML file"):
+        make_grid("g", {"include": 3})
+    with pytest.raises(BadInput, match=r"grid g: include: 'none.yaml': No such file"):
+        make_grid("g", {"include": "none.yaml"})
     with pytest.raises(BadInput, match=r"include.axes: unknown key; allowed: about, base, overrides"):
         make_grid("g", {"include": {"axes": {}}})
 

@@ -168,13 +168,17 @@ def _read(given: str) -> tuple[str, Any]:
 
 def _with_recipe(data: Any, folder: Path, where: str) -> Any:
     """The contents of a grid file, with those of the recipe in place of its name; a file's is relative to `folder`."""
-    if not (isinstance(data, Mapping) and isinstance(data.get("include"), str)):
+    if not isinstance(data, Mapping) or isinstance(given := data.get("include", {}), Mapping):
         return data
-    given, shipped = data["include"], [name for name, _ in _shipped(RECIPES)]
+    shipped = [name for name, _ in _shipped(RECIPES)]
+    if not isinstance(given, str):
+        named = ", ".join(shipped)
+        raise BadInput(f"{where}: include: {shown(given)} given; should be a shipped recipe, {named}, or a YAML file")
     if not is_grid_file(given) and given not in shipped:
         raise unknown(f"{where}: include (a shipped recipe or a YAML file)", given, shipped)
     file = folder / given if is_grid_file(given) else Path(str(RECIPES / f"{given}.yaml"))
-    return {**data, "include": read_yaml(file, f"{where}: include", f"; shipped recipes: {', '.join(shipped)}")}
+    hint = f"; shipped recipes: {', '.join(shipped)}"
+    return {**data, "include": read_yaml(file, f"{where}: include: {shown(given)}", hint)}
 
 
 def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None = None) -> Grid:
