@@ -27,7 +27,9 @@ class Cell(NamedTuple):
     """What one method reached at one setting; bold where no other's mean is higher."""
 
     text: str
-    further: str  # its interval, where the task is natural its loss, and where it fails what a diagnosis says
+    further: tuple[
+        str, ...
+    ]  # its interval, where the task is natural its loss, and where it fails what a diagnosis says
     best: bool
 
 
@@ -114,12 +116,12 @@ def main(table: pd.DataFrame) -> Main:
         shown = [_cell(of[name], best) if name in of else None for name in columns]
         chance, ceiling = (part[name].mean() for name in ("chance", "ceiling"))
         rows.append(Row(_words(place, grid), str(task), shown, fixed(chance), fixed(ceiling)))
-    ahead = [f"{name} at {clear[name]}" for name in columns]
+    ahead = [f"{name} at {count}" for name, count in sorted(clear.items(), key=lambda item: -item[1]) if count]
     if table["accuracy_low"].isna().all():
         return Main(columns, rows, TOO_FEW if rows else NO_SETTING)
     answer = (
         f"Of {counted(len(rows), 'setting')}, ahead of all others with intervals that do not overlap: "
-        f"{', '.join(ahead)}; at {len(rows) - sum(clear.values())} no method is."
+        f"{'; '.join([*ahead, f'at {len(rows) - sum(clear.values())} no method'])}."
     )
     return Main(columns, rows, answer)
 
@@ -128,4 +130,4 @@ def _cell(row: dict[Any, Any], best: float) -> Cell:
     interval = "" if pd.isna(row["accuracy_low"]) else f"[{row['accuracy_low']:.2f}, {row['accuracy_high']:.2f}]"
     loss = f"{row['loss']:.2f} bits" if row["unit"] == "bits" and pd.notna(row["loss"]) else ""
     limit = row["limit"] if isinstance(row["limit"], str) and row["accuracy"] < SOLVED * row["ceiling"] else ""
-    return Cell(f"{row['accuracy']:.3f}", " ".join(filter(None, (interval, loss, limit))), row["accuracy"] == best)
+    return Cell(f"{row['accuracy']:.3f}", tuple(filter(None, (interval, loss, limit))), row["accuracy"] == best)

@@ -35,8 +35,8 @@ def test_a_row_has_every_method_with_its_interval_and_the_best_is_bold(tmp_path:
     assert found.columns == ["smt+dmt", "bptt"]
     assert [row.place for row in found.rows] == ["retrieval, length 8", "retrieval, length 16"]
     assert [[cell.best for cell in row.cells if cell] for row in found.rows] == [[True, False], [False, True]]
-    assert found.rows[0].cells[0] is not None and found.rows[0].cells[0][:2] == ("0.800", "[0.70, 0.90]")
-    assert "smt+dmt at 1, bptt at 0; at 1 no method is" in found.answer
+    assert found.rows[0].cells[0] is not None and found.rows[0].cells[0][:2] == ("0.800", ("[0.70, 0.90]",))
+    assert "smt+dmt at 1; at 1 no method." in found.answer
 
 
 def test_ablations_and_settings_of_one_method_alone_are_no_rows(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_a_method_that_fails_has_its_diagnosis_beside_it(tmp_path: Path) -> None
         write_json(folder / "diagnosis.json", {"diagnosis": {"limit": "drift"}})
         fake(tmp_path / "g", tiny_run("bptt", task), [score(0.2, 1.0, length=length)])
     failed, solved = (row.cells[0] for row in main(compared(load([tmp_path]))).rows)
-    assert failed is not None and failed.further == "drift limits it"
-    assert solved is not None and solved.further == ""
+    assert failed is not None and failed.further == ("drift limits it",)
+    assert solved is not None and solved.further == ()
 
 
 def test_one_method_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
