@@ -16,7 +16,7 @@ from tests.report.fabricated import only
 
 EMPTY = pd.DataFrame()
 PAPERS = [str(number) for number in range(1, 15)]
-OURS = ["ours-1", "ours-2", "ours-3"]
+OURS = ["ours-1", "ours-2", "ours-3", "ours-4"]
 
 
 class Lab:
@@ -74,6 +74,7 @@ class Lab:
                 point = {"phase": phase, "tokens": 1000 * part, "predictor": "rnn", "reference": False}
                 spent = {
                     "cpu_seconds": 10 * part * cost,
+                    "steps": 100 * part,
                     "spent.tokens": 1000 * part,
                     "spent.sequential_flops": 1000 * part * cost,
                 }
@@ -329,4 +330,5 @@ LABS: dict[str, tuple[Lab, Lab]] = {
     ),
     "ours-2": (lengthened(HIGH), lengthened(LOW)),
     "ours-3": (raced(9.0, 20.0), raced(0.2, 0.1)),
+    "ours-4": (natural(2.5, 2.0, 1.0), natural(2.0, 2.2, 1.0)),
 }

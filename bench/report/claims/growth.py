@@ -61,8 +61,8 @@ def efficiency(data: Data) -> Verdict:
     rule = stated("; ".join(f"{task}: {PER_TOKEN[task].words}" for task in asked))
     effect = "bits that BPTT's loss is above SMT->DMT's, at equal {}"
     stands = f" (for {' and '.join(task for task in PER_TOKEN if task != STAND_IN)})" if asked == [STAND_IN] else ""
-    per_flop = [_per_flop(*matched) for matched in _with_curves(data, found, "spent.sequential_flops")]
-    per_token = [_per_token(*matched) for matched in _with_curves(data, found, "spent.tokens")]
+    per_flop = [_per_flop(*matched) for matched in with_curves(data, found, "spent.sequential_flops")]
+    per_token = [_per_token(*matched) for matched in with_curves(data, found, "spent.tokens")]
     says = f"per token it compares as claimed on {' and '.join(asked)}{stands}"
     return decide(
         [
@@ -88,7 +88,7 @@ def _spending(data: Data, column: str) -> dict[Any, Curve]:
     }
 
 
-def _with_curves(data: Data, found: list[Pair], column: str) -> Iterator[tuple[Pair, list[Curve], list[Curve]]]:
+def with_curves(data: Data, found: list[Pair], column: str) -> Iterator[tuple[Pair, list[Curve], list[Curve]]]:
     """Each pair with the curves of both, by the seeds that have them, where there are such seeds."""
     curves = _spending(data, column)
     for pair in found:
