@@ -157,28 +157,31 @@ def load_grid(name: str, sets: Sequence[str] = (), site: Site | None = None) -> 
 
 def _read(given: str) -> tuple[str, Any]:
     """The name of a grid and the contents of its file."""
-    shipped = [name for name, _ in _shipped()]
-    if not is_grid_file(given):
-        if given not in shipped:
-            raise unknown("grid (a shipped name or a YAML file)", given, shipped)
-        return given, read_yaml(Path(str(SHIPPED / f"{given}.yaml")), f"grid {given}")
-    data = read_yaml(Path(given), f"grid {shown(given)}", f"; shipped grids: {', '.join(shipped)}")
-    return grid_name(given), _with_recipe(data, Path(given).parent, f"grid {shown(given)}")
+    own = is_grid_file(given)
+    where, folder = (f"grid {shown(given)}", Path(given).parent) if own else (f"grid {given}", Path(str(SHIPPED)))
+    data = _contents(given, SHIPPED, Path(), "grid (a shipped name or a YAML file)", where)
+    return grid_name(given), _with_recipe(data, folder, where)
 
 
 def _with_recipe(data: Any, folder: Path, where: str) -> Any:
     """The contents of a grid file, with those of the recipe in place of its name; a file's is relative to `folder`."""
     if not isinstance(data, Mapping) or isinstance(given := data.get("include", {}), Mapping):
         return data
-    shipped = [name for name, _ in _shipped(RECIPES)]
     if not isinstance(given, str):
-        named = ", ".join(shipped)
+        named = ", ".join(name for name, _ in _shipped(RECIPES))
         raise BadInput(f"{where}: include: {shown(given)} given; should be a shipped recipe, {named}, or a YAML file")
-    if not is_grid_file(given) and given not in shipped:
-        raise unknown(f"{where}: include (a shipped recipe or a YAML file)", given, shipped)
-    file = folder / given if is_grid_file(given) else Path(str(RECIPES / f"{given}.yaml"))
-    hint = f"; shipped recipes: {', '.join(shipped)}"
-    return {**data, "include": read_yaml(file, f"{where}: include: {shown(given)}", hint)}
+    what = f"{where}: include (a shipped recipe or a YAML file)"
+    return {**data, "include": _contents(given, RECIPES, folder, what, f"{where}: include: {shown(given)}")}
+
+
+def _contents(given: str, among: Traversable, folder: Path, what: str, where: str) -> Any:
+    """What the shipped file of that name holds, or the YAML file, relative to `folder`. Raises `BadInput`."""
+    shipped = [name for name, _ in _shipped(among)]
+    if is_grid_file(given):
+        return read_yaml(folder / given, where, f"; shipped {among.name}: {', '.join(shipped)}")
+    if given not in shipped:
+        raise unknown(what, given, shipped)
+    return read_yaml(Path(str(among / f"{given}.yaml")), where)
 
 
 def make_grid(name: str, data: Any, sets: Sequence[str] = (), site: Site | None = None) -> Grid:

@@ -150,10 +150,11 @@ def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     """
     columns = telling(rows, columns)
     values = rows[list(columns)].astype(object).where(rows[list(columns)].notna(), None)
+    apart = _distinct(values)
     for name in reversed(columns):
         if name != "model.backbone" and not name.startswith(tuple(WAYS.values())):
             others = values.drop(columns=name)
-            values = others if _distinct(others) == _distinct(values) else values
+            values = others if _distinct(others) == apart else values
     columns = list(map(str, values))
     names = short_names(columns)
     texts = [

@@ -12,7 +12,7 @@ import pandas as pd
 from bench.report.claims.base import Verdict, register_claim
 from bench.report.claims.findings import BITS, Beside, Case, Part, ahead, apart, decide, means, stated, within
 from bench.report.claims.learning import TENTH, final, of_method
-from bench.report.curves import loss_at, spend_to
+from bench.report.curves import Curve, loss_at, spend_to
 from bench.report.data import Data
 from bench.report.query import RUN, base, curve_points, keys
 from bench.report.sweeps import Ladder, Pair, ladders, pairs
@@ -32,9 +32,6 @@ SIZES = ("model.d", "model.updater_layers", "model.parameters")
 """Fields along which parameters grow."""
 EARLY = 0.5
 """A share of the training: what a memory reached by then, a smaller one may reach by the end."""
-
-Curve = tuple[np.ndarray, np.ndarray]
-"""What had been spent at each evaluation, loss in bits there."""
 
 
 @register_claim(
@@ -80,7 +77,7 @@ def efficiency(data: Data) -> Verdict:
 
 
 def _spending(data: Data, column: str) -> dict[Any, Curve]:
-    """(grid, id) -> its curve against one kind of spend, from the first evaluation with a spend above zero."""
+    """(grid, id) -> its loss in bits against one kind of spend, from the first evaluation with a spend above zero."""
     points = curve_points(data, column, "loss").dropna(subset=[column, "loss"])
     return {
         key: (part[column].to_numpy(), part["loss"].to_numpy() / math.log(2))
@@ -99,10 +96,15 @@ def with_curves(data: Data, found: list[Pair], column: str) -> Iterator[tuple[Pa
             yield pair, [a for a, _ in both], [b for _, b in both]
 
 
+def bits_at(a: list[Curve], b: list[Curve], share: float = 1.0) -> tuple[list[np.ndarray], list[float]]:
+    """The losses (seeds,) of both after a share of the largest spend that both of a seed reached, and these spends."""
+    spends = [share * min(mine[0][-1], other[0][-1]) for mine, other in zip(a, b)]
+    return [np.array([loss_at(*curve, at) for curve, at in zip(side, spends)]) for side in (a, b)], spends
+
+
 def _difference(a: list[Curve], b: list[Curve], currency: str) -> tuple[Interval, Beside]:
     """SMT->DMT's loss below BPTT's at the largest spend that both reached, and the losses there."""
-    spends = [min(mine[0][-1], other[0][-1]) for mine, other in zip(a, b)]
-    bits = [np.array([loss_at(*curve, spend) for curve, spend in zip(side, spends)]) for side in (a, b)]
+    bits, _ = bits_at(a, b)
     names = (f"bits of {name} at equal {currency}" for name in ("smt+dmt", "bptt"))
     return mean_interval(bits[1] - bits[0]), tuple(zip(names, map(mean_interval, bits)))
 

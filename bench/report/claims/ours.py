@@ -10,9 +10,9 @@ import pandas as pd
 from bench.report.claims.accuracy import FAR, KEEPS, SYNTHETIC, lead, to_far
 from bench.report.claims.base import Verdict, register_claim
 from bench.report.claims.findings import BITS, LEARNED, MARGIN, Case, Part, ahead, apart, decide, means
-from bench.report.claims.growth import with_curves
+from bench.report.claims.growth import bits_at, with_curves
 from bench.report.claims.learning import every_final, of_method
-from bench.report.curves import Curve, loss_at
+from bench.report.curves import Curve
 from bench.report.data import Data
 from bench.report.query import CURRICULUM, RUN, base, curve_points, names_of
 from bench.report.sweeps import Ladder, pairs
@@ -180,7 +180,6 @@ def steps(data: Data) -> Verdict:
 
 def _after(share: float, where: str, smt: list[Curve], bptt: list[Curve]) -> Case:
     """The losses after a share of the steps that both of a seed's runs took."""
-    taken = [share * min(mine[0][-1], other[0][-1]) for mine, other in zip(smt, bptt)]
-    losses = [np.array([loss_at(*curve, at) for curve, at in zip(side, taken)]) for side in (smt, bptt)]
+    losses, taken = bits_at(smt, bptt, share)
     beside = tuple((f"bits of {name}", mean_interval(bits)) for name, bits in zip(("smt+dmt", "bptt"), losses))
     return Case(f"{where}, {np.mean(taken):,.0f} steps", mean_interval(losses[0] - losses[1]), beside)
