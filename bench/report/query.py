@@ -143,20 +143,28 @@ def known_words(setting: Setting) -> str:
     return label(setting, short_names(name for name, value in setting if value is not None))
 
 
-def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
-    """What every row says in these config columns, in words: the backbone, ways of training, and what else it takes.
+def needed(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Those of the config columns that it takes to tell the rows apart; of such as follow from one another, the first.
 
-    What tells no more rows apart than the columns before it is left out, as a rate that comes with a backbone.
+    Knobs of a task, the backbone and ways of training stay in any case.
     """
-    columns = telling(rows, columns)
     values = rows[list(columns)].astype(object).where(rows[list(columns)].notna(), None)
     apart = _distinct(values)
     for name in reversed(columns):
-        if name != "model.backbone" and not name.startswith(tuple(WAYS.values())):
+        if name != "model.backbone" and not name.startswith(("task.", *WAYS.values())):
             others = values.drop(columns=name)
             values = others if _distinct(others) == apart else values
-    columns = list(map(str, values))
+    return list(map(str, values))
+
+
+def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """What every row says in these config columns, in words: the backbone, ways of training, and what else it takes.
+
+    What is not `needed` is left out, as a rate that comes with a backbone.
+    """
+    columns = needed(rows, telling(rows, columns))
     names = short_names(columns)
+    values = rows[columns].astype(object).where(rows[columns].notna(), None)
     texts = [
         label([(name, whole_as_int(value)) for name, value in zip(columns, row)], names)
         for row in values.itertuples(index=False, name=None)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.report.data import Data
-from bench.report.query import Setting, by_setting, free, hashable, known_words, number, place, varying
+from bench.report.query import Setting, by_setting, free, hashable, known_words, needed, number, place, varying
 from bench.report.words import clean
 
 SHARED = ("task.", "model.", "training.budget.", "evaluation.score_from", "device", "precision")
@@ -42,13 +42,15 @@ def pairs(a: pd.DataFrame, b: pd.DataFrame, apart: Sequence[str] = ()) -> list[P
         shared = [name for name in apart_in if name.startswith(SHARED) or set(left[name]) == set(right[name])]
         shared = [name for name in shared if name not in apart]
         own = [name for name in apart_in if name not in shared]
-        varied = {name for name in own if max(left[name].nunique(), right[name].nunique()) > 1}
+        varied = [name for name in own if max(left[name].nunique(), right[name].nunique()) > 1]
+        named = needed(pd.concat([left, right]), ["method", *shared, *varied])
         there = dict(by_setting(right, shared))
         for setting, part in by_setting(left, shared):
             for mine, first in by_setting(part, own):
                 for other, two in by_setting(there.get(setting, right[:0]), own):
-                    extra = [item for item in (*mine, *other) if item[0] in varied]
-                    where = place(grid if several else None, task, (*setting, *extra))
+                    extra = (item for item in (*mine, *other) if item[0] in varied)
+                    told = tuple(item for item in (*setting, *extra) if item[0] in named)
+                    where = place(grid if several else None, task, told)
                     pair = Pair(where, of_seeds(first), of_seeds(two))
                     same = tuple(tuple(zip(run.index, run["accuracy"], run["loss"])) for run in pair[1:])
                     if known.setdefault((task, *same), grid) == grid:

@@ -64,6 +64,20 @@ def test_an_axis_of_a_method_is_compared_at_each_value() -> None:
     assert compared(lab) == ["retrieval, every 4", "retrieval, every 16"]
 
 
+def test_what_follows_from_the_backbone_is_not_told() -> None:
+    lab = Lab().add("smt+dmt", HIGH, model__backbone="transformer", training__optimiser__lr=1e-3)
+    for backbone, lr in (("transformer", 2e-3), ("gru", 4e-3)):
+        lab.add("bptt", LOW, model__backbone=backbone, training__optimiser__lr=lr)
+    assert compared(lab) == ["retrieval, backbone transformer"]
+    for backbone in ("transformer", "gru"):
+        lab.add("bptt", MIDDLE, model__backbone=backbone, training__optimiser__lr=8e-3)
+    told = [
+        "retrieval, backbone transformer, lr 0.001, lr 0.002",
+        "retrieval, backbone transformer, lr 0.001, lr 0.008",
+    ]
+    assert compared(lab) == told
+
+
 def test_only_equal_settings_are_compared() -> None:
     lab = Lab().add("smt+dmt", HIGH, task__length=8).add("bptt", LOW, task__length=16)
     assert compared(lab) == []
