@@ -69,8 +69,8 @@ def test_what_follows_from_the_backbone_is_not_told() -> None:
     for backbone, lr in (("transformer", 2e-3), ("gru", 4e-3)):
         lab.add("bptt", LOW, model__backbone=backbone, training__optimiser__lr=lr)
     assert compared(lab) == ["retrieval, backbone transformer"]
-    for backbone in ("transformer", "gru"):
-        lab.add("bptt", MIDDLE, model__backbone=backbone, training__optimiser__lr=8e-3)
+    for backbone, lr in (("transformer", 8e-3), ("gru", 16e-3)):
+        lab.add("bptt", MIDDLE, model__backbone=backbone, training__optimiser__lr=lr)
     told = [
         "retrieval, backbone transformer, lr 0.001, lr 0.002",
         "retrieval, backbone transformer, lr 0.001, lr 0.008",
