@@ -84,6 +84,7 @@ class Mark:
     word: str
     x: float
     until: float | None = None
+    method: str = ""  # whose colour it has; none: grey
 
 
 @dataclass(frozen=True)
@@ -137,11 +138,15 @@ def over_time(rows: pd.DataFrame, x: str, y: str, method: str, word: str, logs: 
     return Line(word, at, mean, low, high, seeds, method, **how)
 
 
-def over_curves(rows: pd.DataFrame, x: str, y: str, method: str, word: str, **how: Any) -> Line:
-    """The mean of curves, which `id` tells apart, at their common x, and where there are several every single one."""
+def over_curves(rows: pd.DataFrame, x: str, y: str, method: str, word: str, hold: bool = False, **how: Any) -> Line:
+    """The mean of curves, which `id` tells apart, at their common x, and where there are several every single one.
+
+    With `hold` a curve keeps its last value until the last one ends, as that of a run that ended once it was solved.
+    """
     seeds = [seed.sort_values(x)[[x, y]].to_numpy(dtype=float).T for _, seed in rows.groupby("id", sort=True)]
     curves = tuple((at, values) for at, values in seeds)
-    common, values = on_common_x(curves)
+    end = [max(at[-1] for at, _ in curves)] if hold else []
+    common, values = on_common_x([(np.r_[at, end], np.r_[values, values[-1:][: len(end)]]) for at, values in curves])
     seen = curves if len(curves) > 1 else ()
     return Line(word, common, values.mean(0), seeds=seen, method=method, kind="curve", **how)
 
@@ -249,7 +254,8 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Style], handles: dict[st
         handles[level.word] = Line2D([], [], **grey)
         axes.plot(level.x, level.y, **grey) if len(level.x) else axes.axhline(float(level.y[0]), **grey)
     for mark in panel.marks:
-        dashed: dict[str, Any] = {"color": GREY, "lw": 1.1, "ls": (0, (6, 3)), "zorder": 1}
+        color = looks[mark.method].color if mark.method else GREY
+        dashed: dict[str, Any] = {"color": color, "lw": 1.1, "ls": (0, (6, 3)), "zorder": 1}
         handles[mark.word] = Line2D([], [], **dashed)
         axes.axvline(mark.x, **dashed)
         if mark.until is not None:

@@ -172,10 +172,18 @@ def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     return pd.Series(texts, index=rows.index, dtype=object)
 
 
-def worded_apart(rows: pd.DataFrame, by: Sequence[str], x: str, columns: Sequence[str]) -> pd.Series:
+def worded_apart(rows: pd.DataFrame, by: Sequence[str], x: str | Sequence[str], columns: Sequence[str]) -> pd.Series:
     """What tells rows of one group and one x apart, in words."""
     texts = [worded(part, free(part, x, columns)) for _, part in rows.groupby(list(by), sort=False)]
     return pd.concat([rows["id"][:0], *texts]).reindex(rows.index)
+
+
+def along_length(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows; chrono gates of a run's own length are called T, so that they are one setting along the lengths."""
+    if "model.chrono" not in rows:
+        return rows
+    chrono = rows["model.chrono"].astype(object)
+    return rows.assign(**{"model.chrono": chrono.mask(chrono == rows["task.length"], "T")})
 
 
 def place(grid: str | None, task: str, setting: Setting) -> str:

@@ -61,7 +61,7 @@ def fake(
     return folder
 
 
-def seeds(root: Path, accuracies: list[float], method: str = "bptt", **fields: Any) -> list[Folder]:
+def seeds(root: Path, accuracies: list[float], method: Any = "bptt", **fields: Any) -> list[Folder]:
     runs = [tiny_run(method, seed=seed, **fields) for seed in range(len(accuracies))]
     return [fake(root, run, [score(accuracy, 1.1)]) for run, accuracy in zip(runs, accuracies)]
 

@@ -80,6 +80,9 @@ def test_a_mean_curve_goes_as_far_as_all_seeds_reach() -> None:
     found = over_curves(rows, "x", "y", "bptt", "bptt")
     assert (found.x.tolist(), found.mean.tolist()) == ([0, 2, 4], pytest.approx([0, 0.75, 1.0]))
     assert [x.tolist() for x, _ in found.seeds] == [[0, 4], [0, 2, 8]]
+    held = over_curves(rows, "x", "y", "bptt", "bptt", hold=True)
+    assert (held.x.tolist(), held.mean.tolist()) == ([0, 2, 4, 8], pytest.approx([0, 0.75, 1.0, 1.0]))
+    assert [x.tolist() for x, _ in held.seeds] == [[0, 4], [0, 2, 8]], "single seeds end where they ended"
 
 
 def test_values_that_span_much_stand_on_a_logarithmic_axis_at_their_own_places() -> None:

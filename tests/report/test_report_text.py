@@ -156,12 +156,24 @@ def test_a_plugins_number_comes_from_the_grids_record(tmp_path: Path) -> None:
     assert read([tmp_path]).looks["plugged-in"] == style.FURTHER[11 - len(style.BUILT_IN)]
 
 
-def test_a_sweep_has_a_panel_for_each_setting(tmp_path: Path) -> None:
+def test_the_knobs_of_a_task_have_a_panel_each_and_settings_of_a_method_a_line_each(tmp_path: Path) -> None:
+    def lines() -> list[tuple[str, list[str]]]:
+        return [(panel.title, [line.word for line in panel.lines]) for panel in curves(tmp_path)["retrieval"]]
+
     for length in (8, 16):
         seeds(tmp_path, [0.5], task={"name": "retrieval", "length": length})
     seeds(tmp_path, [0.7], "transformer", task={"name": "retrieval", "length": 8})
-    shown = [(panel.title, words([panel])[:2]) for panel in curves(tmp_path)["retrieval"]]
-    assert shown == [("length 8", ["bptt", "transformer"]), ("length 16", ["bptt", "transformer"])]
+    assert lines() == [("length 8", ["bptt", "transformer"]), ("length 16", ["bptt"])]
+    seeds(tmp_path, [0.9], task={"name": "retrieval", "length": 8}, model={"backbone": "gru"})
+    both = ["bptt, backbone gru", "bptt, backbone transformer"]
+    assert lines() == [("length 8", [*both, "transformer"]), ("length 16", both[1:])]
+    seeds(tmp_path, [0.8, 0.8], "smt+dmt", task={"name": "retrieval", "length": 8})
+    seeds(tmp_path, [0.4], {"name": "smt+dmt", "lambda_dyn": 1.0}, task={"name": "retrieval", "length": 8})
+    assert lines() == [
+        ("length 8", ["smt+dmt", *both, "transformer"]),
+        ("length 8, lambda_dyn 1", ["smt+dmt"]),
+        ("length 16", both[1:]),
+    ]
 
 
 # The real thing.

@@ -1,8 +1,9 @@
-"""Final scores, and learning curves: a panel for each setting of a task, a line for each method."""
+"""Final scores, and learning curves: a panel for the knobs of a task and for each ablation, a line for each method."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,20 @@ import pandas as pd
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import MOST_PANELS, Exhibit, Missing, exhibit
-from bench.report.query import Setting, keys, label, number, settings, short_names
+from bench.report.query import (
+    CONFIG,
+    Setting,
+    along_length,
+    by_setting,
+    departures,
+    keys,
+    label,
+    number,
+    settings,
+    short_names,
+    varying,
+    worded_apart,
+)
 from bench.report.summary import about, by_task, first_table, heading, order_of, table_of
 from bench.report.tables import in_order
 from bench.report.words import sentences
@@ -29,11 +43,13 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     if frame.empty:
         return
     points, found = _points(data), settings(data.results)
-    names = short_names(name for setting in found.values() for name, _ in setting)
     for key, part in by_task(frame):
         runs, own = (rows[(rows["grid"] == key[0]) & (rows["task"] == key[1])] for rows in (data.results, points))
-        panels, count = _panels(runs, own, found, names) if len(own) else ([], 0)
-        caption = sentences("Accuracy on the test set while training; thin lines are single seeds.", about(part))
+        panels, count = _panels(runs, own, found) if len(own) else ([], 0)
+        caption = (
+            "Accuracy on the test set while training; thin lines are single seeds, whose last value the mean keeps."
+        )
+        caption = sentences(caption, about(part))
         table, title = table_of(part).drop(columns=["grid", "task"]), heading(key, frame)
         name = f"curves-{title.replace(': ', '-')}"
         yield exhibit(data, name, title, caption, part, panels=panels, count=count, table=table)
@@ -49,34 +65,52 @@ def _points(data: Data) -> pd.DataFrame:
     return points.dropna(subset=["x", "accuracy", "predictor"])
 
 
-def _panels(
-    runs: pd.DataFrame, points: pd.DataFrame, found: Mapping[Key, Setting], names: Mapping[str, str]
-) -> tuple[list[plot.Panel], int]:
-    """One for each setting that has a curve, methods of one setting in all; those that are drawn, and the count."""
-    at = {run: found[run] for run in keys(runs)}
-    ranks = {at[run]: order_of("", "", method, at[run]) for run, method in zip(keys(runs), runs["method"]) if at[run]}
-    ordered = sorted(ranks, key=ranks.__getitem__) or [()]
-    panels = {setting: [name for (_, name), own in at.items() if own in (setting, ())] for setting in ordered}
+def _panels(rows: pd.DataFrame, points: pd.DataFrame, found: Mapping[Key, Setting]) -> tuple[list[plot.Panel], int]:
+    """The panels that are drawn, and how many there are: one for each set of knobs, and one for each ablation."""
+    runs = rows.drop_duplicates("id").reset_index(drop=True)
+    knobs = varying(runs, ("task.",))
+    runs["off"] = departures(runs).map(bool)
+    places = [setting for row in runs.index for setting, _ in by_setting(runs.loc[[row]], knobs)]
+    other = [tuple(item for item in found[run] if item[0] not in knobs) for run in keys(runs)]
+    at = [place + more if off else place for place, more, off in zip(places, other, runs["off"])]
+    points = points.merge(_named(runs, knobs), on="id")
     highest = np.nanmax([points["accuracy"].max(), runs["shortcut"].max(), 0.01])
     top = 1.0 if runs["accuracy_ceiling"].notna().any() else min(1.0, 1.15 * highest)
-    drawn = {setting: ids for setting, ids in panels.items() if points["id"].isin(ids).any()}
+    names = short_names(name for setting in at for name, _ in setting)
+    panels = {
+        setting: own
+        for setting in sorted(set(at), key=lambda setting: order_of("", "", "", setting))
+        if len(own := points[points["id"].isin(runs["id"][[spot == setting for spot in at]])])
+    }
     shown = []
-    for setting, ids in list(drawn.items())[:MOST_PANELS]:
-        own, levels = points[points["id"].isin(ids)], _levels(runs[runs["id"].isin(ids)])
+    for setting, own in list(panels.items())[:MOST_PANELS]:
         axes = (label(setting, names), "training tokens", "accuracy on the test set")
         ylim = -0.02 * top, 1.03 * top
+        levels = _levels(rows[rows["id"].isin(own["id"])])
         shown.append(plot.Panel(*axes, _lines(own), levels, _phases(own), ticks="linear", ylim=ylim))
-    return shown, len(drawn)
+    return shown, len(panels)
+
+
+def _named(runs: pd.DataFrame, knobs: list[str]) -> pd.DataFrame:
+    """For each id `setting`, what tells it at its knobs from other runs of its method, and `variant`, its number."""
+    whole = runs[~runs["off"]]
+    own = [name for name in varying(whole, CONFIG) if name not in knobs]
+    words = worded_apart(along_length(whole), ["method"], ["task", *knobs], own) if len(whole) else whole["id"]
+    named = runs[["id", "method"]].assign(setting=words.reindex(runs.index).fillna(""))
+    ranks = named.groupby("method")["setting"].rank(method="dense").astype(int) - 1
+    return named[["id", "setting"]].assign(variant=ranks)
 
 
 def _lines(points: pd.DataFrame) -> list[plot.Line]:
-    """Every method's mean over its finished seeds, with a thin line for each seed; all seeds where none is finished."""
+    """The mean of every method's setting over its finished seeds, and each of them thin; all where none is finished."""
     lines = []
-    rows: Any = in_order(points, "reference", "method").groupby(["method", "predictor", "reference"], sort=False)
-    for (method, predictor, reference), part in rows:
+    who = ["method", "setting", "variant", "predictor", "reference"]
+    groups: Any = in_order(points, "reference", "method", "setting").groupby(who, sort=False)
+    for (method, setting, variant, predictor, reference), part in groups:
         whole = part[part["done"]] if part["done"].any() else part
-        word = plot.legend_name(method, "", predictor, reference)
-        lines.append(plot.over_curves(whole, "x", "accuracy", method, word, reference=bool(reference)))
+        word = plot.legend_name(method, setting, predictor, reference)
+        line = plot.over_curves(whole, "x", "accuracy", method, word, bool(part["done"].any()), variant=variant)
+        lines.append(replace(line, reference=True, seeds=()) if reference else line)
         ends = part[~part["done"]].sort_values(["id", "x"]).drop_duplicates("id", keep="last")
         if len(ends) and not reference:
             lines.append(plot.of_table(ends, "x", "accuracy", method, "not finished", kind="end"))
@@ -89,8 +123,10 @@ def _phases(points: pd.DataFrame) -> list[plot.Mark]:
     first = own["id"].ne(own["id"].shift())
     begins = own.assign(begin=own["x"].shift())[own["phase"].ne(own["phase"].shift()) & ~first]
     means = begins.groupby(["method", "phase"], sort=False)["begin"].mean()
-    words = [f"{method}: phase {phase}" for method, phase in means.index]
-    return [plot.Mark(word, float(begin)) for word, begin in zip(words, means)]
+    return [
+        plot.Mark(f"{method}: phase {phase}", float(begin), method=str(method))
+        for (method, phase), begin in zip(means.index, means)
+    ]
 
 
 def _levels(cells: pd.DataFrame) -> list[plot.Level]:

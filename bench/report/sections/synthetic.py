@@ -10,7 +10,7 @@ import pandas as pd
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit
-from bench.report.query import CONFIG, LINE, free, names_of, scores, titled, worded, worded_apart
+from bench.report.query import CONFIG, LINE, along_length, free, names_of, scores, titled, worded, worded_apart
 from bench.report.sweeps import pairs
 from bench.report.tables import in_order, per_seed, tabulate, without_idle
 from bench.statistics import interquartile_mean
@@ -59,9 +59,7 @@ def along(data: Data) -> pd.DataFrame:
         knobs = names_of(part, "task.")
         own = [name for name in names_of(part, CONFIG) if name not in knobs]
         where = worded(part, free(part, knob, knobs))
-        if "model.chrono" in part:  # of the length itself, it is one setting along the lengths
-            chrono = part["model.chrono"].astype(object)
-            part["model.chrono"] = chrono.mask(chrono == part["task.length"], "T")
+        part = along_length(part)
         part = part.assign(where=where, knob=knob.removeprefix("task."), value=part[knob].astype(float))
         for _, axis in part.groupby("where", sort=False):
             if len(set(axis["value"])) > 1:
