@@ -231,7 +231,7 @@ def test_figures_are_written_for_print_and_screen(written: Path) -> None:
     images = {str(attributes["alt"]): attributes for attributes, _ in page_of(written).all("img")}
     image = images["Costs of costs. Flat: exponent 0.01."]
     assert (image["width"], image["height"]) == ("672", "336"), "7 by 3.5 inches of 96 pixels"
-    with Image.open(BytesIO(b64decode(str(image["src"]).removeprefix("data:image/png;base64,")))) as shown:
+    with Image.open(BytesIO(b64decode(str(image["src"]).removeprefix("data:image/webp;base64,")))) as shown:
         with Image.open(written / "figures" / "costs.png") as saved:
             assert shown.size == saved.size
             difference = ImageChops.difference(shown.convert("RGB"), saved.convert("RGB"))
