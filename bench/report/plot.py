@@ -44,6 +44,8 @@ MARKS = 10
 """Markers on a line, or so."""
 WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 2.6, 1.9, 0.72, 0.16, 0.5
 """The size of a panel, and the space around it, in inches."""
+FEW = 6
+"""With more lines than these in a panel, the bands of their intervals are fainter."""
 LETTER, LETTERS_HIGH = 0.076, 0.165
 """A letter's width and a line's height, in inches, at the size of titles and legends."""
 
@@ -261,7 +263,8 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Style], handles: dict[st
         if mark.until is not None:
             axes.axvspan(mark.x, mark.until, color=GREY, alpha=0.1, lw=0)
     for line in reversed(panel.lines):  # so that the first lie on top
-        handles[line.word] = _draw_line(axes, line, looks[line.method].color if line.method else GREY, looks)
+        shade = 0.15 if len(panel.lines) <= FEW else 0.06
+        handles[line.word] = _draw_line(axes, line, looks[line.method].color if line.method else GREY, looks, shade)
     if not panel.lines:
         axes.annotate(panel.note or "nothing to show", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
         axes.set_xticks([])
@@ -282,7 +285,7 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Style], handles: dict[st
         axes.yaxis.set_major_formatter(FuncFormatter(tick_text))
 
 
-def _draw_line(axes: Axes, line: Line, color: str, looks: Mapping[str, Style]) -> Line2D:
+def _draw_line(axes: Axes, line: Line, color: str, looks: Mapping[str, Style], shade: float) -> Line2D:
     bare = line.kind in ("fit", "steps") or not line.method or (line.reference and line.kind != "points")
     dashes = {"fit": ":", "points": "", "end": ""}.get(
         line.kind, "--" if line.reference else VARIANTS[line.variant % len(VARIANTS)]
@@ -300,7 +303,7 @@ def _draw_line(axes: Axes, line: Line, color: str, looks: Mapping[str, Style]) -
         if line.kind == "points":
             axes.vlines(line.x, line.low, line.high, color=color, lw=1.5, zorder=2)
         else:
-            axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.15, lw=0, zorder=2)
+            axes.fill_between(line.x, line.low, line.high, color=color, alpha=shade, lw=0, zorder=2)
     if line.seeds:  # as one line with gaps: hundreds of them take long
         thin: dict[str, Any] = {"lw": 0.6, "ls": dashes} if line.kind == "curve" else {"ls": "", "marker": ".", "ms": 3}
         x, y = (np.concatenate([part for seed in values for part in (seed, [np.nan])]) for values in zip(*line.seeds))
