@@ -21,6 +21,7 @@ from bench.results import Folder
 from bench.tasks import mnist
 
 TINY = {"d": 8, "memory_tokens": 2, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "updater_layers": 1}
+TINY_TRAINING: dict[str, Any] = {"batch_size": 8, "budget": {"steps": 12}}
 
 
 def tiny_run(method: str | dict[str, Any] = "bptt", task: str | dict[str, Any] = "retrieval", **fields: Any) -> Run:
@@ -29,7 +30,7 @@ def tiny_run(method: str | dict[str, Any] = "bptt", task: str | dict[str, Any] =
     data = {key: {"name": value} if isinstance(value, str) else value for key, value in named.items()}
     data["task"].setdefault("length", 12)
     data["model"] = TINY
-    data["training"] = {"batch_size": 8, "budget": {"steps": 12}}
+    data["training"] = TINY_TRAINING
     stream = {"lanes": 8, "burn_in": 12, "columns": 24}
     data["evaluation"] = {"sequences": 32, "reference_sequences": 8, "every": 0.5, "stream": stream}
     return Run.parse({**data, **fields})

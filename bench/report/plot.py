@@ -166,12 +166,13 @@ def by_setting(rows: pd.DataFrame) -> Iterator[tuple[str, str, int, pd.DataFrame
             yield method, legend_name(method, setting), number, part
 
 
-def sweep_lines(rows: pd.DataFrame, x: str, y: str) -> list[Line]:
-    """A line for each of the groups `query.LINE`, in the order of legends."""
+def sweep_lines(rows: pd.DataFrame, x: str, y: str, among: pd.DataFrame | None = None) -> list[Line]:
+    """A line for each of the groups `query.LINE`, in the order of legends; told apart from those of `among`, too."""
     found: list[Line] = []
+    among = rows if among is None else among
     ordered: Any = tables.in_order(rows, "reference", "method", "setting").groupby(query.LINE, sort=False)
     for (method, setting, predictor, reference), part in ordered:
-        settings = sorted(set(rows.loc[rows["method"] == method, "setting"]))
+        settings = sorted(set(among.loc[among["method"] == method, "setting"]))
         word = legend_name(method, setting, predictor, reference)
         how = {"variant": settings.index(setting), "reference": bool(reference)}
         found.append(over_seeds(part, x, y, method, word, **how))

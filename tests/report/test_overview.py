@@ -10,10 +10,8 @@ import pytest
 from bench.report.data import load
 from bench.report.overview import TOO_FEW, compared, main
 from bench.results import write_json
-from tests.helpers import TINY, tiny_run
+from tests.helpers import TINY, TINY_TRAINING, tiny_run
 from tests.report.fabricated import fake, only, score, seeds
-
-TINY_TRAINING = {"batch_size": 8, "budget": {"steps": 12}}
 
 
 def sweep(root: Path, method: Any, accuracies: dict[int, list[float]], **facts: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import TINY, folder_of, tiny_run
+from tests.helpers import TINY, TINY_TRAINING, folder_of, tiny_run
 from tests.report.fabricated import expect, fake, levels, made, means, missing, only, score, table, words
 
 
@@ -68,11 +68,10 @@ def test_cells_of_unlike_models_are_not_paired(tmp_path: Path) -> None:
 
 
 def test_with_several_rivals_at_equal_settings_there_is_no_difference(tmp_path: Path) -> None:
-    training = {"batch_size": 8, "budget": {"steps": 12}}
     for length in (8, 16):
         cell(tmp_path, "smt+dmt", length, 0, 0.5)
         for lr, accuracy in ((1e-3, 0.4), (1e-2, 0.3)):
-            fields = {"training": {**training, "optimiser": {"lr": lr}}}
+            fields = {"training": {**TINY_TRAINING, "optimiser": {"lr": lr}}}
             cell(tmp_path, "bptt", length, 0, accuracy, fields=fields)
     rows = table(tmp_path, "synthetic")
     assert rows["minus_bptt"].isna().all() and set(rows["setting"]) == {"", "lr 0.001", "lr 0.01"}
@@ -119,6 +118,25 @@ def test_a_length_that_follows_from_a_knob_is_not_the_axis(tmp_path: Path) -> No
         cell(tmp_path, "bptt", length, 0, 0.5, task_fields={"symbols": symbols})
     rows = table(tmp_path, "synthetic")
     assert set(rows["knob"]) == {"symbols"} and rows["value"].tolist() == [3, 5] and "where" not in rows
+
+
+def test_of_many_lines_those_with_a_curriculum_of_lengths_have_a_panel_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for below, backbones in ((None, ("lstm", "transformer")), (0.3, ("gru", "transformer"))):
+        for backbone in backbones:
+            for length in (8, 16):
+                training = {**TINY_TRAINING, "curriculum": below and {"below": below}}
+                fields = {"training": training, "model": {**TINY, "backbone": backbone}}
+                cell(tmp_path, "bptt", length, 0, 0.9 if below else 0.2, fields=fields)
+    (panel,) = made(tmp_path, "synthetic").panels
+    assert len(panel.lines) == 4
+    monkeypatch.setattr("bench.report.plot.FEW", 3)
+    one, grown = made(tmp_path, "synthetic").panels
+    assert (one.title, grown.title) == ("retrieval, one length", "retrieval, a curriculum of lengths")
+    assert [line.mean.tolist() for line in (*one.lines, *grown.lines)] == [[0.2, 0.2]] * 2 + [[0.9, 0.9]] * 2
+    looks = {line.word: line.variant for line in (*one.lines, *grown.lines)}
+    assert looks == {"bptt, backbone lstm": 1, "bptt, backbone transformer": 2, "bptt, backbone gru": 0}
 
 
 def test_settings_of_one_method_are_lines_of_their_own(tmp_path: Path) -> None:

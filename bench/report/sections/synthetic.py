@@ -10,7 +10,18 @@ import pandas as pd
 from bench.report import plot
 from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit
-from bench.report.query import CONFIG, LINE, along_length, free, names_of, scores, titled, worded, worded_apart
+from bench.report.query import (
+    CONFIG,
+    CURRICULUM,
+    LINE,
+    along_length,
+    free,
+    names_of,
+    scores,
+    titled,
+    worded,
+    worded_apart,
+)
 from bench.report.sweeps import pairs
 from bench.report.tables import in_order, per_seed, tabulate, without_idle
 from bench.statistics import interquartile_mean
@@ -94,14 +105,23 @@ def _minus(rows: pd.DataFrame) -> pd.Series:
 
 
 def panels(rows: pd.DataFrame) -> list[plot.Panel]:
-    """One for each axis."""
-    return [
-        plot.accuracies(
-            titled(rows, grid, task, where),
-            *("length (tokens)" if knob == "length" else str(knob).replace("_", " "), part, "value"),
-        )
-        for (grid, task, where, knob), part in rows.groupby(PLACE[:-1], sort=False)
-    ]
+    """One for each axis; two where it has many lines, some of them trained on a curriculum of lengths."""
+    found = []
+    for (grid, task, where, knob), part in rows.groupby(PLACE[:-1], sort=False):
+        title = titled(rows, grid, task, where)
+        label = "length (tokens)" if knob == "length" else str(knob).replace("_", " ")
+        grown = part[names_of(part, CURRICULUM)].notna().any(axis=1)
+        lines = len(part.drop_duplicates(LINE))
+        if lines <= plot.FEW or not grown.any() or grown.all():
+            found.append(plot.accuracies(title, label, part, "value"))
+            continue
+        own = [name for name in names_of(part, CONFIG) if not name.startswith(("task.", CURRICULUM))]
+        words = worded_apart(part.assign(grown=grown), ["method", "grown"], "value", own)
+        part = part.assign(setting=words)
+        for way, shown in (("one length", part[~grown]), ("a curriculum of lengths", part[grown])):
+            across = plot.sweep_lines(shown, "value", "accuracy", among=part)
+            found.append(plot.accuracies(f"{title}, {way}", label, shown, "value", lines=across))
+    return found
 
 
 def scores_along(rows: pd.DataFrame) -> pd.DataFrame:
