@@ -16,7 +16,7 @@ from tests.report.fabricated import only
 
 EMPTY = pd.DataFrame()
 PAPERS = [str(number) for number in range(1, 15)]
-OURS = ["ours-1", "ours-2", "ours-3", "ours-4"]
+OURS = ["ours-1", "ours-2", "ours-3", "ours-4", "ours-5"]
 
 
 class Lab:
@@ -201,9 +201,16 @@ def drifting(factor: float, before: float) -> Lab:
     return Lab().add("smt+dmt", MIDDLE, before_dmt=before, record=record)
 
 
-def beyond_training(rnn: float, others: float) -> Lab:
-    lab = Lab().add("smt+dmt", HIGH, longer=rnn, teacher={"accuracy": 0.9, "loss": 1.0}, longer_teacher=others)
-    return lab.add("transformer", HIGH, longer=others)
+def beyond_training(rnn: float, others: float, method: str = "smt+dmt", **fields: Any) -> Lab:
+    teacher = {"accuracy": 0.9, "loss": 1.0}
+    lab = Lab().add(method, HIGH, longer=rnn, teacher=teacher, longer_teacher=others, **fields)
+    return lab.add("transformer", HIGH, longer=others, **fields)
+
+
+def carried(rnn: float, others: float) -> Lab:
+    """The dense form with a curriculum, and BPTT as one more rival."""
+    fields = {"training__curriculum__below": 0.3}
+    return beyond_training(rnn, others, "smt-dense+dmt", **fields).add("bptt", HIGH, longer=others, **fields)
 
 
 def natural(smt: float, bptt: float, cheaper: float, task: str = "mnist") -> Lab:
@@ -331,4 +338,5 @@ LABS: dict[str, tuple[Lab, Lab]] = {
     "ours-2": (lengthened(HIGH), lengthened(LOW)),
     "ours-3": (raced(9.0, 20.0), raced(0.2, 0.1)),
     "ours-4": (natural(2.5, 2.0, 1.0), natural(2.0, 2.2, 1.0)),
+    "ours-5": (carried(0.9, 0.4), carried(0.2, 0.85)),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from bench.report.claims.base import Verdict, register_claim
@@ -158,19 +160,8 @@ def unseen_lengths(data: Data) -> Verdict:
     less than the Transformer: by 0.02 or more, interval of the paired differences above zero. Nothing is told where one
     of the two has less than 0.2 of skill at the trained length. Equal losses count against the claim.
     """
-    runs = base(_lost(as_published(scores(data))))
-    rnn, transformer = of_method(runs, "smt+dmt"), of_method(runs, "transformer")
-    teacher = runs[(runs["method"] == "smt+dmt") & runs["reference"] & (runs["predictor"] == "teacher")]
-    needs, why = "evaluation.lengths beyond the trained one", "the trained length is not learned"
-    cases = [_beyond(where, {"smt+dmt": own}, why) for where, own, _ in pairs(rnn, rnn)]
-    parts = [Part("SMT->DMT holds on longer sequences", "skill it loses", within(high=HOLDS), cases, needs)]
-    for says, name, found in (
-        ("it loses less than its teacher", "teacher", pairs(rnn, teacher)),
-        ("it loses less than the Transformer", "transformer", pairs(rnn, transformer, BACKBONE)),
-    ):
-        why = "one of them has not learned the trained length"
-        cases = [_beyond(where, {"smt+dmt": own, name: other}, why) for where, own, other in found]
-        parts.append(Part(says, f"skill lost, {name} minus smt+dmt", ahead(MARGIN), cases, needs))
+    runs = base(lost(as_published(scores(data))))
+    parts = holding(runs, "smt+dmt", "SMT->DMT", {"transformer": "the Transformer"})
     return decide(
         parts,
         "At a few times a short trained length a Transformer with relative positions may still hold, and an RNN whose "
@@ -179,7 +170,31 @@ def unseen_lengths(data: Data) -> Verdict:
     )
 
 
-def _lost(rows: pd.DataFrame) -> pd.DataFrame:
+def holding(runs: pd.DataFrame, method: str, called: str, rivals: Mapping[str, str]) -> list[Part]:
+    """A method holds on longer sequences; it loses less than its own teacher, and than each rival (name -> in words).
+
+    `runs` are those of `lost`.
+    """
+    rnn = of_method(runs, method)
+    teacher = runs[(runs["method"] == method) & runs["reference"] & (runs["predictor"] == "teacher")]
+    needs, why = "evaluation.lengths beyond the trained one", "the trained length is not learned"
+    cases = [_beyond(where, {method: own}, why) for where, own, _ in pairs(rnn, rnn)]
+    parts = [Part(f"{called} holds on longer sequences", "skill it loses", within(high=HOLDS), cases, needs)]
+    others = {"teacher": ("its teacher", teacher, ())} | {
+        name: (words, of_method(runs, name), BACKBONE if name == "transformer" else ())
+        for name, words in rivals.items()
+    }
+    why = "one of them has not learned the trained length"
+    for name, (words, other, unlike) in others.items():
+        found = pairs(rnn, other, unlike)
+        cases = [_beyond(where, {method: own, name: two}, why) for where, own, two in found]
+        parts.append(
+            Part(f"it loses less than {words}", f"skill lost, {name} minus {method}", ahead(MARGIN), cases, needs)
+        )
+    return parts
+
+
+def lost(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per run and predictor that was tested beyond its trained length: its trained score, `longer`, `lost`."""
     key = ["grid", "id", "predictor", "reference"]
     longer = rows[rows["length"] > rows["task.length"]].groupby(key)["skill"].mean().rename("longer")

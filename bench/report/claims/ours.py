@@ -7,14 +7,14 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from bench.report.claims.accuracy import FAR, KEEPS, SYNTHETIC, lead, to_far
+from bench.report.claims.accuracy import FAR, KEEPS, SYNTHETIC, holding, lead, lost, to_far
 from bench.report.claims.base import Verdict, register_claim
 from bench.report.claims.findings import BITS, LEARNED, MARGIN, Case, Part, ahead, apart, decide, means
 from bench.report.claims.growth import bits_at, with_curves
 from bench.report.claims.learning import every_final, of_method
 from bench.report.curves import Curve
 from bench.report.data import Data
-from bench.report.query import CURRICULUM, RUN, base, curve_points, names_of
+from bench.report.query import CURRICULUM, RUN, base, curve_points, names_of, scores
 from bench.report.sweeps import Ladder, pairs
 from bench.report.tables import difference
 from bench.statistics import exponential, mean_interval
@@ -183,3 +183,23 @@ def _after(share: float, where: str, smt: list[Curve], bptt: list[Curve]) -> Cas
     losses, taken = bits_at(smt, bptt, share)
     beside = tuple((f"bits of {name}", mean_interval(bits)) for name, bits in zip(("smt+dmt", "bptt"), losses))
     return Case(f"{where}, {np.mean(taken):,.0f} steps", mean_interval(losses[0] - losses[1]), beside)
+
+
+@claim(
+    "ours-5",
+    "Trained on a curriculum of lengths, dense SMT->DMT holds on sequences longer than any of them, where its teacher, "
+    "the Transformer and BPTT of the same cell, trained in the same way, lose more.",
+    figure="length-generalisation",
+    grids=["medium-length"],
+)
+def beyond(data: Data) -> Verdict:
+    """As the paper's claim on longer sequences, of the runs that have a curriculum, with BPTT as one more rival."""
+    runs = base(lost(scores(data)))
+    runs = runs[runs[names_of(runs, CURRICULUM)].notna().any(axis=1)]
+    return decide(
+        holding(
+            runs, "smt-dense+dmt", "the dense form", {"transformer": "the Transformer", "bptt": "BPTT of the same cell"}
+        ),
+        "What ends once it has solved its trained length has had less practice than what takes its whole budget.",
+        of_method(runs, "smt-dense+dmt", "transformer", "bptt"),
+    )
