@@ -108,7 +108,8 @@ def test_all_small_fills_every_section(small: Data, name: str) -> None:
 
 def test_every_claim_but_those_on_long_sequences_is_tested_by_all_small(small: Data) -> None:
     verdicts = {claim.key: found for claim, found in judged(small)}
-    assert {key for key, found in verdicts.items() if found.verdict == "not tested"} == {"2", "ours-2"}, "of length 128"
+    untested = {key for key, found in verdicts.items() if found.verdict == "not tested"}
+    assert untested == {"2", "ours-2", "ours-5"}, "of length 128, or beyond a curriculum of lengths"
     assert not [found.because for found in verdicts.values() if "failed" in found.because]
 
 
