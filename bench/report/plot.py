@@ -197,6 +197,20 @@ def accuracies(title: str, label: str, rows: pd.DataFrame, x: str, **how: Any) -
     return Panel(title, label, "accuracy on the test set", **shown)
 
 
+def accuracies_by_way(title: str, label: str, rows: pd.DataFrame, x: str, **how: Any) -> list[Panel]:
+    """`accuracies` in one panel; in two where it has many lines, some of them trained on a curriculum of lengths."""
+    grown = rows[query.names_of(rows, query.CURRICULUM)].notna().any(axis=1)
+    if len(rows.drop_duplicates(query.LINE)) <= FEW or not grown.any() or grown.all():
+        return [accuracies(title, label, rows, x, **how)]
+    own = [name for name in query.names_of(rows, query.CONFIG) if not name.startswith(("task.", query.CURRICULUM))]
+    rows = rows.assign(setting=query.worded_apart(rows.assign(grown=grown), ["method", "grown"], x, own))
+    found = []
+    for way, shown in (("one length", rows[~grown]), ("a curriculum of lengths", rows[grown])):
+        lines = sweep_lines(shown, x, "accuracy", among=rows)
+        found.append(accuracies(f"{title}, {way}", label, shown, x, lines=lines, **how))
+    return found
+
+
 # Drawing.
 
 

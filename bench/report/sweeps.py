@@ -69,7 +69,8 @@ def sweeps(
     """(what is held still, rows of one grid, task and method) of cells that differ only in these fields and in seed.
 
     Only sets in which the first field has `least` values. What else the grid states may vary is held still; the other
-    fields follow. Of an older folder: those that begin as `following` follow where they can.
+    fields follow, or, where cells of one value differ in them, are held still, too. Of an older folder those that
+    begin as `following` may follow.
     """
     first = fields[0]
     rows = rows.dropna(subset=first) if first in rows else rows[:0]
@@ -77,15 +78,16 @@ def sweeps(
         others = [name for name in varying(part) if name not in fields]
         record = data.grids.get(str(grid))
         if record is None:
-            comparable = part.assign(**{name: part[name].map(hashable) for name in others})
-            loose = set(free(comparable, [name for name in fields if name in part], others))
-            held = [name for name in others if name in loose or not name.startswith(following)]
+            held = [name for name in others if not name.startswith(following)]
         else:
             stated = [name for together in record["stated"] if not set(together) & set(fields) for name in together]
             held = [name for name in others if any(name == field or name.startswith(f"{field}.") for field in stated)]
-        for setting, own in by_setting(part, held):
-            if own[first].nunique() >= least:
-                yield setting, own
+        for _, alike in by_setting(part, held):
+            comparable = alike.assign(**{name: alike[name].map(hashable) for name in others})
+            loose = free(comparable, [name for name in fields if name in alike], others)
+            for setting, own in by_setting(alike, [name for name in others if name in (*held, *loose)]):
+                if own[first].nunique() >= least:
+                    yield setting, own
 
 
 def with_settings(found: Iterable[tuple[Setting, pd.DataFrame]]) -> Iterator[pd.DataFrame]:

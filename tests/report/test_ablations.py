@@ -11,7 +11,7 @@ import pytest
 from bench.report.data import load
 from bench.report.plot import draw
 from bench.results import write_json
-from tests.helpers import TINY, tiny_run
+from tests.helpers import TINY, TINY_TRAINING, tiny_run
 from tests.report.fabricated import expect, fake, lines, made, means, missing, only, score, table, words
 
 BASE = {"lambda_dyn": 1.0, "lambda_unif": 0.001, "future": 64}
@@ -143,3 +143,21 @@ def test_cells_that_differ_in_more_than_the_field_are_not_compared(tmp_path: Pat
     cells(tmp_path / "g", [0.6], lambda_dyn=0.1, future=4)
     cells(tmp_path / "other", [0.6], lambda_dyn=0.1, future=1)  # nor across grids
     assert missing(tmp_path, "ablations") == ["ablation-lambda", "ablation-future", "ablation-backbone"]
+
+
+def test_what_a_grid_does_not_call_varied_follows_only_where_nothing_else_would_be_averaged(tmp_path: Path) -> None:
+    def trained(backbone: str, accuracy: float, below: float | None) -> None:
+        training = {**TINY_TRAINING, "curriculum": below and {"below": below}}
+        for seed in range(2):
+            run = tiny_run("bptt", model={**TINY, "backbone": backbone}, training=training, seed=seed)
+            fake(tmp_path / "g", run, [score(accuracy, 1.0)])
+
+    trained("gru", 0.8, 0.2)  # a curriculum of its own
+    trained("transformer", 0.1, None)
+    write_json(tmp_path / "g" / "grid.json", {"cells": {}, "stated": [["model.backbone"]], "methods": {}})
+    rows = table(tmp_path, "ablations", "ablation-backbone")
+    assert rows["accuracy"].tolist() == pytest.approx([0.8, 0.1])  # it follows
+    trained("transformer", 0.7, 0.2)
+    rows = table(tmp_path, "ablations", "ablation-backbone")
+    assert rows["accuracy"].tolist() == pytest.approx([0.8, 0.7])  # not the mean of the paper's cell with and without
+    assert rows["seeds"].tolist() == [2, 2]

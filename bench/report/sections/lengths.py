@@ -39,16 +39,14 @@ def tested(data: Data) -> pd.DataFrame:
 
 
 def panels(rows: pd.DataFrame) -> list[plot.Panel]:
-    """One for each setting of a task that was trained at one length."""
+    """One for each setting of a task that was trained at one length; two where a curriculum is apart."""
+    found = []
     several = rows.groupby("task")["trained_length"].nunique().max() > 1
-    return [
-        plot.accuracies(
-            titled(rows, grid, task, where, f"trained at {trained:g}" if several else ""),
-            *("test length (tokens)", part, "length"),
-            marks=[plot.Mark("trained length", float(part["trained_length"].iloc[0]))],
-        )
-        for (grid, task, where, trained), part in rows.groupby(PLACE, sort=True)
-    ]
+    for (grid, task, where, trained), part in rows.groupby(PLACE, sort=True):
+        title = titled(rows, grid, task, where, f"trained at {trained:g}" if several else "")
+        marks = [plot.Mark("trained length", float(trained))]
+        found += plot.accuracies_by_way(title, "test length (tokens)", part, "length", marks=marks)
+    return found
 
 
 def scores_beyond(rows: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,6 @@ from bench.report.data import Data
 from bench.report.exhibit import Exhibit, Missing, command, exhibit
 from bench.report.query import (
     CONFIG,
-    CURRICULUM,
     LINE,
     along_length,
     free,
@@ -108,19 +107,8 @@ def panels(rows: pd.DataFrame) -> list[plot.Panel]:
     """One for each axis; two where it has many lines, some of them trained on a curriculum of lengths."""
     found = []
     for (grid, task, where, knob), part in rows.groupby(PLACE[:-1], sort=False):
-        title = titled(rows, grid, task, where)
         label = "length (tokens)" if knob == "length" else str(knob).replace("_", " ")
-        grown = part[names_of(part, CURRICULUM)].notna().any(axis=1)
-        lines = len(part.drop_duplicates(LINE))
-        if lines <= plot.FEW or not grown.any() or grown.all():
-            found.append(plot.accuracies(title, label, part, "value"))
-            continue
-        own = [name for name in names_of(part, CONFIG) if not name.startswith(("task.", CURRICULUM))]
-        words = worded_apart(part.assign(grown=grown), ["method", "grown"], "value", own)
-        part = part.assign(setting=words)
-        for way, shown in (("one length", part[~grown]), ("a curriculum of lengths", part[grown])):
-            across = plot.sweep_lines(shown, "value", "accuracy", among=part)
-            found.append(plot.accuracies(f"{title}, {way}", label, shown, "value", lines=across))
+        found += plot.accuracies_by_way(titled(rows, grid, task, where), label, part, "value")
     return found
 
 
