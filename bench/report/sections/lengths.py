@@ -44,7 +44,7 @@ def panels(rows: pd.DataFrame) -> list[plot.Panel]:
     several = rows.groupby("task")["trained_length"].nunique().max() > 1
     for (grid, task, where, trained), part in rows.groupby(PLACE, sort=True):
         title = titled(rows, grid, task, where, f"trained at {trained:g}" if several else "")
-        marks = [plot.Mark("trained length", float(trained))]
+        marks = [plot.Mark("trained length", float(part["trained_length"].iloc[0]))]
         found += plot.accuracies_by_way(title, "test length (tokens)", part, "length", marks=marks)
     return found
 
