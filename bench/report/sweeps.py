@@ -91,11 +91,12 @@ def sweeps(
 
 
 def with_settings(found: Iterable[tuple[Setting, pd.DataFrame]]) -> Iterator[pd.DataFrame]:
-    """The rows of sweeps with `setting`, what is held still in words; empty for the only sweep of a method."""
+    """The rows of sweeps with `setting`, what is held still in words; of a method's only sweep the task's knobs."""
     listed = [(tuple(own[["grid", "task", "method"]].iloc[0]), setting, own) for setting, own in found]
     counts = Counter(who for who, *_ in listed)
     for who, setting, own in listed:
-        yield own.assign(setting=known_words(setting) if counts[who] > 1 else "")
+        told = setting if counts[who] > 1 else tuple(item for item in setting if item[0].startswith("task."))
+        yield own.assign(setting=known_words(told))
 
 
 @dataclass(frozen=True)
