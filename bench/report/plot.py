@@ -198,9 +198,9 @@ def accuracies(title: str, label: str, rows: pd.DataFrame, x: str, **how: Any) -
 
 
 def accuracies_by_way(title: str, label: str, rows: pd.DataFrame, x: str, **how: Any) -> list[Panel]:
-    """`accuracies` in one panel; in two where it has many lines, some of them trained on a curriculum of lengths."""
+    """`accuracies` in one panel; in two of many lines, if some method has both: a curriculum of lengths and none."""
     grown = rows[query.names_of(rows, query.CURRICULUM)].notna().any(axis=1)
-    if len(rows.drop_duplicates(query.LINE)) <= FEW or not grown.any() or grown.all():
+    if len(rows.drop_duplicates(query.LINE)) <= FEW or not set(rows["method"][grown]) & set(rows["method"][~grown]):
         return [accuracies(title, label, rows, x, **how)]
     own = [name for name in query.names_of(rows, query.CONFIG) if not name.startswith(("task.", query.CURRICULUM))]
     rows = rows.assign(setting=query.worded_apart(rows.assign(grown=grown), ["method", "grown"], x, own))

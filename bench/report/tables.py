@@ -78,8 +78,10 @@ def in_order(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
-    """A table over `GROUP` as a reader sees it."""
-    return without_idle(in_order(table, "order", "method", "setting"), "order", "place", "base")
+    """A table over `GROUP` as a reader sees it; with `place` where task and length are not enough to tell settings."""
+    known = table.groupby(["grid", "task", "length"], dropna=False)["place"].nunique().le(1).all()
+    hidden = ("place",) if known else ()
+    return without_idle(in_order(table, "order", "method", "setting"), "order", "base", *hidden)
 
 
 def without_idle(table: pd.DataFrame, *hidden: str, keep_grid: bool = False) -> pd.DataFrame:

@@ -104,7 +104,7 @@ def _minus(rows: pd.DataFrame) -> pd.Series:
 
 
 def panels(rows: pd.DataFrame) -> list[plot.Panel]:
-    """One for each axis; two where it has many lines, some of them trained on a curriculum of lengths."""
+    """One for each axis; two where a curriculum of lengths is apart."""
     found = []
     for (grid, task, where, knob), part in rows.groupby(PLACE[:-1], sort=False):
         label = "length (tokens)" if knob == "length" else str(knob).replace("_", " ")
