@@ -119,7 +119,7 @@ def length(data: Data) -> Verdict:
         ("bptt", "BPTT falls with length", ahead(MARGIN), "for"),
         ("smt+dmt", "SMT->DMT keeps its accuracy", KEEPS, "against"),
     ):
-        cases = [_fall(ladder, method, fell) for ladder in to_far(data, of_method(runs, method))]
+        cases = [fall_of(ladder, method, fell) for ladder in to_far(data, of_method(runs, method))]
         effect = f"fall in accuracy of {method} from the shortest to the longest"
         parts.append(Part(says, effect, rule, cases, f"retrieval of {FAR} or longer, and a shorter one"))
     return decide(
@@ -135,13 +135,16 @@ def to_far(data: Data, runs: pd.DataFrame) -> list[Ladder]:
     return [ladder for ladder in ladders(data, runs, "task.length", 2) if ladder.rungs[-1] >= FAR]
 
 
-def _fall(ladder: Ladder, method: str, fell: str) -> Case:
+def fall_of(ladder: Ladder, method: str, fell: str = "") -> Case:
+    """A fall of accuracy from the shortest length to the longest.
+
+    Where it speaks `fell` ("for" or "against" the claim) it does not count of a method that was still learning.
+    """
     short, *_, long = (ladder.at(value) for value in ladder.rungs)
     fall = difference(short, long, "accuracy")
-    unless = {
-        "": [(short["skill"].mean() < LEARNED, "the shortest is not learned")],
-        fell: [(still_learning(long, fall.mean), f"{method} was still learning at the longest")],
-    }
+    unless = {"": [(short["skill"].mean() < LEARNED, "the shortest is not learned")]}
+    if fell:
+        unless[fell] = [(still_learning(long, fall.mean), f"{method} was still learning at the longest")]
     where = f"{ladder.where}, lengths {ladder.rungs[0]:g} to {ladder.rungs[-1]:g}"
     return Case(where, fall, means(ladder.by_rung, "accuracy", f"accuracy of {method}, length {{}}"), unless)
 

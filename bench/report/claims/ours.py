@@ -7,16 +7,15 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from bench.report.claims.accuracy import FAR, KEEPS, SYNTHETIC, holding, lead, lost, to_far
+from bench.report.claims.accuracy import FAR, KEEPS, SYNTHETIC, fall_of, holding, lead, lost, to_far
 from bench.report.claims.base import Verdict, register_claim
-from bench.report.claims.findings import BITS, LEARNED, MARGIN, Case, Part, ahead, apart, decide, means
+from bench.report.claims.findings import BITS, MARGIN, Case, Part, ahead, apart, decide, means
 from bench.report.claims.growth import bits_at, with_curves
 from bench.report.claims.learning import every_final, of_method
 from bench.report.curves import Curve
 from bench.report.data import Data
 from bench.report.query import CURRICULUM, RUN, base, curve_points, names_of, scores
-from bench.report.sweeps import Ladder, pairs
-from bench.report.tables import difference
+from bench.report.sweeps import pairs
 from bench.statistics import exponential, mean_interval
 
 GATED = ("gru", "lstm")
@@ -83,19 +82,12 @@ def keeps(data: Data) -> Verdict:
     """
     runs = _best_bptt(_synthetic(data, "training.curriculum"))
     runs = runs[(runs["task"] == "retrieval") & runs[names_of(runs, CURRICULUM)].notna().any(axis=1)]
-    cases = [_fall(ladder) for ladder in to_far(data, runs)]
+    cases = [fall_of(ladder, "bptt") for ladder in to_far(data, runs)]
     return decide(
         [Part("it keeps its accuracy", "fall in accuracy", KEEPS, cases, f"retrieval of {FAR}")],
         "A budget may end before the longest length has opened.",
         runs,
     )
-
-
-def _fall(ladder: Ladder) -> Case:
-    short, *_, long = (ladder.at(value) for value in ladder.rungs)
-    unlearned = [(short["skill"].mean() < LEARNED, "the shortest is not learned")]
-    beside = means(ladder.by_rung, "accuracy", "accuracy at length {}")
-    return Case(ladder.where, difference(short, long, "accuracy"), beside, {"": unlearned})
 
 
 @claim(
