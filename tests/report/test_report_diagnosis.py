@@ -65,6 +65,17 @@ def test_of_many_settings_the_worst_are_drawn(tmp_path: Path) -> None:
     assert titles == [f"retrieval, length {8 + number}" for number in range(diagnosis.MOST_ROWS)]
 
 
+def test_settings_that_differ_in_a_knob_beside_the_length_say_so(tmp_path: Path) -> None:
+    for symbols in (4, 8):
+        task = {"name": "retrieval", "length": 12, "symbols": symbols}
+        measured(tmp_path, "diagnosis.json", {"diagnosis": record()}, "smt", 0, task)
+    places = made(tmp_path, "diagnosis").table["place"].tolist()
+    assert places == [f"retrieval, length 12, symbols {symbols}" for symbols in (4, 8)]
+    cell(tmp_path / "lengths", record(), length=8)
+    cell(tmp_path / "lengths", record(), length=16)
+    assert "place" not in made(tmp_path / "lengths", "diagnosis").table
+
+
 def test_memories_that_are_all_one_can_be_drawn(tmp_path: Path) -> None:
     cell(tmp_path, {**record(), **dict.fromkeys(("error", "between", "spread"), [0.0] * 4)})
     draw(made(tmp_path, "diagnosis").panels, load([tmp_path]).looks, 4)
