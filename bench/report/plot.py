@@ -191,24 +191,29 @@ def levels(rows: pd.DataFrame, x: str, names: Iterable[str] = ("accuracy_ceiling
     return found
 
 
-def accuracies(title: str, label: str, rows: pd.DataFrame, x: str, **how: Any) -> Panel:
-    """Accuracy along `x`, a line for each of the groups `query.LINE`, between chance and ceiling."""
-    shown = {"ylim": (-0.03, 1.05), "levels": levels(rows, x), "lines": sweep_lines(rows, x, "accuracy"), **how}
+def accuracies(
+    title: str, label: str, rows: pd.DataFrame, x: str, among: pd.DataFrame | None = None, **how: Any
+) -> Panel:
+    """Accuracy along `x`, a line for each of the groups `query.LINE`, between chance and ceiling.
+
+    `among` are the rows of all panels of a figure, where a line is to look the same in each.
+    """
+    shown = {"ylim": (-0.03, 1.05), "levels": levels(rows, x), "lines": sweep_lines(rows, x, "accuracy", among), **how}
     return Panel(title, label, "accuracy on the test set", **shown)
 
 
-def accuracies_by_way(title: str, label: str, rows: pd.DataFrame, x: str, **how: Any) -> list[Panel]:
-    """`accuracies` in one panel; in two of many lines, if some method has both: a curriculum of lengths and none."""
+def accuracies_by_way(
+    title: str, label: str, rows: pd.DataFrame, x: str, among: pd.DataFrame | None = None, **how: Any
+) -> list[Panel]:
+    """`accuracies` in one panel; in two of many lines, if some method was trained both on a curriculum and without."""
     grown = rows[query.names_of(rows, query.CURRICULUM)].notna().any(axis=1)
-    if len(rows.drop_duplicates(query.LINE)) <= FEW or not set(rows["method"][grown]) & set(rows["method"][~grown]):
-        return [accuracies(title, label, rows, x, **how)]
+    both = grown.groupby([rows[name] for name in ("method", "backbone", x)], dropna=False).nunique().gt(1).any()
+    if len(rows.drop_duplicates(query.LINE)) <= FEW or not both:
+        return [accuracies(title, label, rows, x, among, **how)]
     own = [name for name in query.names_of(rows, query.CONFIG) if not name.startswith(("task.", query.CURRICULUM))]
     rows = rows.assign(setting=query.worded_apart(rows.assign(grown=grown), ["method", "grown"], x, own))
-    found = []
-    for way, shown in (("one length", rows[~grown]), ("a curriculum of lengths", rows[grown])):
-        lines = sweep_lines(shown, x, "accuracy", among=rows)
-        found.append(accuracies(f"{title}, {way}", label, shown, x, lines=lines, **how))
-    return found
+    ways = {"one length": rows[~grown], "a curriculum of lengths": rows[grown]}
+    return [accuracies(f"{title}, {way}", label, shown, x, rows, **how) for way, shown in ways.items()]
 
 
 # Drawing.

@@ -143,26 +143,26 @@ def known_words(setting: Setting) -> str:
     return label(setting, short_names(name for name, value in setting if value is not None))
 
 
-def needed(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """Those of the config columns that it takes to tell the rows apart; of such as follow from one another, the first.
+def needed(rows: pd.DataFrame, columns: Sequence[str], x: Sequence[str] = ()) -> list[str]:
+    """Those of the config columns that it takes to tell the rows of one x apart; of such as follow from one, it.
 
     Knobs of a task, the backbone and ways of training stay in any case.
     """
-    values = rows[list(columns)].astype(object).where(rows[list(columns)].notna(), None)
+    values = rows[[*columns, *x]].astype(object).where(rows[[*columns, *x]].notna(), None)
     apart = _distinct(values)
     for name in reversed(columns):
         if name != "model.backbone" and not name.startswith(("task.", *WAYS.values())):
             others = values.drop(columns=name)
             values = others if _distinct(others) == apart else values
-    return list(map(str, values))
+    return [name for name in columns if name in values]
 
 
-def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+def worded(rows: pd.DataFrame, columns: Sequence[str], x: Sequence[str] = ()) -> pd.Series:
     """What every row says in these config columns, in words: the backbone, ways of training, and what else it takes.
 
     What is not `needed` is left out, as a rate that comes with a backbone.
     """
-    columns = needed(rows, telling(rows, columns))
+    columns = needed(rows, telling(rows, columns), x)
     names = short_names(columns)
     values = rows[columns].astype(object).where(rows[columns].notna(), None)
     texts = [
@@ -173,17 +173,33 @@ def worded(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
 
 
 def worded_apart(rows: pd.DataFrame, by: Sequence[str], x: str | Sequence[str], columns: Sequence[str]) -> pd.Series:
-    """What tells rows of one group and one x apart, in words."""
-    texts = [worded(part, free(part, x, columns)) for _, part in rows.groupby(list(by), sort=False)]
-    return pd.concat([rows["id"][:0], *texts]).reindex(rows.index)
+    """What tells rows of one group and one x apart, in words; and, where the columns say so, who has a curriculum.
+
+    Of a curriculum that tells no rows apart there is only that word, so that what has none at some x stays one setting.
+    """
+    grown = [name for name in columns if name.startswith(CURRICULUM)]
+    x = [x] if isinstance(x, str) else list(x)
+    found = [rows["id"][:0]]
+    for _, part in rows.groupby(list(by), sort=False):
+        words = worded(part, free(part, x, [name for name in columns if name not in grown]), x)
+        if free(part.assign(words=words), ["words", *x], grown):
+            words = worded(part, free(part, x, columns), x)
+        found.append(words)
+    words = pd.concat(found).reindex(rows.index)
+    has = rows[grown].notna().any(axis=1)
+    some = has.groupby([*(rows[name] for name in by), words], dropna=False).transform("any")
+    silent = some & ~words.str.contains("curriculum", regex=False)
+    return words if has.all() else words.mask(silent, words.where(words == "", words + ", ") + "curriculum")
 
 
 def along_length(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows; chrono gates of a run's own length are called T, so that they are one setting along the lengths."""
+    """The rows; chrono gates that all are of their run's own length are called T: one setting along the lengths."""
     if "model.chrono" not in rows:
         return rows
     chrono = rows["model.chrono"].astype(object)
-    return rows.assign(**{"model.chrono": chrono.mask(chrono == rows["task.length"], "T")})
+    lengths = rows["task.length"].where(chrono.notna())
+    along = len(set(lengths.dropna())) > 1 and chrono.isna().eq(chrono != lengths).all()
+    return rows.assign(**{"model.chrono": chrono.where(chrono.isna(), "T")}) if along else rows
 
 
 def place(grid: str | None, task: str, setting: Setting) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,30 @@ def test_of_many_lines_those_with_a_curriculum_of_lengths_have_a_panel_of_their_
     assert [line.mean.tolist() for line in (*one.lines, *grown.lines)] == [[0.2, 0.2]] * 2 + [[0.9, 0.9]] * 2
     looks = {line.word: line.variant for line in (*one.lines, *grown.lines)}
     assert looks == {"bptt, backbone lstm": 1, "bptt, backbone transformer": 2, "bptt, backbone gru": 0}
+
+
+def test_a_line_with_a_curriculum_where_lengths_allow_it_stays_one_and_says_so(tmp_path: Path) -> None:
+    for length, grown in ((8, None), (16, {"below": 0.3})):
+        for backbone, chrono in (("gru", None), ("lstm", 16)):
+            own = grown if backbone == "lstm" else None
+            schedule = {"schedule": "constant" if own else "cosine"}
+            training = {**TINY_TRAINING, "optimiser": schedule, "curriculum": own}
+            fields = {"training": training, "model": {**TINY, "backbone": backbone, "chrono": chrono}}
+            cell(tmp_path, "bptt", length, 0, 0.5, fields=fields)
+        cell(tmp_path, "smt+dmt", length, 0, 0.4)
+    (panel,) = made(tmp_path, "synthetic").panels
+    told = {line.word: line.x.tolist() for line in panel.lines if not line.reference}
+    lines = ["smt+dmt", "bptt, backbone gru", "bptt, backbone lstm, chrono 16, curriculum"]
+    assert told == {line: [8, 16] for line in lines}
+
+
+def test_a_line_looks_the_same_in_all_panels(tmp_path: Path) -> None:
+    for task, backbones in (("retrieval", ("transformer",)), ("string-copy", ("gru", "transformer"))):
+        for backbone, length in product(backbones, (8, 16)):
+            run = tiny_run("bptt", {"name": task, "length": length}, model={**TINY, "backbone": backbone})
+            fake(tmp_path / "g", run, [score(0.5, 1.0, length=length)])
+    looks = [(line.word, line.variant) for panel in made(tmp_path, "synthetic").panels for line in panel.lines]
+    assert len(set(looks)) == len({word for word, _ in looks})
 
 
 def test_settings_of_one_method_are_lines_of_their_own(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def panels(rows: pd.DataFrame) -> list[plot.Panel]:
     for (grid, task, where, trained), part in rows.groupby(PLACE, sort=True):
         title = titled(rows, grid, task, where, f"trained at {trained:g}" if several else "")
         marks = [plot.Mark("trained length", float(part["trained_length"].iloc[0]))]
-        found += plot.accuracies_by_way(title, "test length (tokens)", part, "length", marks=marks)
+        found += plot.accuracies_by_way(title, "test length (tokens)", part, "length", rows, marks=marks)
     return found
 
 

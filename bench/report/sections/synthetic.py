@@ -108,7 +108,7 @@ def panels(rows: pd.DataFrame) -> list[plot.Panel]:
     found = []
     for (grid, task, where, knob), part in rows.groupby(PLACE[:-1], sort=False):
         label = "length (tokens)" if knob == "length" else str(knob).replace("_", " ")
-        found += plot.accuracies_by_way(titled(rows, grid, task, where), label, part, "value")
+        found += plot.accuracies_by_way(titled(rows, grid, task, where), label, part, "value", rows)
     return found
 
 
