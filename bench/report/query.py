@@ -177,9 +177,11 @@ def worded_apart(rows: pd.DataFrame, by: Sequence[str], x: str | Sequence[str], 
 
     Of a curriculum that tells no rows apart there is only that word, so that what has none at some x stays one setting.
     """
+    if rows.empty:
+        return rows["id"]
     grown = [name for name in columns if name.startswith(CURRICULUM)]
     x = [x] if isinstance(x, str) else list(x)
-    found = [rows["id"][:0]]
+    found = []
     for _, part in rows.groupby(list(by), sort=False):
         words = worded(part, free(part, x, [name for name in columns if name not in grown]), x)
         if free(part.assign(words=words), ["words", *x], grown):
