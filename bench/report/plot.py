@@ -239,7 +239,8 @@ def draw(panels: Sequence[Panel], looks: Mapping[str, Style], across: int = 3) -
     columns = max(1, min(len(words), int(whole / (LETTER * longest + 0.6)))) if words else 1
     lines = sum(text.count("\n") + 1 for text in texts) if columns == 1 else -(-len(words) // columns)
     foot = 0.12 + LETTERS_HIGH * 1.15 * lines
-    rows = [0.1 + LETTERS_HIGH * lines + height + BOTTOM for lines in tops]
+    below = BOTTOM + max((_upright(panel, width) for panel in shown), default=0.0)
+    rows = [0.1 + LETTERS_HIGH * lines + height + below for lines in tops]
     size = (whole, sum(rows) + foot)
     figure = Figure(figsize=size)
     handles: dict[str, Line2D] = {}
@@ -248,7 +249,7 @@ def draw(panels: Sequence[Panel], looks: Mapping[str, Style], across: int = 3) -
         left = column * (LEFT + width + RIGHT + tips) + LEFT
         top = sum(rows[:row]) + 0.1 + LETTERS_HIGH * tops[row]
         axes = figure.add_axes((left / size[0], 1 - (top + height) / size[1], width / size[0], height / size[1]))
-        _draw(axes, panel, looks, handles)
+        _draw(axes, panel, looks, handles, upright=_upright(panel, width) > 0)
         axes.set_title("\n".join(titles[place]), loc="left", pad=4)
         axes.set_xlabel(clean(panel.x))
         axes.set_ylabel(clean(panel.y))
@@ -270,7 +271,14 @@ def _words(panel: Panel) -> Iterable[str]:
     yield from filter(None, words)
 
 
-def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Style], handles: dict[str, Line2D]) -> None:
+def _upright(panel: Panel, width: float) -> float:
+    """The height in inches of names that do not fit beside one another and stand upright; 0 where they fit."""
+    lines = [line for name in panel.names for line in name.split("\n")]
+    longest = LETTER * max(map(len, lines), default=0)
+    return longest - BOTTOM / 2 if longest * len(panel.names) > LEFT + width + RIGHT else 0.0
+
+
+def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Style], handles: dict[str, Line2D], upright: bool) -> None:
     for level in panel.levels:
         grey: dict[str, Any] = {"color": GREY, "lw": 1.0, "ls": level.dashes, "zorder": 1}
         handles[level.word] = Line2D([], [], **grey)
@@ -291,7 +299,7 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Style], handles: dict[st
         axes.set_yticks([])
         return
     if panel.names:
-        axes.set_xticks(range(len(panel.names)), [clean(name) for name in panel.names])
+        axes.set_xticks(range(len(panel.names)), [clean(name) for name in panel.names], rotation=90 if upright else 0)
         axes.set_xlim(-0.6, len(panel.names) - 0.4)
     else:
         own = [line.x for line in panel.lines] + [np.array([mark.x]) for mark in panel.marks if panel.ticks == "values"]

@@ -29,7 +29,7 @@ ALWAYS = {
     "ablations": ["ablation-lambda", "ablation-future", "ablation-backbone"],
     "provenance": ["cells"],
     **{name: [name] for name in ("efficiency", "diagnosis", "samples")},
-    **{name: [] for name in ("online", "frontier", "estimators", "summary")},
+    **{name: [] for name in ("ingredients", "online", "frontier", "estimators", "summary")},
 }
 """Names of exhibits, which are links that others have made: of what is there for every report."""
 OF_THE_SMALL = {
@@ -95,7 +95,7 @@ def test_exhibits_keep_their_names_and_say_what_would_bring_them(name: str) -> N
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES if name not in ("online", "frontier", "estimators", "summary")]
+    "name", [name for name in NAMES if name not in ("ingredients", "online", "frontier", "estimators", "summary")]
 )
 def test_all_small_fills_every_section(small: Data, name: str) -> None:
     found = sections.section(name, small).exhibits

@@ -10,7 +10,7 @@ from bench.report.exhibit import Section, attempt
 
 ORDER = (
     *("synthetic", "complexity", "efficiency", "claims", "lengths", "scaling", "dynamics", "diagnosis", "samples"),
-    *("ablations", "online", "frontier", "estimators"),
+    *("ablations", "ingredients", "online", "frontier", "estimators"),
 )
 LAST = ("summary", "provenance")
 """After all others, and folded."""
