@@ -1,4 +1,4 @@
-"""What `results/reference` keeps: cells that can be read again, made by committed code, and tables that are of these cells."""
+"""What `results/reference` keeps: cells that can be read again, made by committed code, and tables of these cells."""
 
 from __future__ import annotations
 

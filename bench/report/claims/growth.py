@@ -38,17 +38,18 @@ EARLY = 0.5
     "8",
     "Per sequential FLOP SMT->DMT is far ahead of BPTT; per token it is equal on tinystories and ahead on mnist.",
     figure="efficiency",
-    grids=["natural", "scaling-small", "dynamics-small", "scaling"],
+    grids=["natural", "medium-natural", "scaling-small", "dynamics-small", "scaling"],
 )
 def efficiency(data: Data) -> Verdict:
     """BPTT's loss minus SMT->DMT's, in bits, at the largest spend that both reached, per pair of seeds.
 
     Losses between evaluations are read off straight lines in the logarithm of the spend; a spend before a method's
-    first evaluation takes that one's loss, in that method's favour. Sequential FLOPs: ahead by 0.02 bits or more,
-    interval above zero, and BPTT spends at least twice as much for the loss that SMT->DMT ends with. Tokens: on
-    tinystories equal within 0.05 bits, on mnist ahead by 0.02 bits or more. Where there is neither, digits stand in,
-    and SMT->DMT is to be no more than 0.02 bits behind per token. A method that is behind per token and was still
-    learning fast enough to draw level in as much training again decides nothing.
+    first evaluation takes that one's loss, in that method's favour. Sequential FLOPs, of which an operator counts
+    with all that it computes at once, over batch and positions: ahead by 0.02 bits or more, interval above zero, and
+    BPTT spends at least twice as much for the loss that SMT->DMT ends with. Tokens: on tinystories equal within 0.05
+    bits, on mnist ahead by 0.02 bits or more. Where there is neither, digits stand in, and SMT->DMT is to be no more
+    than 0.02 bits behind per token. A method that is behind per token and was still learning fast enough to draw level
+    in as much training again decides nothing.
     """
     runs = base(final(data))
     asked = [task for task in PER_TOKEN if task != STAND_IN and (runs["task"] == task).any()] or [STAND_IN]
