@@ -193,6 +193,11 @@ def test_many_labels_get_a_scale(tmp_path: Path) -> None:
     assert [tick.get_text() for tick in bar.get_yticklabels()] == ["0", "4", "7", "10", "14"]
 
 
+def test_one_label_for_all_points_needs_no_scale(tmp_path: Path) -> None:
+    cell(tmp_path, {"geometry": plane(labels=1)}, "smt+dmt")
+    assert len(axes_of(made(tmp_path, "geometry")[0].figure)) == 1
+
+
 def test_of_many_panels_the_most_accurate_stay(tmp_path: Path) -> None:
     for number, length in enumerate(range(6, 22, 2)):
         run = tiny_run("smt+dmt", {"name": "retrieval", "length": length})
