@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import BadInput
+from bench.measure.online import EXPERIMENTS
 from bench.report.style import Style, order, styles
 from bench.results import (
     Paths,
@@ -113,9 +114,11 @@ class Data:
 
 
 def load(paths: Sequence[Path | str]) -> Data:
-    """Read results folders (grids', or folders above them). Raises `BadInput` for one with no run or traced cost."""
+    """Read results folders (grids', or folders above them). Raises `BadInput` for one with no run, traced cost or
+    record of `diagnose`.
+    """
     folders = tuple(Path(path) for path in paths)
-    cells = placed([folder for folder in folders if not _only_traced(folder)])
+    cells = placed([folder for folder in folders if not _no_runs(folder)])
     records = {name: _records(cells, f"{name}.json") for name in ("cost", "dynamics", "samples", "diagnosis")}
     results = read_results(cells) if cells else pd.DataFrame(columns=EMPTY)
     curves = _with_work(_with_objects(load_curves(cells)), records["cost"])
@@ -163,11 +166,11 @@ def _in_unit(curves: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     return curves.assign(unit_loss=pd.to_numeric(curves["loss"], errors="coerce").astype(float) * scale)
 
 
-def _only_traced(folder: Path) -> bool:
-    """Whether a folder holds no run, but costs that `cost GRID` traced. Raises `BadInput` when it holds neither."""
+def _no_runs(folder: Path) -> bool:
+    """Whether a folder holds no run, but what `cost GRID` traced or `diagnose` kept. Raises `BadInput` if neither."""
     if next(run_folders(folder), None) is not None:
         return False
-    if not any(folder.rglob("cost.json")):
+    if not any(path.stem in EXPERIMENTS or path.name == "cost.json" for path in folder.rglob("*.json")):
         read_results(folder)
     return True
 

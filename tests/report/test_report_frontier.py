@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench import report
 from bench.config import Run
 from bench.report import claims
 from bench.report.data import Data, load
@@ -156,9 +157,21 @@ def test_equal_losses_of_an_element_wise_cell_decide_online_6(tmp_path, more, wo
 def kept(root: Path, experiment: str, found: Any) -> Data:
     """A record beside a run."""
     fake(root, run_of("uoro", 0), [score(0.5, 1.0)], traits=TRAITS)
+    write(root, experiment, found)
+    return load([root])
+
+
+def write(root: Path, experiment: str, found: Any) -> None:
+    """A record alone."""
     record = {"schema": 1, "experiment": experiment, "methods": {"uoro": 9}, "found": found}
     write_json(root / f"{experiment}.json", record)
-    return load([root])
+
+
+def test_records_need_no_run(tmp_path):
+    write(tmp_path, "influence-balancing", [theta("rtrl", "", -0.1666), theta("tbptt", "k 1", 3.0)])
+    report.write(tmp_path, tmp_path / "out")
+    assert "influence-balancing" in (tmp_path / "out" / "index.html").read_text()
+    assert (tmp_path / "out" / "figures" / "influence-balancing.png").is_file()
 
 
 def theta(method: str, setting: str, end: float, seed: int = 0) -> dict[str, Any]:
