@@ -158,12 +158,16 @@ def legend_name(method: Any, setting: Any = "", predictor: Any = "", reference: 
     return (f"{method} {predictor} (reference)" if reference else str(method)) + (f", {setting}" if setting else "")
 
 
-def by_setting(rows: pd.DataFrame) -> Iterator[tuple[str, str, int, pd.DataFrame]]:
-    """Method, name in the legend, number among the method's settings, and rows of each, in the order of legends."""
+def by_setting(rows: pd.DataFrame, among: pd.DataFrame | None = None) -> Iterator[tuple[str, str, int, pd.DataFrame]]:
+    """Method, name in the legend, number among the method's settings, and rows of each, in the order of legends.
+
+    Settings are numbered among all those of `among`, of the whole figure; without it among those of the rows.
+    """
+    among = rows if among is None else among
     for method in sorted(set(rows["method"]), key=order):
-        own = rows[rows["method"] == method].groupby("setting", sort=False)
-        for number, (setting, part) in enumerate(own):
-            yield method, legend_name(method, setting), number, part
+        settings = list(dict.fromkeys(among.loc[among["method"] == method, "setting"]))
+        for setting, part in rows[rows["method"] == method].groupby("setting", sort=False):
+            yield method, legend_name(method, setting), settings.index(setting), part
 
 
 def sweep_lines(rows: pd.DataFrame, x: str, y: str, among: pd.DataFrame | None = None) -> list[Line]:

@@ -69,6 +69,16 @@ def test_who_is_best_from_when_to_when_and_when_levels_are_passed(streams):
     assert levels(panel)["front"] == pytest.approx([0.61, 0.31, 0.02])
 
 
+def test_a_setting_looks_the_same_in_the_panel_of_every_model(tmp_path):
+    for units, windows in ((4, (1, 8)), (6, (8,))):
+        for k in windows:
+            run = run_of({"name": "tbptt", "k1": k, "k2": k}, 0, updater_width=units)
+            cell(tmp_path, run, [0.5], [1.0], [10])
+    small, large = made(tmp_path, "frontier", "frontier-anbn").panels
+    assert {line.word: line.variant for line in small.lines}["tbptt, k 8"] == 1
+    assert {line.word: line.variant for line in large.lines} == {"tbptt, k 8": 1}
+
+
 def test_what_a_paper_says_stands_beside_its_method_on_its_task_alone(tmp_path):
     for most in (32, 8):
         cell(tmp_path / str(most), run_of("uoro", 0, {"name": "anbn", "most": most}), [0.5], [1.0], [10])

@@ -59,9 +59,9 @@ def exhibits(data: Data) -> Iterator[Exhibit | Missing]:
     for (grid, task), part in points(data).groupby(["grid", "task"], sort=True):
         rises, name = bool(part["level"].notna().any()), titled(data.results, grid, task)
         value, make = ("level", _levels) if rises else ("above", _losses)
-        table, panels = [], []
+        table, panels, part = [], [], part.sort_values("setting", kind="stable")
         for model, own in part.groupby("model", sort=True):
-            more, drawn = make(list(curves(own, value)), str(model))
+            more, drawn = make(list(curves(own, value, part)), str(model))
             table += [{"model": model, **row} for row in more]
             panels += drawn
         how: dict[str, Any] = {"panels": panels, "across": 2 if rises else 3, "table": pd.DataFrame(table)}
@@ -108,9 +108,9 @@ def _named(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[kept].assign(model=model, setting=setting)
 
 
-def curves(rows: pd.DataFrame, value: str) -> Iterator[Curve]:
-    """A curve of `value` for each method and setting of the rows, in the order of legends."""
-    for _, word, variant, part in plot.by_setting(rows.sort_values("setting", kind="stable")):
+def curves(rows: pd.DataFrame, value: str, among: pd.DataFrame | None = None) -> Iterator[Curve]:
+    """A curve of `value` for each method and setting of the rows, in the order of legends; told apart from `among`."""
+    for _, word, variant, part in plot.by_setting(rows, among):
         wide = {name: part.pivot_table(name, "seed", "tokens") for name in ("cpu", "steps", value)}
         shared = wide[value].columns[wide[value].notna().all()]
         if len(shared):
