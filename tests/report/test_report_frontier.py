@@ -147,6 +147,15 @@ def test_methods_are_held_against_the_best_window_of_tbptt(tmp_path):
     assert verdict(load([tmp_path]), "online-4").verdict == "contradicted"
 
 
+def test_a_window_without_an_evaluation_so_early_leaves_levels_undecided(tmp_path):
+    curriculum(tmp_path, {"tbptt": 3.0, "kf-rtrl": 6.0})
+    for seed in range(3):
+        run = run_of({"name": "tbptt", "k1": 32, "k2": 32}, seed, "copy-curriculum")
+        cell(tmp_path, run, [1.0], [20.0], [800], train_level=[0.0, 9.0])
+    found = verdict(load([tmp_path]), "online-4")
+    assert found.verdict == "inconclusive" and "no evaluation so early" in found.because
+
+
 @pytest.mark.parametrize(("more", "word"), [(0.002, "supported"), (0.2, "contradicted"), (None, "not tested")])
 def test_equal_losses_of_an_element_wise_cell_decide_online_6(tmp_path, more, word):
     for seed, off in enumerate((0.0, 0.001, 0.002)):
