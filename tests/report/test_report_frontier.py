@@ -212,8 +212,7 @@ def test_theta_and_the_loss_of_what_is_cut_off_decide_online_1_together(tmp_path
     losses = [
         {"method": name, "seeds": 3, "steps": [9], "loss": [[x, x, x]]} for name, x in (("rtrl", 0.1), ("tbptt", cut))
     ]
-    record = {"schema": 1, "experiment": "convergence", "methods": {}, "found": {"target": 1.0, "methods": losses}}
-    write_json(tmp_path / "convergence.json", record)
+    write(tmp_path, "convergence", {"target": 1.0, "methods": losses})
     assert verdict(load([tmp_path]), "online-1").verdict == word
 
 
