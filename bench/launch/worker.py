@@ -12,6 +12,7 @@ checkpoint. SIGINT is ignored: the launcher handles Ctrl-C.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -60,6 +61,7 @@ def serve(
         _write_to_log(mine)
 
     while not stop.is_set() and (request := requests()) is not None:
+        gc.freeze()  # what lives between cells stays; the collection after a cell need not look at it
         end = run_cell(
             Folder(request["folder"]),
             Seen(*request["seen"]),
