@@ -55,7 +55,7 @@
 {
   const value = (row, column) => {
     const cell = row.cells[column];
-    return cell.dataset.v === undefined ? cell.textContent : Number(cell.dataset.v);
+    return cell.className === "n" ? Number(cell.dataset.v ?? cell.textContent) : cell.textContent;
   };
   const gap = (one) => one === "-" || Number.isNaN(one);
   const compare = (a, b) => typeof a === "number" && typeof b === "number"

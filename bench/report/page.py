@@ -31,8 +31,10 @@ from bench.report.words import clean, count, counted, file_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROWS_SHOWN = 200
-"""The most rows of a table on the page; the rest is in its CSV."""
+ROWS_WHOLE = 200
+"""A table with more rows than this is not whole on the page; the rest is in its CSV."""
+ROWS_SHOWN = 50
+"""The rows of such a table that the page shows."""
 ROWS_OPEN = 12
 """A table beside a figure with no more rows than this stands open."""
 BYTES_EMBEDDED = 30_000
@@ -46,9 +48,9 @@ VERDICTS = {"supported": "✓", "contradicted": "✗", "mixed": "±", "inconclus
 
 
 class Row(NamedTuple):
-    """A row of a table on the page: (text, key to sort by) for each column, and what the filter finds it by."""
+    """A row of a table on the page, and what the filter finds it by."""
 
-    cells: list[tuple[str, float | None]]
+    cells: list[tuple[str, str | None]]  # text, and what it sorts by where the text does not say so
     task: str | None
     method: str | None
 
@@ -210,19 +212,22 @@ def picture(figure: Figure, dpi: int) -> bytes:
     return file.getvalue()
 
 
-def _short(key: float | None) -> float | None:
-    """A key to sort by, in seven digits: a page has tens of thousands of them."""
-    return None if key is None else float(f"{key:.7g}")
+def _key(text: str, key: float | None) -> str | None:
+    """What a cell sorts by, in seven digits, unless its text says it: a page has tens of thousands of them."""
+    if key is None:
+        return None
+    short = f"{key:.7g}"
+    return None if re.fullmatch("-?[0-9.]+", text) and float(text) == float(short) else short
 
 
 def _table(table: pd.DataFrame) -> Table:
-    columns = formats.shown(table.iloc[:ROWS_SHOWN])
-    texts = list(
-        zip(*(zip(column.texts, map(_short, column.keys or [None] * len(column.texts))) for column in columns))
-    )
-    named = table.iloc[:ROWS_SHOWN].reindex(columns=["task", "method"]).astype(object)
+    part = table if len(table) <= ROWS_WHOLE else table.iloc[:ROWS_SHOWN]
+    columns = formats.shown(part)
+    keyed = ((column.texts, column.keys or [None] * len(column.texts)) for column in columns)
+    cells = zip(*(zip(texts, map(_key, texts, keys)) for texts, keys in keyed))
+    named = part.reindex(columns=["task", "method"]).astype(object)
     tasks, methods = ([None if pd.isna(value) else str(value) for value in named[name]] for name in named)
-    rows = [Row(list(cells), task, method) for cells, task, method in zip(texts, tasks, methods)]
+    rows = [Row(list(row), task, method) for row, task, method in zip(cells, tasks, methods)]
     content = formats.csv(table).encode()
     uri = f"data:text/csv;charset=utf-8;base64,{b64encode(content).decode()}"
     return Table(columns, rows, len(table), uri if len(content) <= BYTES_EMBEDDED else None)
