@@ -31,6 +31,8 @@ PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 WAIT = 60.0
+SAVED = 6.0
+"""Seconds after which what changed is in the controller's files: it writes them every five."""
 
 CONF = """\
 ClusterName=throwaway
@@ -233,6 +235,8 @@ class Cluster:
         _kill(self._pid(node))
 
     def kill_controller(self) -> None:
+        """The controller crashes; its files know what runs, else it starts a job twice and drains the node for it."""
+        time.sleep(SAVED)
         _kill(self._pid("slurmctld"))
 
     def _steps(self, node: str) -> list[int]:
