@@ -163,6 +163,8 @@ def test_the_page_shows_numbers_rounded_and_keeps_their_order(written: Path) -> 
     assert rows_on(page, "costs") == ROUNDED
     keys = [attributes.get("data-v") for attributes, text in page.all("td") if text in ("0.333", "1.235e9")]
     assert {float(key) for key in keys if key} == {0.3333333, 1.23456e9}, "sorted by what they are, not as they look"
+    said = {text: attributes.get("data-v") for attributes, text in page.all("td") if text in ("16", "10.00")}
+    assert said == {"16": None, "10.00": None}, "a number that the text says is not said twice"
 
 
 def test_csv_keeps_every_digit_also_in_the_page(written: Path) -> None:
