@@ -20,7 +20,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from bench.drawing import drawing
@@ -48,6 +50,8 @@ FEW = 6
 """With more lines than these in a panel, the bands of their intervals are fainter."""
 LETTER, LETTERS_HIGH = 0.076, 0.165
 """A letter's width and a line's height, in inches, at the size of titles and legends."""
+HANDLE = 0.6
+"""The width of a legend's sample of a line and of the space around it, in inches."""
 
 
 @dataclass(frozen=True)
@@ -233,15 +237,14 @@ def draw(panels: Sequence[Panel], looks: Mapping[str, Style], across: int = 3) -
         _wrapped(panel, shown[place + 1 : (place // across + 1) * across], width) for place, panel in enumerate(shown)
     ]
     tops = [max(len(title) for title in titles[row * across : (row + 1) * across]) for row in range(down)]
-    words = dict.fromkeys(word for panel in shown for word in _words(panel))
+    words = _words(shown)
     tips = max((LETTER * len(line.tip) for panel in shown for line in panel.lines if line.tip), default=0.0)
     whole = across * (LEFT + width + RIGHT + tips)
-    letters = int((whole - 0.6) / LETTER)
+    letters = int((whole - HANDLE) / LETTER)
     wrapped = (textwrap.fill(clean(word), letters, subsequent_indent="   ") for word in words)
     texts = [f" {text}" for text in wrapped]  # a text that begins with _ would be left out
-    longest = max((len(line) for text in texts for line in text.splitlines()), default=0)
-    columns = max(1, min(len(words), int(whole / (LETTER * longest + 0.6)))) if words else 1
-    lines = sum(text.count("\n") + 1 for text in texts) if columns == 1 else -(-len(words) // columns)
+    columns = _columns(texts, whole)
+    lines = max(sum(text.count("\n") + 1 for text in column) for column in np.array_split(texts, columns))
     foot = 0.12 + LETTERS_HIGH * 1.15 * lines
     below = BOTTOM + max((_upright(panel, width) for panel in shown), default=0.0)
     rows = [0.1 + LETTERS_HIGH * lines + height + below for lines in tops]
@@ -269,10 +272,26 @@ def _wrapped(panel: Panel, after: Sequence[Panel], width: float) -> list[str]:
     return textwrap.wrap(clean(panel.title), letters, max_lines=2, placeholder=" …") if panel.title else []
 
 
-def _words(panel: Panel) -> Iterable[str]:
-    """What the legend says of a panel: methods first."""
-    words = (drawn.word for part in (panel.lines, panel.levels, panel.marks) for drawn in part)
-    yield from filter(None, words)
+def _words(panels: Sequence[Panel]) -> list[str]:
+    """What the legend says: methods in their order, whichever panel they are in, their references, levels, marks."""
+    lines = sorted((line for panel in panels for line in panel.lines), key=lambda at: (at.reference, order(at.method)))
+    others: list[Level | Mark] = [level for panel in panels for level in panel.levels]
+    others += [mark for panel in panels for mark in panel.marks]
+    return list(dict.fromkeys(drawn.word for drawn in (*lines, *others) if drawn.word))
+
+
+def _columns(texts: Sequence[str], width: float) -> int:
+    """As many columns of a legend as fit, each as wide as the longest of its texts."""
+    font = FontProperties(size=RC["font.size"])
+    pixels = [
+        max(text_to_path.get_text_width_height_descent(line, font, ismath=False)[0] for line in text.splitlines())
+        for text in texts
+    ]
+
+    def wide(columns: int) -> float:
+        return sum(max(column) / 72 + HANDLE for column in np.array_split(pixels, columns))
+
+    return next((columns for columns in range(len(texts), 1, -1) if wide(columns) <= width), 1)
 
 
 def _upright(panel: Panel, width: float) -> float:

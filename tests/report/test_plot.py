@@ -48,7 +48,7 @@ def test_a_title_is_as_wide_as_the_untitled_panels_beside_it() -> None:
 
 
 def test_the_legend_of_many_methods_is_whole_and_below_the_panels() -> None:
-    names = (*BUILT_IN, "a plugin's method, with a long setting", "another plugin", "a third one")
+    names = (*BUILT_IN, "a plugin's method, with a long setting", "another plugin", "one more")
     figure = drawn([Panel("retrieval", "length", "accuracy", [line(name) for name in names])], names)
     (legend,) = figure.legends
     assert [text.get_text().strip() for text in legend.get_texts()] == list(names)
@@ -57,6 +57,27 @@ def test_the_legend_of_many_methods_is_whole_and_below_the_panels() -> None:
     assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0
     below = figure.axes[0].xaxis.label.get_window_extent()
     assert box.y1 <= below.y0 + 1
+
+
+def test_the_legend_has_methods_first_whichever_panel_they_are_in() -> None:
+    teacher = Line("smt+dmt teacher (reference)", np.ones(1), np.ones(1), method="smt+dmt", reference=True)
+    first = Panel("one", "x", "y", [line("smt+dmt"), line("transformer"), teacher], [Level("chance", np.ones(1))])
+    second = Panel("two", "x", "y", [line("bptt"), line("transformer")])
+    (legend,) = drawn([first, second], ("smt+dmt", "bptt", "transformer")).legends
+    names = [text.get_text().strip() for text in legend.get_texts()]
+    assert names == ["smt+dmt", "bptt", "transformer", "smt+dmt teacher (reference)", "chance"]
+
+
+@pytest.mark.parametrize("longest", [10, 26, 60, 150])
+def test_a_legend_has_as_many_columns_as_fit(longest: int) -> None:
+    long = " ".join(["setting"] * 30)[:longest]
+    names = [f"bptt, {number} {long}" for number in range(6)]
+    figure = drawn([Panel("", "x", "y", [line(word=name) for name in names])])
+    (legend,) = figure.legends
+    box, lefts = legend.get_window_extent(), {text.get_window_extent().x0 for text in legend.get_texts()}
+    assert box.x0 >= 0 and box.x1 <= figure.canvas.get_width_height()[0] and box.y0 >= 0
+    assert box.y1 <= figure.axes[0].xaxis.label.get_window_extent().y0 + 1
+    assert len({round(left) for left in lefts}) == {10: 3, 26: 2, 60: 1, 150: 1}[longest]
 
 
 def test_a_mean_has_an_interval_from_three_seeds_on_and_else_its_seeds() -> None:
