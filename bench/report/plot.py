@@ -50,6 +50,8 @@ FEW = 6
 """With more lines than these in a panel, the bands of their intervals are fainter."""
 LETTER, LETTERS_HIGH = 0.076, 0.165
 """A letter's width and a line's height, in inches, at the size of titles and legends."""
+TIP = 7.5
+"""The size of words at the ends of lines, in points."""
 HANDLE = 0.6
 """The width of a legend's sample of a line and of the space around it, in inches."""
 
@@ -325,7 +327,8 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Style], handles: dict[st
         axes.set_xticks(range(len(panel.names)), [clean(name) for name in panel.names], rotation=90 if upright else 0)
         axes.set_xlim(-0.6, len(panel.names) - 0.4)
     else:
-        own = [line.x for line in panel.lines] + [np.array([mark.x]) for mark in panel.marks if panel.ticks == "values"]
+        own = [line.x for line in panel.lines if line.kind != "fit" or panel.ticks != "values"]
+        own += [np.array([mark.x]) for mark in panel.marks if panel.ticks == "values"]
         _ticks(axes.xaxis, np.concatenate(own), panel.ticks, panel.zero)
     if panel.ylim:
         axes.set_ylim(panel.ylim)
@@ -334,6 +337,7 @@ def _draw(axes: Axes, panel: Panel, looks: Mapping[str, Style], handles: dict[st
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(tick_text))
+    _draw_tips(axes, panel.lines)
 
 
 def _draw_line(axes: Axes, line: Line, color: str, looks: Mapping[str, Style], shade: float) -> Line2D:
@@ -359,9 +363,18 @@ def _draw_line(axes: Axes, line: Line, color: str, looks: Mapping[str, Style], s
         thin: dict[str, Any] = {"lw": 0.6, "ls": dashes} if line.kind == "curve" else {"ls": "", "marker": ".", "ms": 3}
         x, y = (np.concatenate([part for seed in values for part in (seed, [np.nan])]) for values in zip(*line.seeds))
         axes.plot(x, y, color=color, alpha=0.6, zorder=2, **thin)
-    if line.tip:
-        axes.annotate(line.tip, (line.x[-1], line.mean[-1]), (4, 0), textcoords="offset points", va="center", size=7.5)
     return Line2D([], [], **how)
+
+
+def _draw_tips(axes: Axes, lines: Sequence[Line]) -> None:
+    """The words at the ends of lines, one above the other where lines end together."""
+    free = -math.inf
+    for line in sorted((line for line in lines if line.tip), key=lambda line: float(line.mean[-1])):
+        end = (float(line.x[-1]), float(line.mean[-1]))
+        at = axes.transData.transform(end)[1] * 72 / axes.figure.dpi  # in points
+        up = max(0.0, free - at)
+        axes.annotate(line.tip, end, (4, up), textcoords="offset points", va="center", size=TIP)
+        free = at + up + 1.3 * TIP
 
 
 def save_png(make: Callable[[], Figure | None], path: Path) -> None:

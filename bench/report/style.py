@@ -85,6 +85,6 @@ def tick_text(value: float, _: int | None = None) -> str:
         return f"{value:g}"
     power = math.floor(math.log10(abs(value)) + 1e-9)
     if 0 < power < 15:
-        return f"{value / 1000 ** (power // 3):g}{' kMGT'[power // 3]}".replace(" ", "")
+        return f"{value / 1000 ** (power // 3):.4g}{' kMGT'[power // 3]}".replace(" ", "")
     factor = "" if math.isclose(value, 10**power) else f"{value / 10**power:g}·"
     return f"{factor}10{str(power).translate(SUPERSCRIPTS)}"

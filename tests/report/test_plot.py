@@ -112,6 +112,24 @@ def test_values_that_span_much_stand_on_a_logarithmic_axis_at_their_own_places()
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["1", "2", "4"]
 
 
+def test_the_points_of_a_fit_are_no_ticks() -> None:
+    fit = Line("", np.linspace(1, 4, 50), np.linspace(0.1, 0.4, 50), method="bptt", kind="fit")
+    (axes,) = drawn([Panel("", "x", "y", [line(), fit])]).axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "4"]
+
+
+@pytest.mark.parametrize("ylog", [False, True])
+def test_words_at_the_ends_of_lines_never_overlap(ylog: bool) -> None:
+    x = np.array([1.0, 10.0])
+    ends = [32.0, 32.0, 32.0, 33.0, 64.0, 2.0]
+    lines = [Line("", x, np.array([1.0, end]), method="bptt", kind="steps", tip=f"{end} bits") for end in ends]
+    (axes,) = drawn([Panel("", "x", "y", lines, ticks="log", ylog=ylog)]).axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == len(ends)
+    for a, b in itertools.combinations(boxes, 2):
+        assert a.y1 <= b.y0 or b.y1 <= a.y0
+
+
 def test_panels_without_lines_say_why_and_further_ones_are_left_out() -> None:
     empty = Panel("", "x", "y", [], note="not traced")
     assert [text.get_text() for text in drawn([empty]).axes[0].texts] == ["not traced"]
